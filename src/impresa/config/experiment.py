@@ -1,0 +1,501 @@
+"""The configuration that the engine reads: one frozen, fully typed tree, `ExperimentConfig`.
+
+The other dialect, `MemoryVLMConfig`, is translated into this one; nothing past the config package knows which of the
+two a user wrote. Reading or building a config imports neither torch nor transformers. A tree from YAML is validated
+by `impresa.config.validate`, and so is one built in Python as soon as it is trained or saved.
+
+Without a `decoder` an experiment is an alignment (contrastive training of the encoders); with one it is a
+vision-language model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from impresa.config.types import Count, CountOrZero, Flag, Float, Fraction, KeepCount, Name, NonNegative, Positive, Rate, Text
+
+CONFIG_RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""pydantic's rules for every config class: unknown keys are errors; the docstring under a field is its description."""
+
+Modality = Literal["image", "text", "audio"]
+Augmentation = Literal["none", "clip", "strong"]
+Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
+MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
+MemoryUpdate = Literal["attention", "gated", "static"]
+MemoryPosition = Literal["prepend", "append"]
+LossType = Literal["clip", "siglip"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
+OptimizerName = Literal["adamw", "adam", "sgd"]
+SchedulerName = Literal["cosine", "linear", "constant"]
+PairName = Literal["image-text", "image-audio", "text-audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig:
+    """Size and seed of the embedded procedural data set `shapes`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    num_train: Count = 8192
+    """Scenes in the training split."""
+    num_val: Count = 512
+    """Scenes in the validation split (combinations seen in training, other scenes)."""
+    num_test: Count = 512
+    """Scenes in the test split (combinations never trained on)."""
+    seed: CountOrZero = 0
+    """Seed of the scenes; the same seed draws the same scenes on every machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where samples come from, how they are prepared and how they are grouped into batches."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    source: Source = "auto"
+    """Kind of data; `auto` tells it from the path: the word `shapes`, a `*.parquet` file or folder of them, a folder of
+    images with captions."""
+    train_path: Name = "shapes"
+    """Training data: a path, or `shapes` for the embedded data set."""
+    val_path: Text | None = None
+    """Validation data. null: `shapes` has its own split; for other sources `val_fraction` of the training images."""
+    test_path: Text | None = None
+    """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
+    val_fraction: Fraction = 0.05
+    """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
+    image_column: Name = "image"
+    """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
+    caption_column: Name = "caption"
+    """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
+    audio_column: Name = "audio"
+    """Column or key that holds the sound, if there is one."""
+    label_column: Name = "label"
+    """Column or key that holds the class name, if there is one; it is used for zero-shot evaluation only."""
+    question_column: Name = "question"
+    """Column or key that holds a question about the image."""
+    answer_column: Name = "answer"
+    """Column or key that holds the answer to it."""
+    prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
+    """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
+    batch_size: Count = 256
+    """Samples in a batch, per device."""
+    eval_batch_size: Count | None = None
+    """Samples in an evaluation batch. null: `batch_size`."""
+    image_size: Count = 224
+    """Width and height in pixels of the square that the image encoder sees."""
+    augmentation: Augmentation = "clip"
+    """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
+    because captions say left and right), `strong`. Validation images are never augmented."""
+    caption_dropout: Rate = 0.0
+    """Probability of dropping each word of a training caption."""
+    num_workers: CountOrZero = 4
+    """Processes that load data; 0 loads in the main process (and turns prefetching and persistent workers off)."""
+    prefetch_factor: Count = 2
+    """Batches that each worker prepares ahead."""
+    pin_memory: Flag = True
+    """Copy batches into page-locked memory for a faster transfer to a GPU."""
+    persistent_workers: Flag = True
+    """Keep the workers alive between epochs."""
+    max_bad_fraction: Fraction = 0.01
+    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part of the data the run stops."""
+    cache_features: Flag = False
+    """Keep the outputs of frozen towers on disk so that later epochs skip them."""
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    """The embedded data set's own settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Learned memory tokens with a running state, inside our own ViT (`vision_encoder.backbone: vit`)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    enabled: Flag = False
+    """Enable memory tokens."""
+    dim: Count = 512
+    """Width of the memory tokens; a linear layer leads in and out when it is not the encoder's width."""
+    num_memory_tokens: Count = 64
+    """Number of memory tokens."""
+    memory_init: MemoryInit = "learnable"
+    """Start of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch embeddings
+    sampled from the first batch)."""
+    memory_update: MemoryUpdate = "attention"
+    """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
+    per token takes the place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
+    memory_position: MemoryPosition = "prepend"
+    """Where memory tokens stand: after CLS (`prepend`) or at the end (`append`)."""
+    mem_alpha: Fraction = 0.5
+    """Blending coefficient: weight of the running state and of the read-out; 0 is `static`."""
+    mem_reinit_steps: CountOrZero = 100
+    """The running state is reset to zero before the forward after every so many optimizer steps; 0 never resets."""
+    memory_momentum: Fraction = 0.99
+    """Share of the old running state that an optimizer step keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    backbone: Name = "vit"
+    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id or a
+    local path, or `timm:NAME`."""
+    checkpoint: Text | None = None
+    """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
+    freeze: Flag | None = None
+    """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen only if it comes from
+    `checkpoint`."""
+    embed_dim: Count = 512
+    """Width of the pooled embedding; the same for all towers."""
+    dim: Count = 512
+    """Width of a from-scratch backbone."""
+    depth: Count = 12
+    """Transformer blocks of a from-scratch backbone."""
+    num_heads: Count = 8
+    """Attention heads of a from-scratch backbone."""
+    mlp_ratio: Positive = 4.0
+    """Hidden width of a block's MLP as a multiple of `dim`."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Activation of the MLPs; `quick_gelu` only matters for parity with OpenAI's CLIP weights."""
+    pre_norm: Flag = False
+    """Image: a LayerNorm on the embeddings before the blocks, as CLIP has it."""
+    patch_bias: Flag = True
+    """Image: bias in the patch embedding (CLIP has none)."""
+    drop_rate: Rate = 0.0
+    """Dropout after the embeddings, on attention output and MLP."""
+    attn_drop_rate: Rate = 0.0
+    """Dropout on attention weights."""
+    patch_size: Count = 16
+    """Image: side of a patch in pixels. Audio: mel bins and frames of a patch."""
+    vocab_size: Count = 49408
+    """Text: upper bound of the vocabulary; the table has the size of the tokenizer trained on the captions."""
+    max_len: Count = 77
+    """Text: longest caption in tokens, start and end included."""
+    audio_max_seconds: Positive = 10.0
+    """Audio: longest clip in seconds; longer ones are cut, shorter ones padded and masked."""
+    activation_checkpointing: Flag = False
+    """Recompute each block in the backward pass instead of keeping its activations: less memory, about a third slower."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    """Image, backbone `vit` only: memory tokens."""
+    projection: Literal["mlp", "linear", "none"] = "mlp"
+    """What the tokens pass before pooling when there is no Perceiver."""
+    use_perceiver: Flag = False
+    """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
+    perceiver_num_latents: Count = 64
+    """Number of latents of the resampler."""
+    perceiver_num_layers: Count = 3
+    """Depth of its cross-attention stack."""
+    perceiver_num_heads: Count = 8
+    """Its attention heads."""
+    use_attention_pooling: Flag = False
+    """Pool with one learned query instead of `pooling`; ignored under the Perceiver, whose latents are averaged."""
+    pooling: Literal["auto", "cls", "mean", "eot"] = "auto"
+    """How tokens become one vector: `auto` is cls for an image tower that has one and mean otherwise, eot for causal
+    text, mean for other text and audio."""
+    use_mrl: Flag = False
+    """Image: Matryoshka training, that is the loss on nested prefixes of the embeddings (all towers share them)."""
+    mrl_dimensions: tuple[Count, ...] = (256, 128, 64)
+    """Image: prefix lengths, descending; the full width is always trained as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA, Hu et al. 2021) in the language model, made by peft."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    r: Count = 16
+    """Rank."""
+    alpha: Positive = 32.0
+    """Scale; the adapter's output is multiplied by alpha / r."""
+    dropout: Rate = 0.2
+    """Dropout on the adapter's input."""
+    target_modules: tuple[Name, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Linear layers that get an adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecursionConfig:
+    """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    num_cycles: Count = 2
+    """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
+    num_steps: Count = 2
+    """n: updates of the reasoning state Z in a cycle."""
+    num_rounds: Count = 1
+    """N: rounds of deep supervision; states are detached between rounds and the losses averaged."""
+    num_layers: Count = 2
+    """Transformer blocks of the recursed network."""
+    dropout: Rate = 0.2
+    """Dropout inside the recursed network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Defaults of text generation, stored in the run."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    max_new_tokens: Count = 64
+    """Longest answer in tokens."""
+    num_beams: Count = 1
+    """Beams; 1 is no beam search."""
+    temperature: NonNegative = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Fraction = 1.0
+    """Sample from the smallest set of tokens that has this probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The language model behind the encoder."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    type: Literal["qwen", "trm"] = "qwen"
+    """`qwen`: a pretrained Qwen causal model; `trm`: a Tiny Recursive Model trained from scratch."""
+    model: Name = "Qwen/Qwen2.5-3B-Instruct"
+    """qwen: Hugging Face id or local path."""
+    load_in_4bit: Flag = False
+    """qwen: load the language model in NF4 with double quantisation (bitsandbytes)."""
+    use_lora: Flag = False
+    """qwen: freeze the language model and train low-rank adapters."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """qwen: the adapters' settings."""
+    freeze: Flag = False
+    """qwen: keep the language model as it is and train the prefix side only."""
+    use_trm_recursion: Flag = False
+    """qwen: latent recursion on the last hidden states, before the LM head."""
+    recursion: RecursionConfig = field(default_factory=RecursionConfig)
+    """The recursion of `trm`, and of `qwen` with `use_trm_recursion`."""
+    dim: Count = 256
+    """trm: width."""
+    num_heads: Count = 8
+    """trm: attention heads."""
+    mlp_ratio: Positive = 4.0
+    """trm: hidden width of the gated MLP as a multiple of `dim`."""
+    vocab_size: Count = 8192
+    """trm: upper bound of the vocabulary of the tokenizer trained on the run's texts."""
+    max_len: Count = 256
+    """Longest text (question and answer) in tokens; the question is cut, never the answer."""
+    prefix: Literal["tokens", "perceiver", "memory"] = "tokens"
+    """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
+    init_from: Text | None = None
+    """A finished vision-language run of ours to continue from, as a second stage."""
+    activation_checkpointing: Flag = False
+    """Recompute activations in the backward pass."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """Defaults of generation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """How tokens of several modalities become one prefix, or one embedding."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    strategy: Literal["concat", "cross_attention", "gated"] = "concat"
+    """`concat` (project each and concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
+    layers: Count = 2
+    """cross_attention: depth."""
+    num_queries: Count = 32
+    """cross_attention: number of learned queries."""
+    num_heads: Count = 8
+    """cross_attention: attention heads."""
+    dropout: Rate = 0.0
+    """Dropout on the fused tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The contrastive objective: contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d])."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    type: LossType = "clip"
+    """`clip`: symmetric InfoNCE; `siglip`: a sigmoid for each pair."""
+    contrastive_weight: NonNegative = 1.0
+    """Weight of the loss at the full width."""
+    mrl_weight: NonNegative = 1.0
+    """Weight of the mean of the losses at the Matryoshka dimensions."""
+    temperature: Positive = 0.07
+    """Start (or fixed value) of the softmax temperature; similarities are divided by it."""
+    learn_temperature: Flag = True
+    """Learn the temperature; false keeps it fixed."""
+    siglip_bias: Literal["auto"] | Float = "auto"
+    """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
+    gather_distributed: Flag = False
+    """Gather embeddings over all processes, so that each sees the whole batch's negatives."""
+    sample_single_mrl_dim: Flag = False
+    """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
+    pairs: tuple[PairName, ...] | None = None
+    """Pairs of modalities to align. null: every pair present in the batch."""
+    duplicates: Literal["ignore", "positive"] = "ignore"
+    """What identical captions in one batch are to each other: `ignore` treats each as its own class (so they are
+    negatives), `positive` counts all of them as right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """Optimizer, learning-rate schedule and numeric precision."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    optimizer: OptimizerName = "adamw"
+    """Optimizer."""
+    lr: Positive = 5e-4
+    """Peak learning rate."""
+    lr_pretrained: Positive | None = None
+    """Learning rate of pretrained towers. null: `lr`."""
+    lr_memory: Positive | None = None
+    """Learning rate of the memory tokens. null: `lr`."""
+    weight_decay: NonNegative = 0.01
+    """Weight decay; norms, biases, embeddings, the logit scale and memory are spared."""
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    """adamw, adam: decay of the moment estimates. sgd: the first is the momentum."""
+    eps: Positive = 1e-8
+    """adamw, adam: added to the denominator."""
+    clip_grad: NonNegative = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    scheduler: SchedulerName = "cosine"
+    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, or constant."""
+    warmup_epochs: NonNegative = 5.0
+    """Epochs of linear warm-up; cut to fit a shorter run."""
+    min_lr: NonNegative = 1e-6
+    """Learning rate at the end."""
+    precision: Precision = "32-true"
+    """Numbers of the computation: full, or mixed with 16-bit floats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is logged, where, and how often; intervals count optimizer steps."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    log_interval: Count = 10
+    """Optimizer steps between two log entries."""
+    eval_interval: Count = 1000
+    """Optimizer steps between two validations; also at the end, and each epoch when that is shorter."""
+    save_interval: Count = 1000
+    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter."""
+    project: Name = "impresa"
+    """Project name in W&B."""
+    entity: Text | None = None
+    """Account in W&B."""
+    name: Text | None = None
+    """Name of the run in W&B and TensorBoard. null: the experiment's name."""
+    wandb: Flag = False
+    """Log to Weights & Biases (offline when there is no key or no network)."""
+    tensorboard: Flag = True
+    """Log to TensorBoard, in the run's `events` folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Which checkpoints are kept."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    save_top_k: KeepCount = 3
+    """Number of best checkpoints to keep; 0 keeps none, -1 all."""
+    monitor: Name = "val_loss"
+    """Metric that says which is best."""
+    mode: Literal["min", "max"] = "min"
+    """Whether a smaller or a larger metric is better."""
+    save_last: Flag = True
+    """Always keep the last checkpoint as well."""
+    dirpath: Name = "checkpoints"
+    """Folder of the checkpoints, relative to the run directory."""
+    filename: Name = "{epoch:03d}-{step:07d}"
+    """File name pattern; `epoch`, `step` and logged metrics can be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Length of the training, hardware, logging and checkpoints."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    epochs: Count = 100
+    """Passes over the training data."""
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps, if that comes before the last epoch."""
+    accumulate_grad_batches: Count = 1
+    """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute."""
+    devices: Count | Literal["auto"] = "auto"
+    """Number of devices of one machine."""
+    num_nodes: Count = 1
+    """Number of machines."""
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
+    """How several devices share the work."""
+    deterministic: Flag = False
+    """Only deterministic algorithms, at some cost in speed on a GPU."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """Logging."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """Names and notes for people. They change no number; they are recorded in the run, in its model card and in W&B."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    model: Text = ""
+    """Identifier of the model."""
+    description: Text = ""
+    """What this experiment is about."""
+    version: Text = ""
+    """Version of the project."""
+    tags: tuple[Name, ...] = ()
+    """Tags."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Root of the configuration: everything that decides a run."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+
+    name: Name = "experiment"
+    """Name of the experiment."""
+    seed: CountOrZero = 0
+    """Seed of the weights, the order of the data, augmentation and dropout."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Names and notes for people."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """Data."""
+    vision_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Image tower."""
+    text_encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(backbone="transformer"))
+    """Text tower."""
+    audio_encoder: EncoderConfig | None = None
+    """Audio tower; null for none."""
+    decoder: DecoderConfig | None = None
+    """Language model; null for alignment."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """How the modalities' tokens are joined."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    """Contrastive objective."""
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    """Optimizer and schedule."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Length, hardware, logging, checkpoints."""

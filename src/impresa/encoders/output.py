@@ -1,0 +1,21 @@
+"""What every encoder returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class EncoderOutput:
+    """Tokens, their mask, and the pooled embedding of B inputs."""
+
+    pooled: torch.Tensor
+    """(B, E), not normalised: the loss normalises each Matryoshka prefix by itself."""
+    tokens: torch.Tensor | None = None
+    """(B, N, D), or None when the caller did not ask for tokens."""
+    mask: torch.Tensor | None = None
+    """(B, N) bool, true where a token is real; None stands for all true."""
+    memory: torch.Tensor | None = None
+    """(B, M, D) memory tokens after the last block, when the tower has memory and tokens were asked for."""

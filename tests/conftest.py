@@ -1,0 +1,21 @@
+"""Settings that every test shares: no network, one thread per process, deterministic seeds."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
+    os.environ.pop(secret, None)
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    import torch
+
+    torch.manual_seed(0)
