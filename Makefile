@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a fresh machine: each sets up the virtual environment that it needs first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint format types check docs clean help
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/'
+
+demo: $(VENV)/installed  ## install, train Memory-CLIP on the embedded data (minutes on a laptop), print where the report is
+	$(BIN)/impresa train demo
+
+test: $(VENV)/installed-dev  ## install, run all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-dev  ## ruff, format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/installed-dev  ## type-check the package
+	$(BIN)/mypy
+
+check: lint types test  ## everything that decides whether a change is accepted
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit("Impresa needs Python 3.11 or later; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/installed $@
