@@ -1,0 +1,118 @@
+"""Perceiver resampler: compresses any number of tokens into a fixed number of latents.
+
+Source: "Flamingo: a Visual Language Model for Few-Shot Learning" (Alayrac et al. 2022), section 3.1.1 and figure 5,
+without its embedding of time; bias-free projections and ReLU as in the open reproduction IDEFICS.
+
+Letters: B batch, N tokens, M latents, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from impresa.errors import CheckpointError, ConfigError
+
+
+class PerceiverResampler(nn.Module):
+    """M learned latents read the tokens through `num_layers` layers of cross-attention and MLP.
+
+    Args:
+        dim: width D of tokens and latents.
+        num_latents: M, the number of tokens that come out.
+        num_layers: depth.
+        num_heads: attention heads; `dim` must be a multiple of it.
+        mlp_ratio: hidden width of the MLPs as a multiple of `dim`.
+
+    Raises:
+        ConfigError: `dim` is no multiple of `num_heads`.
+        CheckpointError: a state dict is loaded whose latents are all equal.
+    """
+
+    def __init__(
+        self, *, dim: int, num_latents: int = 64, num_layers: int = 3, num_heads: int = 8, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ConfigError(
+                f"perceiver_num_heads: {num_heads} heads do not divide the width {dim}; choose a divisor of {dim}"
+            )
+        self.latents = nn.Parameter(torch.empty(num_latents, dim))
+        self.layers = nn.ModuleList(
+            PerceiverLayer(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, damping=(2 * num_layers) ** -0.5)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        nn.init.normal_(self.latents, std=0.02)
+        self.register_load_state_dict_pre_hook(_refuse_equal_latents)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Compress the tokens.
+
+        Args:
+            tokens: (B, N, D).
+            mask: (B, N) bool, true where a token is real; None stands for all true.
+
+        Returns:
+            (B, M, D) latents; all of them are real, whatever the mask.
+        """
+        latents = self.latents.expand(len(tokens), -1, -1)  # (B, M, D)
+        keys_mask = None if mask is None else _with_latents(mask, latents.shape[1])
+        for layer in self.layers:
+            latents = layer(latents, tokens, keys_mask)
+        return self.norm(latents)
+
+
+class PerceiverLayer(nn.Module):
+    """Pre-norm cross-attention from the latents to tokens and latents together, then a pre-norm MLP, both residual.
+
+    Weights start normal with a variance of one over their fan-in; `damping` scales what is added to the residual stream,
+    so that its size at the start does not grow with the depth.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float, damping: float = 1.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_tokens = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.fc_in = nn.Linear(dim, int(dim * mlp_ratio), bias=False)
+        self.fc_out = nn.Linear(int(dim * mlp_ratio), dim, bias=False)
+        for linear in (self.to_q, self.to_kv, self.fc_in):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        for linear in (self.to_out, self.fc_out):
+            nn.init.normal_(linear.weight, std=damping * linear.in_features**-0.5)
+
+    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, keys_mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, M, D) latents and (B, N, D) tokens to (B, M, D); `keys_mask` is (B, 1, 1, N + M) bool or None."""
+        latents = latents + self._read(self.norm_latents(latents), self.norm_tokens(tokens), keys_mask)
+        return latents + self.fc_out(F.relu(self.fc_in(self.norm_mlp(latents))))
+
+    def _read(self, latents: torch.Tensor, tokens: torch.Tensor, keys_mask: torch.Tensor | None) -> torch.Tensor:
+        q = self._split_heads(self.to_q(latents))  # (B, H, M, D/H)
+        k, v = (self._split_heads(x) for x in self.to_kv(torch.cat((tokens, latents), dim=1)).chunk(2, dim=-1))
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keys_mask)
+        return self.to_out(read.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _with_latents(mask: torch.Tensor, num_latents: int) -> torch.Tensor:
+    """(B, N) token mask to the (B, 1, 1, N + M) mask of tokens and latents: the latents are always seen."""
+    return F.pad(mask, (0, num_latents), value=True)[:, None, None, :]
+
+
+def _refuse_equal_latents(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Equal latents get equal gradients, so they would stay equal for ever and do the work of a single one."""
+    latents = state.get(f"{prefix}latents")
+    if latents is not None and len(latents) > 1 and bool((latents == latents[:1]).all()):
+        raise CheckpointError(
+            f"{prefix}latents: all {len(latents)} latents are equal and would stay so; start them from random values"
+        )
