@@ -1,10 +1,24 @@
-"""What every encoder returns."""
+"""What backbones and encoders return."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+
+
+@dataclass
+class Features:
+    """What a backbone hands to its encoder, after its last norm, for B inputs."""
+
+    summary: torch.Tensor | None = None
+    """(B, D), the token that stands for the whole input: CLS of an image, the end token of a text."""
+    tokens: torch.Tensor | None = None
+    """(B, N, D), the patches or words; None when only the summary was asked for."""
+    mask: torch.Tensor | None = None
+    """(B, N) bool, true where a token is real; None stands for all true."""
+    memory: torch.Tensor | None = None
+    """(B, M, D), the memory tokens of a backbone that has them; None when only the summary was asked for."""
 
 
 @dataclass

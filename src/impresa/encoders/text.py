@@ -1,0 +1,86 @@
+"""The text encoder: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020).
+
+Letters of shapes: B batch, T tokens, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import EncoderConfig
+from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.tower import Tower
+from impresa.encoders.transformer import Transformer
+from impresa.errors import DataError
+
+
+class TextTransformer(nn.Module):
+    """Token ids to token features; causal, so that padding on the right changes nothing and needs no mask.
+
+    Args:
+        config: the tower's settings.
+        vocab_size: rows of the token table.
+        end_id: id of the end token, whose first occurrence is the summary of a text.
+    """
+
+    def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
+        super().__init__()
+        self.end_id = end_id
+        self.token_embedding = nn.Embedding(vocab_size, config.dim)
+        self.positions = nn.Parameter(0.01 * torch.randn(config.max_len, config.dim))
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.transformer = Transformer(config, causal=True)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+    ) -> Features:
+        """Encode texts.
+
+        Args:
+            input_ids: (B, T) int64, padded on the right, T at most `max_len`.
+            attention_mask: (B, T) bool, true where there is a token; None when nothing is padded.
+            summary_only: leave out the tokens; the last block then computes the end tokens alone.
+
+        Raises:
+            DataError: the texts are longer than the tower was built for.
+        """
+        length, longest = input_ids.shape[1], len(self.positions)
+        if length > longest:
+            raise DataError(
+                f"input_ids: {length} tokens, but the text tower reads {longest}; truncate or raise max_len"
+            )
+        x = self.dropout(self.token_embedding(input_ids) + self.positions[:length])
+        end = (input_ids == self.end_id).int().argmax(dim=1)
+        if summary_only:
+            return Features(summary=self.transformer(x, only=end).squeeze(1))
+        x = self.transformer(x)
+        return Features(summary=x[torch.arange(len(x), device=x.device), end], tokens=x, mask=attention_mask)
+
+
+class TextEncoder(Tower):
+    """Texts to embeddings, by our causal transformer, on the batch as long as it is given.
+
+    Args:
+        config: the tower's settings; `embed_dim` is E, `dim` is D.
+        vocab_size: rows of the token table, the tokenizer's own size.
+        end_id: id of the end token; every text has one.
+    """
+
+    backbone: TextTransformer
+
+    def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
+        super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_tokens: bool = False
+    ) -> EncoderOutput:
+        """Encode texts: ids (B, T) int64, padded on the right, and their mask (B, T) bool (None: nothing is padded).
+
+        Returns:
+            `pooled` (B, E); with `return_tokens` also the projected `tokens` (B, T, D) and their `mask` (B, T).
+        """
+        summary_only = self.needs_summary_only(return_tokens)
+        features = self.backbone(input_ids, attention_mask, summary_only=summary_only)
+        return self.embed(features, return_tokens=return_tokens)

@@ -1,0 +1,189 @@
+"""Attention and pre-norm transformer blocks, shared by every tower that is trained from scratch.
+
+Letters of shapes: B batch, N tokens, Q queries, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from impresa.config.experiment import EncoderConfig
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP weights were trained with."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+
+
+def init_linear(linear: nn.Linear, std: float) -> None:
+    """Normal weights of standard deviation `std`, zero bias."""
+    nn.init.normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def fitting_heads(dim: int, num_heads: int) -> int:
+    """The largest number of heads up to `num_heads` that divides `dim`."""
+    return max(heads for heads in range(1, num_heads + 1) if dim % heads == 0)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries to a context (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Args:
+        dim: D, the width of queries, context and output.
+        num_heads: H, a divisor of D.
+        dropout: probability of dropping an attention weight in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        for linear in (self.query, self.key_value, self.out):
+            init_linear(linear, std=dim**-0.5)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        context: torch.Tensor,
+        *,
+        mask: torch.Tensor | None = None,
+        is_causal: bool = False,
+    ) -> torch.Tensor:
+        """Read the context.
+
+        Args:
+            queries: (B, Q, D), or (1, Q, D) when all of the batch asks the same.
+            context: (B, N, D).
+            mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
+            is_causal: query i sees tokens 0 to i; excludes `mask`.
+
+        Returns:
+            (B, Q, D).
+        """
+        keys, values = self.key_value(context).chunk(2, dim=-1)
+        read = F.scaled_dot_product_attention(
+            self._split_heads(self.query(queries)).expand(len(context), -1, -1, -1),
+            self._split_heads(keys),
+            self._split_heads(values),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal,
+        )
+        return self.out(read.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them, token by token: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, dim_hidden: int, *, activation: str = "gelu", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, dim_hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.down = nn.Linear(dim_hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+        init_linear(self.up, std=dim**-0.5)
+        init_linear(self.down, std=dim_hidden**-0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.down(self.dropout(self.activation(self.up(x)))))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: self-attention and MLP, each added to its input."""
+
+    def __init__(self, config: EncoderConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(config.dim, config.num_heads, dropout=config.attn_drop_rate)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.mlp_norm = nn.LayerNorm(config.dim)
+        self.mlp = MLP(
+            config.dim,
+            round(config.dim * config.mlp_ratio),
+            activation=config.activation,
+            dropout=config.drop_rate,
+        )
+        self._init_weights(config.dim, config.depth)
+
+    def _init_weights(self, dim: int, depth: int) -> None:
+        # CLIP's rule: what is added to the residual stream shrinks with the number of additions (two per block).
+        residual_std = dim**-0.5 * (2 * depth) ** -0.5
+        init_linear(self.attention.out, std=residual_std)
+        init_linear(self.mlp.up, std=(2 * dim) ** -0.5)
+        init_linear(self.mlp.down, std=residual_std)
+
+    def forward(self, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+        """Transform all tokens, or one of each sequence.
+
+        Args:
+            x: (B, N, D).
+            only: (B,) int64, position of the one token of each sequence to compute. It still reads all the others.
+
+        Returns:
+            (B, N, D), or (B, 1, D) with `only`: the same values as at those positions of the whole.
+        """
+        context = self.attention_norm(x)
+        if only is None:
+            read = self.attention(context, context, is_causal=self.causal)
+        else:
+            mask = self._visible(only, x.shape[1]) if self.causal else None
+            read = self.attention(_take(context, only), context, mask=mask)
+            x = _take(x, only)
+        x = x + self.dropout(read)
+        return x + self.mlp(self.mlp_norm(x))
+
+    @staticmethod
+    def _visible(position: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        tokens = torch.arange(num_tokens, device=position.device)
+        return (tokens <= position.unsqueeze(1))[:, None, None, :]  # (B, 1, 1, N)
+
+
+def _take(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    rows = torch.arange(len(x), device=x.device)
+    return x[rows, position].unsqueeze(1)  # (B, 1, D)
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm blocks and the norm after them.
+
+    Args:
+        config: `dim`, `depth`, `num_heads`, `mlp_ratio`, `activation`, `drop_rate`, `attn_drop_rate` and
+            `activation_checkpointing` are read.
+        causal: token i sees tokens 0 to i. Sequences padded on the right then need no mask: no real token sees padding.
+    """
+
+    def __init__(self, config: EncoderConfig, *, causal: bool = False) -> None:
+        super().__init__()
+        self.activation_checkpointing = config.activation_checkpointing
+        self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D), or (B, 1, D) when `only` (B,) names the one position of each sequence that is read:
+        the last block then computes nothing else."""
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = self._run(block, x)
+        return self.norm(self._run(last, x, only))
+
+    def _run(self, block: nn.Module, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, only, use_reentrant=False)
+        return block(x, only)

@@ -1,0 +1,106 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), pre-norm, with CLS and optional memory tokens.
+
+Letters of shapes: B batch, S image side in pixels, N patches, M memory tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import EncoderConfig
+from impresa.encoders.memory import MemoryTokens
+from impresa.encoders.output import Features
+from impresa.encoders.transformer import Transformer
+from impresa.errors import ConfigError, DataError
+
+
+class PatchEmbedding(nn.Linear):
+    """A linear map of each patch: (B, 3, S, S) -> (B, N, D), patches in reading order.
+
+    It is the convolution with kernel and stride `patch_size`, written as one matrix product (faster on a CPU); its
+    weight is the convolution's, flattened to (D, 3 * patch_size ** 2).
+    """
+
+    def __init__(self, patch_size: int, dim: int, *, bias: bool) -> None:
+        super().__init__(3 * patch_size**2, dim, bias=bias)
+        self.patch_size = patch_size
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        side = image.shape[-1] // self.patch_size
+        grid = image.unflatten(3, (side, -1)).unflatten(2, (side, -1))  # (B, 3, rows, p, columns, p)
+        return super().forward(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+
+
+class VisionTransformer(nn.Module):
+    """Images to patch features.
+
+    The sequence is CLS, patches; memory tokens stand between the two (`prepend`) or at the end (`append`) and have no
+    position embedding. They read the patches as those enter the blocks.
+
+    Args:
+        config: the tower's settings.
+        image_size: S, a multiple of `config.patch_size`.
+    """
+
+    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+        super().__init__()
+        if image_size % config.patch_size:
+            raise ConfigError(f"patch_size: {config.patch_size} does not divide image_size {image_size}; change either")
+        self.image_size = image_size
+        self.num_patches = (image_size // config.patch_size) ** 2
+        std = config.dim**-0.5
+        self.patch_embedding = PatchEmbedding(config.patch_size, config.dim, bias=config.patch_bias)
+        self.cls = nn.Parameter(std * torch.randn(config.dim))
+        self.positions = nn.Parameter(std * torch.randn(1 + self.num_patches, config.dim))
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.pre_norm = nn.LayerNorm(config.dim) if config.pre_norm else nn.Identity()
+        self.transformer = Transformer(config)
+        self.memory = MemoryTokens(config.memory, config.dim, config.num_heads) if config.memory.enabled else None
+
+    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+        """Encode images.
+
+        Args:
+            image: (B, 3, S, S), normalised.
+            summary_only: leave out the tokens; the last block then computes CLS alone.
+
+        Raises:
+            DataError: the images have another size than the tower was built for.
+        """
+        if image.shape[1:] != (3, self.image_size, self.image_size):
+            size = self.image_size
+            raise DataError(
+                f"image: shape {tuple(image.shape[1:])} does not fit the tower; resize to (3, {size}, {size})"
+            )
+        x = self._embed(image)
+        if self.memory is not None:
+            x = self._join(x, self.memory(x[:, 1:]))
+        if summary_only:
+            first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            return Features(summary=self.transformer(x, only=first).squeeze(1))
+        return self._split(self.transformer(x))
+
+    def _embed(self, image: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embedding(image)
+        cls = self.cls.expand(len(patches), 1, -1)
+        return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
+
+    def _join(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        if self._prepends:
+            return torch.cat([x[:, :1], memory, x[:, 1:]], dim=1)
+        return torch.cat([x, memory], dim=1)
+
+    def _split(self, x: torch.Tensor) -> Features:
+        if self.memory is None:
+            return Features(summary=x[:, 0], tokens=x[:, 1:])
+        num_memory = x.shape[1] - 1 - self.num_patches
+        if self._prepends:
+            cls, memory, patches = x.split([1, num_memory, self.num_patches], dim=1)
+        else:
+            cls, patches, memory = x.split([1, self.num_patches, num_memory], dim=1)
+        return Features(summary=cls.squeeze(1), tokens=patches, memory=memory)
+
+    @property
+    def _prepends(self) -> bool:
+        return self.memory is not None and self.memory.config.memory_position == "prepend"

@@ -1,0 +1,48 @@
+"""From a configuration to a model: the only place that chooses classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.encoders.text import TextEncoder
+from impresa.encoders.vision import VisionEncoder
+from impresa.errors import ConfigError
+from impresa.losses.contrastive import ContrastiveLoss
+from impresa.models.alignment import AlignmentModel
+
+
+def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> AlignmentModel:
+    """An alignment model with fresh weights, on the CPU in float32.
+
+    Weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them leaves
+    the start of the other as it is.
+
+    Args:
+        config: the experiment.
+        vocab_size: size of the tokenizer.
+        end_id: the tokenizer's end token.
+
+    Raises:
+        ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows.
+    """
+    bound = config.text_encoder.vocab_size
+    if vocab_size > bound:
+        fault = f"{bound} is less than the {vocab_size} tokens of the tokenizer"
+        raise ConfigError(f"text_encoder.vocab_size: {fault}; raise it or train a smaller tokenizer")
+    with _own_seed():
+        vision_encoder = VisionEncoder(config.vision_encoder, config.dataset.image_size)
+    with _own_seed():
+        text_encoder = TextEncoder(config.text_encoder, vocab_size, end_id)
+    return AlignmentModel(vision_encoder, text_encoder, ContrastiveLoss(config.losses))
+
+
+@contextmanager
+def _own_seed() -> Iterator[None]:
+    seed = int(torch.randint(2**62, ()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
