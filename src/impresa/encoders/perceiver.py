@@ -69,11 +69,11 @@ class PerceiverResampler(nn.Module):
 class PerceiverLayer(nn.Module):
     """Pre-norm cross-attention from the latents to tokens and latents together, then a pre-norm MLP, both residual.
 
-    Weights start normal with a variance of one over their fan-in; `damping` scales what is added to the residual stream,
-    so that its size at the start does not grow with the depth.
+    Weights start normal with a variance of one over their fan-in; `damping` scales what is added to the residual
+    stream, so that its size at the start does not grow with the depth.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float, damping: float = 1.0) -> None:
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float, damping: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.norm_tokens = nn.LayerNorm(dim)

@@ -1,0 +1,146 @@
+"""Sound: decoding files of any common format, resampling, and log-mel features.
+
+Letters: S samples of a waveform, F frames of 10 ms, M mel bins.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impresa.errors import DataError
+
+RATE_HZ = 16_000
+NUM_MELS = 128
+HOP = 160
+"""Samples between two frames: 10 ms."""
+_WINDOW = 400
+"""Samples that a frame sees: 25 ms."""
+_FFT = 1024
+"""Longer than the window, so that the lowest mel bins are wider than a frequency bin and none is empty."""
+_FLOOR = 1e-8
+"""Power below which everything is silence: 80 dB under one."""
+_SILENCE = -1.0
+"""The feature value of silence."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of sound in one channel."""
+
+    samples: Tensor
+    """(S,) float32, about -1 to 1."""
+    rate_hz: int
+    """Samples per second."""
+
+
+def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
+    """Decode a wav, flac, ogg or mp3 file of any rate; several channels are averaged.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_seconds: decode no more than this from the start.
+
+    Raises:
+        DataError: the file is missing, empty, damaged, or holds values that are not finite.
+    """
+    import soundfile
+
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            num_samples = -1 if max_seconds is None else math.ceil(max_seconds * file.samplerate)
+            channels = torch.from_numpy(file.read(num_samples, dtype="float32", always_2d=True))  # (S, channels)
+            rate_hz = int(file.samplerate)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{name}: cannot be decoded as sound ({error}); give a wav, flac, ogg or mp3 file") from error
+    samples = channels.mean(dim=1)
+    if not len(samples):
+        raise DataError(f"{name}: holds no sound; leave it out")
+    if not samples.isfinite().all():
+        raise DataError(f"{name}: holds samples that are not finite numbers; write the file again")
+    return Clip(samples, rate_hz)
+
+
+def resample(clip: Clip, rate_hz: int) -> Tensor:
+    """The clip's (S',) samples at another rate, without aliasing.
+
+    The spectrum is cut, or filled with zeros, at the lower of the two Nyquist frequencies. The clip is first padded
+    with silence: a little, so that its end does not leak into its start, and up to a length at which the ratio of the
+    rates is met exactly.
+    """
+    if clip.rate_hz == rate_hz:
+        return clip.samples
+    common = math.gcd(clip.rate_hz, rate_hz)
+    step, new_step = clip.rate_hz // common, rate_hz // common
+    num_steps = math.ceil((len(clip.samples) + clip.rate_hz // 20) / step)
+    spectrum = torch.fft.rfft(clip.samples, n=num_steps * step)
+    resampled = torch.fft.irfft(spectrum, n=num_steps * new_step) * (new_step / step)
+    return resampled[: math.ceil(len(clip.samples) * rate_hz / clip.rate_hz)]
+
+
+@dataclass(frozen=True)
+class LogMelTransform:
+    """What an audio tower from scratch sees of a clip: log-mel features, 128 bins, 100 frames a second."""
+
+    max_seconds: float
+    """Longer clips are cut at the end."""
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest clip."""
+        return math.ceil(self.max_seconds * RATE_HZ / HOP)
+
+    def __call__(self, clip: Clip) -> Tensor:
+        """(F, M) float32 features, about -1 (silence) to 1 (full scale); at least one frame."""
+        return log_mel(resample(clip, RATE_HZ)[: int(self.max_seconds * RATE_HZ)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` needs to make it again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LogMelTransform:
+        """The inverse of `to_dict`."""
+        return cls(**values)
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """(S,) samples at 16 kHz to (F, M) log-mel features, F = S / 160 rounded up.
+
+    The window has sum 1, so that the power of a full-scale sine is a quarter whatever the window's length.
+    """
+    num_frames = max(1, math.ceil(len(samples) / HOP))
+    padded = torch.nn.functional.pad(samples, (0, num_frames * HOP - len(samples)))
+    window = torch.hann_window(_WINDOW)
+    spectrum = torch.stft(
+        padded, _FFT, HOP, _WINDOW, window / window.sum(), center=True, pad_mode="constant", return_complex=True
+    )
+    power = spectrum[:, :num_frames].abs().square()  # (bins, F)
+    return (power.T @ _mel_filters()).clamp(min=_FLOOR).log10() / 4 + 1
+
+
+@cache
+def _mel_filters() -> Tensor:
+    """(bins, M) triangles of height one, evenly spaced on the mel scale of O'Shaughnessy from 0 to 8 kHz."""
+    highest = 2595 * math.log10(1 + RATE_HZ / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, highest, NUM_MELS + 2, dtype=torch.float64) / 2595) - 1)  # in Hz
+    bins = torch.linspace(0, RATE_HZ / 2, _FFT // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def pad_audio(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features of B clips, each (F_i, M), to (B, F, M), F the longest, and a (B, F) bool mask, true on real frames."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True, padding_value=_SILENCE)
+    lengths = torch.tensor([len(clip) for clip in features])
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

@@ -1,0 +1,118 @@
+"""Sound files of every format, rate and number of channels become the same waveform and the same features."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from impresa.data.audio import NUM_MELS, Clip, LogMelTransform, load_audio, log_mel, pad_audio, resample
+from impresa.errors import DataError
+
+
+def _sine(rate_hz: int, seconds: float = 1.0, pitch_hz: float = 440.0) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * torch.pi * pitch_hz * torch.arange(int(seconds * rate_hz)) / rate_hz)
+
+
+def _write(path: Path, samples: torch.Tensor, rate_hz: int) -> Path:
+    soundfile.write(path, samples.numpy(), rate_hz)
+    return path
+
+
+def _frames_at_the_pitch(samples: torch.Tensor) -> float:
+    """Share of inner frames whose loudest mel bin is that of a 440 Hz sine."""
+    loudest = log_mel(_sine(16_000))[50].argmax()
+    return (log_mel(samples).argmax(dim=1)[5:-5] == loudest).float().mean().item()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_decodes_every_format_and_rate(tmp_path: Path, suffix: str, rate_hz: int) -> None:
+    path = _write(tmp_path / f"sound.{suffix}", _sine(rate_hz), rate_hz)
+    for source in (path, str(path), path.read_bytes()):
+        clip = load_audio(source)
+        assert clip.rate_hz == rate_hz
+        samples = resample(clip, 16_000)
+        assert samples.dtype == torch.float32
+        assert len(samples) == pytest.approx(16_000, rel=0.15)  # mp3 pads to whole frames
+        assert _frames_at_the_pitch(samples) > 0.85
+
+
+def test_an_odd_rate_is_met_exactly() -> None:
+    samples = resample(Clip(_sine(44_101, 2.0), 44_101), 16_000)
+    torch.testing.assert_close(samples[800:-800], _sine(16_000, 2.0)[800:-800], atol=2e-3, rtol=0)
+
+
+def test_stereo_is_averaged(tmp_path: Path) -> None:
+    left = _sine(16_000)
+    path = _write(tmp_path / "stereo.wav", torch.stack((left, -0.5 * left), dim=1), 16_000)
+    torch.testing.assert_close(load_audio(path).samples, 0.25 * left, atol=1e-4, rtol=0)
+
+
+def test_resampling_does_not_alias() -> None:
+    too_high = _sine(44_100, pitch_hz=9_000)
+    assert resample(Clip(too_high, 44_100), 16_000)[800:-800].abs().max() < 5e-3
+
+
+def test_max_seconds_decodes_the_start_only(tmp_path: Path) -> None:
+    path = _write(tmp_path / "long.wav", _sine(8_000, 3.0), 8_000)
+    torch.testing.assert_close(load_audio(path, max_seconds=0.5).samples, load_audio(path).samples[:4_000])
+
+
+def test_missing_damaged_empty_and_infinite_files_are_named(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.mp3"
+    damaged.write_bytes(b"this is no sound")
+    for path in (tmp_path / "missing.wav", damaged):
+        with pytest.raises(DataError, match=rf"{path.name}: cannot be decoded as sound .*; give a wav"):
+            load_audio(path)
+    with pytest.raises(DataError, match="16 bytes: cannot be decoded"):
+        load_audio(damaged.read_bytes())
+    with pytest.raises(DataError, match=r"empty\.wav: holds no sound"):
+        load_audio(_write(tmp_path / "empty.wav", torch.zeros(0), 16_000))
+    infinite = io.BytesIO()
+    soundfile.write(infinite, np.array([0.0, np.inf], dtype=np.float32), 16_000, format="WAV", subtype="FLOAT")
+    with pytest.raises(DataError, match="not finite"):
+        load_audio(infinite.getvalue())
+
+
+def test_log_mel_equals_the_float64_formula_of_transformers() -> None:
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+    samples = 0.1 * torch.randn(16_000)
+    filters = mel_filter_bank(513, NUM_MELS, 0, 8_000, 16_000, norm=None, mel_scale="htk")
+    window = window_function(400, "hann")
+    window /= window.sum()
+    power = spectrogram(
+        samples.double().numpy(), window, 400, 160, fft_length=1024, power=2.0, pad_mode="constant",
+        mel_filters=filters, mel_floor=1e-8, log_mel="log10",
+    )  # fmt: skip
+    theirs = torch.from_numpy(power.T[:100] / 4 + 1).float()
+    torch.testing.assert_close(log_mel(samples), theirs, atol=2e-4, rtol=0)
+
+
+def test_features_range_from_silence_to_full_scale() -> None:
+    assert log_mel(torch.zeros(16_000)).unique().tolist() == [-1.0]
+    assert 0.8 < log_mel(2 * _sine(16_000, pitch_hz=1_000)).max() < 1.0
+
+
+@pytest.mark.parametrize(("num_samples", "num_frames"), [(1, 1), (160, 1), (161, 2), (16_000, 100), (80_000, 200)])
+def test_the_transform_keeps_short_clips_and_cuts_long_ones(num_samples: int, num_frames: int) -> None:
+    transform = LogMelTransform(max_seconds=2.0)
+    assert transform(Clip(torch.randn(num_samples), 16_000)).shape == (num_frames, NUM_MELS)
+    assert transform.max_frames == 200
+
+
+def test_the_transform_survives_its_dict() -> None:
+    transform = LogMelTransform(max_seconds=1.5)
+    assert LogMelTransform.from_dict(transform.to_dict()) == transform
+
+
+def test_padding_is_silence_under_a_false_mask() -> None:
+    features, mask = pad_audio([torch.rand(3, NUM_MELS), torch.rand(5, NUM_MELS)])
+    assert features.shape == (2, 5, NUM_MELS)
+    assert mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    torch.testing.assert_close(features[0, 3:], log_mel(torch.zeros(320)))
