@@ -1,0 +1,186 @@
+"""The figures of an evaluation as plain dataclasses: written to `evaluation.json`, read back by the report.
+
+Nothing here needs torch, so that a report can be made from files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from impresa.errors import CheckpointError
+from impresa.files import write_atomic
+
+EVALUATION_FILE = "evaluation.json"
+GALLERY_FILE = "evaluation/gallery.json"
+
+
+@dataclass(frozen=True)
+class DirectionMetrics:
+    """How well queries of one modality find their answers among candidates of the other."""
+
+    recall_at: dict[int, float]
+    """R@k: share of queries (0 to 1) with a right answer among the first k."""
+    mean_rank: float
+    """Mean rank of the best right answer; 1 is perfect."""
+    median_rank: float
+    """Median of the same ranks."""
+    num_queries: int
+    """Queries that have a right answer."""
+    num_candidates: int
+    """Candidates that each query is compared with."""
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """Retrieval in both directions."""
+
+    image_to_text: DirectionMetrics
+    text_to_image: DirectionMetrics
+
+
+@dataclass(frozen=True)
+class ZeroShotMetrics:
+    """Classification of images by the nearest class name, without training on labels."""
+
+    classes: tuple[str, ...]
+    """Class names; their order is that of the confusion matrix."""
+    templates: tuple[str, ...]
+    """Prompts whose text embeddings are averaged for each class."""
+    num_samples: int
+    """Images that have a label."""
+    accuracy: float
+    """Share of images named right."""
+    per_class_accuracy: dict[str, float]
+    """The same for the images of each class; classes without an image are left out."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Number of images: rows are true classes, columns the classes named."""
+    chance: float
+    """Expected accuracy of guessing: 1 / number of classes."""
+    majority: float
+    """Accuracy of always naming the most frequent class of these very images."""
+
+
+@dataclass(frozen=True)
+class BadSampleNote:
+    """A sample that could not be used, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One candidate that a query found."""
+
+    score: float
+    """Cosine similarity."""
+    right: bool
+    caption: str | None = None
+    """The text found, for an image query."""
+    image: str | None = None
+    """The picture found as a data URI, for a text query."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and the first answers it found, best first."""
+
+    captions: tuple[str, ...]
+    """Text query: the query. Image query: the captions that would be right."""
+    image: str | None
+    """Image query: the picture as a data URI."""
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the report shows beside figures: a few queries at even distances through the data, not picked by hand."""
+
+    image_queries: tuple[Example, ...] = ()
+    text_queries: tuple[Example, ...] = ()
+    similarity: tuple[tuple[float, ...], ...] = ()
+    """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
+    similarity_captions: tuple[str, ...] = ()
+    """The captions of that sample."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
+
+    data: str
+    """What was evaluated: a path and a split, for people."""
+    num_images: int
+    """Images that were used."""
+    num_texts: int
+    """Captions of these images, repeated ones included."""
+    num_distinct_texts: int
+    """Captions that differ."""
+    bad_samples: tuple[BadSampleNote, ...] = ()
+    """Samples that were skipped."""
+    retrieval: RetrievalMetrics | None = None
+    """The model's retrieval; None when the data have no captions."""
+    baselines: dict[str, RetrievalMetrics] = field(default_factory=dict)
+    """The same metric for simple baselines, by name."""
+    zero_shot: ZeroShotMetrics | None = None
+    """Zero-shot classification; None when the data have fewer than two classes."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
+    gallery: Gallery = field(default_factory=Gallery, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the gallery, as JSON types."""
+        return _EVALUATION.dump_python(self, mode="json", exclude={"gallery"})
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> Evaluation:
+        """The evaluation that `to_dict` wrote. Raises `CheckpointError` for anything else."""
+        return _validated(tree, EVALUATION_FILE)
+
+
+def read_evaluation(run_dir: Path) -> Evaluation | None:
+    """The evaluation stored in a run, with its gallery if there is one; None for a run without evaluation.
+
+    Raises:
+        CheckpointError: the files are there but were not written by this program.
+    """
+    tree = _read_json(run_dir / EVALUATION_FILE)
+    if tree is None:
+        return None
+    gallery = _read_json(run_dir / GALLERY_FILE)
+    return _validated({**tree, "gallery": gallery or {}}, str(run_dir / EVALUATION_FILE))
+
+
+def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
+    """Write `evaluation.json` and the gallery into a run directory, each file at once or not at all."""
+    gallery = _EVALUATION.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
+    write_atomic(run_dir / GALLERY_FILE, json.dumps(gallery, ensure_ascii=False) + "\n")
+    write_atomic(run_dir / EVALUATION_FILE, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
+
+
+_EVALUATION = TypeAdapter(Evaluation)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); run `impresa eval` on this run again") from error
+    return tree if isinstance(tree, dict) else {}
+
+
+def _validated(tree: dict[str, Any], where: str) -> Evaluation:
+    try:
+        return _EVALUATION.validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = f"{where}: `{key}`: {first['msg']}; run `impresa eval` on this run again"
+        raise CheckpointError(message) from error

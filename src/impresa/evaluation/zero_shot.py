@@ -1,0 +1,88 @@
+"""Zero-shot classification: an image gets the class whose name, set into prompts, lies nearest to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from impresa.errors import ConfigError
+from impresa.evaluation.results import ZeroShotMetrics
+from impresa.evaluation.retrieval import TIE, unit_rows
+
+SLOT = "{}"
+"""Where the class name goes in a prompt template."""
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise `ConfigError` if there is no template, or if one has no place for the class name."""
+    if not templates:
+        raise ConfigError(f"dataset.prompt_templates: is empty; give at least one, for example 'a photo of a {SLOT}.'")
+    bad = [template for template in templates if SLOT not in template]
+    if bad:
+        lines = (f"dataset.prompt_templates: {t!r} has no {SLOT}; put {SLOT} where the class name goes" for t in bad)
+        raise ConfigError(*lines)
+
+
+def class_embeddings(
+    encode_text: Callable[[list[str]], Tensor], classes: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """(C, E) float64: for each class the mean of its normalised prompt embeddings, normalised (Radford et al. 2021).
+
+    Args:
+        encode_text: turns a list of N strings into (N, E).
+        classes: C class names.
+        templates: prompts with `{}` in the place of the class name.
+
+    Raises:
+        ConfigError: a template has no `{}`.
+        DataError: an embedding is NaN or infinite.
+    """
+    check_templates(templates)
+    prompts = [template.replace(SLOT, name) for name in classes for template in templates]
+    of_prompts = unit_rows(encode_text(prompts), "text")
+    return F.normalize(of_prompts.view(len(classes), len(templates), -1).mean(dim=1), dim=1)
+
+
+def zero_shot_metrics(
+    image_embeddings: Tensor,
+    labels: Sequence[str],
+    of_classes: Tensor,
+    classes: Sequence[str],
+    templates: Sequence[str],
+) -> ZeroShotMetrics:
+    """Accuracy, accuracy per class and confusion matrix of naming each image by the nearest class embedding.
+
+    A tie counts against the model: it is right only if the true class is nearer than every other.
+
+    Args:
+        image_embeddings: (N, E), of any scale.
+        labels: N true class names, all among `classes`.
+        of_classes: (C, E) from `class_embeddings`.
+        classes: C class names.
+        templates: the prompts, for the record.
+
+    Raises:
+        DataError: there is no image, or an embedding is NaN or infinite.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    true = torch.tensor([index[label] for label in labels], dtype=torch.int64)
+    scores = unit_rows(image_embeddings, "image") @ of_classes.T
+    scores[torch.arange(len(true)), true] -= TIE
+    named = scores.argmax(dim=1)
+    num_classes = len(classes)
+    confusion = torch.bincount(true * num_classes + named, minlength=num_classes**2).view(num_classes, num_classes)
+    per_class = confusion.diagonal() / confusion.sum(dim=1)
+    return ZeroShotMetrics(
+        classes=tuple(classes),
+        templates=tuple(templates),
+        num_samples=len(true),
+        accuracy=(named == true).double().mean().item(),
+        per_class_accuracy={name: per_class[i].item() for name, i in index.items() if confusion[i].any()},
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        chance=1 / num_classes,
+        majority=max(Counter(labels).values()) / len(labels),
+    )
