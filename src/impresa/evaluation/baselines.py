@@ -53,7 +53,7 @@ def _expected(num_right: Tensor, num_candidates: int) -> DirectionMetrics:
 
 
 def _hit_rate(num_right: int, num_candidates: int, k: int) -> float:
-    """Probability that k of n candidates, drawn without replacement, hold one of the r right: 1 - C(n-r, k) / C(n, k)."""
+    """Probability that k of n candidates, drawn at random, hold one of the r right: 1 - C(n-r, k) / C(n, k)."""
     num_wrong = num_candidates - num_right
     if k > num_wrong:
         return 1.0
@@ -80,7 +80,10 @@ def colour_histogram(image: Image.Image) -> Tensor:
 
 
 class ColourHistogramModel:
-    """Ridge regression from an image's colour histogram to the words of its captions; cosine in the space of words.
+    """Canonical correlations between colour histograms and the words of captions; cosine in the space they share.
+
+    The directions of largest correlation are found on the training data with a ridge on both sides, and each counts by
+    its correlation (Hotelling 1936, "Relations between two sets of variates"; Vinod 1976 for the ridge).
 
     Args:
         histograms: (N, 64) of the training images.
@@ -90,20 +93,21 @@ class ColourHistogramModel:
     def __init__(self, histograms: Tensor, captions: Sequence[Sequence[str]]) -> None:
         words = Counter(word for texts in captions for text in texts for word in set(_words(text)))
         self._column = {word: i for i, (word, _) in enumerate(words.most_common(MAX_WORDS))}
-        targets = torch.stack([self._count(texts).mean(dim=0) for texts in captions])
-        self._mean_words, self._mean_histogram = targets.mean(dim=0), histograms.mean(dim=0)
-        x, y = histograms - self._mean_histogram, targets - self._mean_words
-        covariance = x.T @ x
-        penalty = RIDGE * covariance.trace().clamp(min=1.0) * torch.eye(x.shape[1], dtype=x.dtype)
-        self._weights = torch.linalg.solve(covariance + penalty, x.T @ y)
+        word_shares = torch.stack([self._count(texts).mean(dim=0) for texts in captions])
+        self._mean_histogram, self._mean_words = histograms.mean(dim=0), word_shares.mean(dim=0)
+        x, y = histograms - self._mean_histogram, word_shares - self._mean_words
+        whiten_x, whiten_y = _whitening(x), _whitening(y)
+        left, correlations, right = torch.linalg.svd(whiten_x.T @ x.T @ y @ whiten_y, full_matrices=False)
+        self._from_histogram = whiten_x @ left * correlations
+        self._from_words = whiten_y @ right.T * correlations
 
     def embed_images(self, histograms: Tensor) -> Tensor:
-        """(N, W) predicted words of images given by their (N, 64) histograms."""
-        return (histograms - self._mean_histogram) @ self._weights
+        """(N, C) of images given by their (N, 64) histograms."""
+        return (histograms - self._mean_histogram) @ self._from_histogram
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(T, W) words of texts, relative to the mean over the training captions."""
-        return self._count(texts) - self._mean_words
+        """(T, C) of texts."""
+        return (self._count(texts) - self._mean_words) @ self._from_words
 
     def _count(self, texts: Iterable[str]) -> Tensor:
         """(T, W): 1 where the text has the word."""
@@ -112,6 +116,13 @@ class ColourHistogramModel:
         for row, text in enumerate(texts):
             present[row, [self._column[word] for word in set(_words(text)) if word in self._column]] = 1
         return present
+
+
+def _whitening(x: Tensor) -> Tensor:
+    """(D, D) matrix w for which x @ w has equal, uncorrelated columns, but for the ridge; x (N, D) is centred."""
+    covariance = x.T @ x
+    ridge = RIDGE * covariance.trace().clamp(min=1e-9) * torch.eye(len(covariance), dtype=x.dtype)
+    return torch.linalg.inv(torch.linalg.cholesky(covariance + ridge)).T
 
 
 def _words(text: str) -> list[str]:

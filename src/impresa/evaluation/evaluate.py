@@ -1,0 +1,184 @@
+"""Evaluate a model on a source: embed everything once, then retrieval, baselines, zero-shot and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from impresa.data.batch import Sample
+from impresa.data.sources.base import BadSample, Source
+from impresa.errors import DataError
+from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
+from impresa.evaluation.gallery import GalleryMaker
+from impresa.evaluation.results import BadSampleNote, Evaluation, Gallery, RetrievalMetrics, ZeroShotMetrics
+from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
+from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
+
+if TYPE_CHECKING:
+    from impresa.models.embedder import EmbeddingModel
+
+CHANCE = "chance"
+HISTOGRAM = "colour histogram"
+NUM_BASELINE_SAMPLES = 4096
+EncodeText = Callable[[list[str]], Tensor]
+
+
+@dataclass
+class _Seen:
+    """What is kept of a source's samples once their images are gone."""
+
+    positions: list[int] = field(default_factory=list)
+    captions: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    histograms: list[Tensor] = field(default_factory=list)
+    bad: list[BadSampleNote] = field(default_factory=list)
+
+    def add(self, position: int, sample: Sample) -> None:
+        assert sample.image is not None  # _usable lets no other through
+        self.positions.append(position)
+        self.captions.append(sample.captions)
+        self.labels.append(sample.label)
+        self.histograms.append(colour_histogram(sample.image))
+
+    @property
+    def classes(self) -> set[str]:
+        return {label for label in self.labels if label is not None}
+
+
+def evaluate(
+    model: EmbeddingModel,
+    source: Source,
+    *,
+    data: str,
+    train_source: Source | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    show_progress: bool = False,
+) -> Evaluation:
+    """Retrieval in both directions, baselines beside it, and zero-shot classification where there are labels.
+
+    Every caption of every image takes part. Bad samples are skipped and listed. The prompts are the
+    `dataset.prompt_templates` of the model's config.
+
+    Args:
+        model: the model; it is not changed.
+        source: the data.
+        data: what the data are called in the result.
+        train_source: the data that the model was trained on. The colour-histogram baseline is fitted on up to 4096 of
+            its samples, and their class names join those to choose from; None leaves the baseline out.
+        batch_size: images or texts at a time. None: the config's evaluation batch size.
+        device: where to compute. None: where the model is.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
+        ConfigError: a prompt template has no `{}`.
+    """
+    config = model.config.dataset
+    batch_size = batch_size or config.eval_batch_size or config.batch_size
+    encode_text = partial(model.encode_text, batch_size=batch_size, device=device, show_progress=show_progress)
+    check_templates(config.prompt_templates)
+
+    test, embeddings, train = _Seen(), [], _Seen()
+    with _progress(show_progress) as bar:
+        samples = _usable(source, bar.track(range(len(source)), description="embedding images"), test.bad)
+        while batch := list(islice(samples, batch_size)):
+            for position, sample in batch:
+                test.add(position, sample)
+            images = [sample.image for _, sample in batch]
+            embeddings.append(model.encode_image(images, batch_size=batch_size, device=device))
+        if train_source is not None:
+            positions = bar.track(_spread(len(train_source)), description="fitting the baseline")
+            for position, sample in _usable(train_source, positions, train.bad):
+                train.add(position, sample)
+    if not test.positions:
+        reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
+        raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
+    image_embeddings = torch.cat(embeddings)
+
+    retrieval, baselines, gallery = _retrieval(source, image_embeddings, test, train, encode_text)
+    zero_shot = _zero_shot(image_embeddings, test, train, encode_text, config.prompt_templates)
+    if retrieval is None and zero_shot is None:
+        raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
+    return Evaluation(
+        data=data,
+        num_images=len(test.positions),
+        num_texts=sum(map(len, test.captions)),
+        num_distinct_texts=len({caption for captions in test.captions for caption in captions}),
+        bad_samples=tuple(test.bad),
+        retrieval=retrieval,
+        baselines=baselines,
+        zero_shot=zero_shot,
+        gallery=gallery,
+    )
+
+
+def _retrieval(
+    source: Source, images: Tensor, test: _Seen, train: _Seen, encode_text: EncodeText
+) -> tuple[RetrievalMetrics | None, dict[str, RetrievalMetrics], Gallery]:
+    """The model's retrieval, that of the baselines, and examples. `images` is (I, E)."""
+    captions = [caption for captions in test.captions for caption in captions]
+    if not captions:
+        return None, {}, Gallery()
+    image_of_text = torch.arange(len(images)).repeat_interleave(torch.tensor(list(map(len, test.captions))))
+    right = RightAnswers(image_of_text, captions, len(images))
+    texts = encode_text(list(right.distinct))  # captions that read the same are embedded once
+    metrics = retrieval_metrics(images, texts[right.group_of_text], image_of_text, captions)
+    baselines = {}
+    if any(train.captions):
+        histogram = ColourHistogramModel(torch.stack(train.histograms), train.captions)
+        by_colour = histogram.embed_images(torch.stack(test.histograms))
+        by_words = histogram.embed_texts(right.distinct)[right.group_of_text]
+        baselines[HISTOGRAM] = retrieval_metrics(by_colour, by_words, image_of_text, captions)
+    baselines[CHANCE] = chance(right)
+    gallery = GalleryMaker(
+        source=source, positions=test.positions, images=images, texts=texts, image_of_text=image_of_text, right=right
+    )
+    return metrics, baselines, gallery.make()
+
+
+def _zero_shot(
+    images: Tensor, test: _Seen, train: _Seen, encode_text: EncodeText, templates: Sequence[str]
+) -> ZeroShotMetrics | None:
+    """Zero-shot classification of the images that have a label; None with fewer than two classes."""
+    classes = sorted(test.classes | train.classes)
+    if not test.classes or len(classes) < 2:
+        return None
+    rows = [row for row, label in enumerate(test.labels) if label is not None]
+    labels = [label for label in test.labels if label is not None]
+    return zero_shot_metrics(
+        images[rows], labels, class_embeddings(encode_text, classes, templates), classes, templates
+    )
+
+
+def _usable(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample]]:
+    """The samples that have an image, with their position; the others are noted in `bad`."""
+    for position in positions:
+        try:
+            sample = source[position]
+        except BadSample as fault:
+            bad.append(BadSampleNote(fault.id, fault.reason))
+            continue
+        if sample.image is None:
+            bad.append(BadSampleNote(sample.id, "no image"))
+        else:
+            yield position, sample
+
+
+def _spread(num_items: int) -> list[int]:
+    """Positions at even distances, so that data sorted by class are seen whole."""
+    num = min(num_items, NUM_BASELINE_SAMPLES)
+    return [i * num_items // num for i in range(num)]
+
+
+def _progress(show: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not show)

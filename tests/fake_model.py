@@ -1,0 +1,91 @@
+"""Stand-ins for a trained model and a source, so that evaluation and reports are tested without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.data.batch import Sample
+from impresa.data.sources.base import BadSample
+
+COLOURS = {
+    "red": (220, 20, 20),
+    "green": (20, 200, 20),
+    "blue": (20, 20, 220),
+    "white": (250, 250, 250),
+    "black": (5, 5, 5),
+    "yellow": (230, 230, 10),
+}
+
+
+@dataclass
+class ColourModel:
+    """Embeds an image as its mean colour, and a text as the first colour word in it (or the origin)."""
+
+    config: ExperimentConfig = field(default_factory=ExperimentConfig)
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    broken: bool = False
+
+    @classmethod
+    def with_templates(cls, *templates: str) -> ColourModel:
+        return cls(config=replace(ExperimentConfig(), dataset=DatasetConfig(prompt_templates=templates)))
+
+    def encode_image(
+        self, images: list[Image.Image], *, batch_size: int = 32, device: object = None, **_: object
+    ) -> Tensor:
+        self.calls.append(("image", len(images)))
+        found = torch.stack(
+            [_vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))) for image in images]
+        )
+        return found * float("nan") if self.broken else found
+
+    def encode_text(self, texts: list[str], *, batch_size: int = 32, device: object = None, **_: object) -> Tensor:
+        self.calls.append(("text", len(texts)))
+        words = [[word.strip(".,!?") for word in text.split()] for text in texts]
+        return torch.stack(
+            [_vector(next((COLOURS[w] for w in known if w in COLOURS), (128, 128, 128))) for known in words]
+        )
+
+
+@dataclass
+class ListSource:
+    """A list of samples; an item that is an exception is raised."""
+
+    items: list[Sample | BadSample]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.items[index]
+        if isinstance(item, BadSample):
+            raise item
+        return item
+
+    def captions(self) -> Iterator[str]:
+        return (caption for item in self.items if isinstance(item, Sample) for caption in item.captions)
+
+    def blocks(self) -> None:
+        return None
+
+
+def colour_source(
+    num: int = 24, *, captions: int = 1, labels: bool = False, size: tuple[int, int] = (8, 8)
+) -> ListSource:
+    """Plain coloured squares with captions that name the colour and their number."""
+    samples = []
+    for i in range(num):
+        name = list(COLOURS)[i % len(COLOURS)]
+        texts = tuple(f"{name} square {i} {j}" for j in range(captions))
+        image = Image.new("RGB", size, tuple(min(255, c + i // len(COLOURS)) for c in COLOURS[name]))
+        samples.append(Sample(id=f"square-{i}", image=image, captions=texts, label=name if labels else None))
+    return ListSource(list(samples))
+
+
+def _vector(rgb: tuple[int, ...]) -> Tensor:
+    return torch.tensor(rgb, dtype=torch.float32) / 128 - 1
