@@ -1,0 +1,297 @@
+"""Rules that cross fields and parts, and the switches whose part is not built yet.
+
+Each rule yields a `Fault` under the engine's key; other keys that its text speaks of stand in backticks, so that the
+line can be told in either dialect.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+from impresa.config.experiment import (
+    DecoderConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    Modality,
+)
+from impresa.config.faults import Fault, listed, raise_faults, show
+from impresa.config.memory_vlm import MemoryVLMConfig
+
+FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "audio": "spectrogram"}
+"""The backbone of each modality that is trained from scratch; any other name is a pretrained one."""
+
+_PERCEIVER = ("use_perceiver", "perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
+_UNUSABLE: dict[Modality, tuple[str, ...]] = {
+    "image": ("vocab_size", "max_len", "audio_max_seconds"),
+    "text": (
+        "pre_norm",
+        "patch_bias",
+        "patch_size",
+        "audio_max_seconds",
+        "memory",
+        *_PERCEIVER,
+        "use_mrl",
+        "mrl_dimensions",
+    ),
+    "audio": ("pre_norm", "patch_bias", "vocab_size", "max_len", "memory", "use_mrl", "mrl_dimensions"),
+}
+"""Fields of `EncoderConfig` that mean nothing for a modality."""
+_SCRATCH_ONLY = (
+    *("dim", "depth", "num_heads", "mlp_ratio", "activation", "pre_norm", "patch_bias", "drop_rate", "attn_drop_rate"),
+    *("patch_size", "vocab_size"),
+)
+"""Fields that shape a backbone from scratch and mean nothing for a pretrained one."""
+_POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
+    "image": {True: ("auto", "cls", "mean"), False: ("auto", "cls", "mean")},
+    "text": {True: ("auto", "eot", "mean"), False: ("auto", "cls", "mean", "eot")},
+    "audio": {True: ("auto", "mean"), False: ("auto", "cls", "mean")},
+}
+"""`pooling` by modality and by whether the backbone is from scratch."""
+_QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
+_TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
+_MIN_VOCABULARY = 256
+_MIN_CAPTION_TOKENS = 3
+
+
+def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
+    """The one rule of the Memory-VLM dialect that its translation does not keep."""
+    data, model = config.training.data.image_size, config.model.image_size
+    if data != model:
+        yield Fault(
+            "training.data.image_size", f"{data} is not `model.image_size`, {model}; leave it out or set both alike"
+        )
+
+
+def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
+    """All rules that cross fields or parts."""
+    for modality, part, tower in towers(config):
+        yield from _check_tower(modality, part, tower)
+    yield from _check_image_size(config)
+    yield from _check_embedding(config)
+    yield from _check_matryoshka(config.vision_encoder)
+    yield from _check_losses(config)
+    yield from _check_decoder(config)
+    yield from _check_dataset(config)
+    yield from _check_optimization(config)
+    yield from _check_checkpoint(config)
+
+
+def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderConfig]]:
+    """Modality, key and config of each tower that the experiment has."""
+    yield "image", "vision_encoder", config.vision_encoder
+    yield "text", "text_encoder", config.text_encoder
+    if config.audio_encoder is not None:
+        yield "audio", "audio_encoder", config.audio_encoder
+
+
+def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
+    return tower.backbone == FROM_SCRATCH[modality]
+
+
+def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    scratch = is_from_scratch(modality, tower)
+    others = [name for name in FROM_SCRATCH.values() if name != FROM_SCRATCH[modality]]
+    if tower.backbone in others:
+        yield Fault(
+            f"{part}.backbone",
+            f"{tower.backbone} is not for {modality}; use {FROM_SCRATCH[modality]} or a pretrained one",
+        )
+        return
+    for name in _changed(tower, EncoderConfig(), _UNUSABLE[modality]):
+        yield Fault(f"{part}.{name}", f"means nothing for {modality}; leave it out")
+    if not scratch:
+        for name in _changed(tower, EncoderConfig(), _SCRATCH_ONLY):
+            if name not in _UNUSABLE[modality]:
+                yield Fault(f"{part}.{name}", f"is for a backbone from scratch, not for {tower.backbone}; leave it out")
+        if tower.memory.enabled and modality == "image":
+            yield Fault(
+                f"{part}.memory.enabled", f"memory tokens need `{part}.backbone` vit, not {tower.backbone}; turn it off"
+            )
+    if tower.pooling not in _POOLINGS[modality][scratch]:
+        allowed = listed(_POOLINGS[modality][scratch])
+        yield Fault(
+            f"{part}.pooling", f"{tower.pooling} is not for {modality} with backbone {tower.backbone}; use {allowed}"
+        )
+    if scratch:
+        yield from _check_heads(f"{part}.num_heads", tower.num_heads, f"{part}.dim", tower.dim)
+        if tower.use_perceiver:
+            yield from _check_heads(f"{part}.perceiver_num_heads", tower.perceiver_num_heads, f"{part}.dim", tower.dim)
+    if modality == "text":
+        yield from _check_text_sizes(part, tower, scratch)
+
+
+def _check_heads(key: str, heads: int, width_key: str, width: int) -> Iterator[Fault]:
+    if width % heads:
+        fitting = max(n for n in range(1, heads) if width % n == 0)
+        yield Fault(key, f"{heads} heads do not divide `{width_key}`, {width}; {fitting} would")
+
+
+def _check_text_sizes(part: str, tower: EncoderConfig, scratch: bool) -> Iterator[Fault]:
+    if tower.max_len < _MIN_CAPTION_TOKENS:
+        yield Fault(f"{part}.max_len", f"{tower.max_len} leaves no room between start and end token; at least 3")
+    if scratch and tower.vocab_size < _MIN_VOCABULARY:
+        yield Fault(
+            f"{part}.vocab_size", f"{tower.vocab_size} is less than the bytes of a text; at least {_MIN_VOCABULARY}"
+        )
+
+
+def _check_image_size(config: ExperimentConfig) -> Iterator[Fault]:
+    tower, size = config.vision_encoder, config.dataset.image_size
+    patch = tower.patch_size
+    if is_from_scratch("image", tower) and size % patch:
+        near = max(patch, round(size / patch) * patch)
+        yield Fault(
+            "dataset.image_size", f"{size} is no multiple of `vision_encoder.patch_size`, {patch}; {near} would be"
+        )
+
+
+def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
+    (_, first, reference), *rest = towers(config)
+    for _, part, tower in rest:
+        if tower.embed_dim != reference.embed_dim:
+            yield Fault(
+                f"{part}.embed_dim",
+                f"{tower.embed_dim} is not `{first}.embed_dim`, {reference.embed_dim}; all towers share one space, set them alike",
+            )
+
+
+def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
+    key, dimensions = "vision_encoder.mrl_dimensions", tower.mrl_dimensions
+    if not tower.use_mrl:
+        return
+    if not dimensions:
+        yield Fault(key, "is empty; name at least one dimension, or turn `vision_encoder.use_mrl` off")
+        return
+    if list(dimensions) != sorted(set(dimensions), reverse=True):
+        ordered = sorted(set(dimensions), reverse=True)
+        yield Fault(key, f"{show(dimensions)} does not descend; write {show(ordered)}")
+    if max(dimensions) > tower.embed_dim:
+        yield Fault(key, f"{max(dimensions)} is above `vision_encoder.embed_dim`, {tower.embed_dim}; leave it out")
+
+
+def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
+    losses = config.losses
+    if losses.contrastive_weight == 0 and not (config.vision_encoder.use_mrl and losses.mrl_weight > 0):
+        yield Fault("losses.contrastive_weight", "is 0 and nothing else is trained; it must be above 0")
+    if losses.pairs is None:
+        return
+    if not losses.pairs or len(set(losses.pairs)) < len(losses.pairs):
+        yield Fault("losses.pairs", f"{show(losses.pairs)} must name each pair once; null stands for every pair")
+    for pair in losses.pairs:
+        if "audio" in pair and config.audio_encoder is None:
+            yield Fault("losses.pairs", f"{pair} needs an `audio_encoder`; add one or leave the pair out")
+
+
+def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
+    decoder, vision = config.decoder, config.vision_encoder
+    if decoder is None:
+        return
+    foreign, other = (_TRM_ONLY, "trm") if decoder.type == "qwen" else (_QWEN_ONLY, "qwen")
+    for name in _changed(decoder, DecoderConfig(), foreign):
+        yield Fault(f"decoder.{name}", f"is for `decoder.type` {other}, not for {decoder.type}; leave it out")
+    if decoder.type == "trm":
+        yield from _check_heads("decoder.num_heads", decoder.num_heads, "decoder.dim", decoder.dim)
+    if decoder.type == "qwen" and decoder.freeze and decoder.use_lora:
+        yield Fault(
+            "decoder.freeze", "keeps the language model as it is, but `decoder.use_lora` trains adapters in it; use one"
+        )
+    if decoder.prefix == "memory" and not vision.memory.enabled:
+        yield Fault("decoder.prefix", "memory needs `vision_encoder.memory.enabled` true; turn it on, or use tokens")
+    if decoder.prefix == "perceiver" and not vision.use_perceiver:
+        yield Fault("decoder.prefix", "perceiver needs `vision_encoder.use_perceiver` true; turn it on, or use tokens")
+
+
+def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
+    dataset = config.dataset
+    if dataset.val_path is None and dataset.val_fraction == 1:
+        yield Fault("dataset.val_fraction", "1 leaves nothing to train on; it must be below 1")
+    for template in dataset.prompt_templates:
+        if template.count("{}") != 1:
+            yield Fault("dataset.prompt_templates", f"{show(template)} must hold {{}} once, where the class name goes")
+    if not dataset.prompt_templates:
+        yield Fault("dataset.prompt_templates", "is empty; give at least one, such as 'a photo of a {}.'")
+
+
+def _check_optimization(config: ExperimentConfig) -> Iterator[Fault]:
+    optimization = config.optimization
+    if optimization.scheduler != "constant" and optimization.min_lr > optimization.lr:
+        yield Fault(
+            "optimization.min_lr",
+            f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}; the rate falls towards it, so make it smaller",
+        )
+
+
+def _check_checkpoint(config: ExperimentConfig) -> Iterator[Fault]:
+    checkpoint = config.trainer.checkpoint
+    try:
+        list(string.Formatter().parse(checkpoint.filename))
+    except ValueError as error:
+        yield Fault(
+            "trainer.checkpoint.filename",
+            f"{show(checkpoint.filename)} is no file name pattern ({error}); close each brace",
+        )
+
+
+def _changed(part: EncoderConfig | DecoderConfig, default: object, names: tuple[str, ...]) -> list[str]:
+    """Those of the named fields that do not have their default value."""
+    known = {field.name for field in fields(part)}
+    return [name for name in names if name in known and getattr(part, name) != getattr(default, name)]
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """A switch whose part does not exist yet."""
+
+    key: str
+    is_on: Callable[[ExperimentConfig], bool]
+    mend: str
+
+
+def _any_tower(test: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentConfig], bool]:
+    return lambda config: any(test(tower) for _, _, tower in towers(config))
+
+
+def _any_pretrained(config: ExperimentConfig) -> bool:
+    return any(not is_from_scratch(modality, tower) for modality, _, tower in towers(config))
+
+
+# fmt: off
+NOT_BUILT_YET: tuple[Unbuilt, ...] = (
+    Unbuilt("vision_encoder.use_perceiver", _any_tower(lambda tower: tower.use_perceiver), "false"),
+    Unbuilt("vision_encoder.use_attention_pooling", _any_tower(lambda tower: tower.use_attention_pooling), "false"),
+    Unbuilt("vision_encoder.use_mrl", lambda config: config.vision_encoder.use_mrl, "false"),
+    Unbuilt("vision_encoder.backbone", _any_pretrained, "vit, and transformer for text"),
+    Unbuilt("vision_encoder.checkpoint", _any_tower(lambda tower: tower.checkpoint is not None), "null"),
+    Unbuilt("vision_encoder.freeze", _any_tower(lambda tower: bool(tower.freeze)), "null"),
+    Unbuilt("audio_encoder", lambda config: config.audio_encoder is not None, "null"),
+    Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
+    Unbuilt("losses.type", lambda config: config.losses.type == "siglip", "clip"),
+    Unbuilt("losses.gather_distributed", lambda config: config.losses.gather_distributed, "false"),
+    Unbuilt("losses.sample_single_mrl_dim", lambda config: config.losses.sample_single_mrl_dim, "false"),
+    Unbuilt("losses.pairs", lambda config: config.losses.pairs is not None, "null"),
+    Unbuilt("losses.duplicates", lambda config: config.losses.duplicates == "positive", "ignore"),
+    Unbuilt("optimization.lr_pretrained", lambda config: config.optimization.lr_pretrained is not None, "null"),
+    Unbuilt("optimization.lr_memory", lambda config: config.optimization.lr_memory is not None, "null"),
+    Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder or parquet"),
+    Unbuilt("dataset.augmentation", lambda config: config.dataset.augmentation == "strong", "none or clip"),
+    Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
+    Unbuilt("dataset.caption_dropout", lambda config: config.dataset.caption_dropout > 0, "0.0"),
+    Unbuilt("trainer.strategy", lambda config: config.trainer.strategy in ("fsdp", "deepspeed"), "auto or ddp"),
+)
+# fmt: on
+"""One line per switch; a line goes when its part is there."""
+
+
+def check_built(config: ExperimentConfig) -> None:
+    """Refuse switches whose part is not built yet; for commands that would need the part.
+
+    Raises:
+        ConfigError: with one line per switch.
+    """
+    raise_faults(
+        Fault(switch.key, f"is not built yet; until then it must be {switch.mend}")
+        for switch in NOT_BUILT_YET
+        if switch.is_on(config)
+    )
