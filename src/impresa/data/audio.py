@@ -28,8 +28,6 @@ _FFT = 1024
 """Longer than the window, so that the lowest mel bins are wider than a frequency bin and none is empty."""
 _FLOOR = 1e-8
 """Power below which everything is silence: 80 dB under one."""
-_SILENCE = -1.0
-"""The feature value of silence."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def resample(clip: Clip, rate_hz: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LogMelTransform:
-    """What an audio tower from scratch sees of a clip: log-mel features, 128 bins, 100 frames a second."""
+    """What an audio tower from scratch sees of clips: log-mel features, 128 bins, 100 frames a second."""
 
     max_seconds: float
     """Longer clips are cut at the end."""
@@ -99,9 +97,15 @@ class LogMelTransform:
         """Frames of the longest clip."""
         return math.ceil(self.max_seconds * RATE_HZ / HOP)
 
-    def __call__(self, clip: Clip) -> Tensor:
-        """(F, M) float32 features, about -1 (silence) to 1 (full scale); at least one frame."""
-        return log_mel(resample(clip, RATE_HZ)[: int(self.max_seconds * RATE_HZ)])
+    def __call__(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """Features of B clips, (B, F, M) float32 with F the longest, and a (B, F) bool mask, true on real frames.
+
+        Features are about -1 (silence) to 1 (full scale); every clip has a frame at least.
+        """
+        features = [log_mel(resample(clip, RATE_HZ)[: int(self.max_seconds * RATE_HZ)]) for clip in clips]
+        lengths = torch.tensor([len(frames) for frames in features])
+        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` needs to make it again."""
@@ -137,10 +141,3 @@ def _mel_filters() -> Tensor:
     rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
     return torch.minimum(rising, falling).clamp(min=0).float()
-
-
-def pad_audio(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features of B clips, each (F_i, M), to (B, F, M), F the longest, and a (B, F) bool mask, true on real frames."""
-    padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True, padding_value=_SILENCE)
-    lengths = torch.tensor([len(clip) for clip in features])
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

@@ -40,6 +40,8 @@ class Batch:
     """The captions behind `input_ids`, length B."""
     labels: list[str | None] = field(default_factory=list)
     """Class names, length B."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """Samples that should have been here and could not be used: name and reason. They do not count in B."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,0 +1,86 @@
+"""The list of samples that could not be used, and the point at which there are too many of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from impresa.errors import DataError
+
+
+class BadSampleList:
+    """The bad samples of one split, each named once, in a file that all processes of a run share.
+
+    Lines are appended whole, in one write, so that several processes can write to one file; each reads what the others
+    have added before it counts. Without a file the list lives in this process.
+    """
+
+    def __init__(self, path: Path | None, split: str, num_samples: int, max_fraction: float) -> None:
+        """
+        Args:
+            path: `bad_samples.jsonl` of the run; lines of an earlier part of the run are counted. None for no file.
+            split: name of the split, stored with each line.
+            num_samples: samples of the split, good and bad.
+            max_fraction: part of them that may be bad.
+        """
+        self._path = path
+        self._split = split
+        self._num_samples = num_samples
+        self._max_fraction = max_fraction
+        self._reasons: dict[str, str] = {}
+        self._offset = 0
+        self._read_new_lines()
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, samples: Iterable[tuple[str, str]]) -> None:
+        """Add (id, reason) pairs; those that are listed already change nothing.
+
+        Raises:
+            DataError: more than the allowed part of the split is bad.
+        """
+        new = {id: reason for id, reason in samples if id not in self._reasons}
+        if not new:
+            return
+        self._append(new)
+        self._read_new_lines()
+        self._reasons.update(new)
+        self._stop_if_too_many()
+
+    def _append(self, reasons: dict[str, str]) -> None:
+        if self._path is None:
+            return
+        rows = [{"split": self._split, "id": id, "reason": reason} for id, reason in reasons.items()]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, text.encode("utf-8", errors="replace"))
+        finally:
+            os.close(file)
+
+    def _read_new_lines(self) -> None:
+        if self._path is None or not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for row in map(json.loads, complete.splitlines()):
+            if row["split"] == self._split:
+                self._reasons[row["id"]] = row["reason"]
+
+    def _stop_if_too_many(self) -> None:
+        allowed = int(self._max_fraction * self._num_samples)
+        if len(self) <= allowed:
+            return
+        id, reason = next(reversed(self._reasons.items()))
+        where = f"; all are listed in {self._path}" if self._path else ""
+        raise DataError(
+            f"{self._split} data: {len(self)} of {self._num_samples} samples cannot be used and {allowed} are allowed, "
+            f"for example {id}: {reason}{where}; mend them or raise dataset.max_bad_fraction"
+        )

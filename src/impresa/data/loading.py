@@ -1,0 +1,143 @@
+"""Batches from a source: reading and augmenting in workers, bad samples taken out, the place in the data kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from impresa.config.experiment import Augmentation
+from impresa.data.bad_samples import BadSampleList
+from impresa.data.batch import Batch, Sample
+from impresa.data.collate import Collator
+from impresa.data.images import augment
+from impresa.data.sampler import BatchSampler, Item
+from impresa.data.sources.base import BadSample, Source
+from impresa.errors import DataError
+
+_MOST_REPLACEMENTS = 100
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """What training draws anew in each epoch. Each draw depends on seed, epoch and sample alone, not on the worker."""
+
+    seed: int
+    augmentation: Augmentation
+    image_size_px: int
+    caption_dropout: float = 0.0
+    """Probability of dropping each word; one word always stays."""
+
+    def __call__(self, sample: Sample, item: Item) -> Sample:
+        """The sample with one of its captions and an augmented image."""
+        generator = np.random.default_rng((self.seed, *item))
+        caption = sample.captions[int(generator.integers(len(sample.captions)))]
+        image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
+        return replace(sample, image=image, captions=(self._drop_words(caption, generator),))
+
+    def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
+        if self.caption_dropout == 0.0:
+            return caption
+        words = caption.split()
+        kept = generator.random(len(words)) >= self.caption_dropout
+        kept[generator.integers(len(words))] |= not kept.any()
+        return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
+
+
+class BatchDataset(Dataset[Batch]):
+    """Reads the samples of one batch and collates the good ones. This is what runs in the workers."""
+
+    def __init__(self, source: Source, collate: Collator, view: TrainingView | None = None) -> None:
+        """
+        Args:
+            source: the samples.
+            collate: makes the batch.
+            view: augmentation and draws of training; None reads samples as they are.
+        """
+        self._source = source
+        self._collate = collate
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, item: Item) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: list[Item]) -> Batch:
+        """The batch of these items, its bad samples named in `bad`. The DataLoader calls this with a whole batch.
+
+        A batch without any good sample takes the next good one of the source, so that all ranks have a batch to work
+        on.
+
+        Raises:
+            DataError: none of the next hundred samples is good either.
+        """
+        samples: list[Sample] = []
+        bad: list[tuple[str, str]] = []
+        epoch, last = items[-1]
+        for item in items:
+            self._read(item, samples, bad)
+        while not samples:
+            if len(bad) > len(items) + _MOST_REPLACEMENTS:
+                raise DataError(f"data: {len(bad)} samples in a row cannot be used, the first is {': '.join(bad[0])}")
+            last = (last + 1) % len(self)
+            self._read((epoch, last), samples, bad)
+        return replace(self._collate(samples), bad=bad)
+
+    def _read(self, item: Item, samples: list[Sample], bad: list[tuple[str, str]]) -> None:
+        try:
+            sample = self._source[item[1]]
+        except BadSample as fault:
+            bad.append((fault.id, fault.reason))
+        else:
+            samples.append(self._view(sample, item) if self._view else sample)
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader of whole batches that keeps the list of bad samples and the sampler's place up to date."""
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        sampler: BatchSampler,
+        bad_samples: BadSampleList,
+        *,
+        num_workers: int,
+        prefetch_factor: int,
+        persistent_workers: bool,
+        pin_memory: bool,
+    ) -> None:
+        """The arguments after `bad_samples` are torch's; the second and third count only when there are workers."""
+        self._places = sampler
+        self._bad_samples = bad_samples
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            persistent_workers=persistent_workers and num_workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """The batches of an epoch.
+
+        Raises:
+            DataError: too many samples are bad.
+        """
+        self._places.begin_epoch()
+        for batch in super().__iter__():
+            self._bad_samples.add(batch.bad)
+            self._places.advance()
+            yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The dataset has collated already: it knows which samples of the batch are bad."""
+    return batch

@@ -1,0 +1,63 @@
+"""What every source of samples offers, and how one says that a sample is unusable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from impresa.data.batch import Sample
+from impresa.errors import DataError
+
+
+class BadSample(DataError):  # noqa: N818 - a state of the data that training goes on with
+    """One sample that cannot be used: training skips and lists it, a reader of single samples sees the error."""
+
+    def __init__(self, id: str, reason: str) -> None:
+        super().__init__(f"{id}: {reason}")
+        self.id = id
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
+        # The default would call the constructor with the message alone, and fail to cross a process boundary.
+        return BadSample, (self.id, self.reason)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Runs of consecutive samples that are cheap only when they are read together, like the row groups of parquet."""
+
+    lengths: tuple[int, ...]
+    """Number of samples in each run, in the source's order."""
+    num_held: int
+    """Runs that the source keeps in memory at once; shuffling stays within so many of them."""
+
+
+class Source(Protocol):
+    """A sequence of samples with random access. It can be sent to another process."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at `index`.
+
+        Raises:
+            BadSample: its image or its caption cannot be used.
+        """
+        ...
+
+    def captions(self) -> Iterator[str]:
+        """All captions, without decoding an image; unusable ones are left out."""
+        ...
+
+    def blocks(self) -> Blocks | None:
+        """How samples lie together in storage; None where every order costs the same."""
+        ...
+
+
+class ImageKeyed(Source, Protocol):
+    """A source that can be split by image."""
+
+    def image_keys(self) -> Iterator[str]:
+        """For each sample, in order, a name of its image: equal for equal images, and the same in every run."""
+        ...

@@ -1,0 +1,68 @@
+"""The embedded data set: procedural scenes, the same on every machine, nothing downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from PIL import Image
+
+from impresa.config.experiment import ShapesConfig
+from impresa.data.batch import Sample
+from impresa.data.shapes.captions import describe
+from impresa.data.shapes.draws import Draws
+from impresa.data.shapes.rendering import render
+from impresa.data.shapes.scenes import Scene, Split, draw_scene
+
+_MOST_BYTES_KEPT = 512 << 20
+_BYTES_PER_PIXEL = 4  # as Pillow stores RGB
+
+
+class ShapesSource:
+    """One split of the scenes, drawn on demand at `image_size_px`.
+
+    `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
+    of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into half a gigabyte is drawn once and
+    kept.
+    """
+
+    def __init__(self, config: ShapesConfig, split: Split, image_size_px: int) -> None:
+        self._seed = config.seed
+        self._split = split
+        self._size = image_size_px
+        self._length = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
+        self._keeps = self._length * _BYTES_PER_PIXEL * image_size_px**2 <= _MOST_BYTES_KEPT
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._kept.get(index)
+        if sample is None:
+            sample = self._draw(index)
+            if self._keeps:
+                self._kept[index] = sample
+        return sample
+
+    def scene(self, index: int) -> Scene:
+        """The structured content of a sample."""
+        if not 0 <= index < self._length:
+            raise IndexError(f"scene {index} of {self._length}")
+        return draw_scene(self._seed, self._split, index)
+
+    def captions(self) -> Iterator[str]:
+        return (self._describe(index, self.scene(index)) for index in range(self._length))
+
+    def blocks(self) -> None:
+        return None
+
+    def _draw(self, index: int) -> Sample:
+        scene = self.scene(index)
+        return Sample(
+            id=f"shapes/{self._split}/{index:06d}",
+            image=Image.fromarray(render(scene, self._size)),
+            captions=(self._describe(index, scene),),
+        )
+
+    def _describe(self, index: int, scene: Scene) -> str:
+        return describe(scene, Draws("caption", self._seed, self._split, index))
