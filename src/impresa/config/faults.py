@@ -26,7 +26,7 @@ class Fault:
     key: str
     text: str
 
-    def keys(self) -> set[str]:
+    def about(self) -> set[str]:
         """All keys that the fault is about."""
         return {self.key, *_QUOTED_KEY.findall(self.text)}
 

@@ -29,8 +29,12 @@ def validate(config: ExperimentConfig | MemoryVLMConfig) -> ExperimentConfig:
     return experiment_from_tree(to_tree(config))
 
 
-def experiment_from_tree(tree: Mapping[str, Any]) -> ExperimentConfig:
+def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] = ()) -> ExperimentConfig:
     """The experiment that a plain tree describes in either dialect; keys that it lacks have their defaults.
+
+    Args:
+        tree: nested mappings, lists and scalars.
+        known_faults: what was found wrong while the tree was composed, told together with the rest.
 
     Raises:
         ConfigError: with one line per fault, in the names of the tree's own dialect.
@@ -39,7 +43,7 @@ def experiment_from_tree(tree: Mapping[str, Any]) -> ExperimentConfig:
         raise ConfigError(f"config: got {show(tree)}; it must be a mapping of keys")
     tree = to_tree(tree)
     dialect = dialect_of(tree)
-    faults = list(foreign_keys(tree, dialect))
+    faults = [*known_faults, *foreign_keys(tree, dialect)]
     own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other_dialect(dialect)]}
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
@@ -76,8 +80,8 @@ def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> Experimen
 
 def _about_sound_keys(crossing: Iterable[Fault], faults: list[Fault]) -> list[Fault]:
     """Rules across fields say nothing where a field is wrong by itself: its value is not what the user meant."""
-    wrong = {key for fault in faults for key in fault.keys()}
-    return [fault for fault in crossing if not fault.keys() & wrong]
+    wrong = {key for fault in faults for key in fault.about()}
+    return [fault for fault in crossing if not fault.about() & wrong]
 
 
 def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Schema, list[Fault]]:

@@ -1,0 +1,293 @@
+"""From a config's name and overrides to a checked experiment. The only module that knows Hydra.
+
+Hydra's defaults lists, config groups and override grammar are used, and nothing else of it: no plugins, no global
+state, no working directory, no logging, no run folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from impresa.config.aliases import expand, expand_overrides
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.faults import Fault, listed, nearest, raise_faults, show
+from impresa.config.paths import shipped_folder, shipped_names
+from impresa.config.tree import leaves, nested, to_tree, without
+from impresa.config.validate import experiment_from_tree
+from impresa.config.yaml_safety import one_line, read_yaml
+from impresa.errors import ConfigError
+
+DEFAULT_NAME = "default"
+_MAIN = "__main__"
+_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def load_experiment(name: str | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The experiment `name` with `overrides` applied, checked.
+
+    Args:
+        name: a shipped config, or the path of a YAML file in either dialect; None is `default`.
+        overrides: `key=value` strings in Hydra's grammar, or `group=option`.
+
+    Raises:
+        ConfigError: with one line per fault.
+    """
+    tree, faults = _load(name, overrides)
+    return experiment_from_tree(tree, faults)
+
+
+def load_tree(name: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The composed tree in the dialect that it is written in, `${...}` resolved, before validation."""
+    tree, faults = _load(name, overrides)
+    raise_faults(faults)
+    return tree
+
+
+def _load(name: str | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+    """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
+    file = find_config(name or DEFAULT_NAME)
+    faults: list[Fault] = []
+    try:
+        config = _compose(file, overrides, faults)
+        return _resolve(config, faults), faults
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: cannot be composed ({one_line(error)}); mend it there") from None
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """The experiment in a run's `config.yaml`.
+
+    Raises:
+        ConfigError: when the file is missing, broken or does not fit.
+    """
+    faults: list[Fault] = []
+    tree = _resolve(OmegaConf.create(expand(_plain(read_yaml(path)))), faults)
+    return experiment_from_tree(tree, faults)
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass or a tree as YAML that reads back as the same config."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
+
+
+def find_config(name: str) -> Path:
+    """The YAML file that `name` stands for: a path, or the name of a shipped config.
+
+    `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
+    """
+    path, shipped = Path(name).expanduser(), shipped_folder()
+    if path.suffix not in _YAML_SUFFIXES and path.parent == Path() and not name.startswith("."):
+        path = shipped / f"{name}.yaml"
+    elif not path.exists() and path.parent == Path("configs"):
+        path = shipped / path.name
+    if path.exists():
+        return path
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
+    if path.parent not in (Path(), shipped):
+        raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(shipped_names(), 'and')}")
+    near = nearest(Path(name).stem, shipped_names())
+    hint = f"did you mean {near}? " if near else ""
+    beside = f"./{name}.yaml" if Path(f"{name}.yaml").is_file() else None
+    hint = f"your file is named by its path, {beside}; " if beside else hint
+    raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(shipped_names(), 'and')}")
+
+
+class _Files(ConfigSource):
+    """Hydra's view of a folder of YAML files, read by our own reader."""
+
+    def __init__(self, folder: Path, main: Path | None = None) -> None:
+        super().__init__(provider="impresa", path=f"{self.scheme()}://{folder}")
+        self.folder = folder
+        self.main = main
+
+    @staticmethod
+    def scheme() -> str:
+        return "impresa"
+
+    def available(self) -> bool:
+        return self.folder.is_dir()
+
+    def is_group(self, config_path: str) -> bool:
+        return any((self.folder / config_path).glob("*.yaml"))
+
+    def is_config(self, config_path: str) -> bool:
+        return self._file(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return sorted(path.stem for path in (self.folder / config_path).glob("*.yaml"))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = self._file(config_path)
+        assert file is not None  # Hydra asks `is_config` first.
+        tree = _plain(read_yaml(file))
+        header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
+        package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
+        tree = _expanded_in(package, tree)
+        if "hydra" in tree:
+            raise ConfigError(f"{file}: hydra: configures Hydra itself, which only composes files here; leave it out")
+        return ConfigResult(provider=self.provider, path=str(file), config=OmegaConf.create(tree), header=header)
+
+    def _file(self, config_path: str) -> Path | None:
+        """The file of a config; the main one answers to its own name only, so that it can inherit from a namesake."""
+        if config_path == _MAIN:
+            return self.main
+        file = self.folder / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
+        return file if file.is_file() and file != self.main else None
+
+
+def _expanded_in(package: list[str], tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the guide's short paths expanded, when it will be put under `package`."""
+    whole = expand(nested(".".join(package), tree) if package else tree)
+    for part in package:
+        whole = whole[part]
+    return whole
+
+
+def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictConfig:
+    """Files, groups and overrides merged; what is wrong with an override is appended to `faults`."""
+    repository = ConfigRepository(ConfigSearchPathImpl())
+    repository.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
+    groups, values = _parse_overrides(overrides, repository, faults)
+    try:
+        defaults = create_defaults_list(
+            repo=repository, config_name=_MAIN, overrides_list=groups, prepend_hydra=False, skip_missing=False
+        )
+    except MissingConfigException as error:
+        raise ConfigError(_missing_line(file, error)) from None
+    config = OmegaConf.create()
+    for item in defaults.defaults:
+        config.merge_with(_load_part(item, repository))
+    for key, value in values:
+        try:
+            OmegaConf.update(config, key, value, merge=True, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+            faults.append(Fault(key, f"cannot be set to {show(value)} ({_reason(error)}); write a plain value"))
+    return config
+
+
+def _load_part(item: ResultDefault, repository: ConfigRepository) -> Any:
+    loaded = repository.load_config(item.config_path)
+    return OmegaConf.create(nested(item.package, loaded.config)) if item.package else loaded.config
+
+
+def _missing_line(file: Path, error: MissingConfigException) -> str:
+    wanted = str(error.missing_cfg_file)
+    options = [str(option) for option in error.options or shipped_names()]
+    near = nearest(wanted, options)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{file}: its defaults name {wanted}, which does not exist; {hint}there are {listed(options, 'and')}"
+
+
+def _parse_overrides(
+    overrides: Sequence[str], repository: ConfigRepository, faults: list[Fault]
+) -> tuple[list[Override], list[tuple[str, Any]]]:
+    """Overrides of groups, for Hydra, and of values, as (key, value)."""
+    parser = OverridesParser.create()
+    groups: list[Override] = []
+    values: list[tuple[str, Any]] = []
+    for text in overrides:
+        key, equals, value_text = text.partition("=")
+        key = key.lstrip("+")
+        if fault := _spelling_fault(text, key, equals):
+            faults.append(fault)
+            continue
+        value = _parse_value(parser, value_text)
+        if isinstance(value, _Sweep):
+            faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
+        elif not (repository.group_exists(key) and isinstance(value, str)):
+            values.append((key, value))
+        elif value not in (options := repository.get_group_options(key)):
+            faults.append(Fault(key, f"unknown option {value}; it must be {listed(options)}"))
+        else:
+            groups.append(parser.parse_override(f"{key}={value}"))
+    return groups, expand_overrides(values, faults)
+
+
+def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
+    if text.startswith("~"):
+        return Fault(text, "keys cannot be deleted; set it to null or to its default")
+    if not equals:
+        return Fault(text, "is no override; write key=value")
+    if not _KEY.fullmatch(key):
+        return Fault(key or text, "is no key; write it as in optimization.lr=1e-4")
+    if key.split(".")[0] == "hydra":
+        return Fault(key, "configures Hydra itself, which only composes files here; leave it out")
+    return None
+
+
+class _Sweep:
+    """What a value is that stands for several runs."""
+
+
+def _parse_value(parser: OverridesParser, text: str) -> Any:
+    """The value in Hydra's grammar; what that grammar cannot read is text as it stands."""
+    try:
+        override = parser.parse_override(f"key={text}")
+        return _Sweep() if override.is_sweep_override() else override.value()
+    except HydraException:
+        return text
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
+    """The plain tree with every `${...}` replaced by what it stands for; what cannot be is left out, with a fault."""
+    unresolved = {}
+    for path, value in leaves(_plain(config)):
+        if value == "???":
+            unresolved[path] = "has no value yet (???); give it one"
+        elif "${" in str(value) and (reason := _why_unresolvable(config, path)):
+            unresolved[path] = f"{value} cannot be resolved ({reason}); name an existing key, or write the value"
+    faults += [Fault(path, text) for path, text in unresolved.items()]
+    tree = OmegaConf.to_container(OmegaConf.create(without(_plain(config), set(unresolved))), resolve=True)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _why_unresolvable(config: DictConfig, path: str) -> str | None:
+    try:
+        value = OmegaConf.select(config, path)
+        if OmegaConf.is_config(value):
+            OmegaConf.to_container(value, resolve=True)
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what OmegaConf says; the rest repeats the key."""
+    return (
+        "it leads back to itself"
+        if isinstance(error, RecursionError)
+        else str(error).split("\n", maxsplit=1)[0].strip()
+    )
+
+
+def _escaped(tree: Any) -> Any:
+    """Text that holds a literal `${` written so that it is read back as text."""
+    if isinstance(tree, dict):
+        return {key: _escaped(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_escaped(value) for value in tree]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", tree) if isinstance(tree, str) else tree
