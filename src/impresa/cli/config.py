@@ -1,0 +1,65 @@
+"""`impresa config`: show a resolved config, list the shipped ones, print the JSON schema. Needs no torch, no data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+
+from impresa.cli.overrides import add_config_name, config_name
+from impresa.config.dialects import ENGINE, SCHEMAS
+from impresa.errors import ConfigError
+
+HELP = "Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="show|list|schema")
+    show = actions.add_parser("show", help="print the experiment that NAME and the overrides make", allow_abbrev=False)
+    add_config_name(show)
+    show.add_argument("--json", action="store_true", help="JSON instead of YAML")
+    show.add_argument("--raw", action="store_true", help="the composed tree in its own dialect, before translation")
+    actions.add_parser("list", help="print the names of the shipped configs and what they are for", allow_abbrev=False)
+    schema = actions.add_parser("schema", help="print the JSON schema of the YAML files", allow_abbrev=False)
+    schema.add_argument("--dialect", choices=list(SCHEMAS), default=ENGINE, help="default: %(default)s")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    if args.action == "show":
+        _show(args, overrides)
+        return 0
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: impresa config {args.action} takes no overrides; leave it out")
+    if args.action == "list":
+        _list()
+    else:
+        from impresa.config.schema import json_schema
+
+        print(json.dumps(json_schema(args.dialect), indent=2))
+    return 0
+
+
+def _show(args: argparse.Namespace, overrides: list[str]) -> None:
+    from impresa.config.load import load_experiment, load_tree, to_yaml
+    from impresa.config.tree import to_tree
+
+    name = config_name(args)
+    shown = to_tree(load_experiment(name, overrides))
+    if args.raw:
+        shown = load_tree(name, overrides)
+    print(json.dumps(shown, indent=2) if args.json else to_yaml(shown).rstrip())
+
+
+def _list() -> None:
+    from impresa.config.paths import shipped_folder, shipped_names
+
+    names = shipped_names()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {_description((shipped_folder() / f'{name}.yaml').read_text(encoding='utf-8'))}")
+
+
+def _description(text: str) -> str:
+    """The first comment that is neither the command nor the editor's line."""
+    comments = re.findall(r"^# (?!yaml-language-server)(.*)$", text, flags=re.MULTILINE)
+    return comments[1] if len(comments) > 1 else ""

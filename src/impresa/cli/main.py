@@ -1,0 +1,113 @@
+"""The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
+
+Exit codes: 0 done, 2 the user has something to mend, 130 interrupted. A traceback is always a bug of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from impresa import __version__
+from impresa.errors import ImpresaError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A module of `impresa.cli` with `add_arguments` and `run`, and its line in the help."""
+
+    help: str
+    takes_overrides: bool = False
+
+
+VERBS = {
+    "train": Verb("train a model and write its run directory", takes_overrides=True),
+    "eval": Verb("evaluate a run on its own or on other data"),
+    "data": Verb("export the embedded data, or check your own"),
+    "config": Verb("show a config, list the shipped ones, print the JSON schema", takes_overrides=True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except ImpresaError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (as `head`) has left. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else USER_ERROR
+    if words[0] == "--version":
+        print(f"impresa {__version__}")
+        return 0
+    name, *rest = words
+    if name not in VERBS:
+        raise ImpresaError(_unknown_verb(name))
+    _pass_on_cache_folder()
+    module = import_module(f"impresa.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"impresa {name}", description=module.HELP, allow_abbrev=False)
+    module.add_arguments(parser)
+    overrides: list[str] = []
+    if VERBS[name].takes_overrides:
+        from impresa.cli.overrides import split_overrides, value_options
+
+        rest, overrides = split_overrides(rest, set(value_options(parser)))
+    code: int = module.run(parser.parse_args(rest), overrides)
+    sys.stdout.flush()
+    return code
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        (
+            "usage: impresa VERB ...",
+            "",
+            "Align images, text and sound, ask a language model about them, and measure which switch paid.",
+            "",
+            *lines,
+            "",
+            "impresa VERB --help tells more. Settings are overridden as optimization.lr=1e-4 or --optimization.lr 1e-4.",
+        )
+    )
+
+
+def _unknown_verb(name: str) -> str:
+    from impresa.config.faults import listed, nearest
+
+    near = nearest(name, VERBS)
+    return f"{name}: unknown verb; {f'did you mean {near}? ' if near else ''}there are {listed(VERBS, 'and')}"
+
+
+def _pass_on_cache_folder() -> None:
+    """transformers 5 no longer reads TRANSFORMERS_CACHE; hand its value to the variable that is read now."""
+    folder = os.environ.get("TRANSFORMERS_CACHE")
+    if folder and "HF_HUB_CACHE" not in os.environ:
+        os.environ["HF_HUB_CACHE"] = folder
+        print(f"TRANSFORMERS_CACHE is passed on as HF_HUB_CACHE={folder}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

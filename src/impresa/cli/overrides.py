@@ -1,0 +1,88 @@
+"""Overrides on the command line: `--a.b v`, `--a.b=v` and `a.b=v` mean the same; and how a config is named."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Container, Iterator, Sequence
+
+from impresa.config.dialects import TOP_LEVEL
+from impresa.errors import ConfigError
+
+_ASSIGNMENT = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=", re.DOTALL)
+_NEGATIVE_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+_TOP_LEVEL_KEYS = frozenset().union(*TOP_LEVEL.values())
+
+
+def split_overrides(argv: Sequence[str], value_options: Container[str] = ()) -> tuple[list[str], list[str]]:
+    """The arguments that are left for argparse, and the overrides, each as `key=value`.
+
+    Args:
+        argv: what the user typed after the verb.
+        value_options: options of the verb that take a value; that value is never an override.
+
+    Raises:
+        ConfigError: with one line for each `--key` without a value.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    missing: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word in value_options:
+            rest += [word, *words[:1]]
+            del words[:1]
+        elif _is_key_option(word):
+            key, equals, value = word[2:].partition("=")
+            if not equals and (not words or _is_no_value(words[0])):
+                missing.append(f"{key}: has no value; write --{key} VALUE or {key}=VALUE")
+            else:
+                overrides.append(f"{key}={value if equals else words.pop(0)}")
+        elif _ASSIGNMENT.match(word) or word.startswith("~"):
+            overrides.append(word)
+        else:
+            rest.append(word)
+    if missing:
+        raise ConfigError(*missing)
+    return rest, overrides
+
+
+def value_options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Options of a parser and of its sub-commands that take a value."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from value_options(child)
+        elif action.nargs != 0:
+            yield from action.option_strings
+
+
+def add_config_name(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a config: a positional, or `--config-name` as Hydra's users write it."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped config or the path of a YAML file")
+    parser.add_argument("--config-name", metavar="NAME", help="the same as NAME (default: default)")
+
+
+def config_name(args: argparse.Namespace) -> str | None:
+    """The config that the arguments of `add_config_name` name; None for the default one."""
+    if args.name is not None and args.config_name is not None and args.name != args.config_name:
+        raise ConfigError(f"NAME: is given twice, as {args.name} and --config-name {args.config_name}; keep one")
+    chosen: str | None = args.config_name if args.name is None else args.name
+    return chosen
+
+
+def _is_key_option(word: str) -> bool:
+    """Whether a word is `--key` or `--key=value` with a key of the configuration: dotted, or at its top level."""
+    if not word.startswith("--"):
+        return False
+    key = word[2:].partition("=")[0]
+    return "." in key or key in _TOP_LEVEL_KEYS
+
+
+def _is_no_value(word: str) -> bool:
+    """Whether a word that follows `--key` begins something else: another option or an override."""
+    if word.startswith("-"):
+        return not _NEGATIVE_NUMBER.match(word)
+    key = word.partition("=")[0]
+    return bool(_ASSIGNMENT.match(word)) and key.split(".")[0] in _TOP_LEVEL_KEYS

@@ -1,0 +1,56 @@
+"""JSON schema of the YAML files, so that editors complete and check them while they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from impresa.config.dialects import ENGINE, GUIDE, SCHEMAS
+from impresa.config.paths import shipped_folder
+
+_TITLES = {ENGINE: "Impresa experiment", GUIDE: "Impresa experiment, Memory-VLM dialect"}
+_INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
+_SHORT_PATHS = {
+    "GuideOptimizerConfig": ("optimizer", "optimizer_kwargs"),
+    "GuideSchedulerConfig": ("scheduler", "scheduler_kwargs"),
+}
+
+
+def json_schema(dialect: str) -> dict[str, Any]:
+    """The schema of one dialect's YAML: what the config classes say, and what composing adds to it."""
+    schema = TypeAdapter(SCHEMAS[dialect]).json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        part["properties"] = {key: _or_interpolation(value) for key, value in part["properties"].items()}
+    if dialect == GUIDE:
+        _add_short_paths(schema["$defs"])
+    schema["properties"]["defaults"] = {
+        "type": "array",
+        "description": "Configs that this one builds on, in order; `_self_` stands for this file.",
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": _TITLES[dialect]}
+
+
+def _or_interpolation(value: dict[str, Any]) -> dict[str, Any]:
+    """Any value may also be written as `${another.key}`."""
+    notes = {key: value[key] for key in ("title", "description", "default") if key in value}
+    rule = {key: item for key, item in value.items() if key not in notes}
+    return {**notes, "anyOf": [*rule.pop("anyOf", []), *([rule] if rule else []), _INTERPOLATION]}
+
+
+def _add_short_paths(definitions: dict[str, Any]) -> None:
+    """The guide's `training.optimizer: adamw` and `training.optimizer_kwargs`, and the same for the scheduler."""
+    training = definitions["TrainingConfig"]["properties"]
+    for owner, (name, settings) in _SHORT_PATHS.items():
+        properties = definitions[owner]["properties"]
+        training[name]["anyOf"] += properties[name]["anyOf"]
+        training[settings] = properties[settings]
+
+
+def write_schemas(folder: Path | None = None) -> None:
+    """Write the schema files that the shipped YAML files point at."""
+    for dialect in SCHEMAS:
+        path = (folder or shipped_folder() / "schema") / f"{dialect}.json"
+        path.write_text(json.dumps(json_schema(dialect), indent=2) + "\n", encoding="utf-8")
