@@ -51,8 +51,10 @@ class MemoryTokens(nn.Module):
         self.tokens = nn.Parameter(_start(config))
         self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.write = _linear(dim, dim_model)
-        # Buffers, so that a resumed run continues exactly; what is summed up between commits is none of them.
-        self.register_buffer("initialised", torch.tensor(config.memory_init != "features"))
+        # Buffers, so that a resumed run continues exactly. What is summed up between commits is none of them: DDP would
+        # overwrite it with rank 0's at the next forward pass.
+        if config.memory_init == "features":
+            self.register_buffer("initialised", torch.tensor(False))
         self.is_static = config.memory_update == "static" or config.mem_alpha == 0
         if self.is_static:
             logger.info("memory: static tokens, so mem_alpha and mem_reinit_steps are ignored")
@@ -69,7 +71,7 @@ class MemoryTokens(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Patch embeddings (B, N, D) -> memory tokens (B, M, D)."""
-        if self.training and not self.initialised:
+        if self.training and self.config.memory_init == "features" and not self.initialised:
             self._start_from(patches)
         tokens = self.tokens + self.slots
         if self.is_static:

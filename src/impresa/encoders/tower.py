@@ -37,7 +37,7 @@ class Tower(nn.Module):
         init_linear(self.head, std=dim**-0.5)
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
         if self.is_frozen:
-            backbone.requires_grad_(False)
+            backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import EncoderConfig
+from impresa.errors import ConfigError
 
 
 class QuickGELU(nn.Module):
@@ -42,10 +43,15 @@ class Attention(nn.Module):
         dim: D, the width of queries, context and output.
         num_heads: H, a divisor of D.
         dropout: probability of dropping an attention weight in training.
+
+    Raises:
+        ConfigError: H does not divide D.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
+        if dim % num_heads:
+            raise ConfigError(f"num_heads: {num_heads} does not divide the width {dim}; choose a divisor")
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
@@ -129,28 +135,31 @@ class Block(nn.Module):
         init_linear(self.mlp.up, std=(2 * dim) ** -0.5)
         init_linear(self.mlp.down, std=residual_std)
 
-    def forward(self, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, only: torch.Tensor | None = None, visible: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Transform all tokens, or one of each sequence.
 
         Args:
             x: (B, N, D).
             only: (B,) int64, position of the one token of each sequence to compute. It still reads all the others.
+            visible: (B, 1, 1, N) bool, the tokens that may be read, not for causal blocks; None for all.
 
         Returns:
             (B, N, D), or (B, 1, D) with `only`: the same values as at those positions of the whole.
         """
         context = self.attention_norm(x)
         if only is None:
-            read = self.attention(context, context, is_causal=self.causal)
+            read = self.attention(context, context, mask=visible, is_causal=self.causal)
         else:
-            mask = self._visible(only, x.shape[1]) if self.causal else None
+            mask = self._up_to(only, x.shape[1]) if self.causal else visible
             read = self.attention(_take(context, only), context, mask=mask)
             x = _take(x, only)
         x = x + self.dropout(read)
         return x + self.mlp(self.mlp_norm(x))
 
     @staticmethod
-    def _visible(position: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    def _up_to(position: torch.Tensor, num_tokens: int) -> torch.Tensor:
         tokens = torch.arange(num_tokens, device=position.device)
         return (tokens <= position.unsqueeze(1))[:, None, None, :]  # (B, 1, 1, N)
 
@@ -175,15 +184,19 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, only: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(B, N, D) -> (B, N, D), or (B, 1, D) when `only` (B,) names the one position of each sequence that is read:
-        the last block then computes nothing else."""
+        the last block then computes nothing else. `mask` (B, N) bool is true where a token is real, for stacks that are
+        not causal; None for everywhere."""
+        visible = None if mask is None else mask[:, None, None, :]
         *blocks, last = self.blocks
         for block in blocks:
-            x = self._run(block, x)
-        return self.norm(self._run(last, x, only))
+            x = self._run(block, x, None, visible)
+        return self.norm(self._run(last, x, only, visible))
 
-    def _run(self, block: nn.Module, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+    def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, only, use_reentrant=False)
-        return block(x, only)
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)

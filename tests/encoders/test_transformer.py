@@ -1,0 +1,122 @@
+"""Attention and blocks: the fast path for one token, causality, dropout, checkpointing, start weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from impresa.config.experiment import EncoderConfig
+from impresa.encoders.transformer import Attention, QuickGELU, Transformer, fitting_heads
+from impresa.errors import ConfigError
+
+B, N, D, H = 3, 7, 16, 4
+
+
+def small(**changes: object) -> EncoderConfig:
+    return EncoderConfig(**{"dim": D, "depth": 3, "num_heads": H, **changes})
+
+
+def test_attention_equals_torchs_own() -> None:
+    ours = Attention(D, H).double()
+    reference = nn.MultiheadAttention(D, H, batch_first=True).double()
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([ours.query.bias.normal_(), ours.key_value.bias.normal_()]))
+        reference.out_proj.load_state_dict(ours.out.state_dict())
+    queries, context = torch.randn(B, 2, D).double(), torch.randn(B, N, D).double()
+    mask = torch.rand(B, N) < 0.6
+    mask[:, 0] = True
+    torch.testing.assert_close(
+        ours(queries, context, mask=mask[:, None, None, :]),
+        reference(queries, context, context, key_padding_mask=~mask)[0],
+    )
+
+
+def test_queries_of_the_whole_batch_need_to_be_given_only_once() -> None:
+    attention, queries, context = Attention(D, H), torch.randn(1, 2, D), torch.randn(B, N, D)
+    torch.testing.assert_close(attention(queries, context), attention(queries.expand(B, -1, -1), context))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_heads: 5 does not divide the width 16; choose a divisor"):
+        Attention(D, 5)
+
+
+@pytest.mark.parametrize(("dim", "num_heads", "expected"), [(64, 8, 8), (512, 12, 8), (9, 8, 3), (7, 4, 1)])
+def test_fitting_heads(dim: int, num_heads: int, expected: int) -> None:
+    assert fitting_heads(dim, num_heads) == expected
+
+
+def test_quick_gelu_is_its_formula() -> None:
+    x = torch.linspace(-4, 4, 9)
+    torch.testing.assert_close(QuickGELU()(x), x / (1 + torch.exp(-1.702 * x)))
+
+
+def test_a_causal_token_never_sees_a_later_one() -> None:
+    model, x = Transformer(small(), causal=True), torch.randn(B, N, D)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    torch.testing.assert_close(model(x)[:, :4], model(changed)[:, :4], rtol=0, atol=0)
+    assert not torch.allclose(Transformer(small())(x)[:, :4], Transformer(small())(changed)[:, :4])
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_token_alone_equals_that_token_of_the_whole_with_its_gradients(causal: bool, depth: int) -> None:
+    model, x = Transformer(small(depth=depth), causal=causal).double(), torch.randn(B, N, D).double()
+    only, rows = torch.tensor([0, 6, 3]), torch.arange(B)
+    weight = torch.randn(B, D).double()
+
+    def gradients(y: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad((y * weight).sum(), list(model.parameters())))
+
+    whole, alone = model(x)[rows, only], model(x, only=only).squeeze(1)
+    torch.testing.assert_close(alone, whole)
+    torch.testing.assert_close(gradients(alone), gradients(whole))
+
+
+@pytest.mark.parametrize("switch", ["drop_rate", "attn_drop_rate"])
+def test_dropout_acts_in_training_only(switch: str) -> None:
+    model, plain, x = Transformer(small(**{switch: 0.3})), Transformer(small()), torch.randn(B, N, D)
+    plain.load_state_dict(model.state_dict())
+    assert not torch.allclose(model(x), plain(x), atol=1e-3)
+    torch.testing.assert_close(model.eval()(x), plain(x))
+
+
+def test_drop_rate_reaches_attention_output_and_mlp() -> None:
+    block = Transformer(small(drop_rate=0.3)).blocks[0]
+    assert (block.dropout.p, block.mlp.dropout.p, block.attention.dropout) == (0.3, 0.3, 0.0)
+
+
+@pytest.mark.parametrize("one_token", [False, True])
+def test_activation_checkpointing_recomputes_the_same_gradients(one_token: bool) -> None:
+    kept, x = Transformer(small(drop_rate=0.2), causal=True), torch.randn(B, N, D)
+    recomputed = Transformer(small(drop_rate=0.2, activation_checkpointing=True), causal=True)
+    recomputed.load_state_dict(kept.state_dict())
+    only = torch.tensor([2, 5, 6]) if one_token else None
+    num_calls = []
+    for block in recomputed.blocks:
+        block.mlp.up.register_forward_hook(lambda *_: num_calls.append(1))
+    for model in (kept, recomputed):
+        torch.manual_seed(7)
+        model(x, only=only).pow(3).sum().backward()
+    assert len(num_calls) == 2 * len(recomputed.blocks)
+    for a, b in zip(kept.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_weights_start_as_clips() -> None:
+    dim, depth = 256, 6
+    model = Transformer(small(dim=dim, depth=depth))
+    block = model.blocks[0]
+    expected = {
+        block.attention.query: dim**-0.5,
+        block.attention.key_value: dim**-0.5,
+        block.attention.out: dim**-0.5 * (2 * depth) ** -0.5,
+        block.mlp.up: (2 * dim) ** -0.5,
+        block.mlp.down: dim**-0.5 * (2 * depth) ** -0.5,
+    }
+    for linear, std in expected.items():
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert not linear.bias.any()
