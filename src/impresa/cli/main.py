@@ -89,7 +89,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "impresa VERB --help tells more. Settings are overridden as optimization.lr=1e-4 or --optimization.lr 1e-4.",
+            "impresa VERB --help tells more. Settings are written optimization.lr=1e-4 or --optimization.lr 1e-4.",
         )
     )
 

@@ -1,4 +1,4 @@
-"""The configuration: two dialects, one engine. Nothing here imports torch; Hydra and pydantic only when they are used."""
+"""The configuration: two dialects, one engine. Nothing here imports torch, and Hydra only where it composes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    # Hydra and the validators are imported with their first use, so that lower parts can name a config class cheaply.
+    # Hydra is imported with its first use, so that lower parts can name a config class cheaply.
     if name in _LAZY:
         from importlib import import_module
 

@@ -10,12 +10,8 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-from impresa.config.experiment import (
-    DecoderConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    Modality,
-)
+from impresa.config.dialects import both_names
+from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig, FusionConfig, Modality
 from impresa.config.faults import Fault, listed, raise_faults, show
 from impresa.config.memory_vlm import MemoryVLMConfig
 
@@ -23,19 +19,11 @@ FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "aud
 """The backbone of each modality that is trained from scratch; any other name is a pretrained one."""
 
 _PERCEIVER = ("use_perceiver", "perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
+_IMAGE_ONLY = ("pre_norm", "patch_bias", "memory", "use_mrl", "mrl_dimensions")
 _UNUSABLE: dict[Modality, tuple[str, ...]] = {
     "image": ("vocab_size", "max_len", "audio_max_seconds"),
-    "text": (
-        "pre_norm",
-        "patch_bias",
-        "patch_size",
-        "audio_max_seconds",
-        "memory",
-        *_PERCEIVER,
-        "use_mrl",
-        "mrl_dimensions",
-    ),
-    "audio": ("pre_norm", "patch_bias", "vocab_size", "max_len", "memory", "use_mrl", "mrl_dimensions"),
+    "text": (*_IMAGE_ONLY, *_PERCEIVER, "patch_size", "audio_max_seconds"),
+    "audio": (*_IMAGE_ONLY, "vocab_size", "max_len"),
 }
 """Fields of `EncoderConfig` that mean nothing for a modality."""
 _SCRATCH_ONLY = (
@@ -51,17 +39,17 @@ _POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
 """`pooling` by modality and by whether the backbone is from scratch."""
 _QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
 _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
-_MIN_VOCABULARY = 256
+_MIN_VOCABULARY = 259
+"""All bytes, and the start, end and padding token."""
 _MIN_CAPTION_TOKENS = 3
+_NUM_MELS = 128
 
 
 def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
     """The one rule of the Memory-VLM dialect that its translation does not keep."""
     data, model = config.training.data.image_size, config.model.image_size
     if data != model:
-        yield Fault(
-            "training.data.image_size", f"{data} is not `model.image_size`, {model}; leave it out or set both alike"
-        )
+        yield Fault("training.data.image_size", f"{data} is not `model.image_size`, {model}; leave it out")
 
 
 def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
@@ -92,69 +80,64 @@ def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
     scratch = is_from_scratch(modality, tower)
-    others = [name for name in FROM_SCRATCH.values() if name != FROM_SCRATCH[modality]]
-    if tower.backbone in others:
-        yield Fault(
-            f"{part}.backbone",
-            f"{tower.backbone} is not for {modality}; use {FROM_SCRATCH[modality]} or a pretrained one",
-        )
+    if tower.backbone in FROM_SCRATCH.values() and not scratch:
+        mend = f"use {FROM_SCRATCH[modality]} or a pretrained one"
+        yield Fault(f"{part}.backbone", f"{tower.backbone} is not for {modality}; {mend}")
         return
     for name in _changed(tower, EncoderConfig(), _UNUSABLE[modality]):
         yield Fault(f"{part}.{name}", f"means nothing for {modality}; leave it out")
-    if not scratch:
-        for name in _changed(tower, EncoderConfig(), _SCRATCH_ONLY):
-            if name not in _UNUSABLE[modality]:
-                yield Fault(f"{part}.{name}", f"is for a backbone from scratch, not for {tower.backbone}; leave it out")
-        if tower.memory.enabled and modality == "image":
-            yield Fault(
-                f"{part}.memory.enabled", f"memory tokens need `{part}.backbone` vit, not {tower.backbone}; turn it off"
-            )
     if tower.pooling not in _POOLINGS[modality][scratch]:
-        allowed = listed(_POOLINGS[modality][scratch])
-        yield Fault(
-            f"{part}.pooling", f"{tower.pooling} is not for {modality} with backbone {tower.backbone}; use {allowed}"
-        )
-    if scratch:
-        yield from _check_heads(f"{part}.num_heads", tower.num_heads, f"{part}.dim", tower.dim)
-        if tower.use_perceiver:
-            yield from _check_heads(f"{part}.perceiver_num_heads", tower.perceiver_num_heads, f"{part}.dim", tower.dim)
-    if modality == "text":
-        yield from _check_text_sizes(part, tower, scratch)
+        mend = f"use {listed(_POOLINGS[modality][scratch])}"
+        yield Fault(f"{part}.pooling", f"{tower.pooling} is not for {modality} by {tower.backbone}; {mend}")
+    yield from (_check_scratch if scratch else _check_pretrained)(modality, part, tower)
+
+
+def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    yield from _check_heads(f"{part}.num_heads", tower.num_heads, f"{part}.dim", tower.dim)
+    if tower.use_perceiver:
+        yield from _check_heads(f"{part}.perceiver_num_heads", tower.perceiver_num_heads, f"{part}.dim", tower.dim)
+    if tower.dim * tower.mlp_ratio < 1:
+        yield Fault(f"{part}.mlp_ratio", f"{tower.mlp_ratio} leaves the MLPs no hidden width; make it larger")
+    if modality == "text" and tower.vocab_size < _MIN_VOCABULARY:
+        yield Fault(f"{part}.vocab_size", f"{tower.vocab_size} cannot hold all bytes; at least {_MIN_VOCABULARY}")
+    if modality == "text" and tower.max_len < _MIN_CAPTION_TOKENS:
+        yield Fault(f"{part}.max_len", f"{tower.max_len} leaves no room between start and end token; at least 3")
+    if modality == "audio" and _NUM_MELS % tower.patch_size:
+        yield Fault(f"{part}.patch_size", f"{tower.patch_size} does not divide the {_NUM_MELS} mel bins; 16 does")
+
+
+def _check_pretrained(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    # Attention pooling has `num_heads` heads, whatever the backbone.
+    used = {"num_heads"} if tower.use_attention_pooling else set()
+    unusable = used.union(_UNUSABLE[modality])
+    for name in _changed(tower, EncoderConfig(), _SCRATCH_ONLY):
+        if name not in unusable:
+            yield Fault(f"{part}.{name}", f"is for a backbone from scratch, not for {tower.backbone}; leave it out")
+    if tower.memory.enabled and modality == "image":
+        fault = f"memory tokens need `{part}.backbone` vit, not {tower.backbone}"
+        yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
 
 
 def _check_heads(key: str, heads: int, width_key: str, width: int) -> Iterator[Fault]:
     if width % heads:
-        fitting = max(n for n in range(1, heads) if width % n == 0)
+        fitting = max(n for n in range(1, min(heads, width) + 1) if width % n == 0)
         yield Fault(key, f"{heads} heads do not divide `{width_key}`, {width}; {fitting} would")
-
-
-def _check_text_sizes(part: str, tower: EncoderConfig, scratch: bool) -> Iterator[Fault]:
-    if tower.max_len < _MIN_CAPTION_TOKENS:
-        yield Fault(f"{part}.max_len", f"{tower.max_len} leaves no room between start and end token; at least 3")
-    if scratch and tower.vocab_size < _MIN_VOCABULARY:
-        yield Fault(
-            f"{part}.vocab_size", f"{tower.vocab_size} is less than the bytes of a text; at least {_MIN_VOCABULARY}"
-        )
 
 
 def _check_image_size(config: ExperimentConfig) -> Iterator[Fault]:
     tower, size = config.vision_encoder, config.dataset.image_size
-    patch = tower.patch_size
+    patch, patch_key = tower.patch_size, "vision_encoder.patch_size"
     if is_from_scratch("image", tower) and size % patch:
         near = max(patch, round(size / patch) * patch)
-        yield Fault(
-            "dataset.image_size", f"{size} is no multiple of `vision_encoder.patch_size`, {patch}; {near} would be"
-        )
+        yield Fault("dataset.image_size", f"{size} is no multiple of `{patch_key}`, {patch}; {near} would be")
 
 
 def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
     (_, first, reference), *rest = towers(config)
     for _, part, tower in rest:
         if tower.embed_dim != reference.embed_dim:
-            yield Fault(
-                f"{part}.embed_dim",
-                f"{tower.embed_dim} is not `{first}.embed_dim`, {reference.embed_dim}; all towers share one space, set them alike",
-            )
+            fault = f"{tower.embed_dim} is not `{first}.embed_dim`, {reference.embed_dim}"
+            yield Fault(f"{part}.embed_dim", f"{fault}; all towers share one space, so set them alike")
 
 
 def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
@@ -194,9 +177,7 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
     if decoder.type == "trm":
         yield from _check_heads("decoder.num_heads", decoder.num_heads, "decoder.dim", decoder.dim)
     if decoder.type == "qwen" and decoder.freeze and decoder.use_lora:
-        yield Fault(
-            "decoder.freeze", "keeps the language model as it is, but `decoder.use_lora` trains adapters in it; use one"
-        )
+        yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
     if decoder.prefix == "memory" and not vision.memory.enabled:
         yield Fault("decoder.prefix", "memory needs `vision_encoder.memory.enabled` true; turn it on, or use tokens")
     if decoder.prefix == "perceiver" and not vision.use_perceiver:
@@ -217,21 +198,16 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
 def _check_optimization(config: ExperimentConfig) -> Iterator[Fault]:
     optimization = config.optimization
     if optimization.scheduler != "constant" and optimization.min_lr > optimization.lr:
-        yield Fault(
-            "optimization.min_lr",
-            f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}; the rate falls towards it, so make it smaller",
-        )
+        fault = f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}"
+        yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
 
 
 def _check_checkpoint(config: ExperimentConfig) -> Iterator[Fault]:
-    checkpoint = config.trainer.checkpoint
+    pattern = config.trainer.checkpoint.filename
     try:
-        list(string.Formatter().parse(checkpoint.filename))
+        list(string.Formatter().parse(pattern))
     except ValueError as error:
-        yield Fault(
-            "trainer.checkpoint.filename",
-            f"{show(checkpoint.filename)} is no file name pattern ({error}); close each brace",
-        )
+        yield Fault("trainer.checkpoint.filename", f"{show(pattern)} is no pattern ({error}); close each brace")
 
 
 def _changed(part: EncoderConfig | DecoderConfig, default: object, names: tuple[str, ...]) -> list[str]:
@@ -267,6 +243,7 @@ NOT_BUILT_YET: tuple[Unbuilt, ...] = (
     Unbuilt("vision_encoder.freeze", _any_tower(lambda tower: bool(tower.freeze)), "null"),
     Unbuilt("audio_encoder", lambda config: config.audio_encoder is not None, "null"),
     Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
+    Unbuilt("fusion", lambda config: config.fusion != FusionConfig(), "left at its defaults"),
     Unbuilt("losses.type", lambda config: config.losses.type == "siglip", "clip"),
     Unbuilt("losses.gather_distributed", lambda config: config.losses.gather_distributed, "false"),
     Unbuilt("losses.sample_single_mrl_dim", lambda config: config.losses.sample_single_mrl_dim, "false"),
@@ -274,7 +251,7 @@ NOT_BUILT_YET: tuple[Unbuilt, ...] = (
     Unbuilt("losses.duplicates", lambda config: config.losses.duplicates == "positive", "ignore"),
     Unbuilt("optimization.lr_pretrained", lambda config: config.optimization.lr_pretrained is not None, "null"),
     Unbuilt("optimization.lr_memory", lambda config: config.optimization.lr_memory is not None, "null"),
-    Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder or parquet"),
+    Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder, parquet"),
     Unbuilt("dataset.augmentation", lambda config: config.dataset.augmentation == "strong", "none or clip"),
     Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
     Unbuilt("dataset.caption_dropout", lambda config: config.dataset.caption_dropout > 0, "0.0"),
@@ -291,7 +268,7 @@ def check_built(config: ExperimentConfig) -> None:
         ConfigError: with one line per switch.
     """
     raise_faults(
-        Fault(switch.key, f"is not built yet; until then it must be {switch.mend}")
+        Fault(both_names(switch.key), f"is not built yet; until then it must be {switch.mend}")
         for switch in NOT_BUILT_YET
         if switch.is_on(config)
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import types
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -11,9 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import StringConstraints
 
-from impresa.config.faults import listed, show
+from impresa.config.faults import listed
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
 @cache
@@ -23,7 +26,24 @@ def hints(schema: type) -> dict[str, Any]:
     return {field.name: annotations[field.name] for field in dataclasses.fields(schema)}
 
 
-def section(annotation: Any) -> type | None:
+@cache
+def documentation(schema: type) -> dict[str, str]:
+    """The docstring under each field of a config class and of those that it inherits from, on one line."""
+    docs: dict[str, str] = {}
+    for owner in reversed(schema.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        definition = next(
+            node for node in ast.walk(ast.parse(inspect.getsource(owner))) if isinstance(node, ast.ClassDef)
+        )
+        for statement, following in itertools.pairwise(definition.body):
+            match statement, following:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    return docs
+
+
+def section(annotation: Any) -> Any:
     """The config class that an annotation holds (`X` or `X | None`), or None for a scalar or a list."""
     options = get_args(annotation) if is_union(annotation) else (annotation,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
@@ -59,6 +79,15 @@ def known_keys(schema: type, prefix: str = "") -> Iterator[str]:
             yield from known_keys(owner, f"{prefix}{name}.")
 
 
+def config_classes(schema: type) -> Iterator[type]:
+    """A config class and all those below it, each once."""
+    found = dict.fromkeys([schema])
+    for annotation in hints(schema).values():
+        if owner := section(annotation):
+            found |= dict.fromkeys(config_classes(owner))
+    yield from found
+
+
 def choices(annotation: Any) -> list[str]:
     """The words that an annotation allows."""
     if get_origin(annotation) is Literal:
@@ -68,21 +97,20 @@ def choices(annotation: Any) -> list[str]:
 
 def describe(annotation: Any) -> str:
     """What a value of this annotation must be, as the end of the sentence "it must be ..."."""
-    if annotation is type(None) or annotation is None:
-        return "null"
-    if dataclasses.is_dataclass(annotation):
-        return "a mapping of keys"
-    if is_union(annotation):
-        parts = sorted(get_args(annotation), key=lambda part: get_origin(part) is not Literal)
-        return " or ".join(describe(part) for part in parts)
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if is_union(annotation):
+        return " or ".join(describe(part) for part in sorted(arguments, key=_words_first))
     if origin is Literal:
-        return listed(show(word) if not isinstance(word, str) else word for word in arguments)
+        return listed(arguments)
     if origin is tuple:
         return _describe_list(arguments)
     if origin is Annotated:
-        return (_KINDS[arguments[0]] + _describe_bounds(arguments[1:])).strip()
-    return _KINDS[annotation]
+        return _KINDS[arguments[0]] + _describe_bounds(arguments[1:])
+    return _KINDS.get(annotation, "a mapping of keys")
+
+
+def _words_first(annotation: Any) -> bool:
+    return get_origin(annotation) is not Literal
 
 
 def _describe_list(arguments: tuple[Any, ...]) -> str:

@@ -45,11 +45,17 @@ def foreign_keys(tree: Mapping[str, Any], dialect: str) -> Iterator[Fault]:
 def guide_names() -> dict[str, str]:
     """Engine key -> the key of the Memory-VLM dialect that sets it, read off the translation itself.
 
-    A config in which each value is the name of its own key is translated; where a name comes out is the key that it sets.
+    A config in which each value is the name of its own key is translated; where a name comes out, it is set by it.
     """
     named = to_experiment(_named(MemoryVLMConfig()))
     known = {path for path, _ in leaves(to_tree(MemoryVLMConfig()))}
     return {path: value for path, value in leaves(to_tree(named)) if isinstance(value, str) and value in known}
+
+
+def both_names(key: str) -> str:
+    """An engine key, with the guide's name behind it if there is one: for faults found after the translation."""
+    name = guide_names().get(key)
+    return f"{key} ({name})" if name else key
 
 
 def _named(config: Any, prefix: str = "") -> Any:

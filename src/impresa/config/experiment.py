@@ -15,10 +15,22 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from impresa.config.types import Count, CountOrZero, Flag, Float, Fraction, KeepCount, Name, NonNegative, Positive, Rate, Text
+from impresa.config.types import (
+    Count,
+    CountOrZero,
+    Flag,
+    Float,
+    Fraction,
+    KeepCount,
+    Name,
+    NonNegative,
+    Positive,
+    Rate,
+    Text,
+)
 
-CONFIG_RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-"""pydantic's rules for every config class: unknown keys are errors; the docstring under a field is its description."""
+CONFIG_RULES = ConfigDict(extra="forbid")
+"""pydantic's rules for every config class: unknown keys are errors."""
 
 Modality = Literal["image", "text", "audio"]
 Augmentation = Literal["none", "clip", "strong"]
@@ -100,7 +112,7 @@ class DatasetConfig:
     persistent_workers: Flag = True
     """Keep the workers alive between epochs."""
     max_bad_fraction: Fraction = 0.01
-    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part of the data the run stops."""
+    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
@@ -178,7 +190,7 @@ class EncoderConfig:
     audio_max_seconds: Positive = 10.0
     """Audio: longest clip in seconds; longer ones are cut, shorter ones padded and masked."""
     activation_checkpointing: Flag = False
-    """Recompute each block in the backward pass instead of keeping its activations: less memory, about a third slower."""
+    """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     """Image, backbone `vit` only: memory tokens."""
     projection: Literal["mlp", "linear", "none"] = "mlp"
@@ -309,7 +321,7 @@ class FusionConfig:
     __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     strategy: Literal["concat", "cross_attention", "gated"] = "concat"
-    """`concat` (project each and concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
+    """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
     layers: Count = 2
     """cross_attention: depth."""
     num_queries: Count = 32

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -134,8 +134,7 @@ class _Files(ConfigSource):
         return sorted(path.stem for path in (self.folder / config_path).glob("*.yaml"))
 
     def load_config(self, config_path: str) -> ConfigResult:
-        file = self._file(config_path)
-        assert file is not None  # Hydra asks `is_config` first.
+        file = cast(Path, self._file(config_path))  # Hydra asks `is_config` first.
         tree = _plain(read_yaml(file))
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
@@ -183,7 +182,10 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
 
 
 def _load_part(item: ResultDefault, repository: ConfigRepository) -> Any:
-    loaded = repository.load_config(item.config_path)
+    """One file of the defaults list, put where it belongs in the tree."""
+    loaded = repository.load_config(cast(str, item.config_path))
+    if loaded is None:
+        raise ConfigError(f"{item.config_path}: the file went away while it was read; try again")
     return OmegaConf.create(nested(item.package, loaded.config)) if item.package else loaded.config
 
 
@@ -227,7 +229,7 @@ def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
         return Fault(text, "is no override; write key=value")
     if not _KEY.fullmatch(key):
         return Fault(key or text, "is no key; write it as in optimization.lr=1e-4")
-    if key.split(".")[0] == "hydra":
+    if key.split(".", maxsplit=1)[0] == "hydra":
         return Fault(key, "configures Hydra itself, which only composes files here; leave it out")
     return None
 
@@ -245,10 +247,8 @@ def _parse_value(parser: OverridesParser, text: str) -> Any:
         return text
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
-    return tree
+def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
@@ -260,9 +260,7 @@ def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
         elif "${" in str(value) and (reason := _why_unresolvable(config, path)):
             unresolved[path] = f"{value} cannot be resolved ({reason}); name an existing key, or write the value"
     faults += [Fault(path, text) for path, text in unresolved.items()]
-    tree = OmegaConf.to_container(OmegaConf.create(without(_plain(config), set(unresolved))), resolve=True)
-    assert isinstance(tree, dict)
-    return tree
+    return _plain(OmegaConf.create(without(_plain(config), set(unresolved))), resolve=True)
 
 
 def _why_unresolvable(config: DictConfig, path: str) -> str | None:

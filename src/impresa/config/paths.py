@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from impresa.config.dialects import both_names
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.config.faults import Fault, raise_faults
 
@@ -34,7 +35,7 @@ def check_data_paths(config: ExperimentConfig) -> None:
     if dataset.source == "hub":
         return
     raise_faults(
-        Fault(f"dataset.{key}", f"{path} does not exist; {_mend(path)}")
+        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_mend(path)}")
         for key in ("train_path", "val_path", "test_path")
         if (path := getattr(dataset, key)) is not None and not _is_there(dataset, path)
     )
@@ -43,11 +44,7 @@ def check_data_paths(config: ExperimentConfig) -> None:
 def _is_there(dataset: DatasetConfig, path: str) -> bool:
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
         return True
-    place = Path(path).expanduser()
-    if any(letter in path for letter in "*?[{"):
-        # A pattern names several files; the source that opens it says which are missing.
-        return place.exists() or any(letter == "{" for letter in path) or any(place.parent.glob(place.name))
-    return place.exists()
+    return Path(path).expanduser().exists()
 
 
 def _mend(path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from impresa.config.describe import config_classes, documentation
 from impresa.config.dialects import ENGINE, GUIDE, SCHEMAS
 from impresa.config.paths import shipped_folder
 
@@ -22,8 +23,12 @@ _SHORT_PATHS = {
 def json_schema(dialect: str) -> dict[str, Any]:
     """The schema of one dialect's YAML: what the config classes say, and what composing adds to it."""
     schema = TypeAdapter(SCHEMAS[dialect]).json_schema()
-    for part in (schema, *schema["$defs"].values()):
-        part["properties"] = {key: _or_interpolation(value) for key, value in part["properties"].items()}
+    for owner in config_classes(SCHEMAS[dialect]):
+        part = schema["$defs"].get(owner.__name__, schema)
+        docs = documentation(owner)
+        part["properties"] = {
+            key: {"description": docs[key], **_or_interpolation(value)} for key, value in part["properties"].items()
+        }
     if dialect == GUIDE:
         _add_short_paths(schema["$defs"])
     schema["properties"]["defaults"] = {
@@ -35,8 +40,8 @@ def json_schema(dialect: str) -> dict[str, Any]:
 
 def _or_interpolation(value: dict[str, Any]) -> dict[str, Any]:
     """Any value may also be written as `${another.key}`."""
-    notes = {key: value[key] for key in ("title", "description", "default") if key in value}
-    rule = {key: item for key, item in value.items() if key not in notes}
+    notes: dict[str, Any] = {key: value[key] for key in ("title", "default") if key in value}
+    rule: dict[str, Any] = {key: item for key, item in value.items() if key not in notes}
     return {**notes, "anyOf": [*rule.pop("anyOf", []), *([rule] if rule else []), _INTERPOLATION]}
 
 

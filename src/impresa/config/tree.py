@@ -8,7 +8,7 @@ from typing import Any
 
 
 def to_tree(config: Any) -> Any:
-    """A config dataclass (or a tree) as plain dicts with text keys, and lists; scalars stay what they are, right or wrong."""
+    """A config dataclass (or a tree) as plain dicts with text keys, and lists; scalars stay as they are."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_tree(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):

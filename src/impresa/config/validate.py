@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -72,9 +72,10 @@ def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> Experimen
     defaults["training"]["data"]["image_size"] = lookup(tree, "model.image_size", defaults["model"]["image_size"])
     guide, wrong = _parse(MemoryVLMConfig, tree, defaults)
     faults += wrong
-    config, names = to_experiment(guide), guide_names()
-    crossing = (*check_guide(guide), *(fault.renamed(names) for fault in check_experiment(config)))
-    faults += _about_sound_keys(crossing, faults)
+    faults += _about_sound_keys(check_guide(guide), faults)
+    # The data's image size follows the model's, so that a fault of the size is one of the model's.
+    config, names = to_experiment(guide), guide_names() | {"dataset.image_size": "model.image_size"}
+    faults += _about_sound_keys((fault.renamed(names) for fault in check_experiment(config)), faults)
     return config
 
 
@@ -91,7 +92,7 @@ def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str,
     # A part that is wrong as a whole can hide what is wrong inside a part that it replaces, hence the loop.
     while True:
         try:
-            return _adapter(schema).validate_python(full), list(faults.values())
+            return _adapter(cast(Hashable, schema)).validate_python(full), list(faults.values())
         except ValidationError as error:
             found = dict(_field_faults(schema, error, full))
             faults |= found
@@ -99,8 +100,8 @@ def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str,
 
 
 @cache
-def _adapter(schema: type[Schema]) -> TypeAdapter[Schema]:
-    return TypeAdapter(schema)
+def _adapter(schema: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, schema))
 
 
 def _field_faults(schema: type, error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
@@ -125,11 +126,19 @@ def _wrong_value(value: Any, annotation: Any) -> str:
 def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> str:
     *parents, key = (str(part) for part in location)
     siblings = list(hints(section(annotation) or schema))
-    near = nearest(key, siblings)
-    if near:
-        return f"unknown key; did you mean {'.'.join((*parents, near))}?"
-    by_last = {path.rpartition(".")[2]: path for path in known_keys(schema)}
-    far = nearest(key.rpartition(".")[2], by_last)
-    if far:
-        return f"unknown key; did you mean {by_last[far]}?"
+    meant = nearest(key, siblings)
+    if meant:
+        return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
+    elsewhere = _names_by_last_part(schema)
+    meant = nearest(key.rpartition(".")[2], elsewhere)
+    if meant:
+        return f"unknown key; did you mean {elsewhere[meant]}?"
     return f"unknown key; known here are {listed(siblings, 'and')}"
+
+
+def _names_by_last_part(schema: type) -> dict[str, str]:
+    """Last part of a key -> the whole key; a key of the guide also answers to what the engine calls it."""
+    names = {path.rpartition(".")[2]: path for path in known_keys(schema)}
+    if schema is MemoryVLMConfig:
+        names = {engine.rpartition(".")[2]: guide for engine, guide in guide_names().items()} | names
+    return names

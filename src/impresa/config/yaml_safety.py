@@ -87,8 +87,9 @@ class _Walk:
     anchors: dict[str, int] = field(default_factory=dict)
     documents: int = 0
 
-    def refuse(self, event: yaml.Event, text: str) -> ConfigError:
-        return ConfigError(f"{self.path}:{event.start_mark.line + 1}:{event.start_mark.column + 1}: {text}")
+    def refuse(self, event: Any, text: str) -> ConfigError:
+        mark = event.start_mark
+        return ConfigError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {text}")
 
     def enter(self, event: Any) -> None:
         self.open.append(_Size(event.anchor))
