@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from impresa.data.audio import NUM_MELS, Clip, LogMelTransform, load_audio, log_mel, pad_audio, resample
+from impresa.data.audio import NUM_MELS, Clip, LogMelTransform, load_audio, log_mel, resample
 from impresa.errors import DataError
 
 
@@ -102,7 +102,9 @@ def test_features_range_from_silence_to_full_scale() -> None:
 @pytest.mark.parametrize(("num_samples", "num_frames"), [(1, 1), (160, 1), (161, 2), (16_000, 100), (80_000, 200)])
 def test_the_transform_keeps_short_clips_and_cuts_long_ones(num_samples: int, num_frames: int) -> None:
     transform = LogMelTransform(max_seconds=2.0)
-    assert transform(Clip(torch.randn(num_samples), 16_000)).shape == (num_frames, NUM_MELS)
+    features, mask = transform([Clip(torch.randn(num_samples), 16_000)])
+    assert features.shape == (1, num_frames, NUM_MELS)
+    assert mask.tolist() == [[True] * num_frames]
     assert transform.max_frames == 200
 
 
@@ -111,8 +113,13 @@ def test_the_transform_survives_its_dict() -> None:
     assert LogMelTransform.from_dict(transform.to_dict()) == transform
 
 
-def test_padding_is_silence_under_a_false_mask() -> None:
-    features, mask = pad_audio([torch.rand(3, NUM_MELS), torch.rand(5, NUM_MELS)])
-    assert features.shape == (2, 5, NUM_MELS)
-    assert mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
-    torch.testing.assert_close(features[0, 3:], log_mel(torch.zeros(320)))
+def test_a_batch_is_padded_under_a_false_mask() -> None:
+    transform, short, long = (
+        LogMelTransform(max_seconds=2.0),
+        Clip(_sine(16_000, 0.03), 16_000),
+        Clip(_sine(8_000), 8_000),
+    )
+    features, mask = transform([short, long])
+    assert features.shape == (2, 100, NUM_MELS)
+    assert mask.sum(dim=1).tolist() == [3, 100]
+    torch.testing.assert_close(features[:1, :3], transform([short])[0])

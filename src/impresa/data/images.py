@@ -33,7 +33,7 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """The preprocessing of evaluation and use: bicubic with antialias to a square, then normalisation per colour."""
+    """The preprocessing of evaluation and use: resizing to a square, then normalisation per colour."""
 
     size: int
     """Side of the square in pixels."""
@@ -42,7 +42,11 @@ class ImageTransform:
     std: tuple[float, float, float] = CLIP_STD
     """Divides them."""
     resize: Literal["crop", "squash"] = "crop"
-    """`crop`: the short side to `size` and the centre square of the rest; `squash`: both sides to `size`."""
+    """`crop`: the centre square, to `size`; `squash`: the whole image, both sides to `size`."""
+    crop_fraction: float = 1.0
+    """Side of the centre square as a part of the short side."""
+    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    """Filter of the resizing, always with antialias."""
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """(3, S, S) float32 of an RGB image."""
@@ -70,11 +74,11 @@ class ImageTransform:
 
     def _fit(self, image: Image.Image) -> Image.Image:
         width, height = image.size
-        if self.resize == "squash" or width == height:
-            return _resample(image, self.size, (0, 0, width, height))
-        side = min(width, height)
+        if self.resize == "squash":
+            return _resample(image, self.size, (0, 0, width, height), self.resample)
+        side = min(width, height) * self.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
-        return _resample(image, self.size, (left, top, left + side, top + side))
+        return _resample(image, self.size, (left, top, left + side, top + side), self.resample)
 
 
 def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
@@ -101,10 +105,12 @@ def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tu
     return 0.0, 0.0, float(width), float(height)
 
 
-def _resample(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Image.Image:
+def _resample(
+    image: Image.Image, size: int, box: tuple[float, float, float, float], how: str = "bicubic"
+) -> Image.Image:
     if image.size == (size, size) and box == (0, 0, size, size):
         return image
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return image.resize((size, size), Image.Resampling[how.upper()], box=box)
 
 
 def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:

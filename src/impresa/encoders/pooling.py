@@ -14,8 +14,8 @@ from impresa.config.experiment import EncoderConfig
 from impresa.encoders.transformer import Attention, fitting_heads
 from impresa.errors import ConfigError
 
-Summary = Literal["cls", "eot"]
-"""What a backbone's summary token is called: CLS of an image tower, the end token of a causal text tower."""
+Summary = Literal["cls", "eot", "own"]
+"""What a backbone sums up its input in: CLS, the end token of a causal text, or what its own pooling gives."""
 
 
 def pooling_of(config: EncoderConfig, summary: Summary | None) -> Literal["summary", "mean", "attention"]:

@@ -1,0 +1,98 @@
+"""The audio encoder, and its backbone from scratch: a transformer over patches of log-mel features.
+
+Letters of shapes: B batch, F frames, M mel bins, N patches, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from impresa.config.experiment import EncoderConfig
+from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.tower import Tower
+from impresa.encoders.transformer import Transformer, init_linear
+from impresa.errors import ConfigError, DataError
+
+
+class SpectrogramTransformer(nn.Module):
+    """Log-mel features to patch features, after AST (Gong et al. 2021, arXiv:2104.01778): no overlap, no CLS, pre-norm.
+
+    A patch is real when any of its frames is; no other patch is ever read. A position is the sum of one embedding for
+    time and one for pitch.
+
+    Args:
+        config: the tower's settings; `patch_size` is the side of a patch in frames and in mel bins.
+        num_mels: M, a multiple of `config.patch_size`.
+        max_frames: frames of the longest clip.
+
+    Raises:
+        ConfigError: `patch_size` does not divide the mel bins.
+    """
+
+    def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
+        super().__init__()
+        side = config.patch_size
+        if num_mels % side:
+            raise ConfigError(f"audio_encoder.patch_size: {side} does not divide the {num_mels} mel bins; 16 does")
+        self.patch_size, self.num_mels, self.max_frames = side, num_mels, max_frames
+        std = config.dim**-0.5
+        self.patch_embedding = nn.Linear(side**2, config.dim)
+        init_linear(self.patch_embedding, std=1 / side)
+        self.times = nn.Parameter(std * torch.randn(-(-max_frames // side), 1, config.dim))
+        self.pitches = nn.Parameter(std * torch.randn(num_mels // side, config.dim))
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.transformer = Transformer(config)
+
+    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
+        """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere.
+
+        Raises:
+            DataError: the features are longer than the tower was built for, or have another number of bins.
+        """
+        num_frames, num_mels = audio.shape[1:]
+        if num_frames > self.max_frames or num_mels != self.num_mels:
+            fault = f"{num_frames} frames of {num_mels} bins do not fit the tower"
+            raise DataError(f"audio: {fault}; cut them to {self.max_frames} frames of {self.num_mels} bins")
+        if mask is not None:
+            audio = audio.masked_fill(~mask.unsqueeze(-1), 0.0)  # what stands in padding must not enter a patch
+        grid = self._patches(audio)  # (B, times, pitches, D)
+        x = self.dropout((grid + self.times[: grid.shape[1]] + self.pitches).flatten(1, 2))
+        real = None if mask is None else self._real_patches(mask)
+        return Features(tokens=self.transformer(x, mask=real), mask=real)
+
+    def _patches(self, audio: torch.Tensor) -> torch.Tensor:
+        side = self.patch_size
+        padded = F.pad(audio, (0, 0, 0, -audio.shape[1] % side))
+        grid = padded.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (B, times, side, pitches, side)
+        return self.patch_embedding(grid.transpose(2, 3).flatten(3))
+
+    def _real_patches(self, mask: torch.Tensor) -> torch.Tensor:
+        times = F.pad(mask, (0, -mask.shape[1] % self.patch_size)).unflatten(1, (-1, self.patch_size)).any(dim=2)
+        return times.repeat_interleave(self.num_mels // self.patch_size, dim=1)
+
+
+class AudioEncoder(Tower):
+    """Sounds to embeddings, by our transformer over log-mel patches.
+
+    Args:
+        config: the tower's settings; `embed_dim` is E, `dim` is D.
+        num_mels: M, mel bins of the features.
+        max_frames: frames of the longest clip.
+    """
+
+    def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
+        backbone = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
+        super().__init__(config, backbone, dim=config.dim, summary=None)
+
+    def forward(
+        self, audio: torch.Tensor, mask: torch.Tensor | None = None, return_tokens: bool = False
+    ) -> EncoderOutput:
+        """Encode features (B, F, M) with their mask (B, F) bool, true on real frames (None: everywhere).
+
+        Returns:
+            `pooled` (B, E); with `return_tokens` also the projected `tokens` (B, N, D) and their `mask` (B, N).
+        """
+        features = self.backbone(audio, mask, summary_only=self.needs_summary_only(return_tokens))
+        return self.embed(features, return_tokens=return_tokens)

@@ -1,0 +1,98 @@
+"""Pretrained text towers: CLIP, SigLIP, and any encoder of transformers (BERT, sentence-transformers' models, ...).
+
+Letters of shapes: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from impresa.encoders.output import Features
+from impresa.encoders.pretrained import ENCODERS_OF_PAIRS, Family, PretrainedBackbone, load_backbone
+from impresa.errors import DataError
+
+_NO_ENCODERS = ("bart", "mbart", "mvp", "perceiver", "tapas")
+"""Models that can fill in masked words, but are more, or read more, than a text encoder."""
+
+
+class CLIPText(PretrainedBackbone):
+    """CLIP's causal transformer (Radford et al. 2021); its summary is the first end token."""
+
+    def __init__(self, model: Any) -> None:
+        tower = getattr(model, "text_model", model)
+        super().__init__(tower, dim=tower.config.hidden_size, summary="eot")
+        self.head = getattr(model, "text_projection", None)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+    ) -> Features:
+        # No mask: attention is causal and the padding on the right, so that no token that is read sees any.
+        out = self.model(input_ids)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, attention_mask)
+
+
+class SigLIPText(PretrainedBackbone):
+    """SigLIP's transformer (Zhai et al. 2023); its summary is the last position.
+
+    It was trained on texts padded to its full length, whose padding every token sees: the tokenizer has to pad them so.
+    """
+
+    def __init__(self, model: Any) -> None:
+        tower = getattr(model, "text_model", model)
+        super().__init__(tower, dim=tower.config.hidden_size, summary="own")
+        self.head, tower.head = tower.head, torch.nn.Identity()
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+    ) -> Features:
+        length = self.model.config.max_position_embeddings
+        if input_ids.shape[1] != length:
+            given = input_ids.shape[1]
+            raise DataError(
+                f"input_ids: {given} tokens, but SigLIP reads texts padded to {length}; use its own tokenizer"
+            )
+        out = self.model(input_ids)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, attention_mask)
+
+
+class EncoderText(PretrainedBackbone):
+    """A bidirectional encoder; a text is the mean of its tokens, as sentence-transformers trains most of them.
+
+    The first token is there for models that were trained to sum up a text in it (`pooling: cls`).
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, dim=model.config.hidden_size, summary=None)
+        self.has_cls = model.config.model_type not in ENCODERS_OF_PAIRS
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # made for next-sentence prediction; unused it would have no gradient
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+    ) -> Features:
+        numbers = None if attention_mask is None else attention_mask.long()  # older towers subtract the mask from one
+        tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state
+        return Features(tokens[:, 0], None if summary_only else tokens, attention_mask)
+
+
+FAMILIES: dict[str, Family] = {
+    "clip": CLIPText,
+    "clip_text_model": CLIPText,
+    "siglip": SigLIPText,
+    "siglip_text_model": SigLIPText,
+}
+
+
+def load_text_backbone(name: str, *, key: str = "text_encoder.backbone") -> PretrainedBackbone:
+    """The text tower of a pretrained model by Hugging Face id or path; errors as `load_backbone` raises them."""
+    known = "CLIP, SigLIP, or an encoder such as BERT or a sentence-transformers model"
+    return load_backbone(name, _family_of, key=key, modality="text", known=known)
+
+
+def _family_of(model_type: str) -> Family | None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    is_encoder = model_type in ENCODERS_OF_PAIRS or (model_type in MASKED and model_type not in _NO_ENCODERS)
+    return FAMILIES.get(model_type, EncoderText if is_encoder else None)

@@ -1,0 +1,134 @@
+"""Pretrained image towers: CLIP, SigLIP, DINOv2, and timm's.
+
+Letters of shapes: B batch, S image side in pixels, N patches, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from impresa.encoders.output import Features
+from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
+from impresa.errors import ConfigError
+from impresa.hub import TIMM, import_timm, reading
+
+
+class CLIPVision(PretrainedBackbone):
+    """CLIP's ViT (Radford et al. 2021); its summary is CLS."""
+
+    def __init__(self, model: Any) -> None:
+        tower = getattr(model, "vision_model", model)
+        super().__init__(tower, dim=tower.config.hidden_size, summary="cls")
+        self.head = getattr(model, "visual_projection", None)
+
+    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+        out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
+        if summary_only:
+            return Features(summary=out.pooler_output)
+        return Features(summary=out.pooler_output, tokens=self.model.post_layernorm(out.last_hidden_state[:, 1:]))
+
+
+class SigLIPVision(PretrainedBackbone):
+    """SigLIP's ViT (Zhai et al. 2023); an attention pooling of its own makes the summary, there is no CLS."""
+
+    def __init__(self, model: Any) -> None:
+        tower = getattr(model, "vision_model", model)
+        super().__init__(tower, dim=tower.config.hidden_size, summary="own" if tower.use_head else None)
+        if tower.use_head:
+            self.pooler, tower.head, tower.use_head = tower.head, None, False
+            self.head = nn.Identity()
+
+    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+        tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
+        summary = None if self.pooler is None else self.pooler(tokens)
+        return Features(summary=summary, tokens=None if summary_only else tokens)
+
+
+class DINOv2Vision(PretrainedBackbone):
+    """DINOv2's ViT (Oquab et al. 2023), with registers or without; its summary is CLS."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, dim=model.config.hidden_size, summary="cls")
+        self.num_registers = getattr(model.config, "num_register_tokens", 0)
+        model.embeddings.mask_token = None  # only its own pretraining has a use for it
+
+    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+        tokens = self.model(image).last_hidden_state
+        return Features(summary=tokens[:, 0], tokens=None if summary_only else tokens[:, 1 + self.num_registers :])
+
+
+class TimmVision(PretrainedBackbone):
+    """Any image model of timm; its summary is CLS where it has one. What it pools with otherwise is left out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(
+            model, dim=model.num_features, summary="cls" if getattr(model, "has_class_token", False) else None
+        )
+        self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
+        if hasattr(model, "fc_norm"):
+            model.fc_norm.requires_grad_(False)  # behind the pooling that is left out
+
+    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+        features = self.model.forward_features(image)  # (B, N, D), or (B, D, H, W), or (B, H, W, D)
+        if features.ndim == 4:
+            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return Features(tokens=features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2))
+        summary = features[:, 0] if self.summary else None
+        return Features(summary, None if summary_only else features[:, self.num_prefix_tokens :])
+
+    def recompute_activations(self) -> None:
+        self.model.set_grad_checkpointing()
+
+
+FAMILIES: dict[str, Family] = {
+    "clip": CLIPVision,
+    "clip_vision_model": CLIPVision,
+    "siglip": SigLIPVision,
+    "siglip_vision_model": SigLIPVision,
+    "dinov2": DINOv2Vision,
+    "dinov2_with_registers": DINOv2Vision,
+}
+
+
+def load_vision_backbone(name: str, image_size: int, *, key: str = "vision_encoder.backbone") -> PretrainedBackbone:
+    """The image tower of a pretrained model.
+
+    Args:
+        name: a Hugging Face id, a path, or `timm:NAME`.
+        image_size: S. Position embeddings of CLIP, SigLIP and DINOv2 are interpolated when it is not the tower's own.
+        key: the config key that holds `name`, for messages.
+
+    Raises:
+        ConfigError: as `load_backbone`; timm cannot be imported or used; the tower cannot see images of this size.
+        CheckpointError: as `load_backbone`.
+    """
+    if name.startswith(TIMM):
+        return _load_timm(name, image_size, key)
+    backbone = load_backbone(name, FAMILIES.get, key=key, modality="images", known="CLIP, SigLIP, DINOv2, or timm:NAME")
+    patch_size = backbone.model.config.patch_size
+    if image_size % patch_size:
+        nearest = max(1, round(image_size / patch_size)) * patch_size
+        raise ConfigError(
+            f"dataset.image_size: {image_size} is no multiple of the {patch_size}-pixel patches of {name}; {nearest} is"
+        )
+    return backbone
+
+
+def _load_timm(name: str, image_size: int, key: str) -> PretrainedBackbone:
+    timm = import_timm(key, name)
+    with reading(key, name):
+        model = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+        model.reset_classifier(0, "")
+    own_size = model.pretrained_cfg["input_size"][-1]
+    if image_size != own_size:
+        raise ConfigError(
+            f"dataset.image_size: {image_size} is not the {own_size} pixels of {name}; set it to {own_size}"
+        )
+    return TimmVision(model)
+
+
+def _is_other_size(image: torch.Tensor, tower: Any) -> bool:
+    return image.shape[-1] != tower.config.image_size

@@ -1,0 +1,81 @@
+"""Reading what others trained, from the Hugging Face hub, its cache, or a folder: quietly, and with clear refusals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from impresa.errors import ConfigError, ImpresaError
+
+TIMM = "timm:"
+"""What stands before the name of one of timm's models."""
+
+
+@contextmanager
+def reading(key: str, name: str) -> Iterator[None]:
+    """Turn any failure to read `name` into one line for the config key that holds it.
+
+    transformers' own notices are silenced meanwhile: what matters in them, the caller says itself.
+
+    Raises:
+        ConfigError: in place of whatever the hub, a folder or a damaged file raised.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except ImpresaError:
+        raise
+    except Exception as error:  # the hub, the formats and the libraries behind them raise nearly everything
+        raise ConfigError(f"{key}: {name} cannot be loaded; {_reason(name, error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def read_config(key: str, name: str) -> Any:
+    """The transformers configuration of a model by id or path.
+
+    Raises:
+        ConfigError: there is none, or transformers does not know the kind of model.
+    """
+    from transformers import AutoConfig
+
+    with reading(key, name):
+        return AutoConfig.from_pretrained(location(name))
+
+
+def import_timm(key: str, name: str) -> Any:
+    """The library timm, which is not one of our dependencies.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError(f"{key}: {name} needs timm, which cannot be imported ({error}); pip install timm") from error
+    return timm
+
+
+def location(name: str) -> str:
+    """The id or path as transformers takes it: `~` is the home folder."""
+    return os.path.expanduser(name)
+
+
+def _reason(name: str, error: Exception) -> str:
+    first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    folder = Path(location(name))
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            return "the folder has no config.json; give one that was made by save_pretrained"
+        return f"{first_line}; save it again with save_pretrained"
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return "there is no such folder; give the path of one that was made by save_pretrained"
+    if isinstance(error, OSError):
+        return f"no folder has this name and the hub does not give it ({first_line}); check the id, or go online once"
+    return first_line
