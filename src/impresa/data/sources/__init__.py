@@ -1,30 +1,66 @@
-"""Where samples come from: the kind of data is told by its path, or by `dataset.source`."""
+"""Where samples come from. The kind of data is told by the path, or by `dataset.source`:
+
+- `shapes`: the embedded procedural data set;
+- a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet`;
+- any other folder: images with captions.
+"""
 
 from __future__ import annotations
 
+from glob import glob, has_magic
+from pathlib import Path
 from typing import Literal
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sources.base import BadSample as BadSample
 from impresa.data.sources.base import Blocks as Blocks
+from impresa.data.sources.base import DivisibleSource
 from impresa.data.sources.base import Source as Source
 from impresa.data.sources.shapes import ShapesSource
+from impresa.data.sources.subset import split_by_image
 from impresa.errors import DataError
 
 Split = Literal["train", "val", "test"]
+Kind = Literal["shapes", "folder", "parquet"]
+
+SHAPES = "shapes"
 
 
 def open_source(config: DatasetConfig, split: Split) -> Source:
     """The samples of a split.
 
+    A split without a path of its own is that of `shapes`, or is made from the training data: `val_fraction` of the
+    images for validation, which stands in for the test data too.
+
     Raises:
-        DataError: the path is missing or is no data of the stated kind.
+        DataError: a path is missing or is no data of the stated kind.
     """
-    return _open(config, config.train_path, split)
+    match split:
+        case "train":
+            return open_train_and_val(config)[0] if _divides(config) else _open(config, config.train_path, split)
+        case "val":
+            return open_train_and_val(config)[1] if _divides(config) else _open(config, _val_path(config), split)
+        case "test":
+            if config.test_path is None and _kind(config, config.train_path) != SHAPES:
+                return open_source(config, "val")
+            return _open(config, config.test_path or config.train_path, split)
+
+
+def open_train_and_val(config: DatasetConfig) -> tuple[Source, Source]:
+    """Training and validation data; cheaper than opening them one by one when both come from the training path.
+
+    Raises:
+        DataError: a path is missing or is no data of the stated kind.
+    """
+    if not _divides(config):
+        return _open(config, config.train_path, "train"), _open(config, _val_path(config), "val")
+    if config.val_fraction == 0:
+        raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
+    return split_by_image(_open_files(config, config.train_path, shrink_to_px=config.image_size), config.val_fraction)
 
 
 def open_path(config: DatasetConfig, path: str) -> Source:
-    """All samples of any data path, read with the columns that the config names; `shapes` is its test split.
+    """All samples of any data path, read with the columns that the config names; of `shapes` the test split.
 
     Raises:
         DataError: the path is missing or is no data of the stated kind.
@@ -32,7 +68,67 @@ def open_path(config: DatasetConfig, path: str) -> Source:
     return _open(config, path, "test")
 
 
+def _divides(config: DatasetConfig) -> bool:
+    """Whether the validation data are a part of the training path."""
+    return config.val_path is None and _kind(config, config.train_path) != SHAPES
+
+
+def _val_path(config: DatasetConfig) -> str:
+    return config.train_path if config.val_path is None else config.val_path
+
+
 def _open(config: DatasetConfig, path: str, split: Split) -> Source:
-    if path == "shapes":
+    if _kind(config, path) == SHAPES:
         return ShapesSource(config.shapes, split, config.image_size)
-    raise DataError(f"{path}: unknown kind of data; give `shapes`")
+    return _open_files(config, path, shrink_to_px=config.image_size if split == "train" else None)
+
+
+def _open_files(config: DatasetConfig, path: str, *, shrink_to_px: int | None) -> DivisibleSource:
+    # Imported here because only parquet needs pyarrow.
+    if _kind(config, path) == "parquet":
+        from impresa.data.sources.parquet import ParquetSource
+
+        return ParquetSource(_parquet_files(path), config, shrink_to_px=shrink_to_px)
+    from impresa.data.sources.folder import FolderSource
+
+    return FolderSource(Path(path).expanduser(), config, shrink_to_px=shrink_to_px)
+
+
+def _kind(config: DatasetConfig, path: str) -> Kind:
+    match config.source:
+        case "shapes" | "folder" | "parquet" as kind:
+            if (kind == SHAPES) != (path == SHAPES):
+                raise DataError(f"{path}: not data of dataset.source={kind}; set dataset.source=auto or another path")
+            return kind
+        case "auto":
+            return _kind_of_path(path)
+        case kind:
+            raise DataError(f"dataset.source: {kind} cannot be read; use shapes, folder or parquet")
+
+
+def _kind_of_path(path: str) -> Kind:
+    if path == SHAPES:
+        return "shapes"
+    place = Path(path).expanduser()
+    if not path.strip():
+        raise DataError("data: the path is empty; name existing data, or shapes for the embedded data")
+    if place.suffix.lower() == ".parquet" or has_magic(path):
+        return "parquet"
+    if not place.exists():
+        raise DataError(f"{path}: no such file or folder; name existing data, or shapes for the embedded data")
+    if not place.is_dir():
+        raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
+    return "parquet" if any(place.rglob("*.parquet")) else "folder"
+
+
+def _parquet_files(path: str) -> list[Path]:
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = sorted(place.rglob("*.parquet"))
+    elif place.exists():
+        files = [place]
+    else:
+        files = sorted(Path(name) for name in glob(str(place), recursive=True) if Path(name).is_file())
+    if not files:
+        raise DataError(f"{path}: no parquet files there; name existing ones")
+    return files

@@ -55,9 +55,13 @@ class Source(Protocol):
         ...
 
 
-class ImageKeyed(Source, Protocol):
-    """A source that can be split by image."""
+class DivisibleSource(Source, Protocol):
+    """A source that can be divided by image."""
 
     def image_keys(self) -> Iterator[str]:
         """For each sample, in order, a name of its image: equal for equal images, and the same in every run."""
+        ...
+
+    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
+        """For each sample, in order, its captions, without decoding an image; none where they are unusable."""
         ...

@@ -1,0 +1,227 @@
+"""A folder of images with captions beside them.
+
+Where captions are found, in this order:
+
+1. Every `metadata.jsonl`, `metadata.csv`, `captions.jsonl` and `captions.csv` in the folder or below it: one row per
+   sample, with the image's path (relative to the file that names it) and its caption.
+2. Without such a file: one other `*.jsonl` or `*.csv` at the top of the folder.
+3. Without any: every image in the folder or below it, its captions in a text file of the same name (`cat.jpg`,
+   `cat.txt`), one caption per line.
+
+The columns are those of the config; the image's column may also be called `file_name`, as Hugging Face calls it.
+A caption is a string or a list of strings (in csv: a JSON list).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from impresa.config.experiment import DatasetConfig
+from impresa.data.batch import Sample
+from impresa.data.images import decode_image
+from impresa.data.sources.base import BadSample
+from impresa.data.sources.columns import is_web_address, read_captions, read_label
+from impresa.errors import DataError
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
+_METADATA_SUFFIXES = (".jsonl", ".csv")
+_FILE_NAME_COLUMN = "file_name"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sample, before its image is read."""
+
+    id: str
+    image: Path | None
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    fault: str | None = None
+    """Why the row is unusable, whatever its image."""
+
+
+class FolderSource:
+    """Samples of a folder, in the order of the metadata, or of the file names where there is none."""
+
+    def __init__(self, folder: Path, config: DatasetConfig, *, shrink_to_px: int | None = None) -> None:
+        """
+        Args:
+            folder: the folder.
+            config: its columns are used.
+            shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+
+        Raises:
+            DataError: the folder is missing, holds no samples, or its metadata lacks the columns.
+        """
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; name a folder of images and captions")
+        self._shrink_to_px = shrink_to_px
+        metadata = _metadata_files(folder)
+        rows = _rows_of_metadata(folder, metadata, config) if metadata else _rows_of_sidecars(folder)
+        self._folder = folder
+        self._rows = _unique(rows)
+        if not self._rows:
+            raise DataError(f"{folder}: no images; name a folder with images and {METADATA_NAMES[0]} or .txt captions")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self._rows[index]
+        if row.fault:
+            raise BadSample(row.id, row.fault)
+        return Sample(id=row.id, image=self._read_image(row), captions=row.captions, label=row.label)
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(self.captions_by_sample())
+
+    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
+        return (row.captions for row in self._rows)
+
+    def blocks(self) -> None:
+        return None
+
+    def image_keys(self) -> Iterator[str]:
+        return (row.id if row.image is None else os.path.relpath(row.image, self._folder) for row in self._rows)
+
+    def _read_image(self, row: _Row) -> Image.Image:
+        assert row.image is not None  # rows without one have a fault
+        try:
+            return decode_image(row.image.read_bytes(), self._shrink_to_px)
+        except OSError as error:
+            raise BadSample(row.id, f"the image cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise BadSample(row.id, str(error)) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files in the folder and below it in order of their names, without hidden ones."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _metadata_files(folder: Path) -> list[Path]:
+    named = [path for path in _files(folder) if path.name in METADATA_NAMES]
+    if named:
+        return named
+    others = sorted(path for path in folder.iterdir() if path.suffix.lower() in _METADATA_SUFFIXES)
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise DataError(f"{folder}: several files could hold the captions ({names}); call one {METADATA_NAMES[0]}")
+    return others
+
+
+def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig) -> Iterator[_Row]:
+    for file in files:
+        read = _read_csv if file.suffix.lower() == ".csv" else _read_jsonl
+        columns: set[str] = set()
+        rows = []
+        for number, values in read(file):
+            id = f"{file.relative_to(folder)}:{number}"
+            if isinstance(values, str):
+                rows.append(_Row(id, None, fault=values))
+                continue
+            columns |= values.keys()
+            rows.append(_row_of_values(folder, file, id, values, config))
+        _check_columns(file, columns, config)
+        yield from rows
+
+
+def _row_of_values(folder: Path, file: Path, id: str, values: dict[str, Any], config: DatasetConfig) -> _Row:
+    name = values.get(config.image_column) or values.get(_FILE_NAME_COLUMN)
+    if not isinstance(name, str) or not name.strip():
+        return _Row(id, None, fault="no image path")
+    if is_web_address(name):
+        return _Row(name, None, fault="the image is an address on the web; download it first")
+    image = file.parent / name
+    id = str(image.relative_to(folder)) if image.is_relative_to(folder) else str(image)
+    try:
+        captions = read_captions(values.get(config.caption_column))
+    except ValueError as error:
+        return _Row(id, image, fault=str(error))
+    return _Row(id, image, captions, read_label(values.get(config.label_column)))
+
+
+def _check_columns(file: Path, columns: set[str], config: DatasetConfig) -> None:
+    if not columns:
+        return
+    found = ", ".join(sorted(columns))
+    if not columns & {config.image_column, _FILE_NAME_COLUMN}:
+        fault = f"no column {config.image_column!r} for the image (there are: {found})"
+        raise DataError(f"{file}: {fault}; set dataset.image_column")
+    if config.caption_column not in columns:
+        fault = f"no column {config.caption_column!r} for the caption (there are: {found})"
+        raise DataError(f"{file}: {fault}; set dataset.caption_column")
+
+
+def _read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line number, row or what is wrong with it); empty lines are passed over."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                yield number, f"not a line of JSON ({error})"
+                continue
+            yield number, values if isinstance(values, dict) else "not a JSON object"
+
+
+def _read_csv(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line number, row or what is wrong with it); a cell that is a JSON list becomes a list."""
+    csv.field_size_limit(1 << 24)  # captions of a model can be longer than the standard library expects
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            for values in reader:
+                if None in values or None in values.values():
+                    yield reader.line_num, "the row does not have as many cells as the header"
+                else:
+                    yield reader.line_num, {key: _list_or_text(cell) for key, cell in values.items()}
+        except csv.Error as error:
+            raise DataError(f"{file}: line {reader.line_num} is no csv ({error}); mend the file") from error
+
+
+def _list_or_text(cell: str) -> Any:
+    if cell.startswith("["):
+        try:
+            return json.loads(cell)
+        except ValueError:
+            return cell
+    return cell
+
+
+def _rows_of_sidecars(folder: Path) -> Iterator[_Row]:
+    formats = Image.registered_extensions()
+    for image in _files(folder):
+        if image.suffix.lower() not in formats:
+            continue
+        id, text = str(image.relative_to(folder)), image.with_suffix(".txt")
+        try:
+            yield _Row(id, image, read_captions(text.read_text("utf-8-sig", "surrogateescape").splitlines()))
+        except FileNotFoundError:
+            yield _Row(id, image, fault=f"no caption file {text.name} beside the image")
+        except ValueError as error:
+            yield _Row(id, image, fault=str(error))
+
+
+def _unique(rows: Iterable[_Row]) -> list[_Row]:
+    """Number the rows that share an image from the second on, so that each sample has a name of its own."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for row in rows:
+        seen[row.id] += 1
+        unique.append(row if seen[row.id] == 1 else replace(row, id=f"{row.id}#{seen[row.id]}"))
+    return unique

@@ -1,0 +1,239 @@
+"""Parquet files with images as bytes (or paths) and captions, read a row group at a time.
+
+An image is a column of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and `path`.
+A row group is decoded when one of its rows is asked for, and the last ones are kept up to a bound in bytes. Where the
+data are larger than that, `blocks` tells the sampler to shuffle within what fits. Files are opened for each row group
+and mapped into memory, so that the source can be sent to worker processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from impresa.config.experiment import DatasetConfig
+from impresa.data.batch import Sample
+from impresa.data.images import decode_image
+from impresa.data.sources.base import BadSample, Blocks
+from impresa.data.sources.columns import is_web_address, read_captions, read_label
+from impresa.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+_MOST_BYTES_KEPT = 256 << 20
+_ROWS_PER_SCAN = 256
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    """One row group of one file."""
+
+    file: Path
+    number: int
+    num_rows: int
+    num_bytes: int
+    """Size in memory, about, of the columns that are read."""
+    first_row: int
+    """Number in the file of its first row."""
+
+
+class ParquetSource:
+    """Samples of one or more parquet files, in the order of files and rows."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        config: DatasetConfig,
+        *,
+        shrink_to_px: int | None = None,
+        max_bytes_kept: int = _MOST_BYTES_KEPT,
+    ) -> None:
+        """
+        Args:
+            files: the parquet files, at least one.
+            config: its columns are used.
+            shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+            max_bytes_kept: bound of the row groups kept in memory; one group is kept whatever its size.
+
+        Raises:
+            DataError: a file is damaged or no parquet, lacks a column, or there are no rows at all.
+        """
+        self._config = config
+        self._shrink_to_px = shrink_to_px
+        self._max_bytes_kept = max_bytes_kept
+        self._folder = Path(os.path.commonpath([file.parent for file in files]))
+        self._groups = [group for file in files for group in _row_groups(file, config)]
+        self._ends = list(accumulate(group.num_rows for group in self._groups))
+        self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
+        if not self._groups:
+            raise DataError(f"{files[0]}: no rows; name parquet files that have some")
+        if self._largest > max_bytes_kept:
+            note = "%s: a row group takes %d MiB in each worker; files with smaller row groups need less memory"
+            _log.warning(note, self._folder, self._largest >> 20)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        group = self._groups[number]
+        row = index - self._ends[number] + group.num_rows
+        id = f"{group.file.relative_to(self._folder)}:{group.first_row + row}"
+        try:
+            cells = {name: column[row].as_py() for name, column in self._columns(number).items()}
+            captions = read_captions(cells[self._config.caption_column])
+            image = decode_image(_image_bytes(cells[self._config.image_column], group.file.parent), self._shrink_to_px)
+        except OSError as error:
+            raise BadSample(id, f"the image cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise BadSample(id, str(error)) from error
+        return Sample(id=id, image=image, captions=captions, label=read_label(cells.get(self._config.label_column)))
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(self.captions_by_sample())
+
+    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
+        for _, cell in self._scan(self._config.caption_column):
+            try:
+                yield read_captions(cell.as_py())
+            except ValueError:
+                yield ()
+
+    def blocks(self) -> Blocks | None:
+        if sum(group.num_bytes for group in self._groups) <= self._max_bytes_kept:
+            return None
+        lengths = tuple(group.num_rows for group in self._groups)
+        return Blocks(lengths, num_held=max(self._max_bytes_kept // self._largest, 1))
+
+    def image_keys(self) -> Iterator[str]:
+        """A path, or a hash of the bytes; the latter reads all images once."""
+        for file, cell in self._scan(self._config.image_column):
+            image = cell.as_py()
+            if isinstance(image, dict):
+                image = image.get("bytes") or image.get("path")
+            if isinstance(image, bytes):
+                yield blake2b(image, digest_size=16).hexdigest()
+            else:
+                yield os.path.relpath(file.parent / (image or ""), self._folder)
+
+    @property
+    def _largest(self) -> int:
+        return max(group.num_bytes for group in self._groups)
+
+    def _columns(self, number: int) -> dict[str, pa.ChunkedArray]:
+        """The columns of a row group, from memory if it was read lately."""
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        group = self._groups[number]
+        self._make_room(group.num_bytes)
+        table = _open(group.file).read_row_group(group.number, columns=_columns_read(self._config), use_threads=False)
+        self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
+        return self._kept[number]
+
+    def _make_room(self, num_bytes: int) -> None:
+        used = sum(self._groups[number].num_bytes for number in self._kept)
+        while self._kept and used + num_bytes > self._max_bytes_kept:
+            number, _ = self._kept.popitem(last=False)
+            used -= self._groups[number].num_bytes
+
+    def _scan(self, column: str) -> Iterator[tuple[Path, pa.Scalar]]:
+        """One column of all rows, without keeping it. A damaged row group gives as many empty cells."""
+        for group in self._groups:
+            batches = _open(group.file).iter_batches(
+                _ROWS_PER_SCAN, row_groups=[group.number], columns=[column], use_threads=False
+            )
+            num_read = 0
+            try:
+                for batch in batches:
+                    for cell in batch.column(0):
+                        yield group.file, cell
+                        num_read += 1
+            except (OSError, ValueError):
+                for _ in range(group.num_rows - num_read):
+                    yield group.file, pa.scalar(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict()}
+
+
+def _row_groups(file: Path, config: DatasetConfig) -> Iterator[_RowGroup]:
+    try:
+        opened = _open(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
+    _check_columns(file, opened.schema_arrow, config)
+    names = _columns_read(config)
+    first_row = 0
+    for number in range(opened.num_row_groups):
+        group = opened.metadata.row_group(number)
+        parts = (group.column(i) for i in range(group.num_columns))
+        num_bytes = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in names)
+        if group.num_rows:
+            yield _RowGroup(file, number, group.num_rows, num_bytes, first_row)
+        first_row += group.num_rows
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+
+
+def _columns_read(config: DatasetConfig) -> list[str]:
+    return [config.image_column, config.caption_column, config.label_column]
+
+
+def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig) -> None:
+    found = ", ".join(schema.names)
+    for key, column in (("image_column", config.image_column), ("caption_column", config.caption_column)):
+        if column not in schema.names:
+            raise DataError(f"{file}: no column {column!r} (there are: {found}); set dataset.{key}")
+    image, caption = schema.field(config.image_column).type, schema.field(config.caption_column).type
+    if not (_is_bytes(image) or _is_text(image) or pa.types.is_struct(image)):
+        raise DataError(f"{file}: column {config.image_column!r} is {image}; it must hold bytes or paths of images")
+    if not (_is_text(caption) or (_is_list(caption) and _is_text(caption.value_type))):
+        raise DataError(f"{file}: column {config.caption_column!r} is {caption}; it must hold text or lists of text")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _image_bytes(image: Any, folder: Path) -> bytes:
+    """The bytes behind a cell of the image column.
+
+    Raises:
+        ValueError: there is no image in it.
+        OSError: the file that it names cannot be read.
+    """
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    if not image:
+        raise ValueError("there is no image")
+    if isinstance(image, bytes):
+        return image
+    if is_web_address(image):
+        raise ValueError("the image is an address on the web; download it first")
+    return (folder / image).read_bytes()

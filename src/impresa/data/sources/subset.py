@@ -1,0 +1,71 @@
+"""Part of a source, and the division of one source into training and validation data by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import chain, compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from impresa.data.batch import Sample
+from impresa.data.sources.base import Blocks, DivisibleSource
+from impresa.errors import DataError
+
+
+class Subset:
+    """Some samples of another source, in its order."""
+
+    def __init__(self, source: DivisibleSource, chosen: NDArray[np.bool_]) -> None:
+        """
+        Args:
+            source: the whole.
+            chosen: (N,) true for each sample that belongs to the part.
+        """
+        self._source = source
+        self._chosen = chosen
+        self._indices = np.flatnonzero(chosen)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[int(self._indices[index])]
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(compress(self._source.captions_by_sample(), self._chosen))
+
+    def blocks(self) -> Blocks | None:
+        whole = self._source.blocks()
+        if whole is None:
+            return None
+        ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
+        lengths = np.diff(ends, prepend=0)
+        return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
+
+
+def split_by_image(source: DivisibleSource, val_fraction: float) -> tuple[Subset, Subset]:
+    """Training and validation part of a source; samples of the same image are in the same part.
+
+    The images with the smallest hashes are held out, so that the parts depend on the images alone, not on their order,
+    and hardly change when images are added.
+
+    Args:
+        source: the whole.
+        val_fraction: part of the images that is held out; at least one image, at most all but one.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    hashes = np.array([_hash(key) for key in source.image_keys()], dtype=np.uint64)
+    images = np.unique(hashes)
+    if len(images) < 2:
+        raise DataError("data: a single image cannot be divided into training and validation; set dataset.val_path")
+    num_held_out = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
+    held_out = hashes <= images[num_held_out - 1]
+    return Subset(source, ~held_out), Subset(source, held_out)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
