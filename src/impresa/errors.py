@@ -31,3 +31,7 @@ class DataError(ImpresaError):
 
 class CheckpointError(ImpresaError):
     """A run directory or a checkpoint is missing, incomplete or does not fit."""
+
+
+class TrainingError(ImpresaError):
+    """A training cannot go on, for example because it diverged."""

@@ -1,0 +1,188 @@
+"""The run directory, as far as using a trained model needs it: written and read without Lightning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file, save_model
+from torch import Tensor
+from torch.nn import functional as F
+
+from impresa.config import read_config, to_yaml
+from impresa.config.experiment import ExperimentConfig
+from impresa.data.batch import Sample
+from impresa.data.images import ImageTransform
+from impresa.data.tokenizers import TextTokenizer
+from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.files import replacing, write_atomic
+from impresa.models.alignment import AlignmentModel
+from impresa.models.build import build_alignment
+from impresa.models.embedder import EmbeddingModel
+from impresa.run_files import CONFIG, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
+
+CHECKED = (WEIGHTS, f"{TOKENIZER}/tokenizer.json", PREPROCESSING, GOLDEN)
+
+FORMAT = 1
+SMALLEST_GOLDEN_COSINE = 0.999
+
+
+def save_preparation(
+    run_dir: Path, config: ExperimentConfig, tokenizer: TextTokenizer, image_transform: ImageTransform
+) -> None:
+    """Write what is known before the training: config, tokenizer and preprocessing."""
+    write_atomic(run_dir / CONFIG, to_yaml(config))
+    tokenizer.save(run_dir / TOKENIZER)
+    write_atomic(run_dir / PREPROCESSING, json.dumps({"image": image_transform.to_dict()}, indent=2) + "\n")
+
+
+def save_run(
+    run_dir: Path,
+    model: AlignmentModel,
+    config: ExperimentConfig,
+    tokenizer: TextTokenizer,
+    image_transform: ImageTransform,
+    *,
+    examples: Sequence[Sample] = (),
+) -> None:
+    """Write a whole run, so that `load` gives the model back.
+
+    Args:
+        run_dir: the folder; made if needed.
+        model: the weights to keep; left on the CPU in eval mode.
+        config: the experiment.
+        tokenizer: of the captions.
+        image_transform: of the images.
+        examples: samples that become golden embeddings.
+    """
+    (run_dir / MANIFEST).unlink(missing_ok=True)
+    save_preparation(run_dir, config, tokenizer, image_transform)
+    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device="cpu")
+    with replacing(run_dir / WEIGHTS) as path:
+        save_model(model, str(path))
+    _save_golden(run_dir / GOLDEN, embedder, examples)
+    checksums = {name: _checksum(run_dir / name) for name in CHECKED}
+    write_atomic(run_dir / MANIFEST, json.dumps({"format": FORMAT, "sha256": checksums}, indent=2) + "\n")
+
+
+def read_run_config(run_dir: Path) -> ExperimentConfig:
+    """The experiment of a run.
+
+    Raises:
+        CheckpointError: the folder is no run, or its config is damaged.
+    """
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir}: no such folder; give the run directory that `impresa train` printed")
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: is no run directory, it has no {CONFIG}; give one that `impresa train` made")
+    try:
+        return read_config(run_dir / CONFIG)
+    except ConfigError as error:
+        raise CheckpointError(*(f"{run_dir / CONFIG}: {line}" for line in error.lines)) from error
+
+
+def load(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
+    """The model of a finished run, ready to embed images and texts.
+
+    The stored golden inputs are embedded again: a cosine below 0.999 to what the training had is an error on the kind
+    of device that the run was finished on, and a warning on another.
+
+    Args:
+        run_dir: the folder that `impresa train` printed.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+
+    Raises:
+        CheckpointError: the folder is no run, the run is unfinished, or a file is missing or damaged.
+    """
+    run_dir = Path(run_dir)
+    config = read_run_config(run_dir)
+    _verify(run_dir)
+    try:
+        tokenizer = TextTokenizer.load(run_dir / TOKENIZER)
+        image_transform = ImageTransform.from_dict(json.loads((run_dir / PREPROCESSING).read_text())["image"])
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+            model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
+        load_model(model, run_dir / WEIGHTS)
+    except (DataError, SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
+    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device)
+    _check_golden(run_dir, embedder)
+    return embedder
+
+
+def _verify(run_dir: Path) -> None:
+    """Refuse a run that is unfinished or whose files are not those that the training wrote."""
+    if not (run_dir / MANIFEST).is_file():
+        mend = f"`impresa train --output-dir {run_dir} --resume` finishes it"
+        raise CheckpointError(f"{run_dir}: the training has not finished; {mend}")
+    try:
+        manifest = json.loads((run_dir / MANIFEST).read_text())
+        version, checksums = manifest["format"], manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{run_dir / MANIFEST}: is damaged; restore the run from a copy") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{run_dir}: has format {version}, this version reads {FORMAT}; upgrade impresa")
+    for name in CHECKED:
+        path = run_dir / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is missing; restore the run from a copy")
+        if _checksum(path) != checksums.get(name):
+            raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
+
+
+def _save_golden(path: Path, embedder: EmbeddingModel, examples: Sequence[Sample]) -> None:
+    """Store inputs as they come, before any preprocessing, and their embeddings."""
+    largest = 2 * embedder.image_transform.size
+    images: list[Tensor] = []
+    texts: list[str] = []
+    for sample in examples:
+        if sample.image is not None:
+            small = sample.image.copy()
+            small.thumbnail((largest, largest))
+            images.append(torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous())
+        texts += sample.captions[:1]
+    tensors = {f"image_{i}": image for i, image in enumerate(images)}
+    tensors["image_embeddings"] = embedder.encode_image(images)
+    tensors["text_embeddings"] = embedder.encode_text(texts)
+    metadata = {"texts": json.dumps(texts), "device": embedder.device.type}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def _check_golden(run_dir: Path, embedder: EmbeddingModel) -> None:
+    try:
+        with safe_open(run_dir / GOLDEN, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise CheckpointError(f"{run_dir / GOLDEN}: {error}; restore the run from a copy") from error
+    images = [tensors[f"image_{i}"] for i in range(len(tensors["image_embeddings"]))]
+    pairs = (
+        (embedder.encode_image(images), tensors["image_embeddings"]),
+        (embedder.encode_text(json.loads(metadata["texts"])), tensors["text_embeddings"]),
+    )
+    worst = min((_smallest_cosine(now, then) for now, then in pairs if len(then)), default=1.0)
+    if worst >= SMALLEST_GOLDEN_COSINE:
+        return
+    fault = f"{run_dir}: embeddings differ from those of the training (cosine {worst:.4f})"
+    if embedder.device.type == metadata["device"]:
+        raise CheckpointError(f"{fault}; use the versions that environment.json names, or train the run again")
+    there, here = metadata["device"], embedder.device.type
+    warnings.warn(f"{fault}, which was finished on {there}; this is {here}", stacklevel=3)
+
+
+def _smallest_cosine(a: Tensor, b: Tensor) -> float:
+    return F.cosine_similarity(a, b).min().item()
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

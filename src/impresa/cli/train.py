@@ -1,0 +1,100 @@
+"""`impresa train`: one training, or its dry run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+from impresa.cli.overrides import add_config_name, config_name
+from impresa.errors import ConfigError
+from impresa.run_files import CONFIG
+
+HELP = "Train a model. Progress goes to standard error; the last line on standard output is the run directory."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_name(parser)
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME/DATE-TIME)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output-dir, if there is one")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, make one step, write nothing")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    # All that can be checked without torch is checked before it is imported.
+    from impresa.config.checks import check_built
+    from impresa.config.load import load_experiment
+    from impresa.config.paths import check_data_paths
+
+    _check_options(args)
+    config = load_experiment(_config_to_train(args), overrides)
+    check_built(config)
+    check_data_paths(config)
+    run_dir = None if args.dry_run else _run_dir(args, config)
+
+    from impresa.training.notices import show_notices
+
+    show_notices()
+    if run_dir is None:
+        from impresa.training.dry_run import dry_run
+
+        print(dry_run(config))
+        return 0
+    from impresa.training.processes import end_process, is_main_process
+    from impresa.training.run import train
+
+    train(config, run_dir, command=_command(), resume=args.resume)
+    if is_main_process():
+        print(run_dir)
+    return end_process()
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.resume and args.dry_run:
+        raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
+    if args.resume and args.output_dir is None:
+        raise ConfigError("--resume: which run? name its folder with --output-dir")
+
+
+def _config_to_train(args: argparse.Namespace) -> str | None:
+    """The config that is named; a run to be resumed needs no name."""
+    name = config_name(args)
+    if name is None and args.resume and (args.output_dir / CONFIG).is_file():
+        return str(args.output_dir / CONFIG)
+    return name
+
+
+def _run_dir(args: argparse.Namespace, config: object) -> Path:
+    """The run directory, free to be used; every process of a training gets the same."""
+    from impresa.config.experiment import ExperimentConfig
+    from impresa.training.folder import claim
+    from impresa.training.processes import inherited_run_dir, is_main_process, tell_run_dir
+
+    assert isinstance(config, ExperimentConfig)
+    run_dir: Path = args.output_dir or inherited_run_dir() or _new_run_dir(config_name(args) or "default")
+    if is_main_process():
+        claim(run_dir, config, resume=args.resume)
+        tell_run_dir(run_dir)
+    return run_dir
+
+
+def _new_run_dir(name: str) -> Path:
+    """runs/NAME/DATE-TIME, made at once, so that two trainings of the same second do not share it."""
+    folder = Path("runs") / Path(name).stem
+    moment = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        run_dir = folder / (moment if number == 1 else f"{moment}-{number}")
+        try:
+            run_dir.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run_dir
+    raise AssertionError("count() does not end")
+
+
+def _command() -> list[str]:
+    """The command line, as one would type it again."""
+    program = Path(sys.argv[0]).name
+    return [*(["python"] if program.endswith(".py") else []), program, *sys.argv[1:]]

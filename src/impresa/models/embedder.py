@@ -1,0 +1,195 @@
+"""A trained model in use: pictures and words in, embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.data.images import ImageTransform, load_image
+from impresa.data.tokenizers import TextTokenizer
+from impresa.errors import DataError
+from impresa.models.alignment import AlignmentModel
+
+Picture = Image.Image | str | Path | Tensor
+"""An image: open, as a path, or as a tensor. A float tensor is (3, S, S) and preprocessed already; a uint8 tensor is
+(3, H, W), raw RGB."""
+
+Item = TypeVar("Item")
+
+
+class EmbeddingModel:
+    """An alignment model with its own preprocessing; `impresa.load` returns one.
+
+    Args:
+        model: the towers.
+        config: the experiment that trained them.
+        tokenizer: the run's tokenizer.
+        image_transform: the run's image preprocessing.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    """
+
+    def __init__(
+        self,
+        model: AlignmentModel,
+        config: ExperimentConfig,
+        tokenizer: TextTokenizer,
+        image_transform: ImageTransform,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = model.float().eval().requires_grad_(False)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_transform = image_transform
+        self.to(device or best_device())
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the width of the embeddings."""
+        return self.config.vision_encoder.embed_dim
+
+    def to(self, device: torch.device | str) -> EmbeddingModel:
+        """Move the model to another device; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    def encode_image(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        batch_size: int = 32,
+        normalize: bool = True,
+        device: torch.device | str | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: one image or several; a tensor (N, 3, H, W) is N images.
+            batch_size: images that pass the model at a time.
+            normalize: scale embeddings to length one.
+            device: move the model there first; None leaves it where it is.
+            show_progress: a progress bar on standard error.
+
+        Returns:
+            (N, E) float32 on the CPU, or (E,) for a single image.
+
+        Raises:
+            DataError: an image cannot be read, or a tensor has the wrong shape.
+        """
+        is_one = (isinstance(images, Tensor) and images.ndim == 3) or isinstance(images, Image.Image | str | Path)
+        several: list[Picture] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
+        embeddings = self._encode(
+            several,
+            self._embed_images,
+            batch_size=batch_size,
+            normalize=normalize,
+            device=device,
+            show_progress=show_progress,
+        )
+        return embeddings[0] if is_one else embeddings
+
+    def encode_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+        normalize: bool = True,
+        device: torch.device | str | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Embed texts; what is longer than the model reads is cut.
+
+        Args:
+            texts: one text or several.
+            batch_size: texts that pass the model at a time.
+            normalize: scale embeddings to length one.
+            device: move the model there first; None leaves it where it is.
+            show_progress: a progress bar on standard error.
+
+        Returns:
+            (N, E) float32 on the CPU, or (E,) for a single text.
+
+        Raises:
+            DataError: something else than a text is among them.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+        for text in several:
+            if not isinstance(text, str):
+                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
+        embeddings = self._encode(
+            several,
+            self._embed_texts,
+            batch_size=batch_size,
+            normalize=normalize,
+            device=device,
+            show_progress=show_progress,
+        )
+        return embeddings[0] if isinstance(texts, str) else embeddings
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
+        return _unit(torch.atleast_2d(a)) @ _unit(torch.atleast_2d(b)).T
+
+    @torch.no_grad()
+    def _encode(
+        self,
+        items: list[Item],
+        embed: Callable[[list[Item]], Tensor],
+        *,
+        batch_size: int,
+        normalize: bool,
+        device: torch.device | str | None,
+        show_progress: bool,
+    ) -> Tensor:
+        if device is not None:
+            self.to(device)
+        self.model.eval()
+        batches: Iterable[list[Item]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+        if show_progress:
+            from rich.console import Console
+            from rich.progress import track
+
+            batches = track(batches, description="encoding", console=Console(stderr=True))
+        parts = [embed(batch).float().cpu() for batch in batches]
+        embeddings = torch.cat(parts) if parts else torch.zeros(0, self.embed_dim)
+        return _unit(embeddings) if normalize else embeddings
+
+    def _embed_images(self, images: list[Picture]) -> Tensor:
+        return self.model.embed_image(torch.stack([self._pixels(image) for image in images]).to(self.device))
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        input_ids, mask = self.tokenizer(texts)
+        return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
+
+    def _pixels(self, image: Picture) -> Tensor:
+        """The image as the tower wants it, (3, S, S) float32."""
+        if not isinstance(image, Tensor):
+            return self.image_transform(load_image(image))
+        size = self.image_transform.size
+        if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+            return self.image_transform(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
+        if image.is_floating_point() and image.shape == (3, size, size):
+            return image.float().cpu()
+        raise DataError(
+            f"encode_image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
+            "preprocessed as in training, or (3, H, W) uint8"
+        )
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(embeddings.float(), dim=-1)

@@ -1,0 +1,99 @@
+"""The model card: a run's README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.evaluation.results import DirectionMetrics, Evaluation
+
+NUM_EXAMPLE_SENTENCES = 2
+
+
+def model_card(
+    config: ExperimentConfig, evaluation: Evaluation, environment: dict[str, Any], run_dir: Path, num_parameters: int
+) -> str:
+    """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
+    sections = (
+        _head(config),
+        _use(run_dir),
+        _figures(evaluation),
+        _making(config, environment, num_parameters),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(config: ExperimentConfig) -> str:
+    labels = config.labels
+    tags = ["tags:", *(f"- {tag!r}" for tag in ("impresa", "image-text", *labels.tags))]
+    title = f"# {config.name}" + (f" {labels.version}" if labels.version else "")
+    about = labels.description or "Images and texts in one embedding space."
+    return "\n".join(["---", "library_name: impresa", *tags, "---", "", title, "", about])
+
+
+def _use(run_dir: Path) -> str:
+    return f"""## Use
+
+```python
+import impresa
+
+model = impresa.load({str(run_dir)!r})
+images = model.encode_image(["a.jpg", "b.jpg"])
+texts = model.encode_text(["a red circle", "two dogs"])
+print(model.similarity(images, texts))
+```"""
+
+
+def _figures(evaluation: Evaluation) -> str:
+    lines = [
+        "## Evaluation",
+        "",
+        f"On {evaluation.data}: {evaluation.num_images} images, {evaluation.num_texts} captions "
+        f"({evaluation.num_distinct_texts} distinct).",
+    ]
+    if evaluation.retrieval is not None:
+        lines += ["", "| | R@1 | R@5 | R@10 | mean rank | median rank |", "|---|---|---|---|---|---|"]
+        rows = {"": evaluation.retrieval, **{f" ({name})": found for name, found in evaluation.baselines.items()}}
+        for which, found in rows.items():
+            lines.append(_row(f"image to text{which}", found.image_to_text))
+            lines.append(_row(f"text to image{which}", found.text_to_image))
+    if evaluation.zero_shot is not None:
+        shot = evaluation.zero_shot
+        lines += [
+            "",
+            f"Zero-shot classification: {shot.accuracy:.1%} of {shot.num_samples} images are named right "
+            f"({len(shot.classes)} classes; chance {shot.chance:.1%}, most frequent class {shot.majority:.1%}).",
+        ]
+    return "\n".join(lines)
+
+
+def _row(name: str, found: DirectionMetrics) -> str:
+    recalls = " | ".join(f"{found.recall_at[k]:.1%}" for k in (1, 5, 10))
+    return f"| {name} | {recalls} | {found.mean_rank:.1f} | {found.median_rank:.1f} |"
+
+
+def _making(config: ExperimentConfig, environment: dict[str, Any], num_parameters: int) -> str:
+    git = environment["git"]
+    facts = {
+        "Model": config.labels.model or None,
+        "Parameters": f"{num_parameters:,}",
+        "Trained on": config.dataset.train_path,
+        "Started": environment["started"],
+        "Command": f"`{' '.join(environment['command'])}`",
+        "Seed": environment["seed"],
+        "Versions": f"impresa {environment['impresa']}, torch {environment['packages']['torch']}, "
+        f"python {environment['python']}",
+        "Commit": git and git["commit"] + (" with changes" if git["has_changes"] else ""),
+    }
+    lines = [f"- {name}: {value}" for name, value in facts.items() if value is not None]
+    return "\n".join(
+        [
+            "## How it was made",
+            "",
+            *lines,
+            "",
+            "`config.yaml` holds every setting; training it again "
+            "gives the same model. `report.html` shows curves and examples.",
+        ]
+    )

@@ -1,0 +1,45 @@
+"""Ctrl-C during a training: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterrupted(BaseException):
+    """The user asked the run to stop; like `KeyboardInterrupt` no error, so that nothing on the way swallows it."""
+
+
+class GracefulStop:
+    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the training at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._process = os.getpid()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked data worker: Ctrl-C reaches it too, but the main process decides
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.requested:
+            raise TrainingInterrupted
+        self.requested = True
+        logger.warning("stopping after this step, and its validation if one is due; once more to stop at once")

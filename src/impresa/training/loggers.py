@@ -1,0 +1,207 @@
+"""Where metrics go: `metrics.csv` always, TensorBoard and Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.tree import to_tree
+from impresa.files import write_atomic
+from impresa.run_files import EVENTS, METRICS
+from impresa.training.processes import is_main_process
+
+logger = logging.getLogger(__name__)
+
+FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
+NETWORK_PATIENCE_S = 5.0
+"""How long a training may wait to learn whether Weights & Biases can be reached."""
+
+
+def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Logger]:
+    """The loggers of a run that continues after optimizer step `step` (0 for a new one)."""
+    settings = config.trainer.logging
+    loggers: list[Logger] = [MetricsCsv(run_dir / METRICS, step)]
+    if settings.tensorboard:
+        name = (settings.name or config.name).replace("/", "-")
+        loggers.append(TensorBoardLogger(run_dir, name=EVENTS, version=name, default_hp_metric=False))
+    if settings.wandb and is_main_process() and (run := start_wandb(config, run_dir)):
+        loggers.append(run)
+    return loggers
+
+
+class MetricsCsv(Logger):
+    """Writes one line of a CSV file per call of `log_metrics`; what a line does not have stays empty.
+
+    The step, the epoch, the losses and the learning rate come first. Every line is appended in one write; a new column
+    rewrites the file under another name and renames it.
+
+    Args:
+        path: the file.
+        step: lines after this step, left by a run that was cut off, are dropped.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__()
+        self.path = path
+        self._step = step
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration lies beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        line = {"step": step, **metrics}
+        if not line.keys() <= set(self._columns):
+            self._add_columns(line)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv(self._columns, [line]))
+
+    def _add_columns(self, line: Mapping[str, object]) -> None:
+        lines = self._lines_so_far()
+        self._columns = list(dict.fromkeys([*FIRST_COLUMNS, *(name for row in lines[:1] for name in row), *line]))
+        header = {name: name for name in self._columns}
+        write_atomic(self.path, _csv(self._columns, [header, *lines]))
+
+    def _lines_so_far(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            whole = [row for row in csv.DictReader(file) if None not in row.values()]
+        return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+
+
+class WandbRun(Logger):
+    """Hands metrics to a started run of Weights & Biases, and ends it when the training ends.
+
+    Args:
+        run: what `wandb.init` returned.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self._run = run
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return str(self._run.id)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The run was started with the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def finalize(self, status: str) -> None:
+        self._run.finish(exit_code=0 if status == "success" else 1)
+
+
+def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
+    """A run of Weights & Biases: online if there is a key and the network answers soon, else offline with a notice.
+
+    None, with a notice, when wandb is not installed, and when `WANDB_MODE=disabled` says so.
+    """
+    if find_spec("wandb") is None:
+        logger.warning("wandb is not installed (pip install 'impresa[wandb]'); training goes on without it")
+        return None
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    import wandb
+
+    settings = config.trainer.logging
+    common = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "name": settings.name or config.name,
+        "id": blake2b(str(run_dir.resolve()).encode(), digest_size=6).hexdigest(),
+        "dir": str(run_dir),
+        "tags": list(config.labels.tags),
+        "notes": config.labels.description,
+        "config": to_tree(config),
+        "settings": wandb.Settings(silent=True, console="off", init_timeout=30),
+    }
+    reason = _why_offline()
+    if reason is None:
+        try:
+            return WandbRun(wandb.init(**common, mode="online", resume="allow"))
+        except Exception as error:  # a wrong key, a refusing server: no reason to stop a training
+            reason = str(error).splitlines()[0]
+    logger.warning(f"wandb: {reason}; logging offline, upload later with `wandb sync {run_dir}/wandb/offline-run-*`")
+    return WandbRun(wandb.init(**common, mode="offline"))
+
+
+def _why_offline() -> str | None:
+    """Why Weights & Biases cannot be reached; None when it can."""
+    if os.environ.get("WANDB_MODE") == "offline":
+        return "WANDB_MODE is offline"
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    host = urlparse(address).hostname or ""
+    if not (os.environ.get("WANDB_API_KEY") or _netrc_has(host)):
+        return "no API key"
+    return None if _answers(address) else f"{host} does not answer"
+
+
+def _netrc_has(host: str) -> bool:
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers soon. Looking up its name knows no time limit, hence the thread."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=NETWORK_PATIENCE_S).close()
+        except urllib.error.HTTPError:
+            answered.set()  # an answer all the same
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_PATIENCE_S)
+    return answered.is_set()
+
+
+def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return f"{value:.7g}" if isinstance(value, float) else value

@@ -1,0 +1,67 @@
+"""The optimizer and its parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from impresa.config.experiment import OptimizationConfig
+from impresa.encoders.memory import MemoryTokens
+
+DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
+"""Modules whose weight matrices decay; norms, embedding tables and single learned vectors are none of them."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """The optimizer of the trainable parameters, with one group for each learning rate and weight decay.
+
+    Every group carries its `peak_lr` and a `name`; the learning rate itself is set before each step. The fused
+    implementation is used where there is one, except under 16-bit mixed precision, where gradients are clipped after
+    they are unscaled and a fused optimizer would unscale them itself.
+    """
+    groups = list(parameter_groups(model, config))
+    fused = config.precision != "16-mixed" and _can_fuse(groups)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=fused)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[dict[str, object]]:
+    """Groups of the trainable parameters: `decay`, `no_decay` and `memory`, each if it has any.
+
+    Weight decay is for the weight matrices of linear, convolution and attention layers. Norms, biases, embeddings,
+    learned tokens, the logit scale and the whole memory are spared. The memory has a learning rate of its own.
+    """
+    memory = {id(p) for m in model.modules() if isinstance(m, MemoryTokens) for p in m.parameters()}
+    members: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "memory": []}
+    for module, parameter in _trainable(model):
+        if id(parameter) in memory:
+            members["memory"].append(parameter)
+        elif isinstance(module, DECAYED) and parameter.ndim >= 2:
+            members["decay"].append(parameter)
+        else:
+            members["no_decay"].append(parameter)
+    for name, parameters in members.items():
+        if parameters:
+            peak = config.lr_memory if name == "memory" and config.lr_memory is not None else config.lr
+            decay = config.weight_decay if name == "decay" else 0.0
+            yield {"params": parameters, "name": name, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Each trainable parameter once, with the module that holds it."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield module, parameter
+
+
+def _can_fuse(groups: list[dict[str, object]]) -> bool:
+    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    return all(p.device.type in ("cuda", "cpu") and p.is_floating_point() for p in parameters)
