@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from impresa.config.describe import config_classes, documentation
 from impresa.config.dialects import ENGINE, GUIDE, SCHEMAS
-from impresa.config.paths import shipped_folder
 
 _TITLES = {ENGINE: "Impresa experiment", GUIDE: "Impresa experiment, Memory-VLM dialect"}
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
@@ -54,8 +52,9 @@ def _add_short_paths(definitions: dict[str, Any]) -> None:
         training[settings] = properties[settings]
 
 
-def write_schemas(folder: Path | None = None) -> None:
-    """Write the schema files that the shipped YAML files point at."""
-    for dialect in SCHEMAS:
-        path = (folder or shipped_folder() / "schema") / f"{dialect}.json"
-        path.write_text(json.dumps(json_schema(dialect), indent=2) + "\n", encoding="utf-8")
+def schema_files() -> dict[str, str]:
+    """Name and content of the schema files that the shipped YAML files point at."""
+    schemas = {dialect: json_schema(dialect) for dialect in SCHEMAS}
+    # The files of the group `model` hold what stands under `model`.
+    schemas["model"] = {"$ref": f"{GUIDE}.json#/$defs/ModelConfig"}
+    return {f"{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
