@@ -31,6 +31,11 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def printable(name: str) -> str:
+    """A file name that can be written as UTF-8, whatever its bytes are."""
+    return name.encode("utf-8", errors="replace").decode()
+
+
 def is_web_address(path: str) -> bool:
     """Whether a path is a URL: data are read from disk only."""
     return "://" in path

@@ -30,7 +30,7 @@ from impresa.config.experiment import DatasetConfig
 from impresa.data.batch import Sample
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample
-from impresa.data.sources.columns import is_web_address, read_captions, read_label
+from impresa.data.sources.columns import is_web_address, printable, read_captions, read_label
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -223,5 +223,6 @@ def _unique(rows: Iterable[_Row]) -> list[_Row]:
     unique = []
     for row in rows:
         seen[row.id] += 1
-        unique.append(row if seen[row.id] == 1 else replace(row, id=f"{row.id}#{seen[row.id]}"))
+        id = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
+        unique.append(replace(row, id=printable(id)))
     return unique

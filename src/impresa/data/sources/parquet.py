@@ -26,7 +26,7 @@ from impresa.config.experiment import DatasetConfig
 from impresa.data.batch import Sample
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample, Blocks
-from impresa.data.sources.columns import is_web_address, read_captions, read_label
+from impresa.data.sources.columns import is_web_address, printable, read_captions, read_label
 from impresa.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class ParquetSource:
         number = bisect_right(self._ends, index)
         group = self._groups[number]
         row = index - self._ends[number] + group.num_rows
-        id = f"{group.file.relative_to(self._folder)}:{group.first_row + row}"
+        id = printable(f"{group.file.relative_to(self._folder)}:{group.first_row + row}")
         try:
             cells = {name: column[row].as_py() for name, column in self._columns(number).items()}
             captions = read_captions(cells[self._config.caption_column])

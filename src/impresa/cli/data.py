@@ -1,0 +1,178 @@
+"""`impresa data`: look at data before training on them, and write the embedded set as files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impresa.config.experiment import DatasetConfig, ShapesConfig
+from impresa.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from impresa.data.check import SourceSummary, Spread
+
+HELP = "Check data before training on them, or write the embedded data set to a folder."
+_MOST_LABELS = 20
+_MOST_COPIES = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|export")
+    _add_check(actions.add_parser("check", help="read all samples and list every bad one", allow_abbrev=False))
+    _add_export(actions.add_parser("export", help="write the embedded data set to a folder", allow_abbrev=False))
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    defaults = DatasetConfig()
+    parser.add_argument(
+        "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
+    )
+    for name, what in (("image", "image or its path"), ("caption", "caption or captions"), ("label", "class name")):
+        column = getattr(defaults, f"{name}_column")
+        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
+    parser.add_argument(
+        "--max-bad-fraction",
+        metavar="X",
+        type=_fraction,
+        default=defaults.max_bad_fraction,
+        help="part of the samples that may be bad (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    defaults = ShapesConfig()
+    parser.add_argument("name", choices=("shapes",), help="the embedded data set")
+    parser.add_argument(
+        "folder", metavar="DIR", type=Path, help="the splits are written to DIR/train, DIR/val, DIR/test"
+    )
+    for split in ("train", "val", "test"):
+        count = getattr(defaults, f"num_{split}")
+        parser.add_argument(f"--num-{split}", metavar="N", type=_count, default=count, help=f"default: {count}")
+    parser.add_argument("--image-size", metavar="PX", type=_count, default=64, help="default: %(default)s")
+    parser.add_argument("--seed", metavar="N", type=_count_or_zero, default=defaults.seed, help="default: %(default)s")
+    parser.add_argument("--format", choices=("folder", "parquet"), default="folder", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace the splits of a folder that is not empty")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Check or export; returns the exit code."""
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: impresa data takes no overrides; see impresa data {args.action} --help")
+    if args.action == "check":
+        _check(args)
+    else:
+        _export(args)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from impresa.data.check import inspect_source
+    from impresa.data.sources import open_path
+
+    config = DatasetConfig(
+        image_column=args.image_column, caption_column=args.caption_column, label_column=args.label_column
+    )
+    summary = inspect_source(open_path(config, args.path), lambda indices: _track(indices, "reading"))
+    if args.json:
+        print(json.dumps(summary.to_dict(), indent=2))
+    else:
+        _print(args.path, summary)
+    if summary.num_good == 0:
+        raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; mend those listed above")
+    if summary.bad_fraction > args.max_bad_fraction:
+        part = f"{len(summary.bad)} of {summary.num_samples} samples cannot be used"
+        raise DataError(f"{args.path}: {part}; mend those listed above, or raise dataset.max_bad_fraction")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from impresa.data.export import export_shapes
+
+    config = ShapesConfig(num_train=args.num_train, num_val=args.num_val, num_test=args.num_test, seed=args.seed)
+    folders = export_shapes(
+        config,
+        args.folder,
+        image_size_px=args.image_size,
+        file_format=args.format,
+        force=args.force,
+        track=_track,
+    )
+    for split, folder in folders.items():
+        print(f"{folder}: {getattr(config, f'num_{split}')} images of {args.image_size} x {args.image_size} pixels")
+
+
+def _print(path: str, summary: SourceSummary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    table = Table(title=path, show_header=False, title_justify="left")
+    for row in _summary_rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    _print_list(console, "classes", [f"{label}: {count}" for label, count in summary.labels.items()], _MOST_LABELS)
+    _print_list(console, "equal images", [", ".join(ids) for ids in summary.same_image], _MOST_COPIES)
+    _print_list(console, "bad samples", [f"{row.id}: {row.reason}" for row in summary.bad], len(summary.bad))
+
+
+def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
+    yield "samples", f"{summary.num_samples}"
+    yield "usable", f"{summary.num_good}"
+    yield "bad", f"{len(summary.bad)} ({summary.bad_fraction:.1%})"
+    yield "width", _spread(summary.width_px, "px")
+    yield "height", _spread(summary.height_px, "px")
+    yield "captions", f"{summary.num_captions}, {summary.num_distinct_captions} distinct"
+    yield "caption length", _spread(summary.caption_words, "words")
+    yield "classes", f"{len(summary.labels)}"
+    yield "equal images", f"{sum(map(len, summary.same_image))}"
+
+
+def _spread(spread: Spread | None, unit: str) -> str:
+    if spread is None:
+        return "-"
+    return f"{spread.smallest} to {spread.largest} {unit}, median {spread.median:g}"
+
+
+def _print_list(console: Console, title: str, lines: list[str], most: int) -> None:
+    if not lines:
+        return
+    console.print(f"\n{title}")
+    for line in lines[:most]:
+        console.print(f"  {line}")
+    if len(lines) > most:
+        console.print(f"  and {len(lines) - most} more; --json has them all")
+
+
+def _track(indices: Iterable[int], what: str) -> Iterable[int]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(indices, what, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+
+
+def _number(text: str, kind: Callable[[str], float], low: float, high: float, what: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return value
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, 1, float("inf"), "a whole number from 1"))
+
+
+def _count_or_zero(text: str) -> int:
+    return int(_number(text, int, 0, float("inf"), "a whole number from 0"))
+
+
+def _fraction(text: str) -> float:
+    return _number(text, float, 0, 1, "a number from 0 to 1")

@@ -1,0 +1,127 @@
+"""The embedded data set as files: a folder of images with `metadata.jsonl`, or parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from impresa.config.experiment import ShapesConfig
+from impresa.data.shapes.scenes import Split
+from impresa.data.sources.shapes import ShapesSource
+from impresa.errors import DataError
+
+FileFormat = Literal["folder", "parquet"]
+Track = Callable[[Iterable[int], str], Iterable[int]]
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_ROWS_PER_GROUP = 512
+
+
+def export_shapes(
+    config: ShapesConfig,
+    folder: Path,
+    *,
+    image_size_px: int,
+    file_format: FileFormat = "folder",
+    force: bool = False,
+    track: Track = lambda indices, _: indices,
+) -> dict[Split, Path]:
+    """Write the splits of `shapes` to `folder/train`, `folder/val` and `folder/test`.
+
+    The splits take their names when all of them are complete; an interrupted export leaves nothing behind.
+
+    Args:
+        config: sizes of the splits, and the seed.
+        folder: where to write; it is made if it is not there.
+        image_size_px: side of the images.
+        file_format: `folder` writes PNG files and `metadata.jsonl`; `parquet` one file with the same columns.
+        force: replace the three splits of a folder that is not empty.
+        track: wraps the iteration over a split's samples, for a progress bar.
+
+    Returns:
+        The folder of each split.
+
+    Raises:
+        DataError: the folder is not empty and `force` is false, or it cannot be written.
+    """
+    write = _write_parquet if file_format == "parquet" else _write_folder
+    try:
+        with _splits_in(folder, force) as unfinished:
+            for split in _SPLITS:
+                source = ShapesSource(config, split, image_size_px)
+                (unfinished / split).mkdir()
+                write(source, unfinished / split, _rows(source, track(range(len(source)), split)))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
+    return {split: folder / split for split in _SPLITS}
+
+
+@contextmanager
+def _splits_in(folder: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder to write the splits to; they replace those of `folder` when the block ends well."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; name a folder to write to")
+    is_new = not folder.exists()
+    if not is_new and not force and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise DataError(f"{folder}: is not empty; name another folder, or add --force to replace its splits")
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=".export-", dir=folder))
+    try:
+        yield unfinished
+        for split in _SPLITS:
+            if (folder / split).exists():
+                os.replace(folder / split, unfinished / f"{split}-before")
+            os.replace(unfinished / split, folder / split)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it stays when the export went well: then it is not empty
+                folder.rmdir()
+
+
+def _rows(source: ShapesSource, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+    for index in indices:
+        sample = source[index]
+        file = BytesIO()
+        assert sample.image is not None
+        sample.image.save(file, "PNG")
+        yield {
+            "name": f"{index:06d}.png",
+            "image": file.getvalue(),
+            "caption": sample.captions[0],
+            "scene": asdict(source.scene(index)),
+        }
+
+
+def _write_folder(source: ShapesSource, folder: Path, rows: Iterator[dict[str, Any]]) -> None:
+    (folder / "images").mkdir()
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+        for row in rows:
+            path = Path("images", row["name"])
+            (folder / path).write_bytes(row["image"])
+            line = {"image": path.as_posix(), "caption": row["caption"], "scene": row["scene"]}
+            metadata.write(json.dumps(line) + "\n")
+
+
+def _write_parquet(source: ShapesSource, folder: Path, rows: Iterator[dict[str, Any]]) -> None:
+    schema = pa.schema({"name": pa.string(), "image": pa.binary(), "caption": pa.string(), "scene": pa.string()})
+    with pq.ParquetWriter(folder / "shapes.parquet", schema) as writer:
+        group: list[dict[str, Any]] = []
+        for row in rows:
+            group.append({**row, "scene": json.dumps(row["scene"])})
+            if len(group) == _ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group.clear()
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
