@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,13 +20,13 @@ from impresa.evaluation.results import EVALUATION_FILE, GALLERY_FILE, Evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
 
 
-def test_counts_metrics_and_baselines():
+def test_counts_metrics_and_baselines() -> None:
     source, model = colour_source(24, captions=2), ColourModel()
     result = evaluate(model, source, data="squares", train_source=colour_source(60))
     assert (result.data, result.num_images, result.num_texts, result.num_distinct_texts) == ("squares", 24, 48, 48)
     assert list(result.baselines) == [HISTOGRAM, CHANCE]
     captions = list(source.captions())
-    images = model.encode_image([source[i].image for i in range(24)])
+    images = torch.stack([model.image_transform(source[i].image) for i in range(24)])
     direct = retrieval_metrics(images, model.encode_text(captions), torch.arange(24).repeat_interleave(2), captions)
     assert result.retrieval == direct
     assert result.baselines[CHANCE].image_to_text.recall_at[1] == pytest.approx(2 / 48)
@@ -34,18 +35,18 @@ def test_counts_metrics_and_baselines():
     assert result.bad_samples == ()
 
 
-def test_no_training_source_leaves_the_histogram_out():
+def test_no_training_source_leaves_the_histogram_out() -> None:
     assert list(evaluate(ColourModel(), colour_source(), data="squares").baselines) == [CHANCE]
 
 
-def test_batch_size_bounds_the_images_in_flight_and_changes_nothing():
+def test_batch_size_bounds_the_images_in_flight_and_changes_nothing() -> None:
     model = ColourModel()
     result = evaluate(model, colour_source(10), data="squares", batch_size=4)
     assert [n for kind, n in model.calls if kind == "image"] == [4, 4, 2]
     assert result == evaluate(ColourModel(), colour_source(10), data="squares", batch_size=10)
 
 
-def test_equal_captions_are_embedded_once():
+def test_equal_captions_are_embedded_once() -> None:
     source = ListSource(
         [Sample(id=str(i), image=item.image, captions=("red square",)) for i, item in enumerate(colour_source(6).items)]
     )
@@ -56,7 +57,7 @@ def test_equal_captions_are_embedded_once():
     assert result.retrieval.text_to_image.recall_at[1] == 1.0  # every image is right for the one caption
 
 
-def test_bad_samples_are_skipped_and_listed():
+def test_bad_samples_are_skipped_and_listed() -> None:
     source = colour_source(12)
     source.items[3] = BadSample("square-3", "truncated JPEG")
     source.items[7] = Sample(id="square-7", captions=("lost",))
@@ -70,7 +71,7 @@ def test_bad_samples_are_skipped_and_listed():
     assert result.retrieval == evaluate(ColourModel(), rest, data="squares").retrieval
 
 
-def test_zero_shot_with_labels_and_classes_of_the_training_data():
+def test_zero_shot_with_labels_and_classes_of_the_training_data() -> None:
     model = ColourModel.with_templates("a {} thing", "some {}.")
     source = colour_source(12, labels=True)
     alone = evaluate(model, ListSource(source.items[:2]), data="squares").zero_shot
@@ -82,7 +83,7 @@ def test_zero_shot_with_labels_and_classes_of_the_training_data():
     assert result.chance == pytest.approx(1 / 6)
 
 
-def test_labels_without_captions():
+def test_labels_without_captions() -> None:
     items = [Sample(id=s.id, image=s.image, label=s.label) for s in colour_source(12, labels=True).items]
     items.append(Sample(id="unlabelled", image=Image.new("RGB", (4, 4))))
     result = evaluate(ColourModel(), ListSource(items), data="squares")
@@ -91,7 +92,7 @@ def test_labels_without_captions():
     assert result.num_images == 13
 
 
-def test_refusals():
+def test_refusals() -> None:
     with pytest.raises(DataError, match=r"squares: no usable sample \(x: no pixels\)"):
         evaluate(ColourModel(), ListSource([BadSample("x", "no pixels")]), data="squares")
     with pytest.raises(DataError, match="squares: no usable sample \\(it is empty\\)"):
@@ -104,7 +105,7 @@ def test_refusals():
         evaluate(ColourModel.with_templates("a photo"), colour_source(labels=True), data="squares")
 
 
-def test_gallery_shows_the_best_answers_and_marks_the_right_ones():
+def test_gallery_shows_the_best_answers_and_marks_the_right_ones() -> None:
     source, model = colour_source(24, captions=2), ColourModel()
     gallery = evaluate(model, source, data="squares").gallery
     assert len(gallery.image_queries) == len(gallery.text_queries) == 6
@@ -127,14 +128,14 @@ def test_gallery_shows_the_best_answers_and_marks_the_right_ones():
     assert {a.right for e in (*gallery.image_queries, *gallery.text_queries) for a in e.answers} == {True, False}
 
 
-def test_gallery_puts_wrong_answers_first_at_a_tie():
+def test_gallery_puts_wrong_answers_first_at_a_tie() -> None:
     black = [Sample(id=str(i), image=Image.new("RGB", (4, 4)), captions=(f"black {i}",)) for i in range(8)]
     gallery = evaluate(ColourModel(), ListSource(black), data="squares").gallery
     assert not any(answer.right for example in gallery.image_queries for answer in example.answers)
     assert not any(answer.right for example in gallery.text_queries for answer in example.answers)
 
 
-def test_similarity_sample_is_square_and_small():
+def test_similarity_sample_is_square_and_small() -> None:
     gallery = evaluate(ColourModel(), colour_source(100), data="squares").gallery
     assert len(gallery.similarity) == len(gallery.similarity_captions) == 32
     assert all(len(row) == 32 for row in gallery.similarity)
@@ -142,13 +143,13 @@ def test_similarity_sample_is_square_and_small():
 
 
 @pytest.mark.parametrize(("size", "shown", "kind"), [((12, 9), (12, 9), "png"), ((640, 320), (160, 80), "jpeg")])
-def test_thumbnails_are_small(size, shown, kind):
+def test_thumbnails_are_small(size: tuple[int, int], shown: tuple[int, int], kind: str) -> None:
     uri = evaluate(ColourModel(), colour_source(2, size=size), data="squares").gallery.image_queries[0].image
     assert uri.startswith(f"data:image/{kind};base64,")
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == shown
 
 
-def test_results_survive_the_disk(tmp_path):
+def test_results_survive_the_disk(tmp_path: Path) -> None:
     source = colour_source(12, labels=True)
     source.items.append(BadSample("bad \u00e9", "<reason>"))
     result = evaluate(ColourModel(), source, data="squares", train_source=source)
@@ -160,12 +161,12 @@ def test_results_survive_the_disk(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "evaluation.json"]
 
 
-def test_run_without_evaluation_has_none(tmp_path):
+def test_run_without_evaluation_has_none(tmp_path: Path) -> None:
     assert read_evaluation(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ['{"data": 3}', "{broken", "[]", '{"data": "x", "num_images": "many"}'])
-def test_broken_file_is_refused_in_one_line(tmp_path, content):
+def test_broken_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / EVALUATION_FILE).write_text(content)
     with pytest.raises(CheckpointError, match=r"evaluation\.json: .*; run `impresa eval`") as caught:
         read_evaluation(tmp_path)
@@ -173,13 +174,13 @@ def test_broken_file_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in caught.value.lines[0]
 
 
-def test_gallery_alone_is_not_needed(tmp_path):
+def test_gallery_alone_is_not_needed(tmp_path: Path) -> None:
     save_evaluation(evaluate(ColourModel(), colour_source(), data="squares"), tmp_path)
     (tmp_path / GALLERY_FILE).unlink()
     assert read_evaluation(tmp_path).gallery.image_queries == ()
 
 
-def test_progress_goes_to_standard_error(capsys):
+def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(ColourModel(), colour_source(), data="squares", train_source=colour_source(), show_progress=True)
     shown = capsys.readouterr()
     assert shown.out == ""

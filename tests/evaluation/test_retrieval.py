@@ -9,10 +9,15 @@ import torch
 from impresa.errors import DataError
 from impresa.evaluation import retrieval
 from impresa.evaluation.baselines import chance
+from impresa.evaluation.results import RetrievalMetrics
 from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
 
+Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
 
-def reference_ranks(images, texts, image_of_text, captions):
+
+def reference_ranks(
+    images: torch.Tensor, texts: torch.Tensor, image_of_text: list[int], captions: list[str]
+) -> tuple[list[int], list[int]]:
     """Ranks in both directions by loops over float64 cosines."""
     images = np.asarray(images, dtype=np.float64)
     texts = np.asarray(texts, dtype=np.float64)
@@ -21,7 +26,7 @@ def reference_ranks(images, texts, image_of_text, captions):
     scores = np.array([[float(np.dot(a, b)) for b in unit_texts] for a in unit_images])
     captions_of = [{captions[t] for t in range(len(captions)) if image_of_text[t] == i} for i in range(len(images))]
 
-    def rank(scores_of_query, right):
+    def rank(scores_of_query: np.ndarray, right: list[bool]) -> int | None:
         if not any(right):
             return None
         best = max(s for s, r in zip(scores_of_query, right, strict=True) if r)
@@ -32,7 +37,9 @@ def reference_ranks(images, texts, image_of_text, captions):
     return [r for r in by_image if r is not None], by_text
 
 
-def check_against_reference(images, texts, image_of_text, captions):
+def check_against_reference(
+    images: torch.Tensor, texts: torch.Tensor, image_of_text: torch.Tensor, captions: list[str]
+) -> RetrievalMetrics:
     metrics = retrieval_metrics(images, texts, image_of_text, captions)
     expected = reference_ranks(images, texts, image_of_text.tolist(), captions)
     for direction, ranks in zip((metrics.image_to_text, metrics.text_to_image), expected, strict=True):
@@ -44,22 +51,22 @@ def check_against_reference(images, texts, image_of_text, captions):
     return metrics
 
 
-def random_case(num_images, texts_per_image, num_distinct, *, seed=0, dim=6):
-    generator = torch.Generator().manual_seed(seed)
+def random_case(num_images: int, texts_per_image: int, num_distinct: int) -> Case:
+    generator = torch.Generator().manual_seed(0)
     image_of_text = torch.arange(num_images).repeat_interleave(texts_per_image)
-    images = torch.randn(num_images, dim, generator=generator)
-    texts = images[image_of_text] + torch.randn(len(image_of_text), dim, generator=generator)
+    images = torch.randn(num_images, 6, generator=generator)
+    texts = images[image_of_text] + torch.randn(len(image_of_text), 6, generator=generator)
     drawn = torch.randint(num_distinct, (len(image_of_text),), generator=generator)
     return images, texts, image_of_text, [f"caption {i}" for i in drawn.tolist()]
 
 
 @pytest.mark.parametrize("texts_per_image", [1, 3])
 @pytest.mark.parametrize("num_distinct", [10_000, 25, 2])
-def test_equals_the_reference(texts_per_image, num_distinct):
+def test_equals_the_reference(texts_per_image: int, num_distinct: int) -> None:
     check_against_reference(*random_case(40, texts_per_image, num_distinct))
 
 
-def test_order_of_the_texts_and_images_without_text_do_not_matter():
+def test_order_of_the_texts_and_images_without_text_do_not_matter() -> None:
     images, texts, image_of_text, captions = random_case(30, 2, 40)
     shuffled = torch.randperm(len(captions), generator=torch.Generator().manual_seed(1))[:-7]
     case = (images, texts[shuffled], image_of_text[shuffled], [captions[i] for i in shuffled.tolist()])
@@ -67,14 +74,14 @@ def test_order_of_the_texts_and_images_without_text_do_not_matter():
     assert metrics.text_to_image.num_candidates == 30
 
 
-def test_image_without_text_is_a_candidate_but_no_query():
+def test_image_without_text_is_a_candidate_but_no_query() -> None:
     images = torch.eye(3)
     metrics = retrieval_metrics(images, images[:2], torch.tensor([0, 1]), ["a", "b"])
     assert metrics.image_to_text.num_queries == 2
     assert metrics.text_to_image.num_candidates == 3
 
 
-def test_perfect_embeddings_rank_first():
+def test_perfect_embeddings_rank_first() -> None:
     metrics = retrieval_metrics(torch.eye(20), 3 * torch.eye(20), torch.arange(20), [str(i) for i in range(20)])
     for direction in (metrics.image_to_text, metrics.text_to_image):
         assert direction.recall_at == {1: 1.0, 5: 1.0, 10: 1.0}
@@ -83,7 +90,7 @@ def test_perfect_embeddings_rank_first():
 
 @pytest.mark.parametrize("dim", [3, 64, 257])
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_constant_embedding_is_never_above_chance(dim, scale):
+def test_constant_embedding_is_never_above_chance(dim: int, scale: float) -> None:
     torch.manual_seed(dim)
     constant = scale * torch.randn(1, dim)
     captions = [f"caption {i // 2}" for i in range(60)]
@@ -98,7 +105,7 @@ def test_constant_embedding_is_never_above_chance(dim, scale):
         assert all(direction.recall_at[k] <= guessed.recall_at[k] for k in (1, 5, 10))
 
 
-def test_one_tie_costs_one_rank():
+def test_one_tie_costs_one_rank() -> None:
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     texts = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     metrics = retrieval_metrics(images, texts, torch.tensor([0, 1]), ["a", "b"])
@@ -106,7 +113,7 @@ def test_one_tie_costs_one_rank():
     assert metrics.text_to_image.mean_rank == 1.5  # "a" finds image 0, "b" finds it too
 
 
-def test_repeated_caption_is_right_for_each_of_its_images():
+def test_repeated_caption_is_right_for_each_of_its_images() -> None:
     # Both images are described by "twin"; each text embedding lies on the other's image.
     images, texts = torch.eye(2), torch.eye(2).flip(0)
     same = retrieval_metrics(images, texts, torch.tensor([0, 1]), ["twin", "twin"])
@@ -117,18 +124,18 @@ def test_repeated_caption_is_right_for_each_of_its_images():
 
 
 @pytest.mark.parametrize("elements", [1, 64, 1000])
-def test_blocks_change_nothing(monkeypatch, elements):
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     case = random_case(37, 2, 50)
     whole = retrieval_metrics(*case)
     monkeypatch.setattr(retrieval, "CHUNK_ELEMENTS", elements)
     assert retrieval_metrics(*case) == whole
 
 
-def test_memory_is_bounded(monkeypatch):
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
     real = RightAnswers.mask
 
-    def spy(self, start, stop):
+    def spy(self: RightAnswers, start: int, stop: int) -> torch.Tensor:
         blocks.append((stop - start) * self.num_texts)
         return real(self, start, stop)
 
@@ -140,14 +147,14 @@ def test_memory_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("side", [0, 1])
-def test_refuses_what_is_not_finite(value, side):
+def test_refuses_what_is_not_finite(value: float, side: int) -> None:
     case = list(random_case(10, 1, 100))
     case[side][3, 2] = value
     with pytest.raises(DataError, match=f"{('image', 'text')[side]} embeddings: 1 of 10 .* NaN or infinite"):
         retrieval_metrics(*case)
 
 
-def test_refuses_nothing_at_all():
+def test_refuses_nothing_at_all() -> None:
     with pytest.raises(DataError, match="image embeddings: there are none"):
         retrieval_metrics(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), [])
 
@@ -163,12 +170,14 @@ def test_refuses_nothing_at_all():
         (torch.ones(2), torch.eye(2), torch.arange(2), ["a", "b"]),
     ],
 )
-def test_refuses_shapes_that_do_not_fit(images, texts, image_of_text, captions):
+def test_refuses_shapes_that_do_not_fit(
+    images: torch.Tensor, texts: torch.Tensor, image_of_text: torch.Tensor, captions: list[str]
+) -> None:
     with pytest.raises(ValueError, match=r"."):
         retrieval_metrics(images, texts, image_of_text, captions)
 
 
-def test_right_answers_agree_with_their_counts():
+def test_right_answers_agree_with_their_counts() -> None:
     _, _, image_of_text, captions = random_case(30, 3, 20)
     right = RightAnswers(image_of_text, captions, 30)
     mask = right.mask(0, 30)

@@ -17,21 +17,21 @@ VECTORS = {
 }
 
 
-def encode_text(texts):
+def encode_text(texts: list[str]) -> torch.Tensor:
     return torch.tensor([VECTORS[text] for text in texts])
 
 
-def test_class_embedding_is_the_normalised_mean_of_normalised_prompts():
+def test_class_embedding_is_the_normalised_mean_of_normalised_prompts() -> None:
     found = class_embeddings(encode_text, ["cat", "dog"], ["a {}", "the {}!"])
     half = 0.5**0.5
     expected = F.normalize(torch.tensor([[0.5, 0.0, 0.5], [0.0, (1 + half) / 2, half / 2]]), dim=1)
     torch.testing.assert_close(found.float(), expected)
 
 
-def test_class_names_with_braces_are_taken_literally():
+def test_class_names_with_braces_are_taken_literally() -> None:
     asked = []
 
-    def record(texts):
+    def record(texts: list[str]) -> torch.Tensor:
         asked.extend(texts)
         return torch.eye(len(texts))
 
@@ -39,7 +39,7 @@ def test_class_names_with_braces_are_taken_literally():
     assert asked == ["a {0} and {weird}", "a x and {weird}"]
 
 
-def test_accuracy_confusion_and_baselines():
+def test_accuracy_confusion_and_baselines() -> None:
     of_classes = torch.eye(3, dtype=torch.float64)
     images = torch.tensor([[9.0, 1, 0], [1, 9, 0], [0, 1, 9], [1, 9, 0], [9.0, 0, 0]])
     metrics = zero_shot_metrics(images, ["a", "b", "b", "b", "a"], of_classes, ["a", "b", "c"], ["{}"])
@@ -52,7 +52,7 @@ def test_accuracy_confusion_and_baselines():
 
 
 @pytest.mark.parametrize("num_classes", [2, 7])
-def test_ties_are_wrong(num_classes):
+def test_ties_are_wrong(num_classes: int) -> None:
     of_classes = F.normalize(torch.ones(num_classes, 5, dtype=torch.float64), dim=1)
     names = [str(i) for i in range(num_classes)]
     metrics = zero_shot_metrics(torch.rand(num_classes, 5), names, of_classes, names, ["{}"])
@@ -60,19 +60,19 @@ def test_ties_are_wrong(num_classes):
     assert sum(map(sum, metrics.confusion)) == num_classes
 
 
-def test_refuses_a_template_without_a_place_for_the_name():
+def test_refuses_a_template_without_a_place_for_the_name() -> None:
     with pytest.raises(ConfigError) as caught:
         class_embeddings(encode_text, ["cat"], ["a photo", "a {}", "nothing"])
     assert len(caught.value.lines) == 2
     assert "dataset.prompt_templates: 'a photo' has no {}" in caught.value.lines[0]
 
 
-def test_refuses_no_template():
+def test_refuses_no_template() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.prompt_templates: is empty"):
         class_embeddings(encode_text, ["cat"], [])
 
 
-def test_refuses_what_is_not_finite():
+def test_refuses_what_is_not_finite() -> None:
     with pytest.raises(DataError, match="NaN or infinite"):
         zero_shot_metrics(torch.full((1, 2), torch.nan), ["a"], torch.eye(2).double(), ["a", "b"], ["{}"])
     with pytest.raises(DataError, match="NaN or infinite"):

@@ -9,12 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from impresa.config.experiment import DatasetConfig
 from impresa.data.batch import Sample
-from impresa.data.sources.base import BadSample, Source
+from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
 from impresa.evaluation.gallery import GalleryMaker
@@ -41,12 +43,11 @@ class _Seen:
     histograms: list[Tensor] = field(default_factory=list)
     bad: list[BadSampleNote] = field(default_factory=list)
 
-    def add(self, position: int, sample: Sample) -> None:
-        assert sample.image is not None  # _usable lets no other through
+    def add(self, position: int, sample: Sample, image: Image) -> None:
         self.positions.append(position)
         self.captions.append(sample.captions)
         self.labels.append(sample.label)
-        self.histograms.append(colour_histogram(sample.image))
+        self.histograms.append(colour_histogram(image))
 
     @property
     def classes(self) -> set[str]:
@@ -69,7 +70,7 @@ def evaluate(
     `dataset.prompt_templates` of the model's config.
 
     Args:
-        model: the model; it is not changed.
+        model: the model; its weights are not changed.
         source: the data.
         data: what the data are called in the result.
         train_source: the data that the model was trained on. The colour-histogram baseline is fitted on up to 4096 of
@@ -87,25 +88,15 @@ def evaluate(
     encode_text = partial(model.encode_text, batch_size=batch_size, device=device, show_progress=show_progress)
     check_templates(config.prompt_templates)
 
-    test, embeddings, train = _Seen(), [], _Seen()
     with _progress(show_progress) as bar:
-        samples = _usable(source, bar.track(range(len(source)), description="embedding images"), test.bad)
-        while batch := list(islice(samples, batch_size)):
-            for position, sample in batch:
-                test.add(position, sample)
-            images = [sample.image for _, sample in batch]
-            embeddings.append(model.encode_image(images, batch_size=batch_size, device=device))
-        if train_source is not None:
-            positions = bar.track(_spread(len(train_source)), description="fitting the baseline")
-            for position, sample in _usable(train_source, positions, train.bad):
-                train.add(position, sample)
+        test, embeddings = _embed(model, source, batch_size, device, bar)
+        train = _look_at(train_source, bar) if train_source is not None else _Seen()
     if not test.positions:
         reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
         raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
-    image_embeddings = torch.cat(embeddings)
 
-    retrieval, baselines, gallery = _retrieval(source, image_embeddings, test, train, encode_text)
-    zero_shot = _zero_shot(image_embeddings, test, train, encode_text, config.prompt_templates)
+    retrieval, baselines, gallery = _retrieval(source, embeddings, test, train, encode_text)
+    zero_shot = _zero_shot(embeddings, test, train, encode_text, config.prompt_templates)
     if retrieval is None and zero_shot is None:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
     return Evaluation(
@@ -119,6 +110,41 @@ def evaluate(
         zero_shot=zero_shot,
         gallery=gallery,
     )
+
+
+def name_of_data(config: DatasetConfig, split: Split) -> str:
+    """What a split of the configured data is called in results; data without a test split are tested on `val`."""
+    if split == "test" and config.test_path is None and config.train_path != "shapes":
+        split = "val"
+    path = {"train": config.train_path, "val": config.val_path, "test": config.test_path}[split]
+    return f"{path or config.train_path}, {split} split"
+
+
+def _embed(
+    model: EmbeddingModel, source: Source, batch_size: int, device: torch.device | str | None, bar: Progress
+) -> tuple[_Seen, Tensor]:
+    """The usable samples and the embeddings (I, E) of their images."""
+    seen, embeddings = _Seen(), []
+
+    def pixels() -> Iterator[Tensor]:
+        # Preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
+        for item in _usable(source, bar.track(range(len(source)), description="embedding images"), seen.bad):
+            seen.add(*item)
+            yield model.image_transform(item[2])
+
+    stream = pixels()
+    while batch := list(islice(stream, batch_size)):
+        embeddings.append(model.encode_image(batch, batch_size=batch_size, device=device))
+    return seen, torch.cat(embeddings) if embeddings else torch.zeros(0, 0)
+
+
+def _look_at(train_source: Source, bar: Progress) -> _Seen:
+    """What the baseline is fitted on: training samples at even distances, so that sorted data are seen whole."""
+    seen, num = _Seen(), min(len(train_source), NUM_BASELINE_SAMPLES)
+    positions = [i * len(train_source) // num for i in range(num)]
+    for item in _usable(train_source, bar.track(positions, description="fitting the baseline"), seen.bad):
+        seen.add(*item)
+    return seen
 
 
 def _retrieval(
@@ -159,8 +185,8 @@ def _zero_shot(
     )
 
 
-def _usable(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample]]:
-    """The samples that have an image, with their position; the others are noted in `bad`."""
+def _usable(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample, Image]]:
+    """The samples that have an image: position, sample, image. The others are noted in `bad`."""
     for position in positions:
         try:
             sample = source[position]
@@ -170,13 +196,7 @@ def _usable(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) 
         if sample.image is None:
             bad.append(BadSampleNote(sample.id, "no image"))
         else:
-            yield position, sample
-
-
-def _spread(num_items: int) -> list[int]:
-    """Positions at even distances, so that data sorted by class are seen whole."""
-    num = min(num_items, NUM_BASELINE_SAMPLES)
-    return [i * num_items // num for i in range(num)]
+            yield position, sample, sample.image
 
 
 def _progress(show: bool) -> Progress:

@@ -129,8 +129,6 @@ class Evaluation:
     """The same metric for simple baselines, by name."""
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
-    notes: tuple[str, ...] = ()
-    """What was left out, and why."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

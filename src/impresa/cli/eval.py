@@ -1,0 +1,133 @@
+"""`impresa eval`: evaluate a finished run, on its own test data or on others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impresa.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from impresa.config.experiment import DatasetConfig
+    from impresa.data.sources import Source
+    from impresa.evaluation.results import Evaluation
+
+HELP = (
+    "Evaluate a run: retrieval in both directions beside a colour histogram and chance, and zero-shot classification "
+    "where the data have labels. On the run's own test data the run's evaluation and report are renewed; otherwise "
+    "nothing is written."
+)
+SHAPES = "shapes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
+    parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        default="test",
+        help="part of the run's own data, or of shapes (default: test)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images or texts at a time (default: as in training)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Evaluate and print; returns the exit code."""
+    _check_arguments(args, overrides)
+    from impresa.checkpoint import load
+    from impresa.data.sources import open_source
+    from impresa.evaluation.evaluate import evaluate, name_of_data
+
+    model = load(args.run, device=_checked_device(args.device))
+    dataset = model.config.dataset
+    source = _open_data(args, dataset) if args.data else open_source(dataset, args.split)
+    try:
+        train_source = open_source(dataset, "train")
+    except DataError as error:
+        sys.stderr.write(f"no colour histogram beside the model, because the training data cannot be read: {error}\n")
+        train_source = None
+    evaluation = evaluate(
+        model,
+        source,
+        data=_name(args) if args.data else name_of_data(dataset, args.split),
+        train_source=train_source,
+        batch_size=args.batch_size,
+        show_progress=sys.stderr.isatty(),
+    )
+    _print(evaluation, as_json=args.json)
+    if not args.data and args.split == "test":
+        _renew(args.run, evaluation)
+    return 0
+
+
+def _check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: impresa eval takes no overrides; the run's own config is used")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ConfigError(f"--batch-size: {args.batch_size} is too small; give 1 or more")
+    if args.data and args.data != SHAPES and args.split != "test":
+        raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
+
+
+def _checked_device(name: str | None) -> str | None:
+    """The device, once it has been tried.
+
+    Raises:
+        ConfigError: it does not exist here.
+    """
+    import torch
+
+    if name is not None:
+        try:
+            torch.zeros(1, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"--device: {name} cannot be used here ({reason}); give cpu, or leave it out") from error
+    return name
+
+
+def _open_data(args: argparse.Namespace, dataset: DatasetConfig) -> Source:
+    from dataclasses import replace
+
+    from impresa.data.sources import open_path, open_source
+
+    if args.data == SHAPES:
+        shapes = replace(dataset, source="auto", train_path=SHAPES, val_path=None, test_path=None)
+        return open_source(shapes, args.split)
+    return open_path(dataset, args.data)
+
+
+def _name(args: argparse.Namespace) -> str:
+    return f"{SHAPES}, {args.split} split" if args.data == SHAPES else str(args.data)
+
+
+def _print(evaluation: Evaluation, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from impresa.reports.table import print_results
+
+    print_results(evaluation, Console())
+
+
+def _renew(run_dir: Path, evaluation: Evaluation) -> None:
+    """Write the evaluation and the report into the run."""
+    from impresa.evaluation.results import save_evaluation
+    from impresa.reports.html import write_report
+
+    try:
+        save_evaluation(evaluation, run_dir)
+        report = write_report(run_dir)
+    except OSError as error:
+        raise CheckpointError(f"{run_dir}: cannot be written ({error.strerror}); the figures above stand") from error
+    sys.stderr.write(f"report: {report}\n")

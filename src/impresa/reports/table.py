@@ -1,0 +1,54 @@
+"""The results of an evaluation as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from impresa.evaluation.results import DirectionMetrics, Evaluation, ZeroShotMetrics
+
+
+def print_results(evaluation: Evaluation, console: Console) -> None:
+    """Print what was found: retrieval of the model and the baselines, zero-shot accuracy, bad samples."""
+    for part in _parts(evaluation):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _parts(evaluation: Evaluation) -> Iterator[RenderableType]:
+    images, texts, distinct = evaluation.num_images, evaluation.num_texts, evaluation.num_distinct_texts
+    yield Text(f"{evaluation.data}: {images:,} images, {texts:,} captions ({distinct:,} distinct)", style="dim")
+    if evaluation.retrieval is not None:
+        yield _retrieval(evaluation)
+    if evaluation.zero_shot is not None:
+        yield Text(_zero_shot(evaluation.zero_shot))
+    if evaluation.bad_samples:
+        first, num_bad = evaluation.bad_samples[0], len(evaluation.bad_samples)
+        yield Text(f"bad samples, skipped: {num_bad:,}; the first is {first.id}: {first.reason}", style="yellow")
+
+
+def _retrieval(evaluation: Evaluation) -> Table:
+    rows = {"model": evaluation.retrieval, **evaluation.baselines}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("R@1", "R@5", "R@10", "median rank", "mean rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for direction in ("image_to_text", "text_to_image"):
+        table.add_row(direction.replace("_to_", " → "), style="dim")
+        for name, metrics in rows.items():
+            table.add_row(f"  {name}", *_cells(getattr(metrics, direction)), style="bold" if name == "model" else "")
+    return table
+
+
+def _cells(metrics: DirectionMetrics) -> list[str]:
+    recalls = [f"{metrics.recall_at[k]:.1%}" for k in (1, 5, 10)]
+    return [*recalls, f"{metrics.median_rank:g}", f"{metrics.mean_rank:.1f}"]
+
+
+def _zero_shot(scores: ZeroShotMetrics) -> str:
+    return (
+        f"zero-shot accuracy {scores.accuracy:.1%} ({scores.num_samples:,} images, {len(scores.classes)} classes; "
+        f"most frequent class {scores.majority:.1%}, chance {scores.chance:.1%})"
+    )

@@ -1,0 +1,161 @@
+"""`impresa eval`: which data are evaluated, what is printed and what is written, and refusals in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fake_model import ColourModel, colour_source
+from impresa.cli.main import main
+from impresa.config import to_yaml
+from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
+from impresa.evaluation.results import Evaluation, read_evaluation
+
+SHAPES = ShapesConfig(num_train=40, num_val=11, num_test=13)
+CONFIG = ExperimentConfig(name="tiny", dataset=DatasetConfig(shapes=SHAPES, image_size=16))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory whose model is a stand-in."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(CONFIG))
+    use(CONFIG, monkeypatch)
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nine squares with captions and labels, and a broken one."""
+    path = tmp_path / "squares"
+    path.mkdir()
+    rows = []
+    for i, sample in enumerate(colour_source(9, labels=True).items):
+        sample.image.save(path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "caption": sample.captions[0], "label": sample.label})
+    (path / "broken.png").write_bytes(b"no image")
+    rows.append({"image": "broken.png", "caption": "nothing"})
+    (path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def use(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.checkpoint.load", lambda run_dir, device=None: ColourModel(config=config))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_own_data_renew_evaluation_and_report(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run_dir)]) == 0
+    shown = capsys.readouterr()
+    assert "shapes, test split: 13 images" in shown.out
+    assert "colour histogram" in shown.out
+    assert "chance" in shown.out
+    assert shown.err == f"report: {run_dir / 'report.html'}\n"
+    assert files(run_dir) == ["config.yaml", "evaluation.json", "evaluation/gallery.json", "report.html"]
+    assert read_evaluation(run_dir).num_images == 13
+    assert "tiny" in (run_dir / "report.html").read_text()
+
+
+def test_json_is_all_that_standard_output_has(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run_dir), "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert Evaluation.from_dict(tree) == read_evaluation(run_dir)
+    assert tree["retrieval"]["image_to_text"]["recall_at"].keys() == {"1", "5", "10"}
+
+
+@pytest.mark.parametrize(("words", "name", "count"), [
+    (["--split", "val"], "shapes, val split", 11),
+    (["--data", "shapes"], "shapes, test split", 13),
+    (["--data", "shapes", "--split", "train"], "shapes, train split", 40),
+])  # fmt: skip
+def test_other_data_write_nothing(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], words: list[str], name: str, count: int
+) -> None:
+    assert main(["eval", str(run_dir), *words]) == 0
+    assert f"{name}: {count} images" in capsys.readouterr().out
+    assert files(run_dir) == ["config.yaml"]
+
+
+def test_folder_with_a_bad_sample(run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(run_dir), "--data", str(folder), "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["data"], tree["num_images"]) == (str(folder), 9)
+    assert [note["id"] for note in tree["bad_samples"]] == ["broken.png"]
+    assert tree["zero_shot"]["accuracy"] == 1.0
+    assert list(tree["baselines"]) == ["colour histogram", "chance"]
+    assert files(run_dir) == ["config.yaml"]
+
+
+def test_lost_training_data_cost_only_the_histogram(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(replace(CONFIG, dataset=replace(CONFIG.dataset, train_path="lost/train", val_path="lost/val")), monkeypatch)
+    assert main(["eval", str(run_dir), "--data", str(folder), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert list(json.loads(shown.out)["baselines"]) == ["chance"]
+    assert "no colour histogram" in shown.err
+    assert "lost/train" in shown.err
+
+
+def test_batch_size_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ColourModel(config=CONFIG)
+    monkeypatch.setattr("impresa.checkpoint.load", lambda run_dir, device=None: model)
+    assert main(["eval", str(run_dir), "--batch-size", "5"]) == 0
+    assert [number for kind, number in model.calls if kind == "image"] == [5, 5, 3]
+
+
+def test_device_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(run_dir: Path, device: object = None) -> ColourModel:
+        asked.append(device)
+        return ColourModel(config=CONFIG)
+
+    monkeypatch.setattr("impresa.checkpoint.load", load)
+    assert main(["eval", str(run_dir), "--device", "cpu"]) == 0
+    assert asked == ["cpu"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--batch-size", "0"], "--batch-size: 0 is too small"),
+    (["--device", "toaster"], "--device: toaster cannot be used here"),
+    (["--data", "no/such/place"], "no/such/place: no such file or folder"),
+    (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is evaluated whole"),
+])  # fmt: skip
+def test_refusals_are_one_line(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["eval", str(run_dir), *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], exists: bool) -> None:
+    place = tmp_path if exists else tmp_path / "missing"
+    assert main(["eval", str(place)]) == 2
+    shown = capsys.readouterr()
+    assert str(place) in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_run_that_cannot_be_written_still_prints(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("impresa.evaluation.results.write_atomic", refuse)
+    assert main(["eval", str(run_dir)]) == 2
+    shown = capsys.readouterr()
+    assert "13 images" in shown.out
+    assert shown.err == f"{run_dir}: cannot be written (Permission denied); the figures above stand\n"
