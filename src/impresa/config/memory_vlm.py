@@ -140,7 +140,7 @@ class SchedulerKwargs:
 
     __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
-    warmup_epochs: NonNegative = 5
+    warmup_epochs: CountOrZero = 5
     """Warmup epochs."""
     min_lr: NonNegative = 1e-6
     """Minimum learning rate."""

@@ -1,0 +1,300 @@
+"""Refusals: every fault is told, all in one go, one line each, in the names that the user wrote."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from impresa.config import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
+from impresa.config.memory_vlm import MemoryVLMConfig, ModelConfig
+from impresa.config.tree import merge, nested, to_tree
+from impresa.config.validate import experiment_from_tree, validate
+from impresa.errors import ConfigError
+
+
+def lines_of(tree: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        experiment_from_tree(tree)
+    assert str(caught.value) == "\n".join(caught.value.lines)
+    return list(caught.value.lines)
+
+
+def only_line(*settings: tuple[str, Any]) -> str:
+    tree: dict[str, Any] = {}
+    for key, value in settings:
+        tree = merge(tree, nested(key, value))
+    (line,) = lines_of(tree)
+    return line
+
+
+SINGLE = [
+    ("optimization.lrr", 1, "optimization.lrr: unknown key; did you mean optimization.lr?"),
+    ("lerning_rate", 1, "lerning_rate: unknown key; did you mean "),
+    ("dataset.zzz", 1, "dataset.zzz: unknown key; known here are source, train_path"),
+    ("decoders", None, "decoders: unknown key; did you mean decoder?"),
+    ("trainer.Epochs", 1, "trainer.Epochs: unknown key; did you mean trainer.epochs?"),
+    ("trainer.save-top-k", 1, "trainer.save-top-k: unknown key; did you mean trainer.checkpoint.save_top_k?"),
+    ("optimization.lr", "fast", "optimization.lr: got 'fast' (text); it must be a number above 0"),
+    ("optimization.lr", True, "optimization.lr: got true; it must be a number above 0"),
+    ("optimization.lr", float("nan"), "optimization.lr: got nan; it must be a number above 0"),
+    ("optimization.lr", float("inf"), "optimization.lr: got inf; it must be a number above 0"),
+    ("optimization.lr", 0, "optimization.lr: got 0; it must be a number above 0"),
+    ("optimization.lr", None, "optimization.lr: got null; it must be a number above 0"),
+    ("trainer.epochs", 1.5, "trainer.epochs: got 1.5; it must be a whole number at least 1"),
+    ("trainer.epochs", "3", "trainer.epochs: got '3' (text); it must be a whole number at least 1"),
+    ("trainer.epochs", False, "trainer.epochs: got false; it must be a whole number at least 1"),
+    ("trainer.deterministic", 1, "trainer.deterministic: got 1; it must be true or false"),
+    ("name", 5, "name: got 5; it must be text that is not empty, in quotes"),
+    ("name", "", "name: got ''"),
+    ("labels.tags", "a", "labels.tags: got 'a' (text); it must be a list, each item text that is not empty"),
+    ("optimization.betas", [0.9], "optimization.betas: got [0.9]; it must be a list of 2, each a number at least 0"),
+    ("optimization.betas", [0.9, 1], "optimization.betas: got [0.9, 1]; it must be a list of 2, each a number"),
+    ("optimization.betas", [0.9, 0.8, 0.7], "optimization.betas: got [0.9, 0.8, 0.7]; it must be a list of 2"),
+    ("losses.type", "clop", "losses.type: got 'clop'; it must be clip or siglip (did you mean clip?)"),
+    ("losses.siglip_bias", True, "losses.siglip_bias: got true; it must be auto or a number"),
+    ("trainer.devices", 0, "trainer.devices: got 0; it must be auto or a whole number at least 1"),
+    ("dataset", 3, "dataset: got 3; it must be a mapping of keys"),
+    ("text_encoder", None, "text_encoder: got null; it must be a mapping of keys"),
+    ("vision_encoder.memory", [], "vision_encoder.memory: got []; it must be a mapping of keys"),
+    ("vision_encoder.drop_rate", 1.0, "vision_encoder.drop_rate: got 1.0; it must be a number at least 0 and below 1"),
+    ("vision_encoder.memory.mem_alpha", 1.5, "vision_encoder.memory.mem_alpha: got 1.5; it must be a number at least"),
+    ("decoder.load_in_4bit", True, "decoder.type: this experiment has no decoder; set it to qwen or trm to add one"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "line"), SINGLE, ids=[f"{key}={value}" for key, value, _ in SINGLE])
+def test_a_single_field(key: str, value: Any, line: str) -> None:
+    assert only_line((key, value)).startswith(line)
+
+
+CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
+    ([("vision_encoder.num_heads", 7)], "vision_encoder.num_heads: 7 heads do not divide vision_encoder.dim, 512; 4"),
+    ([("text_encoder.num_heads", 1000)], "text_encoder.num_heads: 1000 heads do not divide text_encoder.dim, 512; 512"),
+    ([("audio_encoder.num_heads", 7)], "audio_encoder.num_heads: 7 heads do not divide audio_encoder.dim, 512; 4"),
+    (
+        [("vision_encoder.use_perceiver", True), ("vision_encoder.perceiver_num_heads", 3)],
+        "vision_encoder.perceiver_num_heads: 3 heads do not divide vision_encoder.dim, 512; 2 would",
+    ),
+    ([("vision_encoder.mlp_ratio", 1e-6)], "vision_encoder.mlp_ratio: 1e-06 leaves the MLPs no hidden width"),
+    ([("dataset.image_size", 225)], "dataset.image_size: 225 is no multiple of vision_encoder.patch_size, 16; 224"),
+    ([("dataset.image_size", 5)], "dataset.image_size: 5 is no multiple of vision_encoder.patch_size, 16; 16 would"),
+    ([("text_encoder.embed_dim", 256)], "text_encoder.embed_dim: 256 is not vision_encoder.embed_dim, 512; all"),
+    ([("audio_encoder.embed_dim", 256)], "audio_encoder.embed_dim: 256 is not vision_encoder.embed_dim, 512; all"),
+    (
+        [("vision_encoder.use_mrl", True), ("vision_encoder.mrl_dimensions", [64, 128])],
+        "vision_encoder.mrl_dimensions: [64, 128] does not descend; write [128, 64]",
+    ),
+    (
+        [("vision_encoder.use_mrl", True), ("vision_encoder.mrl_dimensions", [64, 64])],
+        "vision_encoder.mrl_dimensions: [64, 64] does not descend; write [64]",
+    ),
+    (
+        [("vision_encoder.use_mrl", True), ("vision_encoder.mrl_dimensions", [1024, 64])],
+        "vision_encoder.mrl_dimensions: 1024 is above vision_encoder.embed_dim, 512; leave it out",
+    ),
+    (
+        [("vision_encoder.use_mrl", True), ("vision_encoder.mrl_dimensions", [])],
+        "vision_encoder.mrl_dimensions: is empty; name at least one dimension, or turn vision_encoder.use_mrl off",
+    ),
+    ([("vision_encoder.max_len", 5)], "vision_encoder.max_len: means nothing for image; leave it out"),
+    ([("vision_encoder.vocab_size", 500)], "vision_encoder.vocab_size: means nothing for image"),
+    ([("text_encoder.patch_size", 8)], "text_encoder.patch_size: means nothing for text"),
+    ([("text_encoder.memory.enabled", True)], "text_encoder.memory: means nothing for text"),
+    ([("text_encoder.use_mrl", True)], "text_encoder.use_mrl: means nothing for text"),
+    ([("text_encoder.use_perceiver", True)], "text_encoder.use_perceiver: means nothing for text"),
+    ([("audio_encoder.max_len", 5)], "audio_encoder.max_len: means nothing for audio"),
+    ([("audio_encoder.memory.enabled", True)], "audio_encoder.memory: means nothing for audio"),
+    ([("audio_encoder.patch_size", 24)], "audio_encoder.patch_size: 24 does not divide the 128 mel bins; 16 does"),
+    ([("vision_encoder.backbone", "transformer")], "vision_encoder.backbone: transformer is not for image; use vit or"),
+    ([("text_encoder.backbone", "vit")], "text_encoder.backbone: vit is not for text; use transformer or a pretrained"),
+    (
+        [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.depth", 3)],
+        "vision_encoder.depth: is for a backbone from scratch, not for openai/clip; leave it out",
+    ),
+    (
+        [("text_encoder.backbone", "openai/clip"), ("text_encoder.vocab_size", 500)],
+        "text_encoder.vocab_size: is for a backbone from scratch, not for openai/clip; leave it out",
+    ),
+    (
+        [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.memory.enabled", True)],
+        "vision_encoder.memory.enabled: memory tokens need vision_encoder.backbone vit, not openai/clip; turn it off",
+    ),
+    ([("vision_encoder.pooling", "eot")], "vision_encoder.pooling: eot is not for image by vit; use auto, cls or mean"),
+    ([("text_encoder.pooling", "cls")], "text_encoder.pooling: cls is not for text by transformer; use auto, eot or"),
+    (
+        [("audio_encoder.pooling", "cls")],
+        "audio_encoder.pooling: cls is not for audio by spectrogram; use auto or mean",
+    ),
+    ([("text_encoder.vocab_size", 100)], "text_encoder.vocab_size: 100 cannot hold all bytes; at least 259"),
+    ([("text_encoder.max_len", 2)], "text_encoder.max_len: 2 leaves no room between start and end token; at least 3"),
+    ([("losses.contrastive_weight", 0)], "losses.contrastive_weight: is 0 and nothing else is trained"),
+    ([("losses.pairs", [])], "losses.pairs: [] must name each pair once; null stands for every pair"),
+    ([("losses.pairs", ["image-text", "image-text"])], "losses.pairs: ['image-text', 'image-text'] must name each"),
+    ([("losses.pairs", ["image-audio"])], "losses.pairs: image-audio needs an audio_encoder; add one or leave"),
+    (
+        [("decoder.type", "trm"), ("decoder.load_in_4bit", True)],
+        "decoder.load_in_4bit: is for decoder.type qwen, not for trm; leave it out",
+    ),
+    ([("decoder.type", "trm"), ("decoder.use_lora", True)], "decoder.use_lora: is for decoder.type qwen, not for trm"),
+    ([("decoder.type", "trm"), ("decoder.lora.r", 3)], "decoder.lora: is for decoder.type qwen, not for trm"),
+    (
+        [("decoder.type", "trm"), ("decoder.use_trm_recursion", True)],
+        "decoder.use_trm_recursion: is for decoder.type qwen, not for trm",
+    ),
+    ([("decoder.type", "trm"), ("decoder.num_heads", 3)], "decoder.num_heads: 3 heads do not divide decoder.dim, 256"),
+    ([("decoder.type", "qwen"), ("decoder.dim", 64)], "decoder.dim: is for decoder.type trm, not for qwen; leave it"),
+    (
+        [("decoder.type", "qwen"), ("decoder.freeze", True), ("decoder.use_lora", True)],
+        "decoder.freeze: contradicts decoder.use_lora",
+    ),
+    ([("decoder.type", "trm"), ("decoder.prefix", "memory")], "decoder.prefix: memory needs vision_encoder.memory.ena"),
+    ([("decoder.type", "trm"), ("decoder.prefix", "perceiver")], "decoder.prefix: perceiver needs vision_encoder.use_"),
+    ([("dataset.val_fraction", 1)], "dataset.val_fraction: 1 leaves nothing to train on; it must be below 1"),
+    ([("dataset.prompt_templates", ["a photo"])], "dataset.prompt_templates: 'a photo' must hold {} once"),
+    ([("dataset.prompt_templates", [])], "dataset.prompt_templates: is empty; give at least one"),
+    ([("optimization.min_lr", 1)], "optimization.min_lr: 1.0 is above optimization.lr, 0.0005; the rate ends there"),
+    ([("trainer.checkpoint.filename", "{epoch")], "trainer.checkpoint.filename: '{epoch' is no pattern"),
+]
+
+
+@pytest.mark.parametrize(("settings", "line"), CROSSING, ids=[line.partition(":")[0] for _, line in CROSSING])
+def test_an_impossible_combination(settings: list[tuple[str, Any]], line: str) -> None:
+    assert only_line(*settings).startswith(line)
+
+
+GUIDE = [
+    ("training.learning_rate", -1, "training.learning_rate: got -1; it must be a number above 0"),
+    ("training.lr", 1e-3, "training.lr: unknown key; did you mean training.learning_rate?"),
+    (
+        "model.memory.num_tokens",
+        3,
+        "model.memory.num_tokens: unknown key; did you mean model.memory.num_mem",
+    ),
+    ("model.num_heads", 7, "model.num_heads: 7 heads do not divide model.embed_dim, 512; 4 would"),
+    ("model.text.num_heads", 7, "model.text.num_heads: 7 heads do not divide model.text.embed_dim, 512; 4 would"),
+    ("model.image_size", 225, "model.image_size: 225 is no multiple of model.patch_size, 16; 224 would be"),
+    ("training.data.image_size", 64, "training.data.image_size: 64 is not model.image_size, 224; leave it out"),
+    ("model.text.vocab_size", 10, "model.text.vocab_size: 10 cannot hold all bytes; at least 259"),
+    (
+        "training.scheduler.scheduler_kwargs.min_lr",
+        1.0,
+        "training.scheduler.scheduler_kwargs.min_lr: 1.0 is above training.learning_rate, 0.0005",
+    ),
+    ("training.checkpoint.filename", "}", "training.checkpoint.filename: '}' is no pattern"),
+    ("project.version", 1.0, "project.version: got 1.0; it must be text, in quotes"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "line"), GUIDE, ids=[row[0] for row in GUIDE])
+def test_the_guide_s_faults_bear_the_guide_s_names(key: str, value: Any, line: str) -> None:
+    base = to_tree(MemoryVLMConfig())
+    del base["training"]["data"]["image_size"]
+    (told,) = lines_of(merge(base, nested(key, value)))
+    assert told.startswith(line)
+
+
+def test_the_dialects_cannot_be_mixed() -> None:
+    guide = to_tree(MemoryVLMConfig())
+    assert lines_of({**guide, "optimization": {"lr": 1e-4}}) == [
+        "optimization.lr: is a key of the experiment dialect (dataset, vision_encoder, ...), and this config is in the "
+        "Memory-VLM dialect (model, training, project); write training.learning_rate"
+    ]
+    (line,) = lines_of({**to_tree(ExperimentConfig()), "training": {"epochs": 3}})
+    assert line.startswith("training.epochs: is a key of the Memory-VLM dialect")
+    assert line.endswith("write trainer.epochs")
+
+
+def test_all_faults_are_told_in_one_go() -> None:
+    lines = lines_of(
+        {
+            "nmae": "x",
+            "optimization": {"lr": -1, "betas": [2, 2], "min_lr": 3.0},
+            "vision_encoder": {"num_heads": 7, "pooling": "eot", "memory": {"enabled": "yes", "mem_alfa": 0.5}},
+            "dataset": "shapes",
+        }
+    )
+    assert {line.partition(":")[0] for line in lines} == {
+        "nmae",
+        "optimization.lr",
+        "optimization.betas",
+        "vision_encoder.num_heads",
+        "vision_encoder.pooling",
+        "vision_encoder.memory.enabled",
+        "vision_encoder.memory.mem_alfa",
+        "dataset",
+    }
+    assert all(re.fullmatch(r"[\w.]+: [^\n]+; [^\n]+", line) for line in lines)
+
+
+def test_a_wrong_field_is_not_told_again_by_a_rule_that_reads_it() -> None:
+    assert only_line(("vision_encoder.num_heads", 0)) == (
+        "vision_encoder.num_heads: got 0; it must be a whole number at least 1"
+    )
+
+
+def test_values_are_shown_short_and_on_one_line() -> None:
+    line = only_line(("optimization.lr", "a\nb" * 100))
+    assert len(line) < 150
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("tree", [[], "shapes", None, 3])
+def test_what_is_no_mapping_is_refused(tree: Any) -> None:
+    assert lines_of(tree)[0].startswith("config: got ")
+
+
+@pytest.mark.parametrize("key", [1, None, True, "a.b", "", "a b"])
+def test_odd_keys_are_unknown_keys(key: Any) -> None:
+    (line,) = lines_of({key: 1, "seed": 0})
+    assert "unknown key" in line
+
+
+def test_a_config_built_in_python_passes_the_same_validation() -> None:
+    wrong = ExperimentConfig(
+        seed=-3,
+        optimization=OptimizationConfig(lr=True),
+        trainer=TrainerConfig(epochs="3"),  # type: ignore[arg-type]
+        vision_encoder=EncoderConfig(num_heads=7),
+        dataset=DatasetConfig(train_path=Path("x")),  # type: ignore[arg-type]
+        fusion=OptimizationConfig(),  # type: ignore[arg-type]
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(wrong)
+    told = {line.partition(":")[0] for line in caught.value.lines}
+    assert told >= {"seed", "optimization.lr", "trainer.epochs", "vision_encoder.num_heads", "dataset.train_path"}
+    assert "fusion.lr" in told
+
+
+def test_a_guide_config_built_in_python_is_translated() -> None:
+    assert validate(MemoryVLMConfig(model=ModelConfig(depth=3))).vision_encoder.depth == 3
+    with pytest.raises(ConfigError, match=r"model\.depth: got 0"):
+        validate(MemoryVLMConfig(model=ModelConfig(depth=0)))
+
+
+def test_validation_is_idempotent_and_takes_whole_numbers_for_floats() -> None:
+    once = validate(replace(ExperimentConfig(), optimization=OptimizationConfig(lr=1, warmup_epochs=2)))
+    assert validate(once) == once
+    assert type(once.optimization.lr) is float
+
+
+def test_what_a_tree_lacks_has_its_default() -> None:
+    config = experiment_from_tree({"text_encoder": {"depth": 3}, "audio_encoder": {}, "decoder": {"type": "trm"}})
+    assert config.text_encoder.backbone == "transformer"
+    assert config.audio_encoder is not None
+    assert config.audio_encoder.backbone == "spectrogram"
+    assert config.decoder is not None
+    assert config.decoder.dim == 256
+    assert experiment_from_tree({}) == ExperimentConfig()
+
+
+def test_switches_that_are_off_keep_their_settings() -> None:
+    tree = {"vision_encoder": {"use_perceiver": False, "perceiver_num_latents": 32, "mrl_dimensions": [64, 128]}}
+    assert experiment_from_tree(tree).vision_encoder.perceiver_num_latents == 32
+
+
+def test_an_image_size_is_free_for_a_pretrained_backbone() -> None:
+    experiment_from_tree({"vision_encoder": {"backbone": "a/b"}, "dataset": {"image_size": 225}})
