@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import EncoderConfig
 from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.pretrained import PretrainedBackbone
+from impresa.encoders.pretrained_audio import load_audio_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.transformer import Transformer, init_linear
 from impresa.errors import ConfigError, DataError
@@ -74,17 +77,23 @@ class SpectrogramTransformer(nn.Module):
 
 
 class AudioEncoder(Tower):
-    """Sounds to embeddings, by our transformer over log-mel patches.
+    """Sounds to embeddings, by our transformer over log-mel patches or a pretrained tower.
 
     Args:
-        config: the tower's settings; `embed_dim` is E, `dim` is D.
-        num_mels: M, mel bins of the features.
-        max_frames: frames of the longest clip.
+        config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
+        num_mels: M, mel bins of our features; a pretrained tower has its own.
+        max_frames: frames of the longest clip in our features.
     """
 
+    backbone: SpectrogramTransformer | PretrainedBackbone
+
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
-        backbone = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
-        super().__init__(config, backbone, dim=config.dim, summary=None)
+        if is_from_scratch("audio", config):
+            scratch = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
+            super().__init__(config, scratch, dim=config.dim, summary=None)
+        else:
+            backbone = load_audio_backbone(config.backbone)
+            super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
 
     def forward(
         self, audio: torch.Tensor, mask: torch.Tensor | None = None, return_tokens: bool = False

@@ -5,6 +5,7 @@ Letters of shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -14,12 +15,15 @@ from impresa.config.experiment import EncoderConfig
 from impresa.encoders.transformer import Attention, fitting_heads
 from impresa.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 Summary = Literal["cls", "eot", "own"]
 """What a backbone sums up its input in: CLS, the end token of a causal text, or what its own pooling gives."""
 
 
-def pooling_of(config: EncoderConfig, summary: Summary | None) -> Literal["summary", "mean", "attention"]:
-    """How a tower pools: by `use_attention_pooling`, else by `pooling`.
+def pooling_of(config: EncoderConfig, summary: Summary | None) -> Literal["summary", "mean", "attention", "latents"]:
+    """How a tower pools: the mean of the Perceiver's latents if it has one, else by `use_attention_pooling`, else by
+    `pooling`.
 
     Args:
         config: the tower's settings.
@@ -28,13 +32,18 @@ def pooling_of(config: EncoderConfig, summary: Summary | None) -> Literal["summa
     Raises:
         ConfigError: `pooling` asks for a token that the backbone does not have.
     """
+    if config.use_perceiver:
+        if config.use_attention_pooling:
+            logger.info("use_attention_pooling: ignored under the Perceiver, whose latents are averaged")
+        return "latents"
     if config.use_attention_pooling:
         return "attention"
     if config.pooling in ("auto", summary):
         return "summary" if summary else "mean"
     if config.pooling == "mean":
         return "mean"
-    raise ConfigError(f"pooling: {config.pooling} is no token of this tower; choose {summary or 'auto'} or mean")
+    choice = summary if summary in ("cls", "eot") else "auto"
+    raise ConfigError(f"pooling: {config.pooling} is no token of this tower; choose {choice} or mean")
 
 
 def mean_pool(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

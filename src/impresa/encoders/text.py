@@ -1,4 +1,4 @@
-"""The text encoder: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020).
+"""The text encoder, and its backbone from scratch: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020).
 
 Letters of shapes: B batch, T tokens, D width, E embedding.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import EncoderConfig
 from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.pretrained import PretrainedBackbone
+from impresa.encoders.pretrained_text import load_text_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.transformer import Transformer
 from impresa.errors import DataError
@@ -60,18 +63,23 @@ class TextTransformer(nn.Module):
 
 
 class TextEncoder(Tower):
-    """Texts to embeddings, by our causal transformer, on the batch as long as it is given.
+    """Texts to embeddings, by our causal transformer or a pretrained tower, on the batch as long as it is given.
 
     Args:
-        config: the tower's settings; `embed_dim` is E, `dim` is D.
-        vocab_size: rows of the token table, the tokenizer's own size.
-        end_id: id of the end token; every text has one.
+        config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
+        vocab_size: rows of our token table, the tokenizer's own size; a pretrained tower has its own.
+        end_id: id of the end token, for our transformer; every text has one.
     """
 
-    backbone: TextTransformer
+    backbone: TextTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
-        super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
+        if is_from_scratch("text", config):
+            super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
+        else:
+            backbone = load_text_backbone(config.backbone)
+            summary = "cls" if config.pooling == "cls" and backbone.has_cls else backbone.summary
+            super().__init__(config, backbone, dim=backbone.dim, summary=summary)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_tokens: bool = False

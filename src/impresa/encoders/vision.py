@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import torch
 
+from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import EncoderConfig
 from impresa.encoders.output import EncoderOutput
+from impresa.encoders.pretrained import PretrainedBackbone
+from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.vit import VisionTransformer
 
 
 class VisionEncoder(Tower):
-    """Images to embeddings, by our ViT.
+    """Images to embeddings, by our ViT or a pretrained tower.
 
     Args:
-        config: the tower's settings; `embed_dim` is E, `dim` is D.
+        config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         image_size: S, side of the square images in pixels.
     """
 
-    backbone: VisionTransformer
+    backbone: VisionTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
-        super().__init__(config, VisionTransformer(config, image_size), dim=config.dim, summary="cls")
+        if is_from_scratch("image", config):
+            super().__init__(config, VisionTransformer(config, image_size), dim=config.dim, summary="cls")
+        else:
+            backbone = load_vision_backbone(config.backbone, image_size)
+            super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
 
     def forward(self, image: torch.Tensor, return_tokens: bool = False) -> EncoderOutput:
         """Encode images (B, 3, S, S).
@@ -35,5 +42,6 @@ class VisionEncoder(Tower):
 
     def commit(self, step: int) -> None:
         """Update the memory's state after optimizer step number `step` (from 1); see `MemoryTokens.commit`."""
-        if self.backbone.memory is not None and not self.is_frozen:
-            self.backbone.memory.commit(step)
+        memory = self.backbone.memory if isinstance(self.backbone, VisionTransformer) else None
+        if memory is not None and not self.is_frozen:
+            memory.commit(step)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import ExperimentConfig
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.vision import VisionEncoder
@@ -16,10 +17,10 @@ from impresa.models.alignment import AlignmentModel
 
 
 def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> AlignmentModel:
-    """An alignment model with fresh weights, on the CPU in float32.
+    """An alignment model as training starts from it, on the CPU in float32.
 
-    Weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them leaves
-    the start of the other as it is.
+    New weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them
+    leaves the start of the other as it is. Pretrained towers are loaded.
 
     Args:
         config: the experiment.
@@ -27,10 +28,12 @@ def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> A
         end_id: the tokenizer's end token.
 
     Raises:
-        ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows.
+        ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows, or a pretrained tower cannot
+            be loaded.
+        CheckpointError: the files of a pretrained tower are incomplete.
     """
     bound = config.text_encoder.vocab_size
-    if vocab_size > bound:
+    if vocab_size > bound and is_from_scratch("text", config.text_encoder):
         fault = f"{bound} is less than the {vocab_size} tokens of the tokenizer"
         raise ConfigError(f"text_encoder.vocab_size: {fault}; raise it or train a smaller tokenizer")
     with _own_seed():
