@@ -30,7 +30,7 @@ TRAINED_PAIRS: tuple[Pair, ...] = tuple(
     (colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT_PAIRS
 )
 
-_RADIUS = {"small": (92, 104), "large": (146, 160)}
+_RADIUS = {"small": (98, 110), "large": (146, 160)}
 _MARGIN = 8
 _JITTER = 42
 _COUNTS = (1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3)  # 15% one object, 40% two, 45% three
