@@ -102,7 +102,10 @@ def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tu
             left = generator.uniform(0, width - crop_width)
             top = generator.uniform(0, height - crop_height)
             return left, top, left + crop_width, top + crop_height
-    return 0.0, 0.0, float(width), float(height)
+    # A long image: the largest centre crop that is not too long.
+    crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return left, top, left + crop_width, top + crop_height
 
 
 def _resample(
@@ -125,7 +128,8 @@ def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     name, data = "image", source
     try:
         if isinstance(data, str | Path):
-            name, data = str(data), Path(data).read_bytes()
+            name = str(data)
+            data = Path(data).read_bytes()
         return decode_image(data)
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give the path of an image file") from error
@@ -178,5 +182,6 @@ def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Whole numbers have the range of 16 bits; floats that of 0 to 1, or of 0 to 255 if any is above 1."""
     if np.issubdtype(grey.dtype, np.integer):
         return ((grey.astype(np.int64).clip(0, 65535) + 128) // 257).astype(np.uint8)
-    top = 255.0 if grey.max(initial=0) <= 1 else 1.0
-    return np.rint(np.nan_to_num(grey) * top).clip(0, 255).astype(np.uint8)
+    finite = np.nan_to_num(grey)
+    top = 255.0 if finite.max(initial=0) <= 1 else 1.0
+    return np.rint(finite * top).clip(0, 255).astype(np.uint8)
