@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
     train(config, run_dir, command=_command(), resume=args.resume)
     if is_main_process():
-        print(run_dir)
+        _print_results(run_dir)
     return end_process()
 
 
@@ -92,6 +92,21 @@ def _new_run_dir(name: str) -> Path:
             continue
         return run_dir
     raise AssertionError("count() does not end")
+
+
+def _print_results(run_dir: Path) -> None:
+    """The evaluation, the report and, as the last line, the run directory."""
+    from rich.console import Console
+
+    from impresa.evaluation.results import read_evaluation
+    from impresa.reports.html import REPORT_FILE
+    from impresa.reports.table import print_results
+
+    evaluation = read_evaluation(run_dir)
+    if evaluation is not None:
+        print_results(evaluation, Console())
+    print(f"report: {run_dir / REPORT_FILE}")
+    print(run_dir)
 
 
 def _command() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,12 +16,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from impresa.checkpoint import load, save_preparation, save_run
 from impresa.config.checks import check_built
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.validate import validate
 from impresa.data.batch import Sample
 from impresa.data.sources import BadSample, Source, open_source
-from impresa.evaluation.evaluate import evaluate
+from impresa.evaluation.evaluate import evaluate, name_of_data
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.html import write_report
@@ -109,7 +110,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
             try:
                 trainer.fit(module, steps, parts.data.val_dataloader(), ckpt_path=start.checkpoint, weights_only=True)
             except TrainingInterrupted:
-                _say_how_to_resume(run_dir)
+                logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
                 raise KeyboardInterrupt from None
         else:
             checkpoints.load_state_dict(start.state["callbacks"][checkpoints.state_key])
@@ -125,9 +126,13 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     save_run(
         run_dir, parts.model, config, parts.tokenizer, parts.image_transform, examples=_examples(parts.data.val_source)
     )
-    model = load(run_dir, device)
-    test_source, train_source = open_source(config.dataset, "test"), parts.data.train_source
-    evaluation = evaluate(model, test_source, data=_test_data(config.dataset), train_source=train_source)
+    evaluation = evaluate(
+        load(run_dir, device),
+        open_source(config.dataset, "test"),
+        data=name_of_data(config.dataset, "test"),
+        train_source=parts.data.train_source,
+        show_progress=sys.stderr.isatty(),
+    )
     save_evaluation(evaluation, run_dir)
     environment = {**read_environment(run_dir), "finished": now()}
     write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, parts.num_parameters))
@@ -177,16 +182,3 @@ def _examples(source: Source) -> list[Sample]:
                 continue
 
     return list(islice(usable(), NUM_GOLDEN))
-
-
-def _test_data(config: DatasetConfig) -> str:
-    """What the test data are called in the evaluation."""
-    if config.test_path is not None:
-        return config.test_path
-    if config.train_path == "shapes":
-        return "shapes, test split"
-    return f"{config.val_path or config.train_path}, validation data"
-
-
-def _say_how_to_resume(run_dir: Path) -> None:
-    logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")

@@ -1,0 +1,46 @@
+"""The smallest experiment that has everything a training can get wrong, and one finished run of it."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from impresa.config import ExperimentConfig, load_experiment
+
+TINY = (
+    *("dataset.image_size=16", "dataset.batch_size=4", "dataset.augmentation=clip"),
+    *("dataset.shapes.num_train=18", "dataset.shapes.num_val=8", "dataset.shapes.num_test=8"),
+    *("vision_encoder.dim=16", "vision_encoder.depth=1", "vision_encoder.num_heads=2", "vision_encoder.drop_rate=0.1"),
+    *("vision_encoder.embed_dim=16", "vision_encoder.memory.dim=16", "vision_encoder.memory.num_memory_tokens=2"),
+    *("vision_encoder.memory.mem_reinit_steps=4", "text_encoder.embed_dim=16"),
+    *("text_encoder.dim=16", "text_encoder.depth=1", "text_encoder.num_heads=2", "text_encoder.drop_rate=0.1"),
+    *("optimization.warmup_epochs=1", "trainer.epochs=3", "trainer.accumulate_grad_batches=2"),
+    *("trainer.logging.log_interval=2", "trainer.logging.tensorboard=false", "trainer.accelerator=cpu"),
+)
+"""18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller."""
+
+STEPS_PER_EPOCH = 3
+
+
+def tiny_experiment(*overrides: str) -> ExperimentConfig:
+    """`shapes` made tiny."""
+    return load_experiment("shapes", [*TINY, *overrides])
+
+
+@cache
+def finished_run() -> Path:
+    """A run of `tiny_experiment()`, trained once for all tests of a process; not to be changed."""
+    from impresa.training.run import train
+
+    folder = Path(tempfile.mkdtemp(prefix="impresa-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return train(tiny_experiment(), folder / "run", command=["impresa", "train", "shapes"])
+
+
+def copy_of_run(target: Path) -> Path:
+    """A copy of the finished run that a test may damage."""
+    shutil.copytree(finished_run(), target)
+    return target

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import logging
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from impresa.data.batch import Batch
+from impresa.training.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
+from impresa.training.module import TrainingModule
+from impresa.training.schedule import Schedule
+from tiny_run import tiny_experiment
+
+WARMUP, SIZE = 10, 8
+
+
+def watch(contrastive: float, mean_cosine: float, steps: int = WARMUP + STEPS_AFTER_WARMUP) -> CollapseWatch:
+    callback = CollapseWatch(tiny_experiment())
+    module = TrainingModule.__new__(TrainingModule)
+    torch.nn.Module.__init__(module)
+    module.schedule = Schedule("cosine", 1000, WARMUP, 0.0)
+    trainer: Any = SimpleNamespace(world_size=1)
+    outputs = {"contrastive": torch.tensor(contrastive), "mean_cosine": torch.tensor(mean_cosine)}
+    for step in range(1, steps + 1):
+        module.step = step
+        callback.on_train_batch_end(trainer, module, outputs, [Batch(ids=["x"] * SIZE)], step)
+    return callback
+
+
+def test_a_loss_at_guessing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        watch(math.log(SIZE) + 0.015, 0.5, steps=500)
+    assert len(caplog.records) == 1
+    assert f"step {WARMUP + STEPS_AFTER_WARMUP}: the loss is that of guessing" in caplog.text
+    assert "optimization.lr" in caplog.text
+
+
+def test_nearly_equal_embeddings_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        watch(1.0, 0.9995)
+    assert "nearly the same embedding" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("contrastive", "cosine", "steps"),
+    [
+        pytest.param(math.log(SIZE) - 0.03, 0.9, 500, id="it learns"),
+        pytest.param(math.log(SIZE), 1.0, WARMUP + STEPS_AFTER_WARMUP - 1, id="too early to tell"),
+    ],
+)
+def test_it_is_silent_when(contrastive: float, cosine: float, steps: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        watch(contrastive, cosine, steps)
+    assert not caplog.records
+
+
+def test_guessing_costs_one_more_under_siglip() -> None:
+    assert guessing_loss("clip", 128) == pytest.approx(4.852, abs=1e-3)
+    assert guessing_loss("siglip", 128) == pytest.approx(5.852, abs=1e-3)

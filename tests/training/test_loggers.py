@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from impresa.training import loggers
+from impresa.training.loggers import MetricsCsv, build_loggers, start_wandb
+from tiny_run import tiny_experiment
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_call_is_a_line_under_its_step(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv", 0)
+    log.log_metrics({"epoch": 0, "train_loss": 1.25, "lr": 1e-3}, step=10)
+    log.log_metrics({"epoch": 0, "train_loss": 1.0, "lr": 5e-4}, step=20)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "step,epoch,train_loss,lr,val_loss",
+        "10,0,1.25,0.001,",
+        "20,0,1,0.0005,",
+    ]
+
+
+def test_a_new_metric_becomes_a_column_and_old_lines_stay(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv", 0)
+    log.log_metrics({"train_loss": 1.0}, step=1)
+    log.log_metrics({"val_loss": 2.0, "val_recall": 0.5}, step=1)
+    first, second = rows(tmp_path / "metrics.csv")
+    assert (first["train_loss"], first["val_recall"]) == ("1", "")
+    assert (second["train_loss"], second["val_loss"], second["val_recall"]) == ("", "2", "0.5")
+
+
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv", 0)
+    for step in (1, 2, 3):
+        log.log_metrics({"train_loss": float(step), "extra": 0.5}, step=step)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4,0,1")  # cut off by a crash
+    MetricsCsv(tmp_path / "metrics.csv", 2).log_metrics({"train_loss": 9.0}, step=3)
+    assert [(row["step"], row["train_loss"], row["extra"]) for row in rows(tmp_path / "metrics.csv")] == [
+        ("1", "1", "0.5"),
+        ("2", "2", "0.5"),
+        ("3", "9", ""),
+    ]
+
+
+def test_tensorboard_lies_in_events_under_the_name(tmp_path: Path) -> None:
+    config = tiny_experiment("trainer.logging.tensorboard=true", "trainer.logging.name=my/run")
+    _, board = build_loggers(config, tmp_path, 0)
+    board.log_metrics({"train_loss": 1.0}, step=1)
+    board.finalize("success")
+    assert list((tmp_path / "events" / "my-run").glob("events.out.tfevents.*"))
+
+
+def test_the_csv_is_always_there_and_the_rest_can_be_turned_off(tmp_path: Path) -> None:
+    assert [type(log) for log in build_loggers(tiny_experiment(), tmp_path, 0)] == [MetricsCsv]
+
+
+def test_wandb_without_a_key_logs_offline_with_one_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with caplog.at_level(logging.WARNING, logger="impresa"):
+        run = start_wandb(tiny_experiment("labels.tags=[a,b]", "trainer.logging.project=p"), tmp_path)
+    assert run is not None
+    run.log_metrics({"train_loss": 1.0}, step=1)
+    run.finalize("success")
+    assert [record.message for record in caplog.records] == [
+        f"wandb: no API key; logging offline, upload later with `wandb sync {tmp_path}/wandb/offline-run-*`"
+    ]
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes in which `wandb.init` was called; online it fails."""
+    import wandb
+
+    called: list[str] = []
+
+    def init(mode: str, **_: object) -> object:
+        called.append(mode)
+        if mode == "online":
+            raise RuntimeError("the server refuses\nwith a long story")
+        return object()
+
+    monkeypatch.setattr(wandb, "init", init)
+    return called
+
+
+def test_wandb_with_a_key_and_no_network_logs_offline_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(loggers, "NETWORK_PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert start_wandb(tiny_experiment(), tmp_path) is not None
+    assert modes == ["offline"]
+    assert "127.0.0.1 does not answer; logging offline" in caplog.text
+
+
+def test_wandb_with_a_server_that_refuses_logs_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(loggers, "_answers", lambda address: True)
+    assert start_wandb(tiny_experiment(), tmp_path) is not None
+    assert modes == ["online", "offline"]
+    assert "wandb: the server refuses; logging offline" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_the_users_own_choice_of_mode_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert start_wandb(tiny_experiment(), tmp_path) is not None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert start_wandb(tiny_experiment(), tmp_path) is None
+    assert modes == ["offline"]
+
+
+def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str]) -> None:
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(loggers, "_answers", lambda address: True)
+    start_wandb(tiny_experiment(), tmp_path)
+    assert modes[0] == "online"
+
+
+def test_without_wandb_training_goes_on_with_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    log, *rest = build_loggers(tiny_experiment("trainer.logging.wandb=true"), tmp_path, 0)
+    assert isinstance(log, MetricsCsv)
+    assert not rest
+    assert len(caplog.records) == 1
+    assert "wandb is not installed" in caplog.text
+
+
+def test_what_wandb_is_told_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    told: dict[str, object] = {}
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: told.update(kwargs))
+    config = tiny_experiment(
+        *("trainer.logging.project=p", "trainer.logging.entity=e", "trainer.logging.name=n"),
+        *("labels.tags=[t]", "labels.description=d", "labels.version=v"),
+    )
+    start_wandb(config, tmp_path)
+    assert {key: told[key] for key in ("project", "entity", "name", "tags", "notes", "mode")} == {
+        **{"project": "p", "entity": "e", "name": "n", "tags": ["t"], "notes": "d", "mode": "offline"}
+    }
+    assert json.dumps(told["config"])

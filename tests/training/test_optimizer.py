@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from impresa.config import ExperimentConfig, OptimizationConfig
+from impresa.encoders.memory import MemoryTokens
+from impresa.models.alignment import AlignmentModel
+from impresa.models.build import build_alignment
+from impresa.training.optimizer import build_optimizer, parameter_groups
+from tiny_run import tiny_experiment
+
+
+def model_of(config: ExperimentConfig) -> AlignmentModel:
+    return build_alignment(config, vocab_size=300, end_id=1)
+
+
+def groups_of(model: nn.Module, **settings: Any) -> dict[str, dict[str, Any]]:
+    groups = parameter_groups(model, OptimizationConfig(**settings))
+    return {str(group["name"]): group for group in groups}
+
+
+def names_in(group: dict[str, Any], model: nn.Module) -> set[str]:
+    members = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in members}
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
+    model = model_of(tiny_experiment())
+    members = [id(p) for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]  # type: ignore[attr-defined]
+    assert sorted(members) == sorted(id(p) for p in model.parameters())
+
+
+def test_only_weight_matrices_decay() -> None:
+    model = model_of(tiny_experiment("vision_encoder.memory.enabled=false"))
+    groups = groups_of(model, weight_decay=0.3)
+    linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert names_in(groups["decay"], model) == linears
+    assert groups["decay"]["weight_decay"] == 0.3
+    assert groups["no_decay"]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "spared",
+    [
+        pytest.param("text_encoder.backbone.token_embedding.weight", id="embedding"),
+        pytest.param("text_encoder.backbone.positions", id="position embedding"),
+        pytest.param("vision_encoder.backbone.cls", id="class token"),
+        pytest.param("vision_encoder.backbone.patch_embedding.bias", id="bias"),
+        pytest.param("loss.logit_scale", id="logit scale"),
+    ],
+)
+def test_no_decay_for(spared: str) -> None:
+    model = model_of(tiny_experiment())
+    assert spared in names_in(groups_of(model)["no_decay"], model)
+
+
+def test_no_decay_for_norms() -> None:
+    model = model_of(tiny_experiment("vision_encoder.memory.enabled=false"))
+    norms = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for part in ("weight", "bias")
+    }
+    assert norms
+    assert norms <= names_in(groups_of(model)["no_decay"], model)
+
+
+def test_memory_is_a_group_without_decay_and_with_its_own_learning_rate() -> None:
+    model = model_of(tiny_experiment())
+    memory = next(module for module in model.modules() if isinstance(module, MemoryTokens))
+    group = groups_of(model, lr=1e-3, lr_memory=1e-2, weight_decay=0.3)["memory"]
+    assert {id(p) for p in group["params"]} == {id(p) for p in memory.parameters()}
+    assert (group["weight_decay"], group["peak_lr"]) == (0.0, 1e-2)
+    assert groups_of(model, lr=1e-3)["memory"]["peak_lr"] == 1e-3
+
+
+def test_frozen_parameters_have_no_optimizer_state() -> None:
+    model = model_of(tiny_experiment())
+    model.text_encoder.requires_grad_(False)
+    members = [p for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]  # type: ignore[attr-defined]
+    assert len(members) == len(list(model.vision_encoder.parameters())) + 1
+
+
+def test_parameters_of_a_convolution_and_of_torchs_attention_decay() -> None:
+    model = nn.ModuleList([nn.Conv2d(3, 4, 2), nn.MultiheadAttention(4, 2)])
+    decayed = names_in(groups_of(model)["decay"], model)
+    assert decayed == {"0.weight", "1.in_proj_weight", "1.out_proj.weight"}
+
+
+def test_the_settings_reach_adamw_and_adam() -> None:
+    model = model_of(tiny_experiment())
+    for name, kind in (("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
+        config = OptimizationConfig(optimizer=name, lr=3e-4, betas=(0.8, 0.95), eps=1e-6)
+        optimizer = build_optimizer(model, config)
+        assert type(optimizer) is kind
+        assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+        assert optimizer.param_groups[0]["eps"] == 1e-6
+        assert optimizer.param_groups[0]["lr"] == 3e-4
+
+
+def test_the_first_beta_is_the_momentum_of_sgd() -> None:
+    optimizer = build_optimizer(model_of(tiny_experiment()), OptimizationConfig(optimizer="sgd", betas=(0.7, 0.9)))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["momentum"] == 0.7
+
+
+def test_it_is_fused_but_for_16_bit_mixed_precision() -> None:
+    model = model_of(tiny_experiment())
+    assert build_optimizer(model, OptimizationConfig()).param_groups[0]["fused"]
+    assert not build_optimizer(model, OptimizationConfig(precision="16-mixed")).param_groups[0]["fused"]

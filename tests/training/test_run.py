@@ -1,0 +1,206 @@
+"""Whole trainings of the tiny experiment."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import impresa
+from impresa.config import read_config
+from impresa.data.sources import open_source
+from impresa.errors import CheckpointError, ConfigError, TrainingError
+from impresa.evaluation.results import read_evaluation
+from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.training import run as run_module
+from impresa.training.recorder import Recorder
+from impresa.training.run import train
+from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment
+
+COMMAND = ["impresa", "train", "shapes"]
+TOTAL = 3 * STEPS_PER_EPOCH
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in csv.DictReader(file)]
+
+
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the given step is made."""
+    record = Recorder.on_train_batch_end
+
+    def press(self: Recorder, trainer: Any, module: Any, *rest: Any) -> None:
+        if module.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        record(self, trainer, module, *rest)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", press)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of checkpoints to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_run_directory_has_everything() -> None:
+    names = {path.name for path in finished_run().iterdir()}
+    assert names >= {
+        *("config.yaml", "environment.json", "model.safetensors", "tokenizer", "preprocessing.json"),
+        *("golden.safetensors", "manifest.json", "checkpoints", "metrics.csv", "evaluation.json", "report.html"),
+        "README.md",
+    }
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_its_config_fed_back_is_the_same_experiment() -> None:
+    assert read_config(finished_run() / "config.yaml") == tiny_experiment()
+
+
+def test_its_environment_tells_how_it_was_made() -> None:
+    environment = json.loads((finished_run() / "environment.json").read_text())
+    assert environment["command"] == COMMAND
+    assert environment["seed"] == 0
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["started"] <= environment["finished"]
+    assert environment["git"] is None or len(environment["git"]["commit"]) == 40
+
+
+def test_metrics_have_their_steps() -> None:
+    found = rows(finished_run())
+    assert list(found[0])[:5] == ["step", "epoch", "train_loss", "lr", "val_loss"]
+    assert [int(row["step"]) for row in found if row["train_loss"]] == [1, 2, 4, 6, 8, TOTAL]
+    validated = [(int(row["step"]), int(row["epoch"])) for row in found if row["val_loss"]]
+    assert validated == [(3, 0), (6, 1), (9, 2)]
+    assert float(found[-1]["val_image_to_text_recall_at_1"]) >= 0
+    # One epoch of warm-up, then down to the minimum.
+    rates = [float(row["lr"]) for row in found if row["lr"]]
+    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3])
+    assert rates[-1] == pytest.approx(1e-6)
+
+
+def test_the_model_has_the_weights_of_the_best_checkpoint() -> None:
+    by_loss = {row["val_loss"]: int(row["step"]) for row in rows(finished_run()) if row["val_loss"]}
+    best = by_loss[min(by_loss, key=float)]
+    checkpoints = (finished_run() / "checkpoints").glob(f"*{best}.ckpt")
+    state = torch.load(next(checkpoints), weights_only=True)["state_dict"]
+    weights = impresa.load(finished_run(), "cpu").model.state_dict()
+    assert weights.keys() == {name.removeprefix("model.") for name in state}
+    assert all(torch.equal(weights[name], state[f"model.{name}"]) for name in weights)
+
+
+def test_a_loaded_model_gives_the_embeddings_that_the_evaluation_saw() -> None:
+    model, evaluation = impresa.load(finished_run(), "cpu"), read_evaluation(finished_run())
+    source = open_source(model.config.dataset, "test")
+    samples = [source[i] for i in range(len(source))]
+    captions = [caption for sample in samples for caption in sample.captions]
+    images = model.encode_image([sample.image for sample in samples if sample.image is not None])
+    owners = torch.tensor([i for i, sample in enumerate(samples) for _ in sample.captions])
+    assert evaluation is not None
+    assert retrieval_metrics(images, model.encode_text(captions), owners, captions) == evaluation.retrieval
+
+
+def test_the_model_card_says_what_how_and_how_well() -> None:
+    card = (finished_run() / "README.md").read_text()
+    for part in ("# shapes", "impresa.load(", "| image to text |", "(chance)", "impresa train shapes", "Seed: 0"):
+        assert part in card
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
+    def digest(folder: Path) -> str:
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+    again = train(tiny_experiment(), tmp_path / "again", command=COMMAND)
+    other = train(tiny_experiment("seed=1"), tmp_path / "other", command=COMMAND)
+    assert digest(again) == digest(finished_run())
+    assert digest(other) != digest(finished_run())
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(4, id="within an epoch"), pytest.param(6, id="where a validation is due")]
+)
+def test_a_resumed_run_equals_a_straight_one_to_the_bit(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(step, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_experiment(), tmp_path / "run", command=COMMAND)
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == step
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    torch.manual_seed(1234)  # nothing may depend on it
+    train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
+    folders = (tmp_path / "run", finished_run())
+    resumed, straight = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in folders)
+    assert same(resumed, straight)
+    assert rows(tmp_path / "run") == rows(finished_run())
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny_experiment(), tmp_path / "run", command=COMMAND)
+    train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
+
+
+def test_resuming_a_finished_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run().rglob("*")}
+    assert train(tiny_experiment(), finished_run(), command=COMMAND, resume=True) == finished_run()
+    assert "this run has finished" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run().rglob("*")}
+
+
+def test_an_unknown_metric_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    config = tiny_experiment("trainer.checkpoint.monitor=val_accuracy")
+    with pytest.raises(ConfigError, match=r"trainer\.checkpoint\.monitor: .*'val_accuracy'; there are .*val_loss"):
+        train(config, tmp_path / "run", command=COMMAND)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+    # The folder has no checkpoint, so the mended command may use it again.
+    train(tiny_experiment("trainer.max_steps=1"), tmp_path / "run", command=COMMAND)
+
+
+def test_a_diverged_run_keeps_its_last_checkpoint_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_experiment("optimization.optimizer=sgd", "optimization.lr=1e30", "optimization.clip_grad=0")
+    with pytest.raises(TrainingError, match=r"step \d: the (loss|gradient) is .*lower optimization\.lr"):
+        train(config, tmp_path / "run", command=COMMAND)
+    with pytest.raises(CheckpointError, match="has not finished"):
+        impresa.load(tmp_path / "run")
+
+
+def test_without_checkpoints_the_final_weights_are_the_model(tmp_path: Path) -> None:
+    config = tiny_experiment("trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false")
+    run_dir = train(config, tmp_path / "run", command=COMMAND)
+    assert not list(run_dir.rglob("*.ckpt"))
+    final = torch.load(finished_run() / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weights = impresa.load(run_dir, "cpu").model.state_dict()
+    assert all(torch.equal(weights[name], final[f"model.{name}"]) for name in weights)
+
+
+def test_bfloat16_and_a_missing_gpu(tmp_path: Path) -> None:
+    run_dir = train(
+        tiny_experiment("optimization.precision=bf16-mixed", "trainer.max_steps=1"), tmp_path / "bf16", command=COMMAND
+    )
+    assert impresa.load(run_dir, "cpu").encode_text("a red circle").dtype == torch.float32
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"trainer\.accelerator: accelerator gpu"):
+            train(tiny_experiment("trainer.accelerator=gpu"), tmp_path / "gpu", command=COMMAND)
