@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -96,7 +96,7 @@ def find_config(name: str) -> Path:
         path = shipped / f"{name}.yaml"
     elif not path.exists() and path.parent == Path("configs"):
         path = shipped / path.name
-    if path.exists():
+    if path.is_file():
         return path
     if Path(name).is_dir():
         raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
@@ -139,6 +139,8 @@ class _Files(ConfigSource):
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
         tree = _expanded_in(package, tree)
+        if isinstance(tree.get("defaults"), list) and "_self_" not in tree["defaults"]:
+            tree["defaults"].append("_self_")  # What a file says itself goes over what it builds on.
         if "hydra" in tree:
             raise ConfigError(f"{file}: hydra: configures Hydra itself, which only composes files here; leave it out")
         return ConfigResult(provider=self.provider, path=str(file), config=OmegaConf.create(tree), header=header)
@@ -161,18 +163,16 @@ def _expanded_in(package: list[str], tree: dict[str, Any]) -> dict[str, Any]:
 
 def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictConfig:
     """Files, groups and overrides merged; what is wrong with an override is appended to `faults`."""
-    repository = ConfigRepository(ConfigSearchPathImpl())
-    repository.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
+    files = ConfigRepository(ConfigSearchPathImpl())
+    files.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
+    repository = CachingConfigRepository(files)
     groups, values = _parse_overrides(overrides, repository, faults)
+    config = OmegaConf.create()
     try:
-        defaults = create_defaults_list(
-            repo=repository, config_name=_MAIN, overrides_list=groups, prepend_hydra=False, skip_missing=False
-        )
+        for item in _defaults(repository, _chosen_by(file, repository, groups, faults)).defaults:
+            config.merge_with(_load_part(item, repository))
     except MissingConfigException as error:
         raise ConfigError(_missing_line(file, error)) from None
-    config = OmegaConf.create()
-    for item in defaults.defaults:
-        config.merge_with(_load_part(item, repository))
     for key, value in values:
         try:
             OmegaConf.update(config, key, value, merge=True, force_add=True)
@@ -181,7 +181,25 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
     return config
 
 
-def _load_part(item: ResultDefault, repository: ConfigRepository) -> Any:
+def _defaults(repository: IConfigRepository, groups: list[Override]) -> DefaultsList:
+    return create_defaults_list(
+        repo=repository, config_name=_MAIN, overrides_list=groups, prepend_hydra=False, skip_missing=False
+    )
+
+
+def _chosen_by(
+    file: Path, repository: IConfigRepository, groups: list[Override], faults: list[Fault]
+) -> list[Override]:
+    """Those overrides whose group the config has a choice for; the others are appended to `faults`."""
+    known = _defaults(repository, []).overrides.known_choices if groups else {}
+    for group in groups:
+        if group.key_or_group not in known:
+            key = group.key_or_group
+            faults.append(Fault(key, f"{file.stem} does not choose a {key}, so it cannot be replaced; leave it out"))
+    return [group for group in groups if group.key_or_group in known]
+
+
+def _load_part(item: ResultDefault, repository: IConfigRepository) -> Any:
     """One file of the defaults list, put where it belongs in the tree."""
     loaded = repository.load_config(cast(str, item.config_path))
     if loaded is None:
@@ -198,7 +216,7 @@ def _missing_line(file: Path, error: MissingConfigException) -> str:
 
 
 def _parse_overrides(
-    overrides: Sequence[str], repository: ConfigRepository, faults: list[Fault]
+    overrides: Sequence[str], repository: IConfigRepository, faults: list[Fault]
 ) -> tuple[list[Override], list[tuple[str, Any]]]:
     """Overrides of groups, for Hydra, and of values, as (key, value)."""
     parser = OverridesParser.create()

@@ -59,7 +59,8 @@ def _sections(root: Any, title: str, sets: dict[str, str]) -> Iterator[str]:
 
 def _parts(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     yield prefix.rstrip("."), config
-    for name in hints(type(config)):
+    schema: type = type(config)
+    for name in hints(schema):
         if dataclasses.is_dataclass(value := getattr(config, name)):
             yield from _parts(value, f"{prefix}{name}.")
 
@@ -72,7 +73,8 @@ def _other_defaults(first: tuple[str, Any], others: list[tuple[str, Any]]) -> It
 
 
 def _table(path: str, part: Any, sets: dict[str, str]) -> str:
-    schema, defaults = type(part), to_tree(part)
+    schema: type = type(part)
+    defaults = to_tree(part)
     prefix = f"{path}." if path else ""
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, annotation in hints(schema).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -37,9 +37,7 @@ def read_yaml(path: Path) -> DictConfig:
         raise ConfigError(_marked_line(error, path)) from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: is no YAML that can be used ({one_line(error)}); mend it there") from None
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: is a list; a config is a mapping of keys")
-    return config
+    return cast(DictConfig, config)
 
 
 def one_line(error: Exception) -> str:
@@ -118,6 +116,8 @@ def _check_events(text: str, path: Path) -> None:
     """Refuse tags that build objects, aliases that grow or recur, deep nesting and a second document."""
     walk = _Walk(path)
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.NodeEvent) and not walk.open and not isinstance(event, yaml.MappingStartEvent):
+            raise walk.refuse(event, "is no mapping of keys; write key: value")
         tag = getattr(event, "tag", None)
         if tag is not None and tag not in _PLAIN_TAGS:
             raise walk.refuse(event, f"the tag {tag!r} is not for a config; write a plain value")

@@ -1,0 +1,53 @@
+"""Switches whose part is not built yet are refused where the part would be needed, and only there."""
+
+from __future__ import annotations
+
+import pytest
+
+from impresa.config import load_experiment
+from impresa.config.checks import NOT_BUILT_YET, check_built
+from impresa.errors import ConfigError
+
+TURNED_ON = {
+    "vision_encoder.use_perceiver": ["vision_encoder.use_perceiver=true"],
+    "vision_encoder.use_attention_pooling": ["vision_encoder.use_attention_pooling=true"],
+    "vision_encoder.use_mrl": ["vision_encoder.use_mrl=true", "vision_encoder.mrl_dimensions=[64]"],
+    "vision_encoder.backbone": ["text_encoder={backbone: a/b, dim: 512, depth: 12, num_heads: 8, vocab_size: 49408}"],
+    "vision_encoder.checkpoint": ["vision_encoder.checkpoint=runs/x"],
+    "vision_encoder.freeze": ["text_encoder.freeze=true"],
+    "audio_encoder": ["audio_encoder.embed_dim=${vision_encoder.embed_dim}"],
+    "decoder": ["decoder.type=trm"],
+    "fusion": ["fusion.strategy=gated"],
+    "losses.type": ["losses.type=siglip"],
+    "losses.gather_distributed": ["losses.gather_distributed=true"],
+    "losses.sample_single_mrl_dim": ["losses.sample_single_mrl_dim=true"],
+    "losses.pairs": ["losses.pairs=[image-text]"],
+    "losses.duplicates": ["losses.duplicates=positive"],
+    "optimization.lr_pretrained": ["optimization.lr_pretrained=1e-5"],
+    "optimization.lr_memory": ["optimization.lr_memory=1e-5"],
+    "dataset.source": ["dataset.source=hub"],
+    "dataset.augmentation": ["dataset.augmentation=strong"],
+    "dataset.cache_features": ["dataset.cache_features=true"],
+    "dataset.caption_dropout": ["dataset.caption_dropout=0.1"],
+    "trainer.strategy": ["trainer.strategy=fsdp"],
+}
+
+
+@pytest.mark.parametrize("key", [switch.key for switch in NOT_BUILT_YET])
+def test_a_switch_without_its_part_is_refused(key: str) -> None:
+    config = load_experiment("shapes", TURNED_ON[key])
+    with pytest.raises(ConfigError) as caught:
+        check_built(config)
+    (line,) = caught.value.lines
+    assert line.startswith(key)
+    assert "is not built yet; until then it must be " in line
+
+
+@pytest.mark.parametrize("name", ["default", "shapes", "digits"])
+def test_what_is_built_is_not_refused(name: str) -> None:
+    check_built(load_experiment(name))
+
+
+def test_the_guide_s_name_is_told_as_well() -> None:
+    with pytest.raises(ConfigError, match=r"losses\.type \(model\.contrastive\.loss_type\): is not built yet"):
+        check_built(load_experiment("default", ["model.contrastive.loss_type=siglip"]))

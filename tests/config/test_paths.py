@@ -1,0 +1,40 @@
+"""Missing data is named before anything heavy is imported, with the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from impresa.config import load_experiment
+from impresa.config.paths import check_data_paths
+from impresa.errors import ConfigError
+
+
+def test_the_guide_s_default_paths_name_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        check_data_paths(load_experiment("default"))
+    assert caught.value.lines == (
+        "dataset.train_path (training.data.train_path): data/train does not exist; `impresa data export shapes data` "
+        "writes the embedded data there, or name your own",
+        "dataset.val_path (training.data.val_path): data/val does not exist; `impresa data export shapes data` "
+        "writes the embedded data there, or name your own",
+    )
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "val").mkdir()
+    check_data_paths(load_experiment("default"))
+
+
+def test_a_path_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"dataset\.test_path: nowhere\.parquet does not exist; name an existing"):
+        check_data_paths(load_experiment("shapes", ["dataset.test_path=nowhere.parquet"]))
+
+
+def test_the_embedded_data_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_data_paths(load_experiment("shapes"))
+    check_data_paths(load_experiment("shapes", ["dataset.source=hub", "dataset.train_path=owner/name"]))
+    with pytest.raises(ConfigError, match="shapes does not exist"):
+        check_data_paths(load_experiment("shapes", ["dataset.source=folder"]))

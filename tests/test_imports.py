@@ -1,0 +1,81 @@
+"""Imports point one way, and heavy libraries stay where they belong; read from the source, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import impresa
+
+PACKAGE = Path(impresa.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LEVELS = {
+    name: level
+    for level, names in enumerate(
+        (
+            ("errors", "files", "run_files"),
+            ("config",),
+            ("hub",),
+            ("encoders", "losses", "decoders", "fusion"),
+            ("models", "data"),
+            ("checkpoint",),
+            ("evaluation",),
+            ("reports",),
+            ("training",),
+            ("ablation", "search", "serving"),
+            ("cli",),
+        )
+    )
+    for name in names
+}
+"""Parts of the package from low to high; a part may import what is lower, and itself."""
+LENT = {("models", "data")}
+"""Beside one another, and yet: a model takes the batches that the data part makes."""
+ONLY_IN = {
+    "lightning": ("training/", "data/module.py"),
+    "hydra": ("config/load.py",),
+    "omegaconf": ("config/load.py", "config/yaml_safety.py"),
+}
+
+
+def imports_of(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
+    """Names of the modules that a file imports; those for type checkers only do not count."""
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import from impresa, not from a dot"
+            yield str(node.module)
+        todo += ast.iter_child_nodes(node)
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_down_and_heavy_libraries_stay_at_home(path: Path) -> None:
+    here, part = path.relative_to(PACKAGE).as_posix(), part_of(path)
+    for module in imports_of(path):
+        root, _, rest = module.partition(".")
+        if root == "impresa" and rest and part != "__init__":
+            other = rest.split(".")[0]
+            lower = LEVELS[other] < LEVELS[part]
+            assert other == part or lower or (part, other) in LENT, f"{here} imports {module}, which is no lower part"
+        allowed = ONLY_IN.get(root)
+        assert allowed is None or here.startswith(allowed), f"{here} imports {root}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in ("config", "cli", "errors", "__init__")])
+def test_configs_and_commands_import_nothing_heavy_at_import(path: Path) -> None:
+    heavy = {"torch", "transformers", "lightning", "numpy", "PIL", "pyarrow", "matplotlib", "tokenizers"}
+    assert not heavy & {module.partition(".")[0] for module in imports_of(path, at_import_only=True)}
