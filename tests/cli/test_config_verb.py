@@ -35,14 +35,11 @@ def test_what_is_shown_is_the_same_config_when_fed_back_in(
 GUIDE = {"default", "model", "training", "project"}
 
 
-@pytest.mark.parametrize(
-    "words", [["shapes"], ["--config-name", "shapes"], ["--config-name=shapes"], ["shapes", "--json"]]
-)
-def test_spellings_of_the_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", ["shapes", "--config-name shapes", "--config-name=shapes", "shapes --json"])
+def test_spellings_of_the_name(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "shown.yaml"
-    path.write_text(
-        shown(capsys, "show", *words.split(), "optimization.lr=-0.5", "--optimization.lr", "0.5"), encoding="utf-8"
-    )
+    overrides = ("optimization.lr=-0.5", "--optimization.lr", "0.5")
+    path.write_text(shown(capsys, "show", *words.split(), *overrides), encoding="utf-8")
     assert read_config(path) == load_experiment("shapes", ["optimization.lr=0.5"])
 
 
