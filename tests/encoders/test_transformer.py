@@ -84,9 +84,16 @@ def test_dropout_acts_in_training_only(switch: str) -> None:
     torch.testing.assert_close(model.eval()(x), plain(x))
 
 
-def test_drop_rate_reaches_attention_output_and_mlp() -> None:
-    block = Transformer(small(drop_rate=0.3)).blocks[0]
-    assert (block.dropout.p, block.mlp.dropout.p, block.attention.dropout) == (0.3, 0.3, 0.0)
+def test_drop_rate_acts_on_attention_output_and_mlp() -> None:
+    block, x = Transformer(small(drop_rate=0.99)).blocks[0], torch.randn(B, N, D)
+    with torch.no_grad():
+        block.attention.out.bias.fill_(1)
+        block.mlp.down.bias.fill_(1)
+    assert (block(x) == x).float().mean() > 0.9
+    hidden = []
+    block.mlp.down.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    block(x)
+    assert (hidden[0] == 0).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("one_token", [False, True])

@@ -64,6 +64,14 @@ def test_the_place_of_memory_only_orders_the_sequence() -> None:
     torch.testing.assert_close(sequences[0][:, 0], sequences[1][:, 0])
 
 
+def test_memory_reads_the_patches_as_they_enter_the_blocks_without_cls() -> None:
+    model, seen = VisionTransformer(with_memory(memory_position="append"), S), []
+    model.memory.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(torch.randn(B, 3, S, S))
+    torch.testing.assert_close(seen[0], seen[1][:, 1:10], rtol=0, atol=0)
+
+
 def test_options_of_clip() -> None:
     plain, clip = VisionTransformer(small(), S), VisionTransformer(small(pre_norm=True, patch_bias=False), S)
     assert plain.patch_embedding.bias is not None
