@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from impresa.errors import DataError
@@ -31,6 +31,7 @@ class BadSampleList:
         self._max_fraction = max_fraction
         self._reasons: dict[str, str] = {}
         self._offset = 0
+        self._end_half_a_line()
         self._read_new_lines()
 
     def __len__(self) -> int:
@@ -56,11 +57,17 @@ class BadSampleList:
         rows = [{"split": self._split, "id": id, "reason": reason} for id, reason in reasons.items()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, text.encode("utf-8", errors="replace"))
-        finally:
-            os.close(file)
+        with self._path.open("ab", buffering=0) as file:
+            file.write(text.encode("utf-8", errors="replace"))
+
+    def _end_half_a_line(self) -> None:
+        """A run that was killed while it wrote may have left half a line; what follows starts on a new one."""
+        if self._path is None or not self._path.exists():
+            return
+        text = self._path.read_bytes()
+        if text and not text.endswith(b"\n"):
+            with self._path.open("ab", buffering=0) as file:
+                file.write(b"\n")
 
     def _read_new_lines(self) -> None:
         if self._path is None or not self._path.exists():
@@ -70,9 +77,11 @@ class BadSampleList:
             text = file.read()
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
-        for row in map(json.loads, complete.splitlines()):
-            if row["split"] == self._split:
-                self._reasons[row["id"]] = row["reason"]
+        for line in complete.split(b"\n"):
+            with suppress(ValueError):  # half a line is no JSON
+                row = json.loads(line)
+                if row["split"] == self._split:
+                    self._reasons[row["id"]] = row["reason"]
 
     def _stop_if_too_many(self) -> None:
         allowed = int(self._max_fraction * self._num_samples)

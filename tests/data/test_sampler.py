@@ -1,0 +1,150 @@
+"""The batch sampler: every sample once per epoch over all ranks, orders from seed and epoch, and a state."""
+
+from __future__ import annotations
+
+from itertools import chain, product
+
+import pytest
+
+from impresa.data.sampler import BatchSampler, Item
+from impresa.data.sources.base import Blocks
+from impresa.errors import DataError
+
+
+def sampler(num_samples: int = 20, batch_size: int = 4, **changes: object) -> BatchSampler:
+    return BatchSampler(**{"num_samples": num_samples, "batch_size": batch_size, "seed": 0, "shuffle": True, **changes})
+
+
+def epochs(one: BatchSampler, count: int) -> list[list[list[Item]]]:
+    """What a loader would see: the batches of `count` epochs."""
+    seen = []
+    for _ in range(count):
+        one.begin_epoch()
+        seen.append([])
+        for batch in one:
+            one.advance()
+            seen[-1].append(batch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "world_size"), product((7, 8, 9, 23, 64, 65), (1, 3, 8), (1, 2, 3, 7))
+)
+def test_each_sample_comes_once_on_one_rank(num_samples: int, batch_size: int, world_size: int) -> None:
+    ranks = [sampler(num_samples, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batches = [next(iter(epochs(one, 1))) for one in ranks]
+    assert sorted(index for _, index in chain(*chain(*batches))) == list(range(num_samples))
+    assert {len(one) for one in batches} == {len(one) for one in ranks} == {len(batches[0])}
+    sizes = [[len(batch) for batch in one] for one in batches]
+    assert min(map(min, sizes)) >= 1
+    assert max(map(max, sizes)) <= batch_size + 1
+    for parts in zip(*sizes, strict=True):
+        assert max(parts) - min(parts) <= 1
+        assert sum(parts) > 1 or batch_size * world_size == 1
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_ranks_parts_are_what_one_process_sees(shuffle: bool) -> None:
+    whole = epochs(sampler(27, 8, shuffle=shuffle), 2)
+    parts = [epochs(sampler(27, 4, shuffle=shuffle, rank=rank, world_size=2), 2) for rank in range(2)]
+    for epoch, batches in enumerate(whole):
+        assert batches == [one + two for one, two in zip(parts[0][epoch], parts[1][epoch], strict=True)]
+
+
+def test_a_last_batch_without_negatives_joins_the_one_before() -> None:
+    assert [len(batch) for batch in sampler(9, 4)] == [4, 5]
+    assert [len(batch) for batch in sampler(10, 4)] == [4, 4, 2]
+    assert [len(batch) for batch in sampler(10, 4, world_size=2, rank=0)] == [4, 1]
+    assert [len(batch) for batch in sampler(9, 4, world_size=2, rank=1)] == [5]
+    assert [len(batch) for batch in sampler(3, 1)] == [1, 1, 1]
+
+
+def test_less_data_than_a_batch_is_one_batch() -> None:
+    assert [len(batch) for batch in sampler(3, 256)] == [3]
+    assert [len(batch) for batch in sampler(1, 256)] == [1]
+
+
+def test_fewer_samples_than_processes_are_refused() -> None:
+    with pytest.raises(DataError, match="2 samples for 3 processes; use fewer"):
+        sampler(2, 4, world_size=3)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    one, two, other = epochs(sampler(), 2), epochs(sampler(), 2), epochs(sampler(seed=1), 2)
+    assert one == two
+    indices = [[index for _, index in chain(*epoch)] for epoch in (*one, *other)]
+    assert len({tuple(order) for order in indices}) == 4
+    assert [{epoch for epoch, _ in chain(*batches)} for batches in one] == [{0}, {1}]
+
+
+def test_without_shuffling_the_order_is_that_of_the_file() -> None:
+    for epoch in epochs(sampler(shuffle=False), 2):
+        assert [index for _, index in chain(*epoch)] == list(range(20))
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 5, 7])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_resumed_sampler_goes_on_where_the_first_stopped(done: int, rank: int) -> None:
+    straight = list(chain(*epochs(sampler(rank=rank, world_size=2), 3)))
+    first = sampler(rank=rank, world_size=2)
+    seen = []
+    while len(seen) < done:
+        first.begin_epoch()
+        for batch in first:
+            seen.append(batch)
+            first.advance()
+            if len(seen) == done:
+                break
+    second = sampler(rank=rank, world_size=2)
+    second.load_state_dict(first.state_dict())
+    assert len(second) == len(first)
+    assert (seen + list(chain(*epochs(second, 4))))[: len(straight)] == straight
+
+
+def test_an_abandoned_epoch_is_over() -> None:
+    one = sampler()
+    one.begin_epoch()
+    next(iter(one))
+    one.advance()
+    assert epochs(one, 1)[0] == epochs(sampler(), 2)[1]
+
+
+def test_looking_ahead_does_not_move_the_state() -> None:
+    one = sampler()
+    one.begin_epoch()
+    ahead = iter(one)
+    for _ in range(4):
+        next(ahead)
+    one.advance()
+    assert (one.state_dict()["epoch"], one.state_dict()["next_batch"]) == (0, 1)
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 21}, {"batch_size": 5}, {"seed": 2}, {"world_size": 2, "rank": 0}])
+def test_the_middle_of_other_data_is_refused_but_not_the_start_of_an_epoch(change: dict[str, int]) -> None:
+    one, changed = sampler(), sampler(**change)
+    changed.load_state_dict({**one.state_dict(), "epoch": 3})
+    assert changed.state_dict()["epoch"] == 3
+    one.advance()
+    with pytest.raises(
+        DataError, match=rf"resume: .* {next(iter(change)).replace('batch_size', 'global_batch_size')} was"
+    ):
+        sampler(**change).load_state_dict(one.state_dict())
+
+
+def test_shuffling_stays_within_the_blocks_that_are_held() -> None:
+    blocks = Blocks(lengths=(5, 1, 4, 6, 4), num_held=2)
+    block_of = [number for number, length in enumerate(blocks.lengths) for _ in range(length)]
+    orders = [[index for _, index in chain(*epoch)] for epoch in epochs(sampler(20, 4, blocks=blocks), 20)]
+    assert len({tuple(order) for order in orders}) == 20
+    for order in orders:
+        assert sorted(order) == list(range(20))
+        turns = [set(), set(), set()]
+        left = list(order)
+        for turn in turns:
+            turn.add(block_of[left[0]])
+            while left and (block_of[left[0]] in turn or len(turn) < 2):
+                turn.add(block_of[left.pop(0)])
+        assert not left
+        assert sorted(chain(*turns)) == list(range(5))
+    assert len({tuple(sorted(block_of[i] for i in order[:5])) for order in orders}) > 3
+    assert any(order[0] > order[1] for order in orders)
