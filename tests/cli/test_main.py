@@ -69,6 +69,21 @@ def test_faults_of_the_user_end_with_2_and_no_traceback(argv: list[str], capsys:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["train", "--lr", "1e-4"], "--lr: unknown argument; did you mean --optimization.lr? impresa train --help"),
+        (["train", "--ouput-dir=x"], "--ouput-dir=x: unknown argument; did you mean --output-dir? "),
+        (["config", "show", "--jsno"], "--jsno: unknown argument; did you mean --json? "),
+        (["config", "list", "shapes"], "shapes: unknown argument; impresa config --help tells what there is"),
+    ],
+)
+def test_an_unknown_argument_names_the_nearest(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith(line)
+
+
 def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(words: list[str]) -> int:
         raise KeyboardInterrupt

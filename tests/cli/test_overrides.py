@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from impresa.cli.overrides import add_config_name, config_name, split_overrides, value_options
+from impresa.cli.overrides import add_config_name, config_name, options, split_overrides
 from impresa.config import load_experiment
 from impresa.errors import ConfigError
 
@@ -71,7 +71,8 @@ def test_options_with_a_value_are_found_in_sub_commands_too() -> None:
     show = parser.add_subparsers().add_parser("show")
     show.add_argument("--json", action="store_true")
     show.add_argument("-d", "--dialect")
-    assert set(value_options(parser)) == {"--output-dir", "-d", "--dialect"}
+    assert set(options(parser, with_value=True)) == {"--output-dir", "-d", "--dialect"}
+    assert set(options(parser)) == {"-h", "--help", "--output-dir", "-d", "--dialect", "--json"}
 
 
 @pytest.mark.parametrize(

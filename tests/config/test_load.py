@@ -66,7 +66,7 @@ def test_a_file_of_the_user_goes_before_a_shipped_one(tmp_path: Path, monkeypatc
     assert load_experiment("configs/shapes.yaml").name == "mine"
     assert load_experiment("shapes").name == "shapes"
     written(tmp_path, "name: other", "other.yml")
-    assert load_experiment("other.yml").name == "other"
+    assert load_experiment("other.yml").name == load_experiment(Path("other.yml")).name == "other"
 
 
 UNKNOWN = [
@@ -132,6 +132,10 @@ OVERRIDES = [
     ("dataset.train_path=C:\\data", "dataset.train_path", "C:\\data"),
     ("name='5'", "name", "5"),
     ("name=größe", "name", "größe"),
+    ("name=5", "name", "5"),
+    ("labels.version=1.0", "labels.version", "1.0"),
+    ("labels.description=red, green [and] blue", "labels.description", "red, green [and] blue"),
+    ("trainer.checkpoint.filename={epoch:03d}", "trainer.checkpoint.filename", "{epoch:03d}"),
     ("vision_encoder.memory={enabled: true, dim: 192}", "vision_encoder.memory.enabled", True),
     ("trainer.deterministic=TRUE", "trainer.deterministic", True),
     ("dataset.image_size=${vision_encoder.patch_size}", "dataset.image_size", 8),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config import load_experiment
+from impresa.config import load_experiment, paths
 from impresa.config.paths import check_data_paths
 from impresa.errors import ConfigError
 
@@ -30,6 +30,13 @@ def test_a_path_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset\.test_path: nowhere\.parquet does not exist; name an existing"):
         check_data_paths(load_experiment("shapes", ["dataset.test_path=nowhere.parquet"]))
+
+
+def test_an_installed_package_has_its_configs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "impresa"
+    (installed / "configs").mkdir(parents=True)
+    monkeypatch.setattr(paths, "__file__", str(installed / "config" / "paths.py"))
+    assert paths.shipped_folder() == installed / "configs"
 
 
 def test_the_embedded_data_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

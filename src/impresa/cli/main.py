@@ -70,10 +70,13 @@ def _run(words: list[str]) -> int:
     module.add_arguments(parser)
     overrides: list[str] = []
     if VERBS[name].takes_overrides:
-        from impresa.cli.overrides import split_overrides, value_options
+        from impresa.cli.overrides import options, split_overrides
 
-        rest, overrides = split_overrides(rest, set(value_options(parser)))
-    code: int = module.run(parser.parse_args(rest), overrides)
+        rest, overrides = split_overrides(rest, set(options(parser, with_value=True)))
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise ImpresaError(_unknown_argument(name, unknown[0], parser))
+    code: int = module.run(args, overrides)
     sys.stdout.flush()
     return code
 
@@ -99,6 +102,22 @@ def _unknown_verb(name: str) -> str:
 
     near = nearest(name, VERBS)
     return f"{name}: unknown verb; {f'did you mean {near}? ' if near else ''}there are {listed(VERBS, 'and')}"
+
+
+def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:
+    """The line for an argument that is neither an option nor a key; a key may be written without its part."""
+    from impresa.cli.overrides import options
+    from impresa.config.describe import known_keys
+    from impresa.config.dialects import SCHEMAS
+    from impresa.config.faults import nearest
+
+    known = {option: option for option in options(parser)}
+    if VERBS[verb].takes_overrides:
+        keys = (key for schema in SCHEMAS.values() for key in known_keys(schema))
+        known = {f"--{key.rpartition('.')[2]}": f"--{key}" for key in keys} | known
+    near = nearest(word.partition("=")[0], known) if word.startswith("-") else None
+    hint = f"did you mean {known[near]}? " if near else ""
+    return f"{word}: unknown argument; {hint}impresa {verb} --help tells what there is"
 
 
 def _pass_on_cache_folder() -> None:

@@ -48,13 +48,13 @@ def split_overrides(argv: Sequence[str], value_options: Container[str] = ()) -> 
     return rest, overrides
 
 
-def value_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Options of a parser and of its sub-commands that take a value."""
+def options(parser: argparse.ArgumentParser, *, with_value: bool = False) -> Iterator[str]:
+    """Options of a parser and of its sub-commands: all, or those that take a value."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
-                yield from value_options(child)
-        elif action.nargs != 0:
+                yield from options(child, with_value=with_value)
+        elif action.nargs != 0 or not with_value:
             yield from action.option_strings
 
 

@@ -24,6 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from impresa.config.aliases import expand, expand_overrides
+from impresa.config.describe import describe, locate
+from impresa.config.dialects import SCHEMAS
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.faults import Fault, listed, nearest, raise_faults, show
 from impresa.config.paths import shipped_folder, shipped_names
@@ -38,7 +40,7 @@ _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 _YAML_SUFFIXES = (".yaml", ".yml")
 
 
-def load_experiment(name: str | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """The experiment `name` with `overrides` applied, checked.
 
     Args:
@@ -52,16 +54,16 @@ def load_experiment(name: str | None = None, overrides: Sequence[str] = ()) -> E
     return experiment_from_tree(tree, faults)
 
 
-def load_tree(name: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The composed tree in the dialect that it is written in, `${...}` resolved, before validation."""
     tree, faults = _load(name, overrides)
     raise_faults(faults)
     return tree
 
 
-def _load(name: str | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
     """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
-    file = find_config(name or DEFAULT_NAME)
+    file = find_config(str(name or DEFAULT_NAME))
     faults: list[Fault] = []
     try:
         config = _compose(file, overrides, faults)
@@ -228,7 +230,7 @@ def _parse_overrides(
         if fault := _spelling_fault(text, key, equals):
             faults.append(fault)
             continue
-        value = _parse_value(parser, value_text)
+        value = _parse_value(parser, key, value_text)
         if isinstance(value, _Sweep):
             faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
         elif not (repository.group_exists(key) and isinstance(value, str)):
@@ -256,13 +258,20 @@ class _Sweep:
     """What a value is that stands for several runs."""
 
 
-def _parse_value(parser: OverridesParser, text: str) -> Any:
-    """The value in Hydra's grammar; what that grammar cannot read is text as it stands."""
+def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
+    """The value in Hydra's grammar; what that grammar cannot read is text as it stands, and so is what must be text."""
     try:
         override = parser.parse_override(f"key={text}")
-        return _Sweep() if override.is_sweep_override() else override.value()
     except HydraException:
         return text
+    value = _Sweep() if override.is_sweep_override() else override.value()
+    return value if value is None or isinstance(value, str) or not _is_text(key) else text
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key holds free text in one of the dialects."""
+    fields = (locate(schema, key.split(".")) for schema in SCHEMAS.values())
+    return any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
