@@ -58,6 +58,12 @@ def test_resampling_does_not_alias() -> None:
     assert resample(Clip(too_high, 44_100), 16_000)[800:-800].abs().max() < 5e-3
 
 
+def test_the_end_of_a_clip_does_not_leak_into_its_start() -> None:
+    click = torch.zeros(8_000)
+    click[-1] = 1.0
+    assert resample(Clip(click, 8_000), 16_000)[:200].abs().max() < 1e-3
+
+
 def test_max_seconds_decodes_the_start_only(tmp_path: Path) -> None:
     path = _write(tmp_path / "long.wav", _sine(8_000, 3.0), 8_000)
     torch.testing.assert_close(load_audio(path, max_seconds=0.5).samples, load_audio(path).samples[:4_000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,10 @@ def test_the_filter_the_fraction_and_the_numbers_are_read(hub: dict[str, Path], 
     raw.save_pretrained(tmp_path)
     transform = pretrained_image_transform(str(tmp_path), 32)
     assert (transform.resample, transform.mean, transform.std) == ("bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    checks = Image.fromarray(np.kron(np.eye(9, dtype=np.uint8), np.full((5, 5), 255, np.uint8))).convert("RGB")
+    theirs = torch.tensor(raw(checks, return_tensors="np")["pixel_values"][0])
+    assert (transform(checks) - theirs).abs().max() < 0.01
+    assert (replace(transform, resample="bicubic")(checks) - theirs).abs().max() > 0.05
     transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}, resample=0).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="resizes with Pillow's filter 0; ours are lanczos, bilinear, bicubic"):
         pretrained_image_transform(str(tmp_path), 32)

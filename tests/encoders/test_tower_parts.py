@@ -163,6 +163,17 @@ def test_every_way_of_pooling_reaches_every_trainable_weight_of_an_audio_tower(
         assert _gradients(encoder, audio, mask) == []
 
 
+def test_activation_checkpointing_runs_each_block_again_unless_frozen(hub: dict[str, str]) -> None:
+    for changes, runs in (({}, 1), ({"activation_checkpointing": True}, 2)):
+        encoder = VisionEncoder(_pretrained(hub["clip"], **changes), 32)
+        count = []
+        encoder.backbone.model.encoder.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=count: seen.append(1))
+        assert _gradients(encoder, IMAGES) == []
+        assert len(count) == runs
+    frozen = VisionEncoder(_pretrained(hub["clip"], activation_checkpointing=True, freeze=True), 32)
+    assert not frozen.backbone.model.is_gradient_checkpointing
+
+
 def test_a_frozen_tower_stays_bit_identical_and_keeps_no_graph(hub: dict[str, str]) -> None:
     encoder = VisionEncoder(_pretrained(hub["clip"], freeze=True), 32).train()
     assert not any(module.training for module in encoder.backbone.modules())
