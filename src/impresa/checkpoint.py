@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -109,13 +109,21 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
         image_transform = ImageTransform.from_dict(json.loads((run_dir / PREPROCESSING).read_text())["image"])
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
             model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
-        load_model(model, run_dir / WEIGHTS)
-    except (DataError, SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        model.load_state_dict(_read_weights(run_dir / WEIGHTS))
+    except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
     embedder = EmbeddingModel(model, config, tokenizer, image_transform, device)
     _check_golden(run_dir, embedder)
     return embedder
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict; of tensors that share their storage the file has one, and names the others in its metadata."""
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        twins: dict[str, str] = file.metadata() or {}
+    return weights | {name: weights[kept] for name, kept in twins.items() if kept in weights}
 
 
 def _verify(run_dir: Path) -> None:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from impresa.evaluation.results import DirectionMetrics, Evaluation, RetrievalMetrics, ZeroShotMetrics
+from impresa.training.card import model_card
+from tiny_run import tiny_experiment
+
+ENVIRONMENT = {
+    **{
+        "started": "2025-01-01T00:00:00+00:00",
+        "command": ["impresa", "train"],
+        "seed": 7,
+        "impresa": "1",
+        "python": "3",
+    },
+    **{"packages": {"torch": "2"}, "git": {"commit": "abc", "has_changes": True}},
+}
+DIRECTION = DirectionMetrics(
+    recall_at={1: 0.5, 5: 0.75, 10: 1.0}, mean_rank=2.25, median_rank=1.5, num_queries=4, num_candidates=4
+)
+RETRIEVAL = RetrievalMetrics(DIRECTION, DIRECTION)
+
+
+def card(evaluation: Evaluation, *overrides: str) -> str:
+    return model_card(tiny_experiment(*overrides), evaluation, ENVIRONMENT, Path("runs/a"), 1234567)
+
+
+def test_retrieval_stands_beside_its_baselines() -> None:
+    text = card(Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL, baselines={"chance": RETRIEVAL}))
+    assert "| image to text | 50.0% | 75.0% | 100.0% | 2.2 | 1.5 |" in text
+    assert "| text to image (chance) |" in text
+    assert "Zero-shot" not in text
+
+
+def test_zero_shot_accuracy_stands_beside_chance() -> None:
+    shot = ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((1,),), 0.5, 0.6)
+    text = card(Evaluation("digits", 10, 0, 0, zero_shot=shot))
+    assert "90.0% of 10 images are named right (2 classes; chance 50.0%, most frequent class 60.0%)" in text
+    assert "R@1" not in text
+
+
+def test_labels_and_origin() -> None:
+    labels = ("labels.description=Finds things.", "labels.version=2", "labels.tags=[blue]", "labels.model=m")
+    text = card(Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL), *labels)
+    for part in ("# shapes 2", "Finds things.", "- 'blue'", "- Model: m", "1,234,567", "abc with changes", "Seed: 7"):
+        assert part in text
+    assert "impresa.load('runs/a')" in text
