@@ -30,6 +30,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, True, True),
         ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False, True),
         ({"LOCAL_RANK": "1"}, False, True),
+        ({"NODE_RANK": "1"}, False, True),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False, True),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, True, False),
     ],

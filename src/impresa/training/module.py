@@ -112,7 +112,7 @@ class TrainingModule(LightningModule):
             "val_image_to_text_recall_at_1": found.image_to_text.recall_at[1],
             "val_text_to_image_recall_at_1": found.text_to_image.recall_at[1],
         }
-        self.log_dict(metrics, logger=False, rank_zero_only=False)
+        self.log_dict(metrics, logger=False, sync_dist=True)  # the same in every process
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning's own progress counts pieces between two validations; the step says all that a resumption needs.

@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import TextIO
 
+from impresa.training.processes import is_main_process
+
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at that moment: a progress bar puts itself in its place while it is shown."""
@@ -19,9 +21,10 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def show_notices() -> None:
-    """Show what the library logs, as plain lines; once, however often it is called."""
+    """Show what the library logs, as plain lines; once, however often it is called, and by one of several processes."""
     library = logging.getLogger("impresa")
-    if not any(isinstance(handler, _StderrHandler) for handler in library.handlers):
-        library.addHandler(_StderrHandler())
-        library.setLevel(logging.INFO)
-        library.propagate = False
+    if any(isinstance(handler, _StderrHandler) for handler in library.handlers):
+        return
+    library.addHandler(_StderrHandler())
+    library.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    library.propagate = False

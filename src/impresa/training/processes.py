@@ -16,14 +16,13 @@ def is_main_process() -> bool:
     """Whether this is the first process of a training, or its only one."""
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
-    if "LOCAL_RANK" in os.environ:
-        return os.environ["LOCAL_RANK"] == "0" and os.environ.get("NODE_RANK", "0") == "0"
-    return os.environ.get("SLURM_PROCID", "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def has_siblings() -> bool:
-    """Whether torchrun, SLURM or the first process of this training has started several processes."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    """Whether torchrun, SLURM, the user or the first process of this training has started several processes."""
+    is_one_of_many = any(name in os.environ for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return is_one_of_many or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def tell_run_dir(run_dir: Path) -> None:

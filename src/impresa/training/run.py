@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from impresa.checkpoint import load, save_preparation, save_run
 from impresa.config.checks import check_built
@@ -120,9 +119,10 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
     return trainer.strategy.root_device
 
 
-@rank_zero_only
 def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device) -> None:
     """Save the weights, evaluate what was saved on the test data, and write report and model card."""
+    if not is_main_process():
+        return
     save_run(
         run_dir, parts.model, config, parts.tokenizer, parts.image_transform, examples=_examples(parts.data.val_source)
     )
@@ -149,9 +149,10 @@ def _start(config: ExperimentConfig, run_dir: Path, resume: bool) -> Start:
     return Start(checkpoint, state["global_step"], state)
 
 
-@rank_zero_only
 def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], start: Start) -> None:
     """Write down what is known before the first step."""
+    if not is_main_process():
+        return
     if start.checkpoint is None:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
