@@ -28,7 +28,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _CROP_AREA = (0.9, 1.0)
 _CROP_ASPECT = (3 / 4, 4 / 3)
-_CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class ImageTransform:
 def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
     """A training view of an image: the image itself (`none`), or a random resized crop of side `size` (`clip`).
 
-    The crop has 0.9 to 1.0 of the area and three to four to four to three sides (the recipe of open_clip); there is no
-    flip, because captions say left and right.
+    The crop has 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip trains. There is
+    no flip, because captions say left and right.
     """
     if kind == "none":
         return image
@@ -94,17 +93,17 @@ def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.ran
 
 def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
     width, height = image_size
-    for _ in range(_CROP_ATTEMPTS):
-        area = width * height * generator.uniform(*_CROP_AREA)
-        aspect = exp(generator.uniform(log(_CROP_ASPECT[0]), log(_CROP_ASPECT[1])))
-        crop_width, crop_height = sqrt(area * aspect), sqrt(area / aspect)
-        if crop_width <= width and crop_height <= height:
-            left = generator.uniform(0, width - crop_width)
-            top = generator.uniform(0, height - crop_height)
-            return left, top, left + crop_width, top + crop_height
-    # A long image: the largest centre crop that is not too long.
-    crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    area = generator.uniform(*_CROP_AREA)
+    # The sides that fit into the image with this area; drawing among them needs no second attempt.
+    least, most = max(width / height * area, _CROP_ASPECT[0]), min(width / height / area, _CROP_ASPECT[1])
+    if least > most:  # a long image: the largest centre crop that is not too long
+        crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
+        left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    else:
+        aspect = exp(generator.uniform(log(least), log(most)))
+        crop_width = min(sqrt(width * height * area * aspect), width)
+        crop_height = min(sqrt(width * height * area / aspect), height)
+        left, top = generator.uniform(0, width - crop_width), generator.uniform(0, height - crop_height)
     return left, top, left + crop_width, top + crop_height
 
 

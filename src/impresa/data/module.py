@@ -15,7 +15,7 @@ from impresa.data.collate import Collator
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
 from impresa.data.sampler import BatchSampler
-from impresa.data.sources import Source, open_train_and_val
+from impresa.data.sources import Source, open_source, open_train_and_val
 from impresa.data.tokenizers import TextBatcher
 
 _log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class DataModule(lightning.LightningDataModule):
             tokenizer: for the captions.
             image_transform: for the images.
             bad_samples: file that lists what could not be used; None keeps the list in memory.
-            train_source: the training data, if both are open already.
-            val_source: the validation data.
+            train_source: the training data, if they are open already.
+            val_source: the validation data, if they are open already.
 
         Raises:
             DataError: the data cannot be read.
@@ -52,9 +52,10 @@ class DataModule(lightning.LightningDataModule):
         self._collate = Collator(image_transform, tokenizer)
         self._image_size_px = image_transform.size
         self._bad_samples = bad_samples
-        if train_source is None or val_source is None:
+        if train_source is None and val_source is None:
             train_source, val_source = open_train_and_val(config.dataset)
-        self.train_source, self.val_source = train_source, val_source
+        self.train_source = train_source or open_source(config.dataset, "train")
+        self.val_source = val_source or open_source(config.dataset, "val")
         self._train_sampler: BatchSampler | None = None
         self._resume_state: dict[str, Any] | None = None
         if self._config.num_workers == 0 and self._config.persistent_workers:

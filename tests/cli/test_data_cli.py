@@ -1,0 +1,150 @@
+"""`impresa data check` and `impresa data export`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from impresa.cli.main import main
+
+EXPORT = ["--num-train", "4", "--num-val", "2", "--num-test", "2", "--image-size", "16"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good samples of four: an image lacks its caption."""
+    for number in range(4):
+        Image.new("RGB", (20, 10 + number), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = ['0.png,"a [red] thing",x', "1.png,two words,x", "2.png,,y", "3.png,two words,y"]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,label", *rows]) + "\n")
+    return tmp_path
+
+
+def test_check_counts_and_shows_every_bad_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(folder), "--max-bad-fraction", "0.25"]) == 0
+    out, err = capsys.readouterr()
+    shown = " ".join(out.replace("│", " ").split())
+    for line in (
+        "samples 4",
+        "usable 3",
+        "bad 1 (25.0%)",
+        "width 20 to 20 px, median 20",
+        "height 10 to 13 px, median 11",
+        "captions 3, 2 distinct",
+        "caption length 2 to 3 words, median 2",
+        "classes 2",
+        "x: 2 y: 1",
+        "bad samples 2.png: the caption is empty",
+    ):
+        assert line in shown
+    assert err == ""
+
+
+def test_too_many_bad_rows_are_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert "2.png: the caption is empty" in out
+    assert err.startswith(f"{folder}: 1 of 4 samples cannot be used; mend")
+    assert err.count("\n") == 1
+
+
+def test_nothing_usable_is_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for image in folder.glob("*.png"):
+        image.write_bytes(b"")
+    assert main(["data", "check", str(folder), "--max-bad-fraction", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("the image is empty") == 3
+    assert "none of 4 samples can be used" in err
+
+
+def test_check_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(folder), "--json", "--max-bad-fraction", "0.5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_samples"], found["num_good"], found["labels"]) == (4, 3, {"x": 2, "y": 1})
+    assert found["bad"] == [{"id": "2.png", "reason": "the caption is empty"}]
+
+
+def test_columns_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = folder / "captions.csv"
+    table.write_text(table.read_text().replace("image,caption,label", "photo,text,kind"))
+    assert main(["data", "check", str(folder)]) == 2
+    assert "set dataset.image_column" in capsys.readouterr().err
+    columns = ["--image-column", "photo", "--caption-column=text", "--label-column", "kind"]
+    assert main(["data", "check", str(folder), *columns, "--max-bad-fraction", "0.5"]) == 0
+    assert "x: 2" in capsys.readouterr().out
+
+
+def test_long_lists_are_cut_in_the_table_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(25):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number:02d}.png")
+    rows = [f"{number:02d}.png,x,class {number:02d}" for number in range(25)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,label", *rows]))
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "class 19: 1" in out
+    assert "class 20: 1" not in out
+    assert "and 5 more; --json has them all" in out
+    assert ", ".join(f"{number:02d}.png" for number in range(25)) in out
+
+
+def test_embedded_data_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "shapes"]) == 0
+    assert "512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file_format", ["folder", "parquet"])
+def test_export_writes_what_check_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str], file_format: str) -> None:
+    target = tmp_path / "data"
+    assert main(["data", "export", "shapes", str(target), *EXPORT, "--seed", "3", "--format", file_format]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"{target / split}: {count} images of 16 x 16 pixels"
+        for split, count in (("train", 4), ("val", 2), ("test", 2))
+    ]
+    assert err == ""
+    assert main(["data", "check", str(target / "train"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_good"] == 4
+
+
+def test_export_replaces_only_when_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "export", "shapes", str(tmp_path), *EXPORT]
+    assert [main(words), main(words), main([*words, "--force"])] == [0, 2, 0]
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["check"],
+        ["check", "gone"],
+        ["check", "shapes", "--max-bad-fraction", "2"],
+        ["check", "shapes", "--max-bad-fraction", "nan"],
+        ["export", "photos", "x"],
+        ["export", "shapes"],
+        ["export", "shapes", "x", "--num-train", "0"],
+        ["export", "shapes", "x", "--image-size", "big"],
+        ["export", "shapes", "x", "--seed=-1"],
+        ["export", "shapes", "x", "--format", "zip"],
+        ["export", "shapes", "x", "dataset.image_size=3"],
+    ],
+)
+def test_wrong_words_are_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *words]) == 2
+    assert capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_refusals_import_no_torch() -> None:
+    code = "import sys; from impresa.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    for words in (["--help"], ["export", "--help"], ["check", "gone", "--max-bad-fraction", "7"]):
+        done = subprocess.run([sys.executable, "-c", code, "data", *words], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,67 @@
+"""What `inspect_source` counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pictures import numbered, png, write_jsonl
+
+from impresa.config.experiment import DatasetConfig
+from impresa.data.check import BadRow, Spread, inspect_source
+from impresa.data.sources import open_path
+
+CONFIG = DatasetConfig()
+
+
+def test_everything_is_counted(tmp_path: Path) -> None:
+    rows = [
+        {"image": "wide.png", "caption": ["one", "one two three"], "label": "a"},
+        {"image": "1.png", "caption": "one", "label": "b"},
+        {"image": "2.png", "caption": "one two", "label": "b"},
+        {"image": "copy.png", "caption": "four words are here"},
+        {"image": "3.png", "caption": ""},
+        {"image": "gone.png", "caption": "x"},
+    ]
+    folder = write_jsonl(tmp_path, rows)
+    (folder / "wide.png").write_bytes(png(300, width=40, height=20))
+    (folder / "copy.png").write_bytes(png(2))
+    summary = inspect_source(open_path(CONFIG, str(folder)))
+    assert (summary.num_samples, summary.num_good, summary.bad_fraction) == (6, 4, 2 / 6)
+    assert summary.width_px == Spread(8, 8, 40)
+    assert summary.height_px == Spread(8, 8, 20)
+    assert summary.caption_words == Spread(1, 2, 4)
+    assert (summary.num_captions, summary.num_distinct_captions) == (5, 4)
+    assert summary.labels == {"b": 2, "a": 1}
+    assert list(summary.labels) == ["b", "a"]
+    assert summary.same_image == (("2.png", "copy.png"),)
+    assert summary.bad == (
+        BadRow("3.png", "the caption is empty"),
+        BadRow("gone.png", "the image cannot be read (No such file or directory)"),
+    )
+    plain = json.loads(json.dumps(summary.to_dict()))
+    assert plain["width_px"] == {"smallest": 8, "median": 8, "largest": 40}
+    assert (plain["num_good"], len(plain["bad"])) == (4, 2)
+
+
+def test_images_of_the_same_bytes_but_other_sides_are_not_equal(tmp_path: Path) -> None:
+    folder = write_jsonl(tmp_path, [{"image": name, "caption": "x"} for name in ("a.png", "b.png")])
+    (folder / "a.png").write_bytes(png(1, 4, 2))
+    (folder / "b.png").write_bytes(png(1, 2, 4))
+    assert inspect_source(open_path(CONFIG, str(folder))).same_image == ()
+
+
+def test_nothing_usable_is_a_summary_too(tmp_path: Path) -> None:
+    folder = write_jsonl(tmp_path, [{"image": "0.png", "caption": ""}])
+    summary = inspect_source(open_path(CONFIG, str(folder)))
+    assert (summary.num_good, summary.bad_fraction) == (0, 1.0)
+    assert summary.width_px is summary.height_px is summary.caption_words is None
+
+
+def test_progress_sees_every_sample(tmp_path: Path) -> None:
+    seen = []
+    inspect_source(
+        open_path(CONFIG, str(write_jsonl(tmp_path, numbered(7)))),
+        lambda indices: (seen.append(index) or index for index in indices),
+    )
+    assert seen == list(range(7))

@@ -1,0 +1,217 @@
+"""From a source to batches: draws of training, bad samples, workers, and the place in the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impresa.data.bad_samples import BadSampleList
+from impresa.data.batch import Batch, Sample
+from impresa.data.collate import Collator
+from impresa.data.images import ImageTransform
+from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
+from impresa.data.sampler import BatchSampler
+from impresa.data.sources import BadSample
+from impresa.data.tokenizers import train_tokenizer
+from impresa.errors import DataError
+
+SIZE = 8
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+COLLATE = Collator(ImageTransform(SIZE), train_tokenizer([" ".join(WORDS)] * 2, 300, 32))
+
+
+class Pictures:
+    """Noise pictures with two captions each; those in `bad` are unusable."""
+
+    def __init__(self, count: int, bad: frozenset[int] = frozenset()) -> None:
+        self.count = count
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.bad:
+            raise BadSample(f"picture {index}", "broken")
+        pixels = np.random.default_rng(index).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        captions = (f"{index} " + " ".join(WORDS), f"{index} " + " ".join(WORDS[::-1]))
+        return Sample(f"picture {index}", Image.fromarray(pixels), captions, label=f"class {index % 2}")
+
+    def captions(self) -> Iterator[str]:
+        return (caption for index in range(self.count) for caption in self[index].captions)
+
+    def blocks(self) -> None:
+        return None
+
+
+def view(**changes: object) -> TrainingView:
+    return TrainingView(**{"seed": 0, "augmentation": "clip", "image_size_px": SIZE, **changes})
+
+
+def loader(
+    source: Pictures,
+    *,
+    workers: int = 0,
+    batch_size: int = 4,
+    training: TrainingView | None = None,
+    bad: Path | None = None,
+    max_bad_fraction: float = 1.0,
+    state: dict[str, int] | None = None,
+    persistent: bool = True,
+) -> BatchLoader:
+    sampler = BatchSampler(num_samples=len(source), batch_size=batch_size, seed=0, shuffle=True)
+    if state:
+        sampler.load_state_dict(state)
+    return BatchLoader(
+        BatchDataset(source, COLLATE, training or view()),
+        sampler,
+        BadSampleList(bad, "train", len(source), max_bad_fraction),
+        num_workers=workers,
+        prefetch_factor=2,
+        persistent_workers=persistent,
+        pin_memory=False,
+    )
+
+
+def assert_same(one: Batch, two: Batch) -> None:
+    assert (one.ids, one.captions, one.labels, one.bad) == (two.ids, two.captions, two.labels, two.bad)
+    assert torch.equal(one.image, two.image)
+    assert torch.equal(one.input_ids, two.input_ids)
+    assert torch.equal(one.attention_mask, two.attention_mask)
+
+
+def test_a_batch_holds_what_the_samples_hold() -> None:
+    batch = COLLATE([Pictures(9)[2], Pictures(9)[5]])
+    assert len(batch) == 2
+    assert batch.ids == ["picture 2", "picture 5"]
+    assert batch.labels == ["class 0", "class 1"]
+    assert batch.captions == [Pictures(9)[i].captions[0] for i in (2, 5)]
+    assert batch.image.shape == (2, 3, SIZE, SIZE)
+    assert torch.equal(batch.image[1], ImageTransform(SIZE)(Pictures(9)[5].image))
+    assert batch.input_ids.shape == batch.attention_mask.shape == (2, batch.input_ids.shape[1])
+
+
+def test_a_modality_that_no_sample_has_is_none() -> None:
+    images = COLLATE([Sample("a", Pictures(1)[0].image)])
+    texts = COLLATE([Sample("a", captions=("one",))])
+    assert (images.input_ids, images.attention_mask, images.captions) == (None, None, [])
+    assert texts.image is None
+    assert texts.captions == ["one"]
+
+
+def test_training_draws_caption_and_crop_from_seed_epoch_and_sample() -> None:
+    sample = Pictures(1)[0]
+    seen = [view(seed=seed)(sample, (epoch, index)) for seed in (0, 1) for epoch in range(8) for index in (0, 1)]
+    again = [view(seed=seed)(sample, (epoch, index)) for seed in (0, 1) for epoch in range(8) for index in (0, 1)]
+    assert [s.captions for s in seen] == [s.captions for s in again]
+    assert [s.image.tobytes() for s in seen] == [s.image.tobytes() for s in again]
+    assert {s.captions for s in seen} == {(caption,) for caption in sample.captions}
+    assert len({s.image.tobytes() for s in seen}) > 16
+    assert sample.captions == Pictures(1)[0].captions
+
+
+def test_without_augmentation_images_stay_as_they_are() -> None:
+    sample = Pictures(1)[0]
+    assert view(augmentation="none")(sample, (3, 0)).image.tobytes() == sample.image.tobytes()
+    assert view()(Sample("a", captions=("one",)), (0, 0)).image is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_caption_dropout_drops_words_but_never_all(rate: float) -> None:
+    words = " ".join(WORDS)
+    kept = [view(caption_dropout=rate)(Sample("a", captions=(words,)), (0, i)).captions[0].split() for i in range(300)]
+    assert all(words for words in kept)
+    assert all([word for word in WORDS if word in set(part)] == part for part in kept)
+    expected = max(1 - rate, 0.1)
+    assert sum(map(len, kept)) / 3000 == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers: int) -> None:
+    source = Pictures(22, bad=frozenset({3, 4}))
+    plain, parallel = loader(source), loader(source, workers=workers)
+    for _ in range(2):
+        for one, two in zip(plain, parallel, strict=True):
+            assert_same(one, two)
+
+
+def test_epochs_differ_and_hold_every_sample_once() -> None:
+    batches = loader(Pictures(22))
+    epochs = [[id for batch in batches for id in batch.ids] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(f"picture {i}" for i in range(22))
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [1, 5, 6])
+def test_resuming_in_the_middle_of_an_epoch_is_exact(workers: int, done: int) -> None:
+    straight = loader(Pictures(20))
+    expected = [batch for _ in range(2) for batch in straight]
+    first = loader(Pictures(20), workers=workers)
+    seen = []
+    while len(seen) < done:
+        for batch in first:
+            seen.append(batch)
+            if len(seen) == done:
+                break
+    state = json.loads(json.dumps(first.batch_sampler.state_dict()))
+    second = loader(Pictures(20), workers=workers, state=state)
+    assert len(second) == 5
+    while len(seen) < 10:
+        seen += list(second)
+    for one, two in zip(expected, seen, strict=True):
+        assert_same(one, two)
+
+
+def test_bad_samples_are_left_out_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "bad_samples.jsonl"
+    batches = loader(Pictures(20, bad=frozenset({3, 7, 11})), workers=2, bad=path)
+    for _ in range(2):
+        assert sorted(id for batch in batches for id in batch.ids) == sorted(
+            f"picture {i}" for i in range(20) if i not in (3, 7, 11)
+        )
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(row["id"] for row in rows) == ["picture 11", "picture 3", "picture 7"]
+    assert {row["reason"] for row in rows} == {"broken"}
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
+    batches = loader(
+        Pictures(40, bad=frozenset(range(0, 40, 4))), workers=2, bad=tmp_path / "bad", max_bad_fraction=0.1
+    )
+    with pytest.raises(DataError, match=r"train data: \d+ of 40 samples cannot be used and 4 are allowed"):
+        list(batches)
+
+
+def test_a_batch_of_bad_samples_takes_the_next_good_one() -> None:
+    dataset = BatchDataset(Pictures(6, bad=frozenset({4, 5, 0})), COLLATE)
+    batch = dataset.__getitems__([(0, 4), (0, 5)])
+    assert batch.ids == ["picture 1"]
+    assert batch.bad == [("picture 4", "broken"), ("picture 5", "broken"), ("picture 0", "broken")]
+
+
+def test_data_without_any_good_sample_are_refused() -> None:
+    dataset = BatchDataset(Pictures(500, bad=frozenset(range(500))), COLLATE)
+    with pytest.raises(DataError, match=r"\d+ samples in a row cannot be used, the first is picture 3: broken"):
+        dataset.__getitems__([(0, 3), (0, 4)])
+
+
+def test_evaluation_takes_the_first_caption_and_the_whole_image() -> None:
+    dataset = BatchDataset(Pictures(4), COLLATE)
+    assert_same(dataset[(0, 2)], COLLATE([Pictures(4)[2]]))
+    assert len(dataset) == 4
+
+
+def test_an_epoch_that_was_left_is_not_continued() -> None:
+    batches = loader(Pictures(20))
+    next(iter(batches))
+    straight = loader(Pictures(20))
+    list(straight)
+    for one, two in zip(straight, batches, strict=True):
+        assert_same(one, two)
