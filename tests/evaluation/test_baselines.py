@@ -36,6 +36,13 @@ def test_chance_equals_the_mean_of_random_embeddings() -> None:
             assert sum(f.recall_at[k] for f in found) / len(found) == pytest.approx(expected.recall_at[k], abs=0.012)
 
 
+def test_image_without_text_is_no_query() -> None:
+    guess = chance(RightAnswers(torch.arange(2), ["a", "b"], 3))
+    assert guess.image_to_text.num_queries == 2
+    assert guess.image_to_text.recall_at[1] == pytest.approx(1 / 2)
+    assert guess.text_to_image.recall_at[1] == pytest.approx(1 / 3)
+
+
 def test_fewer_candidates_than_k() -> None:
     guess = chance(RightAnswers(torch.arange(3), ["a", "b", "c"], 3))
     assert guess.image_to_text.recall_at == {1: pytest.approx(1 / 3), 5: 1.0, 10: 1.0}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fake_model import COLOURS, ColourModel, ListSource, colour_source
+from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.data.batch import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError
@@ -33,6 +34,20 @@ def test_counts_metrics_and_baselines() -> None:
     assert result.baselines[HISTOGRAM].image_to_text.recall_at[10] > 0.5
     assert result.zero_shot is None
     assert result.bad_samples == ()
+
+
+def test_matryoshka_dimensions_are_evaluated_each() -> None:
+    vision = EncoderConfig(use_mrl=True, mrl_dimensions=(2, 1))
+    model = ColourModel(config=ExperimentConfig(vision_encoder=vision))
+    source = colour_source(24)
+    result = evaluate(model, source, data="squares")
+    captions = list(source.captions())
+    images = torch.stack([model.image_transform(source[i].image) for i in range(24)])
+    for dim in (2, 1):
+        cut = retrieval_metrics(images[:, :dim], model.encode_text(captions)[:, :dim], torch.arange(24), captions)
+        assert result.by_dimension[dim] == cut
+    assert list(result.retrieval_rows()) == ["model", "first 2 dimensions", "first 1 dimensions", CHANCE]
+    assert result.by_dimension[1] != result.retrieval
 
 
 def test_no_training_source_leaves_the_histogram_out() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
 from impresa.evaluation.gallery import GalleryMaker
-from impresa.evaluation.results import BadSampleNote, Evaluation, Gallery, RetrievalMetrics, ZeroShotMetrics
+from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 
@@ -95,21 +95,28 @@ def evaluate(
         reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
         raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
 
-    retrieval, baselines, gallery = _retrieval(source, embeddings, test, train, encode_text)
-    zero_shot = _zero_shot(embeddings, test, train, encode_text, config.prompt_templates)
-    if retrieval is None and zero_shot is None:
-        raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
-    return Evaluation(
+    evaluation = Evaluation(
         data=data,
         num_images=len(test.positions),
         num_texts=sum(map(len, test.captions)),
         num_distinct_texts=len({caption for captions in test.captions for caption in captions}),
         bad_samples=tuple(test.bad),
-        retrieval=retrieval,
-        baselines=baselines,
-        zero_shot=zero_shot,
-        gallery=gallery,
+        zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
+    if evaluation.num_texts:
+        dims = vision.mrl_dimensions if (vision := model.config.vision_encoder).use_mrl else ()
+        right = _right_answers(test)
+        texts = encode_text(list(right.distinct))  # captions that read the same are embedded once
+        return replace(
+            evaluation,
+            retrieval=_metrics(right, embeddings, texts),
+            by_dimension={dim: _metrics(right, embeddings[:, :dim], texts[:, :dim]) for dim in dims},
+            baselines=_baselines(right, test, train),
+            gallery=GalleryMaker(source, test.positions, embeddings, texts, right).make(),
+        )
+    if evaluation.zero_shot is None:
+        raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
+    return evaluation
 
 
 def name_of_data(config: DatasetConfig, split: Split) -> str:
@@ -147,28 +154,26 @@ def _look_at(train_source: Source, bar: Progress) -> _Seen:
     return seen
 
 
-def _retrieval(
-    source: Source, images: Tensor, test: _Seen, train: _Seen, encode_text: EncodeText
-) -> tuple[RetrievalMetrics | None, dict[str, RetrievalMetrics], Gallery]:
-    """The model's retrieval, that of the baselines, and examples. `images` is (I, E)."""
-    captions = [caption for captions in test.captions for caption in captions]
-    if not captions:
-        return None, {}, Gallery()
-    image_of_text = torch.arange(len(images)).repeat_interleave(torch.tensor(list(map(len, test.captions))))
-    right = RightAnswers(image_of_text, captions, len(images))
-    texts = encode_text(list(right.distinct))  # captions that read the same are embedded once
-    metrics = retrieval_metrics(images, texts[right.group_of_text], image_of_text, captions)
-    baselines = {}
+def _right_answers(test: _Seen) -> RightAnswers:
+    num_captions = torch.tensor([len(captions) for captions in test.captions])
+    image_of_text = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+    return RightAnswers(
+        image_of_text, [caption for captions in test.captions for caption in captions], len(num_captions)
+    )
+
+
+def _metrics(right: RightAnswers, images: Tensor, distinct_texts: Tensor) -> RetrievalMetrics:
+    """Retrieval by embeddings (I, E) of the images and (G, E) of the distinct captions."""
+    return retrieval_metrics(images, distinct_texts[right.group_of_text], right.image_of_text, right.captions)
+
+
+def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
+    baselines = {CHANCE: chance(right)}
     if any(train.captions):
         histogram = ColourHistogramModel(torch.stack(train.histograms), train.captions)
-        by_colour = histogram.embed_images(torch.stack(test.histograms))
-        by_words = histogram.embed_texts(right.distinct)[right.group_of_text]
-        baselines[HISTOGRAM] = retrieval_metrics(by_colour, by_words, image_of_text, captions)
-    baselines[CHANCE] = chance(right)
-    gallery = GalleryMaker(
-        source=source, positions=test.positions, images=images, texts=texts, image_of_text=image_of_text, right=right
-    )
-    return metrics, baselines, gallery.make()
+        images = histogram.embed_images(torch.stack(test.histograms))
+        baselines = {HISTOGRAM: _metrics(right, images, histogram.embed_texts(right.distinct)), **baselines}
+    return baselines
 
 
 def _zero_shot(

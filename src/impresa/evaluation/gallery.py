@@ -27,23 +27,19 @@ class GalleryMaker:
         positions: for each of the I images its index in `source`.
         images: (I, E) embeddings.
         texts: (G, E) embeddings of the distinct captions.
-        image_of_text: (T,) integers.
         right: the right answers of these I images and T texts.
     """
 
     def __init__(
         self,
-        *,
         source: Source,
         positions: list[int],
         images: Tensor,
         texts: Tensor,
-        image_of_text: Tensor,
         right: RightAnswers,
     ) -> None:
         self._source, self._positions, self._right = source, positions, right
         self._images, self._texts = unit_rows(images, "image"), unit_rows(texts, "text")
-        self._image_of_text = image_of_text
         self._thumbnails: dict[int, str] = {}
         # The first text of each group stands for all that read the same.
         self._first_text = torch.full((len(right.distinct),), right.num_texts, dtype=torch.int64).scatter_reduce_(
@@ -52,7 +48,7 @@ class GalleryMaker:
 
     def make(self) -> Gallery:
         """The examples: queries at even distances through the data, not picked by their outcome."""
-        with_text = self._image_of_text.unique().tolist()
+        with_text = self._right.image_of_text.unique().tolist()
         image_queries = _spread(with_text, NUM_QUERIES)
         # Texts from between the image queries, so that the two lists show different scenes.
         text_queries = [self._first_text_of(image) for image in _spread(with_text, NUM_QUERIES, offset=0.5)]
@@ -89,7 +85,7 @@ class GalleryMaker:
         )
 
     def _first_text_of(self, image: int) -> int:
-        return int((self._image_of_text == image).nonzero()[0, 0])
+        return int((self._right.image_of_text == image).nonzero()[0, 0])
 
     def _thumbnail(self, image: int) -> str:
         if image not in self._thumbnails:

@@ -127,9 +127,18 @@ class Evaluation:
     """The model's retrieval; None when the data have no captions."""
     baselines: dict[str, RetrievalMetrics] = field(default_factory=dict)
     """The same metric for simple baselines, by name."""
+    by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
+    """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
+
+    def retrieval_rows(self) -> dict[str, RetrievalMetrics]:
+        """Retrieval by name, in the order of a table: the model whole, cut to fewer dimensions, the baselines."""
+        if self.retrieval is None:
+            return {}
+        cut = {f"first {dim} dimensions": metrics for dim, metrics in self.by_dimension.items()}
+        return {"model": self.retrieval, **cut, **self.baselines}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the gallery, as JSON types."""

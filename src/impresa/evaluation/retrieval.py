@@ -40,9 +40,10 @@ class RightAnswers:
         """The G distinct captions, in order of first appearance."""
         self.group_of_text = torch.tensor([index[caption] for caption in captions], dtype=torch.int64)
         """(T,): which distinct caption each text is."""
+        self.image_of_text, self.captions = image_of_text.cpu().to(torch.int64), captions
         self.num_images, self.num_texts = num_images, len(captions)
         # (P, 2) distinct pairs (image, group), sorted by image.
-        self._pairs = torch.stack([image_of_text.cpu().to(torch.int64), self.group_of_text], dim=1).unique(dim=0)
+        self._pairs = torch.stack([self.image_of_text, self.group_of_text], dim=1).unique(dim=0)
 
     def mask(self, start: int, stop: int) -> Tensor:
         """(stop - start, T) bool: whether text t is right for image start + i."""

@@ -98,7 +98,7 @@ def results(evaluation: Evaluation) -> Markup:
             name=name,
             cells=join([*_cells(metrics.image_to_text), *_cells(metrics.text_to_image)]),
         )
-        for name, metrics in {"model": evaluation.retrieval, **evaluation.baselines}.items()
+        for name, metrics in evaluation.retrieval_rows().items()
     ]
     names = ("R@1", "R@5", "R@10", "median rank", "mean rank")
     return fill(

@@ -30,14 +30,13 @@ def _parts(evaluation: Evaluation) -> Iterator[RenderableType]:
 
 
 def _retrieval(evaluation: Evaluation) -> Table:
-    rows = {"model": evaluation.retrieval, **evaluation.baselines}
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in ("R@1", "R@5", "R@10", "median rank", "mean rank"):
         table.add_column(name, justify="right", no_wrap=True)
     for direction in ("image_to_text", "text_to_image"):
         table.add_row(direction.replace("_to_", " → "), style="dim")
-        for name, metrics in rows.items():
+        for name, metrics in evaluation.retrieval_rows().items():
             table.add_row(f"  {name}", *_cells(getattr(metrics, direction)), style="bold" if name == "model" else "")
     return table
 
