@@ -73,6 +73,7 @@ def test_faults_of_the_user_end_with_2_and_no_traceback(argv: list[str], capsys:
     ("argv", "line"),
     [
         (["train", "--lr", "1e-4"], "--lr: unknown argument; did you mean --optimization.lr? impresa train --help"),
+        (["train", "--precison", "x"], "--precison: unknown argument; did you mean --optimization.precision? "),
         (["train", "--ouput-dir=x"], "--ouput-dir=x: unknown argument; did you mean --output-dir? "),
         (["config", "show", "--jsno"], "--jsno: unknown argument; did you mean --json? "),
         (["config", "list", "shapes"], "shapes: unknown argument; impresa config --help tells what there is"),

@@ -76,6 +76,7 @@ UNKNOWN = [
     ("nowhere/shapes.yaml", "nowhere/shapes.yaml: there is no such file; shipped configs are default, "),
     ("configs/shape.yaml", "configs/shape.yaml: unknown config; did you mean shapes?"),
     ("folder", "folder: is a directory; name a YAML file in it, or a shipped config"),
+    ("", ": is a directory; name a YAML file in it, or a shipped config"),
     ("beside", "beside: unknown config; your file is named by its path, ./beside.yaml; shipped are "),
 ]
 

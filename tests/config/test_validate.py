@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import impresa.config
 from impresa.config import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
 from impresa.config.memory_vlm import MemoryVLMConfig, ModelConfig
 from impresa.config.tree import merge, nested, to_tree
@@ -236,6 +237,11 @@ def test_a_wrong_field_is_not_told_again_by_a_rule_that_reads_it() -> None:
     )
 
 
+def test_a_part_that_is_wrong_as_a_whole_is_told_alone() -> None:
+    tree = {"vision_encoder": None, "text_encoder": {"embed_dim": 192}}
+    assert lines_of(tree) == ["vision_encoder: got null; it must be a mapping of keys"]
+
+
 def test_values_are_shown_short_and_on_one_line() -> None:
     line = only_line(("optimization.lr", "a\nb" * 100))
     assert len(line) < 150
@@ -298,3 +304,10 @@ def test_switches_that_are_off_keep_their_settings() -> None:
 
 def test_an_image_size_is_free_for_a_pretrained_backbone() -> None:
     experiment_from_tree({"vision_encoder": {"backbone": "a/b"}, "dataset": {"image_size": 225}})
+
+
+def test_the_package_gives_what_it_promises() -> None:
+    assert all(getattr(impresa.config, name) for name in impresa.config.__all__)
+    assert impresa.config.validate is validate
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        impresa.config.nothing  # noqa: B018

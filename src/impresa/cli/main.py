@@ -113,7 +113,7 @@ def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> 
 
     known = {option: option for option in options(parser)}
     if VERBS[verb].takes_overrides:
-        keys = (key for schema in SCHEMAS.values() for key in known_keys(schema))
+        keys = (key for schema in reversed(SCHEMAS.values()) for key in known_keys(schema))
         known = {f"--{key.rpartition('.')[2]}": f"--{key}" for key in keys} | known
     near = nearest(word.partition("=")[0], known) if word.startswith("-") else None
     hint = f"did you mean {known[near]}? " if near else ""

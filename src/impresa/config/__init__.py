@@ -22,13 +22,15 @@ from impresa.config.experiment import (
     ShapesConfig,
     TrainerConfig,
 )
+from impresa.config.memory_vlm import MemoryVLMConfig
+
+# Not lazily: the module of the same name would take the function's place when it is imported later.
+from impresa.config.validate import validate
 
 if TYPE_CHECKING:
     from impresa.config.load import load_experiment as load_experiment
     from impresa.config.load import read_config as read_config
     from impresa.config.load import to_yaml as to_yaml
-    from impresa.config.memory_vlm import MemoryVLMConfig as MemoryVLMConfig
-    from impresa.config.validate import validate as validate
 
 __all__ = [
     "CheckpointConfig",
@@ -54,19 +56,11 @@ __all__ = [
     "validate",
 ]
 
-_LAZY = {
-    "MemoryVLMConfig": "impresa.config.memory_vlm",
-    "load_experiment": "impresa.config.load",
-    "read_config": "impresa.config.load",
-    "to_yaml": "impresa.config.load",
-    "validate": "impresa.config.validate",
-}
-
 
 def __getattr__(name: str) -> Any:
     # Hydra is imported with its first use, so that lower parts can name a config class cheaply.
-    if name in _LAZY:
-        from importlib import import_module
+    if name in ("load_experiment", "read_config", "to_yaml"):
+        from impresa.config import load
 
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(load, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -63,7 +63,7 @@ def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> 
 
 def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
     """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
-    file = find_config(str(name or DEFAULT_NAME))
+    file = find_config(DEFAULT_NAME if name is None else str(name))
     faults: list[Fault] = []
     try:
         config = _compose(file, overrides, faults)

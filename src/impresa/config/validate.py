@@ -82,7 +82,15 @@ def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> Experimen
 def _about_sound_keys(crossing: Iterable[Fault], faults: list[Fault]) -> list[Fault]:
     """Rules across fields say nothing where a field is wrong by itself: its value is not what the user meant."""
     wrong = {key for fault in faults for key in fault.about()}
-    return [fault for fault in crossing if not fault.about() & wrong]
+    return [
+        fault for fault in crossing if wrong.isdisjoint(name for key in fault.about() for name in _with_parents(key))
+    ]
+
+
+def _with_parents(key: str) -> list[str]:
+    """`a.b.c`, `a.b` and `a`."""
+    parts = key.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Schema, list[Fault]]:
