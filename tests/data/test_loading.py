@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +140,12 @@ def test_workers_change_nothing(workers: int) -> None:
     for _ in range(2):
         for one, two in zip(plain, parallel, strict=True):
             assert_same(one, two)
+
+
+def test_what_workers_run_can_be_sent_to_them() -> None:
+    dataset = BatchDataset(Pictures(9), COLLATE, view(caption_dropout=0.2))
+    items = [(1, 5), (1, 2)]
+    assert_same(pickle.loads(pickle.dumps(dataset)).__getitems__(items), dataset.__getitems__(items))
 
 
 def test_epochs_differ_and_hold_every_sample_once() -> None:

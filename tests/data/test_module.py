@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -96,6 +97,33 @@ def test_training_augments_and_validation_does_not(tokenizer: TextTokenizer) -> 
 def test_the_seed_of_the_experiment_decides_the_order(tokenizer: TextTokenizer) -> None:
     orders = [[batch.ids for batch in data(tokenizer, seed=seed).train_dataloader()] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_processes_share_the_batches(tokenizer: TextTokenizer) -> None:
+    seen = []
+    for rank in range(2):
+        module = data(tokenizer)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        loaders = module.train_dataloader(), module.val_dataloader()
+        seen.append([[batch.ids for batch in loader] for loader in loaders])
+    whole = data(tokenizer, batch_size=8)
+    for number, loader in enumerate((whole.train_dataloader(), whole.val_dataloader())):
+        assert [batch.ids for batch in loader] == [a + b for a, b in zip(seen[0][number], seen[1][number], strict=True)]
+
+
+def test_caption_dropout_reaches_the_captions_of_training_alone(tokenizer: TextTokenizer) -> None:
+    module, plain = data(tokenizer, caption_dropout=0.5), data(tokenizer)
+    words = [
+        sum(len(caption.split()) for batch in loader for caption in batch.captions)
+        for loader in (
+            module.train_dataloader(),
+            plain.train_dataloader(),
+            module.val_dataloader(),
+            plain.val_dataloader(),
+        )
+    ]
+    assert words[0] < 0.7 * words[1]
+    assert words[2] == words[3]
 
 
 def test_settings_without_workers_are_off_with_a_notice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -217,6 +218,14 @@ def test_split_is_kept_in_memory_only_when_it_is_small() -> None:
     assert small[0] is small[0]
     assert large[0] is not large[0]
     assert large[0].image.tobytes() == large[0].image.tobytes()
+
+
+def test_drawn_pictures_do_not_travel_to_other_processes() -> None:
+    source = ShapesSource(ShapesConfig(), "val", 64)
+    fresh = len(pickle.dumps(source))
+    picture = source[3]
+    assert len(pickle.dumps(source)) == fresh
+    assert pickle.loads(pickle.dumps(source))[3].image.tobytes() == picture.image.tobytes()
 
 
 def test_a_scene_that_is_not_there_is_an_index_error() -> None:

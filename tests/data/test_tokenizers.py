@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: TextTokenizer, tmp_path: Pat
         assert torch.equal(one, two)
     assert (loaded.vocab_size, loaded.max_len) == (tokenizer.vocab_size, tokenizer.max_len)
     assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["tokenizer.json"]
+
+
+def test_sent_to_another_process_it_is_the_same(tokenizer: TextTokenizer) -> None:
+    sent = pickle.loads(pickle.dumps(tokenizer))
+    for one, two in zip(tokenizer(ODD_TEXTS), sent(ODD_TEXTS), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_the_same_captions_give_the_same_tokenizer_in_another_process(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ class TextTokenizer:
         self._tokenizer.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (_special_id(tokenizer, token) for token in _SPECIAL)
 
+    def __reduce__(self) -> tuple[type[TextTokenizer], tuple[Tokenizer]]:
+        # The library's own pickling forgets that special tokens in a text are text; the constructor knows.
+        return TextTokenizer, (self._tokenizer,)
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens: at most what was asked for, less when the captions did not give so many."""

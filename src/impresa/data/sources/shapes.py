@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import Image
 
@@ -13,7 +14,7 @@ from impresa.data.shapes.draws import Draws
 from impresa.data.shapes.rendering import render
 from impresa.data.shapes.scenes import Scene, Split, draw_scene
 
-_MOST_BYTES_KEPT = 512 << 20
+_MOST_BYTES_KEPT = 256 << 20
 _BYTES_PER_PIXEL = 4  # as Pillow stores RGB
 
 
@@ -21,8 +22,8 @@ class ShapesSource:
     """One split of the scenes, drawn on demand at `image_size_px`.
 
     `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
-    of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into half a gigabyte is drawn once and
-    kept.
+    of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into a quarter of a gigabyte is drawn
+    once and kept, by each process that reads it.
     """
 
     def __init__(self, config: ShapesConfig, split: Split, image_size_px: int) -> None:
@@ -55,6 +56,9 @@ class ShapesSource:
 
     def blocks(self) -> None:
         return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
 
     def _draw(self, index: int) -> Sample:
         scene = self.scene(index)
