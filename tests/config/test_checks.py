@@ -9,12 +9,8 @@ from impresa.config.checks import NOT_BUILT_YET, check_built
 from impresa.errors import ConfigError
 
 TURNED_ON = {
-    "vision_encoder.use_perceiver": ["vision_encoder.use_perceiver=true"],
-    "vision_encoder.use_attention_pooling": ["vision_encoder.use_attention_pooling=true"],
     "vision_encoder.use_mrl": ["vision_encoder.use_mrl=true", "vision_encoder.mrl_dimensions=[64]"],
-    "vision_encoder.backbone": ["text_encoder={backbone: a/b, dim: 512, depth: 12, num_heads: 8, vocab_size: 49408}"],
     "vision_encoder.checkpoint": ["vision_encoder.checkpoint=runs/x"],
-    "vision_encoder.freeze": ["text_encoder.freeze=true"],
     "audio_encoder": ["audio_encoder.embed_dim=${vision_encoder.embed_dim}"],
     "decoder": ["decoder.type=trm"],
     "fusion": ["fusion.strategy=gated"],
@@ -23,10 +19,7 @@ TURNED_ON = {
     "losses.sample_single_mrl_dim": ["losses.sample_single_mrl_dim=true"],
     "losses.pairs": ["losses.pairs=[image-text]"],
     "losses.duplicates": ["losses.duplicates=positive"],
-    "optimization.lr_pretrained": ["optimization.lr_pretrained=1e-5"],
-    "optimization.lr_memory": ["optimization.lr_memory=1e-5"],
     "dataset.source": ["dataset.source=hub"],
-    "dataset.augmentation": ["dataset.augmentation=strong"],
     "dataset.cache_features": ["dataset.cache_features=true"],
     "dataset.caption_dropout": ["dataset.caption_dropout=0.1"],
     "trainer.strategy": ["trainer.strategy=fsdp"],

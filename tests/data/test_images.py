@@ -10,34 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import gradient, photo
 from PIL import Image
 
-from impresa.data.images import CLIP_MEAN, CLIP_STD, ImageTransform, augment, decode_image, load_image
+from impresa.data.images import CLIP_MEAN, CLIP_STD, ImageTransform, decode_image, load_image
 from impresa.errors import DataError
-
-
-def gradient(width: int, height: int) -> Image.Image:
-    """Red grows to the right, green downwards: every region can be told."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[..., 0] = np.linspace(0, 255, width)[None, :]
-    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
-    return Image.fromarray(pixels)
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     file = BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
-
-
-def photo(width: int, height: int) -> Image.Image:
-    """Smooth noise with detail at several scales, as photographs have."""
-    generator = np.random.default_rng(0)
-    total = np.zeros((height, width, 3))
-    for scale in (4, 16, 64):
-        coarse = generator.integers(0, 255, (height // scale, width // scale, 3), dtype=np.uint8)
-        total += np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    return Image.fromarray((total / 3).astype(np.uint8))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBA", "LA", "I;16", "I", "F", "HSV", "PA"])
@@ -192,36 +175,6 @@ def test_a_batch_is_normalised_as_each_image_is() -> None:
 def test_transform_survives_json() -> None:
     transform = ImageTransform(31, mean=(0.1, 0.2, 0.3), resize="squash")
     assert ImageTransform.from_dict(transform.to_dict()) == transform
-
-
-def test_augmentation_none_is_the_image_itself() -> None:
-    image = gradient(20, 10)
-    assert augment(image, "none", 8, np.random.default_rng(0)) is image
-
-
-@pytest.mark.parametrize("size", [(64, 64), (80, 60), (60, 80), (640, 20)])
-def test_clip_crops_take_most_of_the_image_and_never_flip(size: tuple[int, int]) -> None:
-    image = gradient(*size)
-    views = [np.asarray(augment(image, "clip", 32, np.random.default_rng(i))).astype(int) for i in range(40)]
-    assert {view.shape for view in views} == {(32, 32, 3)}
-    assert all(view[:, -1, 0].mean() > view[:, 0, 0].mean() for view in views)
-    assert all(view[-1, :, 1].mean() - view[0, :, 1].mean() > 150 for view in views)
-    if max(size) < 100:
-        assert len({view.tobytes() for view in views}) > 30
-        seen = [(v[:, -1, 0].mean() - v[:, 0, 0].mean()) * (v[-1, :, 1].mean() - v[0, :, 1].mean()) for v in views]
-        assert min(seen) > 0.85 * 245**2
-
-
-def test_a_long_image_gives_its_centre_undistorted() -> None:
-    view = np.asarray(augment(gradient(800, 100), "clip", 32, np.random.default_rng(0))).astype(int)
-    assert view[:, :, 0].mean() == pytest.approx(127.5, abs=2)
-    assert view[:, -1, 0].mean() - view[:, 0, 0].mean() == pytest.approx(255 * 133 / 800, abs=4)
-
-
-def test_the_same_generator_gives_the_same_crop() -> None:
-    image = photo(100, 90)
-    one, two, other = (augment(image, "clip", 32, np.random.default_rng(seed)).tobytes() for seed in (1, 1, 2))
-    assert one == two != other
 
 
 def test_a_jpeg_is_decoded_smaller_only_when_it_is_shrunk_by_far() -> None:

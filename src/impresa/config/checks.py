@@ -229,18 +229,10 @@ def _any_tower(test: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentCon
     return lambda config: any(test(tower) for _, _, tower in towers(config))
 
 
-def _any_pretrained(config: ExperimentConfig) -> bool:
-    return any(not is_from_scratch(modality, tower) for modality, _, tower in towers(config))
-
-
 # fmt: off
 NOT_BUILT_YET: tuple[Unbuilt, ...] = (
-    Unbuilt("vision_encoder.use_perceiver", _any_tower(lambda tower: tower.use_perceiver), "false"),
-    Unbuilt("vision_encoder.use_attention_pooling", _any_tower(lambda tower: tower.use_attention_pooling), "false"),
     Unbuilt("vision_encoder.use_mrl", lambda config: config.vision_encoder.use_mrl, "false"),
-    Unbuilt("vision_encoder.backbone", _any_pretrained, "vit, and transformer for text"),
     Unbuilt("vision_encoder.checkpoint", _any_tower(lambda tower: tower.checkpoint is not None), "null"),
-    Unbuilt("vision_encoder.freeze", _any_tower(lambda tower: bool(tower.freeze)), "null"),
     Unbuilt("audio_encoder", lambda config: config.audio_encoder is not None, "null"),
     Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
     Unbuilt("fusion", lambda config: config.fusion != FusionConfig(), "left at its defaults"),
@@ -249,10 +241,7 @@ NOT_BUILT_YET: tuple[Unbuilt, ...] = (
     Unbuilt("losses.sample_single_mrl_dim", lambda config: config.losses.sample_single_mrl_dim, "false"),
     Unbuilt("losses.pairs", lambda config: config.losses.pairs is not None, "null"),
     Unbuilt("losses.duplicates", lambda config: config.losses.duplicates == "positive", "ignore"),
-    Unbuilt("optimization.lr_pretrained", lambda config: config.optimization.lr_pretrained is not None, "null"),
-    Unbuilt("optimization.lr_memory", lambda config: config.optimization.lr_memory is not None, "null"),
     Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder, parquet"),
-    Unbuilt("dataset.augmentation", lambda config: config.dataset.augmentation == "strong", "none or clip"),
     Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
     Unbuilt("dataset.caption_dropout", lambda config: config.dataset.caption_dropout > 0, "0.0"),
     Unbuilt("trainer.strategy", lambda config: config.trainer.strategy in ("fsdp", "deepspeed"), "auto or ddp"),

@@ -1,4 +1,4 @@
-"""Images in, tensors out: decoding of whatever files hold, the deterministic transform, and augmentation.
+"""Images in, tensors out: decoding of whatever files hold, and the deterministic transform.
 
 Decoding and resizing give 8-bit pixels, and normalisation is one multiplication and one addition on a whole batch, so
 that a worker handles a quarter of the bytes that float images would need.
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from impresa.config.experiment import Augmentation
 from impresa.errors import DataError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of each colour that CLIP normalises with (Radford et al., 2021)."""
-
-_CROP_AREA = (0.9, 1.0)
-_CROP_ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -74,42 +69,16 @@ class ImageTransform:
     def _fit(self, image: Image.Image) -> Image.Image:
         width, height = image.size
         if self.resize == "squash":
-            return _resample(image, self.size, (0, 0, width, height), self.resample)
+            return resample(image, self.size, (0, 0, width, height), self.resample)
         side = min(width, height) * self.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
-        return _resample(image, self.size, (left, top, left + side, top + side), self.resample)
+        return resample(image, self.size, (left, top, left + side, top + side), self.resample)
 
 
-def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
-    """A training view of an image: the image itself (`none`), or a random resized crop of side `size` (`clip`).
-
-    The crop has 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip trains. There is
-    no flip, because captions say left and right.
-    """
-    if kind == "none":
-        return image
-    return _resample(image, size, _crop_box(image.size, generator))
-
-
-def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
-    width, height = image_size
-    area = generator.uniform(*_CROP_AREA)
-    # The sides that fit into the image with this area; drawing among them needs no second attempt.
-    least, most = max(width / height * area, _CROP_ASPECT[0]), min(width / height / area, _CROP_ASPECT[1])
-    if least > most:  # a long image: the largest centre crop that is not too long
-        crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
-        left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    else:
-        aspect = exp(generator.uniform(log(least), log(most)))
-        crop_width = min(sqrt(width * height * area * aspect), width)
-        crop_height = min(sqrt(width * height * area / aspect), height)
-        left, top = generator.uniform(0, width - crop_width), generator.uniform(0, height - crop_height)
-    return left, top, left + crop_width, top + crop_height
-
-
-def _resample(
+def resample(
     image: Image.Image, size: int, box: tuple[float, float, float, float], how: str = "bicubic"
 ) -> Image.Image:
+    """The part of an image within `box` (left, top, right, bottom, in pixels) as a square of side `size`, antialiased."""
     if image.size == (size, size) and box == (0, 0, size, size):
         return image
     return image.resize((size, size), Image.Resampling[how.upper()], box=box)

@@ -10,10 +10,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from impresa.config.experiment import Augmentation
+from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.batch import Batch, Sample
 from impresa.data.collate import Collator
-from impresa.data.images import augment
 from impresa.data.sampler import BatchSampler, Item
 from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError

@@ -1,0 +1,96 @@
+"""Training views of images. Every draw comes from the generator that is given, so that it can be repeated.
+
+There is no flip and no change of hue in any of them: captions say left and right, and name colours.
+"""
+
+from __future__ import annotations
+
+from math import cos, exp, log, radians, sin, sqrt, tan
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from impresa.config.experiment import Augmentation
+from impresa.data.images import resample
+
+_CROP_AREA = (0.9, 1.0)
+_CROP_ASPECT = (3 / 4, 4 / 3)
+_STRONG_ROTATION_DEGREES = 15.0
+_STRONG_SHEAR_DEGREES = 12.0
+_STRONG_ZOOM = 0.2
+_STRONG_SHIFT = 0.1
+_STRONG_LIGHT = 0.2
+
+
+def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
+    """A training view of an RGB image.
+
+    - `none`: the image itself.
+    - `clip`: a random crop with 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip
+      trains, resized to (size, size).
+    - `strong`: the centre square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
+      shifted by up to a tenth of the side, with brightness and contrast changed by up to a fifth; (size, size). What
+      comes in from outside the picture has the mean colour of its edge.
+    """
+    match kind:
+        case "none":
+            return image
+        case "clip":
+            return resample(image, size, _crop_box(image.size, generator))
+        case "strong":
+            return _relight(_warp(_centre_square(image, size), generator), generator)
+
+
+def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
+    width, height = image_size
+    area = generator.uniform(*_CROP_AREA)
+    # The sides that fit into the image with this area; drawing among them needs no second attempt.
+    least, most = max(width / height * area, _CROP_ASPECT[0]), min(width / height / area, _CROP_ASPECT[1])
+    if least > most:  # a long image: the largest centre crop that is not too long
+        crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
+        left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    else:
+        aspect = exp(generator.uniform(log(least), log(most)))
+        crop_width = min(sqrt(width * height * area * aspect), width)
+        crop_height = min(sqrt(width * height * area / aspect), height)
+        left, top = generator.uniform(0, width - crop_width), generator.uniform(0, height - crop_height)
+    return left, top, left + crop_width, top + crop_height
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return resample(image, size, (left, top, left + side, top + side))
+
+
+def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """Rotate, shear, zoom and shift a square image around its centre."""
+    size = image.width
+    angle = radians(generator.uniform(-_STRONG_ROTATION_DEGREES, _STRONG_ROTATION_DEGREES))
+    shear = tan(radians(generator.uniform(-_STRONG_SHEAR_DEGREES, _STRONG_SHEAR_DEGREES)))
+    zoom_x, zoom_y = generator.uniform(1 - _STRONG_ZOOM, 1 + _STRONG_ZOOM, 2)
+    shift_x, shift_y = generator.uniform(-_STRONG_SHIFT, _STRONG_SHIFT, 2) * size
+    # Pillow asks for the way back: where in the image each pixel of the result comes from.
+    a, b = zoom_x * cos(angle), zoom_x * (shear * cos(angle) - sin(angle))
+    c, d = zoom_y * sin(angle), zoom_y * (shear * sin(angle) + cos(angle))
+    centre = size / 2
+    back = (a, b, centre - (a + b) * centre + shift_x, c, d, centre - (c + d) * centre + shift_y)
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        back,
+        resample=Image.Resampling.BICUBIC,
+        fillcolor=_edge_colour(image),
+    )
+
+
+def _edge_colour(image: Image.Image) -> tuple[int, ...]:
+    pixels = np.asarray(image)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in edge.mean(axis=0).round())
+
+
+def _relight(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    brightness, contrast = generator.uniform(1 - _STRONG_LIGHT, 1 + _STRONG_LIGHT, 2)
+    return ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(brightness)).enhance(contrast)
