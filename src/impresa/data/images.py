@@ -78,7 +78,7 @@ class ImageTransform:
 def resample(
     image: Image.Image, size: int, box: tuple[float, float, float, float], how: str = "bicubic"
 ) -> Image.Image:
-    """The part of an image within `box` (left, top, right, bottom, in pixels) as a square of side `size`, antialiased."""
+    """The part of an image within `box` (left, top, right, bottom) as a square of side `size` pixels, antialiased."""
     if image.size == (size, size) and box == (0, 0, size, size):
         return image
     return image.resize((size, size), Image.Resampling[how.upper()], box=box)
