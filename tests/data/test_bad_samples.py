@@ -61,6 +61,7 @@ def test_a_resumed_run_goes_on_with_the_list(tmp_path: Path) -> None:
     assert len(resumed) == 2
     with pytest.raises(DataError):
         resumed.add([("c", "x")])
+    assert json.loads(path.read_text().splitlines()[-1])["id"] == "c"
 
 
 def test_splits_are_counted_apart(tmp_path: Path) -> None:
