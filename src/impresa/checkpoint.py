@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impresa.config import read_config, to_yaml
+from impresa.config.checks import towers
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.batch import Sample
 from impresa.data.images import ImageTransform
-from impresa.data.tokenizers import TextTokenizer
+from impresa.data.preparation import Tokenizer, load_tokenizer
+from impresa.encoders.pretrained import PretrainedBackbone
+from impresa.encoders.tower import Tower
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.files import replacing, write_atomic
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment
 from impresa.models.embedder import EmbeddingModel
-from impresa.run_files import CONFIG, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
+from impresa.run_files import BACKBONES, CONFIG, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
 
-CHECKED = (WEIGHTS, f"{TOKENIZER}/tokenizer.json", PREPROCESSING, GOLDEN)
+CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
+CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
 
 FORMAT = 1
 SMALLEST_GOLDEN_COSINE = 0.999
 
 
 def save_preparation(
-    run_dir: Path, config: ExperimentConfig, tokenizer: TextTokenizer, image_transform: ImageTransform
+    run_dir: Path, config: ExperimentConfig, tokenizer: Tokenizer, image_transform: ImageTransform
 ) -> None:
     """Write what is known before the training: config, tokenizer and preprocessing."""
     write_atomic(run_dir / CONFIG, to_yaml(config))
@@ -47,7 +52,7 @@ def save_run(
     run_dir: Path,
     model: AlignmentModel,
     config: ExperimentConfig,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     image_transform: ImageTransform,
     *,
     examples: Sequence[Sample] = (),
@@ -67,8 +72,9 @@ def save_run(
     embedder = EmbeddingModel(model, config, tokenizer, image_transform, device="cpu")
     with replacing(run_dir / WEIGHTS) as path:
         save_model(model, str(path))
+    _save_architectures(run_dir, model)
     _save_golden(run_dir / GOLDEN, embedder, examples)
-    checksums = {name: _checksum(run_dir / name) for name in CHECKED}
+    checksums = {name: _checksum(run_dir / name) for name in _checked(run_dir)}
     write_atomic(run_dir / MANIFEST, json.dumps({"format": FORMAT, "sha256": checksums}, indent=2) + "\n")
 
 
@@ -105,10 +111,11 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
     config = read_run_config(run_dir)
     _verify(run_dir)
     try:
-        tokenizer = TextTokenizer.load(run_dir / TOKENIZER)
+        tokenizer = load_tokenizer(run_dir / TOKENIZER)
         image_transform = ImageTransform.from_dict(json.loads((run_dir / PREPROCESSING).read_text())["image"])
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-            model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
+            stored = _with_stored_backbones(config, run_dir)
+            model = build_alignment(stored, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
         model.load_state_dict(_read_weights(run_dir / WEIGHTS))
     except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -138,12 +145,35 @@ def _verify(run_dir: Path) -> None:
         raise CheckpointError(f"{run_dir / MANIFEST}: is damaged; restore the run from a copy") from error
     if version != FORMAT:
         raise CheckpointError(f"{run_dir}: has format {version}, this version reads {FORMAT}; upgrade impresa")
-    for name in CHECKED:
+    for name in {**dict.fromkeys(CHECKED_FILES), **checksums}:
         path = run_dir / name
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; restore the run from a copy")
         if _checksum(path) != checksums.get(name):
             raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
+
+
+def _checked(run_dir: Path) -> list[str]:
+    """Names of the files whose checksums are kept."""
+    folders = [path for folder in CHECKED_FOLDERS for path in sorted((run_dir / folder).rglob("*")) if path.is_file()]
+    return [*CHECKED_FILES, *(path.relative_to(run_dir).as_posix() for path in folders)]
+
+
+def _save_architectures(run_dir: Path, model: AlignmentModel) -> None:
+    """Write down what pretrained towers are, so that the run needs nothing from where they came."""
+    for part, encoder in model.named_children():
+        if isinstance(encoder, Tower) and isinstance(encoder.backbone, PretrainedBackbone):
+            encoder.backbone.save_architecture(run_dir / BACKBONES / part)
+
+
+def _with_stored_backbones(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
+    """The experiment with the run's own descriptions of pretrained towers in place of ids and paths."""
+    stored: dict[str, Any] = {}
+    for _, part, tower in towers(config):
+        folder = run_dir / BACKBONES / part
+        if folder.is_dir():
+            stored[part] = replace(tower, backbone=str(folder))
+    return replace(config, **stored)
 
 
 def _save_golden(path: Path, embedder: EmbeddingModel, examples: Sequence[Sample]) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from impresa.config import ExperimentConfig, OptimizationConfig
+import tiny_hub
+from impresa.config import EncoderConfig, ExperimentConfig, OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
+from impresa.encoders.vision import VisionEncoder
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment
 from impresa.training.optimizer import build_optimizer, parameter_groups
@@ -77,6 +81,21 @@ def test_memory_is_a_group_without_decay_and_with_its_own_learning_rate() -> Non
     assert {id(p) for p in group["params"]} == {id(p) for p in memory.parameters()}
     assert (group["weight_decay"], group["peak_lr"]) == (0.0, 1e-2)
     assert groups_of(model, lr=1e-3)["memory"]["peak_lr"] == 1e-3
+
+
+def test_pretrained_towers_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
+    tower = EncoderConfig(backbone=str(tiny_hub.clip(tmp_path)), projection="none", embed_dim=20)
+    model = VisionEncoder(tower, 32)
+    groups = groups_of(model, lr=1e-3, lr_pretrained=1e-5, weight_decay=0.3)
+    assert sorted(groups) == ["pretrained_decay", "pretrained_no_decay"]
+    assert {group["peak_lr"] for group in groups.values()} == {1e-5}
+    assert [group["weight_decay"] for group in groups.values()] == [0.3, 0.0]
+    assert "head.weight" in names_in(groups["pretrained_decay"], model)
+    new_head = VisionEncoder(replace(tower, embed_dim=12), 32)
+    groups = groups_of(new_head, lr=1e-3, lr_pretrained=1e-5)
+    assert names_in(groups["decay"], new_head) == {"head.weight"}
+    assert groups["decay"]["peak_lr"] == 1e-3
+    assert {group["peak_lr"] for group in groups_of(new_head, lr=1e-3).values()} == {1e-3}
 
 
 def test_frozen_parameters_have_no_optimizer_state() -> None:

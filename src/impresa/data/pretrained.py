@@ -20,6 +20,8 @@ from impresa.data.images import ImageTransform
 from impresa.errors import ConfigError, DataError
 from impresa.hub import TIMM, import_timm, location, read_config, reading
 
+IMAGE, TEXT, AUDIO = "vision_encoder.backbone", "text_encoder.backbone", "audio_encoder.backbone"
+"""Config keys that hold the names of pretrained towers."""
 _FILTERS: dict[int, Literal["lanczos", "bilinear", "bicubic"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of its resampling filters."""
 _SETTINGS = "batching.json"
@@ -28,22 +30,21 @@ _SHORTEST = 400
 """Samples that AST needs for its first frame; shorter clips are filled up with silence."""
 
 
-def pretrained_image_transform(name: str, image_size: int, *, key: str = "vision_encoder.backbone") -> ImageTransform:
+def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
     """What a pretrained tower's own image processor does, to the size that is asked for.
 
     Args:
         name: a Hugging Face id, a path, or `timm:NAME`.
         image_size: side of the square in pixels.
-        key: the config key that holds `name`, for messages.
 
     Raises:
         ConfigError: there is no image processor, or its filter is not one of ours.
     """
     if name.startswith(TIMM):
-        return _timm_transform(name, image_size, key)
+        return _timm_transform(name, image_size)
     from transformers import AutoImageProcessor
 
-    with reading(key, name):
+    with reading(IMAGE, name):
         own = AutoImageProcessor.from_pretrained(location(name), backend="pil")
     crops = bool(getattr(own, "do_center_crop", False))
     return ImageTransform(
@@ -52,13 +53,13 @@ def pretrained_image_transform(name: str, image_size: int, *, key: str = "vision
         std=_colours(own.image_std) if own.do_normalize else (1.0, 1.0, 1.0),
         resize="crop" if crops or own.size.height is None else "squash",
         crop_fraction=own.crop_size.height / (own.size.shortest_edge or own.size.height) if crops else 1.0,
-        resample=_filter(int(own.resample), f"{key}: {name}"),
+        resample=_filter(int(own.resample), f"{IMAGE}: {name}"),
     )
 
 
-def _timm_transform(name: str, image_size: int, key: str) -> ImageTransform:
-    timm = import_timm(key, name)
-    with reading(key, name):
+def _timm_transform(name: str, image_size: int) -> ImageTransform:
+    timm = import_timm(IMAGE, name)
+    with reading(IMAGE, name):
         own = timm.create_model(name.removeprefix(TIMM), pretrained=False).pretrained_cfg
     return ImageTransform(
         size=image_size,
@@ -99,7 +100,7 @@ class PretrainedTokenizer:
         self.lower_case = lower_case
 
     @classmethod
-    def from_backbone(cls, name: str, max_len: int, *, key: str = "text_encoder.backbone") -> PretrainedTokenizer:
+    def from_backbone(cls, name: str, max_len: int) -> PretrainedTokenizer:
         """The tokenizer of a text tower by Hugging Face id or path.
 
         `max_len` is cut to what the tower can read. SigLIP's texts are lower case and padded to its full length.
@@ -109,12 +110,12 @@ class PretrainedTokenizer:
         """
         from transformers import AutoTokenizer
 
-        config = read_config(key, name)
-        with reading(key, name):
+        config = read_config(TEXT, name)
+        with reading(TEXT, name):
             tokenizer = AutoTokenizer.from_pretrained(location(name))
         if tokenizer.pad_token_id is None:
             raise ConfigError(
-                f"{key}: the tokenizer of {name} has no padding token; set its pad_token and save it again"
+                f"{TEXT}: the tokenizer of {name} has no padding token; set its pad_token and save it again"
             )
         tower = getattr(config, "text_config", config)
         longest = min(tokenizer.model_max_length, getattr(tower, "max_position_embeddings", max_len))
@@ -188,9 +189,7 @@ class PretrainedAudioTransform:
         self.max_seconds = max_seconds
 
     @classmethod
-    def from_backbone(
-        cls, name: str, max_seconds: float, *, key: str = "audio_encoder.backbone"
-    ) -> PretrainedAudioTransform:
+    def from_backbone(cls, name: str, max_seconds: float) -> PretrainedAudioTransform:
         """The features of an audio tower by Hugging Face id or path.
 
         Raises:
@@ -198,10 +197,10 @@ class PretrainedAudioTransform:
         """
         from transformers import AutoFeatureExtractor
 
-        with reading(key, name):
+        with reading(AUDIO, name):
             extractor = AutoFeatureExtractor.from_pretrained(location(name))
         if type(extractor).__name__ not in _FEATURES:
-            raise ConfigError(f"{key}: {name} does not read sound as Whisper, CLAP or AST do; use one of them")
+            raise ConfigError(f"{AUDIO}: {name} does not read sound as Whisper, CLAP or AST do; use one of them")
         return cls(extractor, max_seconds)
 
     def __call__(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:

@@ -83,16 +83,17 @@ class AudioEncoder(Tower):
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         num_mels: M, mel bins of our features; a pretrained tower has its own.
         max_frames: frames of the longest clip in our features.
+        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
     """
 
     backbone: SpectrogramTransformer | PretrainedBackbone
 
-    def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
+    def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int, load_weights: bool = True) -> None:
         if is_from_scratch("audio", config):
             scratch = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
             super().__init__(config, scratch, dim=config.dim, summary=None)
         else:
-            backbone = load_audio_backbone(config.backbone)
+            backbone = load_audio_backbone(config.backbone, load_weights=load_weights)
             super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
 
     def forward(

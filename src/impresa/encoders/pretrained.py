@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class PretrainedBackbone(nn.Module):
         self.pooler = None
         self.head = None
         self.has_cls = False
+        self.config: Any = None  # of the whole model, where it is one of transformers
+
+    def save_architecture(self, folder: Path) -> None:
+        """Write what it takes to build the tower again without its weights."""
+        if self.config is not None:
+            self.config.save_pretrained(folder)
 
     def take_head(self, embed_dim: int) -> nn.Module | None:
         """Hand over the head, which the backbone loses; None if there is none of `embed_dim` outputs."""
@@ -75,7 +82,13 @@ Family = Callable[[Any], PretrainedBackbone]
 
 
 def load_backbone(
-    name: str, family_of: Callable[[str], Family | None], *, key: str, modality: str, known: str
+    name: str,
+    family_of: Callable[[str], Family | None],
+    *,
+    key: str,
+    modality: str,
+    known: str,
+    load_weights: bool = True,
 ) -> PretrainedBackbone:
     """Load the tower of one modality, in float32 on the CPU.
 
@@ -85,6 +98,7 @@ def load_backbone(
         key: the config key that holds `name`, for messages.
         modality: what the tower reads, for messages.
         known: which models would do, for messages.
+        load_weights: false builds the tower from its config alone, for weights that come from elsewhere.
 
     Raises:
         ConfigError: the model cannot be read, or has no tower that we know for this modality.
@@ -95,14 +109,24 @@ def load_backbone(
     if family is None:
         raise ConfigError(f"{key}: {name} is a {config.model_type} model, not one for {modality}; use {known}")
     with reading(key, name):
-        model, info = _model_class(config).from_pretrained(
-            location(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        model, info = _read_model(config, name) if load_weights else (_new_model(config), None)
     names = {id(tensor): tensor_name for tensor_name, tensor in _named_tensors(model)}
     backbone = family(model)
-    kept = {names[id(tensor)] for _, tensor in _named_tensors(backbone)}
-    _check_weights(name, kept, info)
+    backbone.config = config
+    if info is not None:
+        _check_weights(name, {names[id(tensor)] for _, tensor in _named_tensors(backbone)}, info)
     return backbone
+
+
+def _read_model(config: Any, name: str) -> tuple[Any, Mapping[str, Any]]:
+    return _model_class(config).from_pretrained(
+        location(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+
+
+def _new_model(config: Any) -> Any:
+    kind = _model_class(config)
+    return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float()
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -15,6 +15,8 @@ import torch
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
 
+KEY = "audio_encoder.backbone"
+
 
 class WhisperAudio(PretrainedBackbone):
     """Whisper's encoder (Radford et al. 2022), one token for two frames; it has no summary."""
@@ -76,6 +78,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def load_audio_backbone(name: str, *, key: str = "audio_encoder.backbone") -> PretrainedBackbone:
-    """The audio tower of a pretrained model by Hugging Face id or path; errors as `load_backbone` raises them."""
-    return load_backbone(name, FAMILIES.get, key=key, modality="sound", known="Whisper, CLAP or AST")
+def load_audio_backbone(name: str, *, load_weights: bool = True) -> PretrainedBackbone:
+    """The audio tower of a pretrained model by Hugging Face id or path; arguments and errors as of `load_backbone`."""
+    known = "Whisper, CLAP or AST"
+    return load_backbone(name, FAMILIES.get, key=KEY, modality="sound", known=known, load_weights=load_weights)

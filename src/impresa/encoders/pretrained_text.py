@@ -15,6 +15,7 @@ from impresa.errors import DataError
 
 _NO_ENCODERS = ("bart", "mbart", "mvp", "perceiver", "tapas")
 """Models that can fill in masked words, but are more, or read more, than a text encoder."""
+KEY = "text_encoder.backbone"
 
 
 class CLIPText(PretrainedBackbone):
@@ -85,10 +86,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def load_text_backbone(name: str, *, key: str = "text_encoder.backbone") -> PretrainedBackbone:
-    """The text tower of a pretrained model by Hugging Face id or path; errors as `load_backbone` raises them."""
+def load_text_backbone(name: str, *, load_weights: bool = True) -> PretrainedBackbone:
+    """The text tower of a pretrained model by Hugging Face id or path; arguments and errors as of `load_backbone`."""
     known = "CLIP, SigLIP, or an encoder such as BERT or a sentence-transformers model"
-    return load_backbone(name, _family_of, key=key, modality="text", known=known)
+    return load_backbone(name, _family_of, key=KEY, modality="text", known=known, load_weights=load_weights)
 
 
 def _family_of(model_type: str) -> Family | None:

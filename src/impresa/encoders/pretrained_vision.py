@@ -15,6 +15,8 @@ from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbon
 from impresa.errors import ConfigError
 from impresa.hub import TIMM, import_timm, reading
 
+KEY = "vision_encoder.backbone"
+
 
 class CLIPVision(PretrainedBackbone):
     """CLIP's ViT (Radford et al. 2021); its summary is CLS."""
@@ -93,21 +95,22 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def load_vision_backbone(name: str, image_size: int, *, key: str = "vision_encoder.backbone") -> PretrainedBackbone:
+def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = True) -> PretrainedBackbone:
     """The image tower of a pretrained model.
 
     Args:
         name: a Hugging Face id, a path, or `timm:NAME`.
         image_size: S. Position embeddings of CLIP, SigLIP and DINOv2 are interpolated when it is not the tower's own.
-        key: the config key that holds `name`, for messages.
+        load_weights: as of `load_backbone`.
 
     Raises:
         ConfigError: as `load_backbone`; timm cannot be imported or used; the tower cannot see images of this size.
         CheckpointError: as `load_backbone`.
     """
     if name.startswith(TIMM):
-        return _load_timm(name, image_size, key)
-    backbone = load_backbone(name, FAMILIES.get, key=key, modality="images", known="CLIP, SigLIP, DINOv2, or timm:NAME")
+        return _load_timm(name, image_size, load_weights)
+    known = "CLIP, SigLIP, DINOv2, or timm:NAME"
+    backbone = load_backbone(name, FAMILIES.get, key=KEY, modality="images", known=known, load_weights=load_weights)
     patch_size = backbone.model.config.patch_size
     if image_size % patch_size:
         nearest = max(1, round(image_size / patch_size)) * patch_size
@@ -117,10 +120,10 @@ def load_vision_backbone(name: str, image_size: int, *, key: str = "vision_encod
     return backbone
 
 
-def _load_timm(name: str, image_size: int, key: str) -> PretrainedBackbone:
-    timm = import_timm(key, name)
-    with reading(key, name):
-        model = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+def _load_timm(name: str, image_size: int, load_weights: bool) -> PretrainedBackbone:
+    timm = import_timm(KEY, name)
+    with reading(KEY, name):
+        model = timm.create_model(name.removeprefix(TIMM), pretrained=load_weights)
         model.reset_classifier(0, "")
     own_size = model.pretrained_cfg["input_size"][-1]
     if image_size != own_size:

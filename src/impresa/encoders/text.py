@@ -69,15 +69,16 @@ class TextEncoder(Tower):
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         vocab_size: rows of our token table, the tokenizer's own size; a pretrained tower has its own.
         end_id: id of the end token, for our transformer; every text has one.
+        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
     """
 
     backbone: TextTransformer | PretrainedBackbone
 
-    def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
+    def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:
         if is_from_scratch("text", config):
             super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
         else:
-            backbone = load_text_backbone(config.backbone)
+            backbone = load_text_backbone(config.backbone, load_weights=load_weights)
             summary = "cls" if config.pooling == "cls" and backbone.has_cls else backbone.summary
             super().__init__(config, backbone, dim=backbone.dim, summary=summary)
 

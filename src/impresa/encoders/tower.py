@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -37,6 +38,7 @@ class Tower(nn.Module):
         self.projection = nn.Identity() if config.use_perceiver else build_projection(config.projection, dim)
         self.attention_pooling = AttentionPooling(dim, config.num_heads) if self.pools == "attention" else None
         self.head: nn.Module = _build_head(dim, config.embed_dim)
+        self.has_own_head = False
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
         if isinstance(backbone, PretrainedBackbone):
             self._fit(backbone, config)
@@ -47,12 +49,20 @@ class Tower(nn.Module):
         """Keep of a pretrained tower what is read. Its head stays where nothing new stands before it: then the tower
         starts as the very model that it comes from. It is frozen together with the backbone."""
         own_head = backbone.take_head(config.embed_dim)
-        if own_head is not None and self.pools == "summary" and config.projection == "none":
+        self.has_own_head = own_head is not None and self.pools == "summary" and config.projection == "none"
+        if own_head is not None and self.has_own_head:
             self.head = own_head.requires_grad_(not self.is_frozen)
         if self.pools != "summary":
             backbone.drop_pooler()
         if config.activation_checkpointing and not self.is_frozen:
             backbone.recompute_activations()
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """What comes from a pretrained model: the parameters of its backbone, and of its head if that is kept."""
+        if isinstance(self.backbone, PretrainedBackbone):
+            yield from self.backbone.parameters()
+        if self.has_own_head:
+            yield from self.head.parameters()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -19,15 +19,16 @@ class VisionEncoder(Tower):
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         image_size: S, side of the square images in pixels.
+        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
     """
 
     backbone: VisionTransformer | PretrainedBackbone
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: EncoderConfig, image_size: int, *, load_weights: bool = True) -> None:
         if is_from_scratch("image", config):
             super().__init__(config, VisionTransformer(config, image_size), dim=config.dim, summary="cls")
         else:
-            backbone = load_vision_backbone(config.backbone, image_size)
+            backbone = load_vision_backbone(config.backbone, image_size, load_weights=load_weights)
             super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
 
     def forward(self, image: torch.Tensor, return_tokens: bool = False) -> EncoderOutput:

@@ -16,7 +16,9 @@ from impresa.losses.contrastive import ContrastiveLoss
 from impresa.models.alignment import AlignmentModel
 
 
-def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> AlignmentModel:
+def build_alignment(
+    config: ExperimentConfig, vocab_size: int, end_id: int, *, load_weights: bool = True
+) -> AlignmentModel:
     """An alignment model as training starts from it, on the CPU in float32.
 
     New weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them
@@ -26,6 +28,7 @@ def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> A
         config: the experiment.
         vocab_size: size of the tokenizer.
         end_id: the tokenizer's end token.
+        load_weights: false builds pretrained towers without their weights, for those that come from a run.
 
     Raises:
         ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows, or a pretrained tower cannot
@@ -37,9 +40,9 @@ def build_alignment(config: ExperimentConfig, vocab_size: int, end_id: int) -> A
         fault = f"{bound} is less than the {vocab_size} tokens of the tokenizer"
         raise ConfigError(f"text_encoder.vocab_size: {fault}; raise it or train a smaller tokenizer")
     with _own_seed():
-        vision_encoder = VisionEncoder(config.vision_encoder, config.dataset.image_size)
+        vision_encoder = VisionEncoder(config.vision_encoder, config.dataset.image_size, load_weights=load_weights)
     with _own_seed():
-        text_encoder = TextEncoder(config.text_encoder, vocab_size, end_id)
+        text_encoder = TextEncoder(config.text_encoder, vocab_size, end_id, load_weights=load_weights)
     return AlignmentModel(vision_encoder, text_encoder, ContrastiveLoss(config.losses))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.images import ImageTransform, load_image
-from impresa.data.tokenizers import TextTokenizer
+from impresa.data.preparation import Tokenizer
 from impresa.errors import DataError
 from impresa.models.alignment import AlignmentModel
 
@@ -39,7 +39,7 @@ class EmbeddingModel:
         self,
         model: AlignmentModel,
         config: ExperimentConfig,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         image_transform: ImageTransform,
         device: torch.device | str | None = None,
     ) -> None:

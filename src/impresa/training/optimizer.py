@@ -10,9 +10,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from impresa.config.experiment import OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
+from impresa.encoders.tower import Tower
 
 DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 """Modules whose weight matrices decay; norms, embedding tables and single learned vectors are none of them."""
+
+GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memory")
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
@@ -31,25 +34,33 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
 
 
 def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[dict[str, object]]:
-    """Groups of the trainable parameters: `decay`, `no_decay` and `memory`, each if it has any.
+    """Groups of the trainable parameters: `decay`, `no_decay`, the same of pretrained towers (`pretrained_decay`,
+    `pretrained_no_decay`) and `memory`, each if it has any.
 
     Weight decay is for the weight matrices of linear, convolution and attention layers. Norms, biases, embeddings,
-    learned tokens, the logit scale and the whole memory are spared. The memory has a learning rate of its own.
+    learned tokens, the logit scale and the whole memory are spared. Pretrained towers and the memory have learning
+    rates of their own.
     """
     memory = {id(p) for m in model.modules() if isinstance(m, MemoryTokens) for p in m.parameters()}
-    members: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "memory": []}
+    pretrained = {id(p) for m in model.modules() if isinstance(m, Tower) for p in m.pretrained_parameters()}
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for module, parameter in _trainable(model):
+        name = "decay" if isinstance(module, DECAYED) and parameter.ndim >= 2 else "no_decay"
         if id(parameter) in memory:
-            members["memory"].append(parameter)
-        elif isinstance(module, DECAYED) and parameter.ndim >= 2:
-            members["decay"].append(parameter)
-        else:
-            members["no_decay"].append(parameter)
+            name = "memory"
+        elif id(parameter) in pretrained:
+            name = f"pretrained_{name}"
+        members[name].append(parameter)
     for name, parameters in members.items():
         if parameters:
-            peak = config.lr_memory if name == "memory" and config.lr_memory is not None else config.lr
-            decay = config.weight_decay if name == "decay" else 0.0
+            peak = _peak_lr(name, config)
+            decay = config.weight_decay if name in ("decay", "pretrained_decay") else 0.0
             yield {"params": parameters, "name": name, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+
+
+def _peak_lr(group: str, config: OptimizationConfig) -> float:
+    own = config.lr_memory if group == "memory" else config.lr_pretrained if group.startswith("pretrained") else None
+    return config.lr if own is None else own
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:

@@ -12,8 +12,8 @@ import torch
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.images import ImageTransform
 from impresa.data.module import DataModule
+from impresa.data.preparation import Tokenizer, load_tokenizer, prepare_image_transform, prepare_tokenizer
 from impresa.data.sources import open_source
-from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment
 from impresa.run_files import BAD_SAMPLES, TOKENIZER
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Parts:
     """What is trained, and on what."""
 
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     image_transform: ImageTransform
     data: DataModule
     model: AlignmentModel
@@ -42,7 +42,7 @@ class Parts:
 
 
 def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False) -> Parts:
-    """Open the data, train the tokenizer on its captions (or take that of a resumed run) and draw the weights.
+    """Open the data, prepare the tokenizer (or take that of a resumed run), draw or load the weights.
 
     Args:
         config: the experiment.
@@ -51,11 +51,10 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
     """
     train_source = open_source(config.dataset, "train")
     if resumed and run_dir is not None:
-        tokenizer = TextTokenizer.load(run_dir / TOKENIZER)
+        tokenizer = load_tokenizer(run_dir / TOKENIZER)
     else:
-        text = config.text_encoder
-        tokenizer = train_tokenizer(train_source.captions(), text.vocab_size, text.max_len)
-    image_transform = ImageTransform(config.dataset.image_size)
+        tokenizer = prepare_tokenizer(config, train_source.captions())
+    image_transform = prepare_image_transform(config)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
     data = DataModule(config, tokenizer, image_transform, bad_samples, train_source=train_source)
     torch.manual_seed(config.seed)
