@@ -97,6 +97,15 @@ def test_a_file_may_inherit_from_a_shipped_config_of_its_own_name(tmp_path: Path
     )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("defaults", ["[shapes]", "[shapes, _self_]"])
+def test_what_a_file_says_goes_over_what_it_builds_on(defaults: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"defaults: {defaults}\nname: mine\n")
+    assert load_experiment(path).name == "mine"
+    path = written(tmp_path, "defaults: [_self_, shapes]\nname: mine\n")
+    assert load_experiment(path).name == "shapes"
+
+
 def test_a_file_may_choose_the_option_of_a_group(tmp_path: Path) -> None:
     path = written(tmp_path, "defaults: [training, override model: large, _self_]\nmodel: {depth: 3}\n")
     vision = load_experiment(path).vision_encoder

@@ -302,6 +302,16 @@ def test_switches_that_are_off_keep_their_settings() -> None:
     assert experiment_from_tree(tree).vision_encoder.perceiver_num_latents == 32
 
 
+def test_attention_pooling_on_a_pretrained_backbone_has_its_own_heads() -> None:
+    tree = {"vision_encoder": {"backbone": "a/b", "num_heads": 4}}
+    assert lines_of(tree)[0].startswith("vision_encoder.num_heads: is for a backbone from scratch")
+    experiment_from_tree(merge(tree, nested("vision_encoder.use_attention_pooling", True)))
+
+
+def test_a_constant_rate_has_no_end_to_be_below() -> None:
+    experiment_from_tree({"optimization": {"scheduler": "constant", "min_lr": 1.0}})
+
+
 def test_an_image_size_is_free_for_a_pretrained_backbone() -> None:
     experiment_from_tree({"vision_encoder": {"backbone": "a/b"}, "dataset": {"image_size": 225}})
 
