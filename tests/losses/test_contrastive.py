@@ -9,7 +9,8 @@ import torch
 
 from impresa.config.experiment import LossConfig
 from impresa.errors import DataError
-from impresa.losses.contrastive import ContrastiveLoss, clip_loss
+from impresa.losses.clip import clip_loss
+from impresa.losses.contrastive import ContrastiveLoss
 
 B, E = 6, 16
 

@@ -11,7 +11,7 @@ import torch
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, MemoryConfig
 from impresa.data.batch import Batch
 from impresa.errors import DataError
-from impresa.losses.contrastive import clip_loss
+from impresa.losses.clip import clip_loss
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment
 

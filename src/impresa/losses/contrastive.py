@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from impresa.config.experiment import LossConfig, Modality, PairName
 from impresa.errors import DataError
+from impresa.losses.clip import clip_loss
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -23,30 +23,6 @@ PAIRS: dict[PairName, tuple[Modality, Modality]] = {
     "image-audio": ("image", "audio"),
     "text-audio": ("text", "audio"),
 }
-
-
-def clip_loss(a: torch.Tensor, b: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021, arXiv:2103.00020): mean of the cross-entropies of finding b from a and
-    a from b, the logits being `logit_scale` times the cosines.
-
-    Computed in float32 at least, under autocast too.
-
-    Args:
-        a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
-        logit_scale: scalar, exp(t).
-
-    Returns:
-        Scalar, in nats; ln B when nothing is learned yet.
-    """
-    with torch.autocast(a.device.type, enabled=False):
-        logits = logit_scale * unit(a) @ unit(b).T
-        target = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def unit(embedding: torch.Tensor) -> torch.Tensor:
-    """(B, E) scaled to length one, in float32 at least; a zero vector stays zero and has a bounded gradient."""
-    return F.normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)), dim=-1, eps=1e-6)
 
 
 @dataclass

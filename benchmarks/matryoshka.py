@@ -1,0 +1,127 @@
+"""All Matryoshka prefixes for less than the price of one loss: time and memory of a forward and a backward pass.
+
+    python benchmarks/matryoshka.py [--output matryoshka.json]
+
+Six prefixes of 4096 at batch 1024, symmetric InfoNCE, float32, one thread. Peers:
+
+* one InfoNCE per prefix in three forms: sentence-transformers' MatryoshkaLoss over MultipleNegativesRankingLoss in both
+  directions; as open_clip writes the loss, with two products (image by text, text by image); and with a single product
+  whose transpose is the other direction, as transformers writes it;
+* one plain loss, at the full width only.
+
+Values and gradients, that of the logit scale too, are compared before anything is timed. Takes a minute or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+from timing import machine, measure, report
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from impresa.losses.clip import clip_loss
+from impresa.losses.matryoshka import matryoshka_clip_loss
+
+DIMS = (4096, 2048, 1024, 512, 256, 128)
+BATCH = 1024
+ROW_CHUNK = 256
+TOLERANCE = 1e-5
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def two_products(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    target = torch.arange(len(a))
+    return (F.cross_entropy(scale * a @ b.T, target) + F.cross_entropy(scale * b @ a.T, target)) / 2
+
+
+def per_prefix(loss: Loss) -> Loss:
+    return lambda a, b, scale: torch.stack([loss(a[:, :d], b[:, :d], scale) for d in DIMS]).mean()
+
+
+def ours(row_chunk: int | None) -> Loss:
+    return lambda a, b, scale: matryoshka_clip_loss(a, b, scale, DIMS, row_chunk=row_chunk).mean()
+
+
+class Embeddings(nn.Module):
+    """Stands for a SentenceTransformer whose forward pass costs nothing."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": features["embedding"]}
+
+    def get_embedding_dimension(self) -> int:
+        return DIMS[0]
+
+
+def sentence_transformers() -> Loss:
+    model = Embeddings()
+    ranking = MultipleNegativesRankingLoss(
+        model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
+    )
+    matryoshka = MatryoshkaLoss(model, ranking, DIMS, [1 / len(DIMS)] * len(DIMS))
+
+    def loss(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+        ranking.scale = scale
+        return matryoshka([{"embedding": a}, {"embedding": b}], torch.empty(0))
+
+    return loss
+
+
+def check_equal(losses: dict[str, Loss], inputs: Sequence[Tensor]) -> dict[str, float]:
+    """Largest relative difference of value and gradients to the first loss; refuses to go on above `TOLERANCE`."""
+    results = {name: (value := loss(*inputs), *torch.autograd.grad(value, inputs)) for name, loss in losses.items()}
+    reference = next(iter(results.values()))
+    differences = {
+        name: max(float((x - y).detach().norm() / y.detach().norm()) for x, y in zip(result, reference, strict=True))
+        for name, result in results.items()
+    }
+    if max(differences.values()) > TOLERANCE:
+        raise SystemExit(f"the losses differ: {differences}")
+    return differences
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    output = parser.parse_args().output
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    # Pairs that are somewhat alike, so that the losses are those of a model in training and not of noise.
+    base = torch.randn(BATCH, DIMS[0])
+    a, b = ((base + torch.randn(BATCH, DIMS[0])).requires_grad_() for _ in range(2))
+    inputs = a, b, torch.tensor(1 / 0.07, requires_grad=True)
+
+    losses = {
+        "sentence-transformers": sentence_transformers(),
+        "two products": per_prefix(two_products),
+        "one product": per_prefix(clip_loss),
+        "impresa": ours(None),
+        f"impresa, row_chunk {ROW_CHUNK}": ours(ROW_CHUNK),
+    }
+    differences = check_equal(losses, inputs)
+    losses["one plain loss"] = clip_loss
+
+    def forget_gradients() -> None:
+        for x in inputs:
+            x.grad = None
+
+    works = {name: lambda loss=loss: loss(*inputs).backward() for name, loss in losses.items()}
+    costs = measure(works, prepare=forget_gradients)
+    title = f"Matryoshka {list(DIMS)} at batch {BATCH}, forward and backward"
+    report(title, costs, [*list(losses)[:3], "one plain loss"])
+    print(f"largest relative difference of values and gradients: {max(differences.values()):.1e}")
+    if output is not None:
+        figures = {"costs": {name: asdict(cost) for name, cost in costs.items()}, "differences": differences}
+        output.write_text(json.dumps({"title": title, **machine(), **figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Symmetric InfoNCE, plainly: the reference for the faster forms in `impresa.losses.matryoshka`.
+
+Letters of shapes: B batch, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+EPS = 1e-6
+"""Smallest norm that an embedding is divided by."""
+
+
+def clip_loss(a: torch.Tensor, b: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE (Radford et al. 2021, arXiv:2103.00020): mean of the cross-entropies of finding b from a and
+    a from b, the logits being `logit_scale` times the cosines.
+
+    Computed in float32 at least, under autocast too.
+
+    Args:
+        a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
+        logit_scale: scalar, exp(t).
+
+    Returns:
+        Scalar, in nats; ln B when nothing is learned yet.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        logits = logit_scale * unit(a) @ unit(b).T
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def unit(embedding: torch.Tensor) -> torch.Tensor:
+    """(B, E) scaled to length one, in float32 at least; a zero vector stays zero and has a bounded gradient."""
+    return F.normalize(at_least_float32(embedding), dim=-1, eps=EPS)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """`x` itself, or in float32 when its numbers have fewer bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,224 @@
+"""Contrastive losses on nested prefixes of the embeddings, all of them for less than the price of one.
+
+Matryoshka representation learning (Kusupati et al. 2022, arXiv:2205.13147) trains e[:d] for several d at once, each
+prefix normalised by itself. One loss after the other would multiply matrices of every width. But the dot products of a
+prefix are those of the next shorter one plus those of the slice between them, and the cosines follow by scaling with
+the norms: all prefixes together cost the multiplications of the widest. The backward pass adds up the same way, from
+the widest slice down: a slice collects the gradients of all prefixes that contain it before it is multiplied.
+
+Letters of shapes: B batch, E embedding, K prefixes, n rows of `a` (those of this process), m rows of `b` (those of all
+processes that are gathered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from impresa.losses.clip import EPS, at_least_float32
+from impresa.losses.gather import gather_rows, row_layout
+from impresa.losses.objectives import InfoNCE, Objective, Sigmoid, Targets
+
+
+def matryoshka_clip_loss(
+    a: Tensor,
+    b: Tensor,
+    logit_scale: Tensor,
+    dims: Sequence[int],
+    *,
+    labels: Tensor | None = None,
+    row_chunk: int | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """Symmetric InfoNCE of every prefix: what `clip_loss(a[:, :d], b[:, :d], logit_scale)` is for each d.
+
+    The losses come one by one, to be weighted, added and logged as one likes; the backward pass costs the same.
+    Computed in float32 at least, under autocast too. Differentiable once.
+
+    Args:
+        a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
+        logit_scale: positive scalar, what cosines are multiplied by.
+        dims: K different prefix lengths, at most E, in any order.
+        labels: (B,) int64; rows with equal labels are right answers to each other, with equal shares of the target.
+            None: each row has one right answer.
+        row_chunk: hold so many rows of the similarity matrix at a time and compute them anew in the backward pass: a
+            third more multiplications, but memory for K * row_chunk * B similarities instead of K * B * B.
+        gather: contrast with the rows of all processes (see `impresa.losses.gather`).
+
+    Returns:
+        (K,) losses in nats, in the order of `dims`.
+
+    Raises:
+        ValueError: `a` and `b` differ in shape, or `dims` are no different lengths within E.
+    """
+    rows = _Rows.spread(a, b, labels, gather=gather)
+    objective = InfoNCE(len(dims), len(rows.a), len(rows.b), like=rows.a)
+    return _prefix_losses(rows, logit_scale, torch.zeros_like(logit_scale), objective, dims=dims, row_chunk=row_chunk)
+
+
+def matryoshka_siglip_loss(
+    a: Tensor,
+    b: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    dims: Sequence[int],
+    *,
+    labels: Tensor | None = None,
+    row_chunk: int | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """Sigmoid loss of every prefix: what `siglip_loss(a[:, :d], b[:, :d], logit_scale, logit_bias)` is for each d.
+
+    `logit_bias` is a scalar that is added to the scaled cosines. Rows with equal labels are right pairs, each of full
+    weight. All else is as in `matryoshka_clip_loss`.
+    """
+    rows = _Rows.spread(a, b, labels, gather=gather)
+    objective = Sigmoid(len(dims), at_least_float32(logit_bias.detach()))
+    return _prefix_losses(rows, logit_scale, logit_bias, objective, dims=dims, row_chunk=row_chunk)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The embeddings to compare, in float32 at least, and who belongs to whom."""
+
+    a: Tensor
+    """(n, E)"""
+    b: Tensor
+    """(m, E)"""
+    targets: Targets
+
+    @classmethod
+    def spread(cls, a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Rows:
+        if a.ndim != 2 or a.shape != b.shape:
+            raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
+        layout = row_layout(a, gather=gather)
+        column_labels = None if labels is None else gather_rows(labels, layout)
+        return cls(
+            at_least_float32(a), gather_rows(at_least_float32(b), layout), Targets(layout, labels, column_labels)
+        )
+
+
+@dataclass
+class _Plan:
+    """What the autograd function needs besides its tensors."""
+
+    objective: Objective
+    targets: Targets
+    slices: list[slice]
+    """The columns that each prefix adds to the next shorter one."""
+    row_chunk: int | None
+    keep: bool
+    """Keep the logits for the backward pass instead of computing them anew."""
+
+    @property
+    def factor(self) -> float:
+        """From the objective's sums over this process's rows to its share of the mean over all rows."""
+        return self.objective.factor * self.targets.layout.weight
+
+
+def _prefix_losses(
+    rows: _Rows, scale: Tensor, bias: Tensor, objective: Objective, *, dims: Sequence[int], row_chunk: int | None
+) -> Tensor:
+    ascending = sorted(set(dims))
+    width = rows.a.shape[1]
+    if not dims or len(ascending) < len(dims) or ascending[0] < 1 or ascending[-1] > width:
+        raise ValueError(f"dims: {list(dims)} must be different lengths from 1 to {width}")
+    if row_chunk is not None and row_chunk < 1:
+        raise ValueError(f"row_chunk: {row_chunk} must be at least 1, or None")
+    slices = [slice(start, stop) for start, stop in pairwise([0, *ascending])]
+    keep = row_chunk is None and torch.is_grad_enabled()
+    plan = _Plan(objective, rows.targets, slices, row_chunk, keep)
+    losses: Tensor = _PrefixLosses.apply(rows.a, rows.b, at_least_float32(torch.stack([scale, bias])), plan)
+    return losses[[ascending.index(d) for d in dims]]
+
+
+class _PrefixLosses(torch.autograd.Function):
+    """(n, E), (m, E), (scale, bias) -> (K,) losses of the prefixes, from the shortest on."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale_and_bias: Tensor, plan: _Plan) -> Tensor:
+        scale = scale_and_bias[0] * plan.objective.unit
+        inverse_norms = _inverse_norms(a, plan.slices), _inverse_norms(b, plan.slices)
+        kept = []
+        with torch.autocast(a.device.type, enabled=False):
+            for block in plan.targets.blocks(a, plan.row_chunk):
+                logits = _logits(a, b, scale, inverse_norms, rows=block.rows, slices=plan.slices)
+                scratch = a.new_empty(block.rows.stop - block.rows.start, len(b))
+                for k, x in enumerate(logits):
+                    plan.objective.observe(k, block, x, scratch)
+                    if plan.keep:
+                        kept.append(x)
+        ctx.save_for_backward(a, b, scale, *inverse_norms)
+        ctx.plan, ctx.kept = plan, kept
+        return plan.objective.sums(plan.targets.layout) * plan.factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
+        plan: _Plan = ctx.plan
+        a, b, scale, inverse_a, inverse_b = ctx.saved_tensors
+        grad_a = torch.zeros_like(a) if ctx.needs_input_grad[0] else None
+        grad_b = torch.zeros_like(b) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(scale)
+        weights = upstream * plan.factor
+        # Sums of gradient * logit, over the columns for each row of a prefix and over the rows for each column.
+        sums_a, sums_b = torch.zeros_like(inverse_a), torch.zeros_like(inverse_b)
+        with torch.autocast(a.device.type, enabled=False):
+            for block in plan.targets.blocks(a, plan.row_chunk):
+                rows = block.rows
+                logits = ctx.kept or list(_logits(a, b, scale, (inverse_a, inverse_b), rows=rows, slices=plan.slices))
+                gradient, scratch, collected = (torch.zeros_like(logits[0]) for _ in range(3))
+                for k in reversed(range(len(plan.slices))):
+                    x, added = logits.pop(), plan.slices[k]
+                    plan.objective.gradient(k, block, x, gradient, scratch)
+                    x *= gradient
+                    sums_a[k, rows] = x.sum(dim=1) * weights[k]
+                    sums_b[k] += x.sum(dim=0) * weights[k]
+                    grad_bias += gradient.sum() * weights[k]
+                    collected += gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
+                    if grad_a is not None:
+                        torch.mm(collected, b[:, added], out=grad_a[rows, added])
+                    if grad_b is not None:
+                        grad_b[:, added].addmm_(collected.T, a[rows, added])
+            _add_norm_gradient(grad_a, a, sums_a, inverse_a, plan.slices)
+            _add_norm_gradient(grad_b, b, sums_b, inverse_b, plan.slices)
+        return grad_a, grad_b, torch.stack([sums_a.sum() * (plan.objective.unit / scale), grad_bias]), None
+
+
+def _inverse_norms(x: Tensor, slices: Sequence[slice]) -> Tensor:
+    """(n, E) -> (K, n): one over the norm of each prefix, at most one over `EPS`."""
+    squares = torch.stack([torch.linalg.vector_norm(x[:, added], dim=1).square() for added in slices])
+    return squares.cumsum(dim=0).sqrt_().clamp_(min=EPS).reciprocal_()
+
+
+def _logits(
+    a: Tensor, b: Tensor, scale: Tensor, inverse_norms: tuple[Tensor, Tensor], *, rows: slice, slices: Sequence[slice]
+) -> Iterator[Tensor]:
+    """Scaled cosines (rows, m) of each prefix, from the shortest on: dot products add up, norms come last."""
+    inverse_a, inverse_b = inverse_norms
+    dots = a.new_zeros(rows.stop - rows.start, len(b))
+    for k, added in enumerate(slices):
+        dots.addmm_(a[rows, added], b[:, added].T)
+        yield torch.mul(dots, (scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
+
+
+def _add_norm_gradient(
+    gradient: Tensor | None, x: Tensor, sums: Tensor, inverse_norms: Tensor, slices: Sequence[slice]
+) -> None:
+    """Add what flows through the norms: no loss changes with the length of a prefix.
+
+    The derivative of 1 / |x| is -x / |x|^3, so each prefix takes sums / |x|^2 times itself away, unless its norm is
+    below `EPS` and thus a constant.
+    """
+    if gradient is None:
+        return
+    of_prefix = sums * inverse_norms.square() * (inverse_norms < 1 / EPS)
+    of_slice = of_prefix.flip(0).cumsum(dim=0).flip(0)  # a slice is part of its own and all longer prefixes
+    for added, factor in zip(slices, of_slice, strict=True):
+        gradient[:, added].addcmul_(x[:, added], factor[:, None], value=-1)
