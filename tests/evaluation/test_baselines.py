@@ -27,7 +27,6 @@ def test_chance_equals_the_mean_of_random_embeddings() -> None:
     image_of_text = torch.arange(12).repeat_interleave(2)
     captions = [f"caption {i % 9}" for i in range(24)]
     guess = chance(RightAnswers(image_of_text, captions, 12))
-    # Texts that read the same are independent draws here: chance is about orders of the candidates.
     runs = [retrieval_metrics(torch.randn(12, 64), torch.randn(24, 64), image_of_text, captions) for _ in range(1500)]
     for direction in ("image_to_text", "text_to_image"):
         expected, found = getattr(guess, direction), [getattr(run, direction) for run in runs]

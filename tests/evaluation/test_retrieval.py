@@ -10,38 +10,47 @@ from impresa.errors import DataError
 from impresa.evaluation import retrieval
 from impresa.evaluation.baselines import chance
 from impresa.evaluation.results import RetrievalMetrics
-from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
+from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts, retrieval_metrics
 
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
 
 
 def reference_ranks(
-    images: torch.Tensor, texts: torch.Tensor, image_of_text: list[int], captions: list[str]
+    images: torch.Tensor, texts: torch.Tensor, image_of_caption: list[int], captions: list[str]
 ) -> tuple[list[int], list[int]]:
-    """Ranks in both directions by loops over float64 cosines."""
-    images = np.asarray(images, dtype=np.float64)
-    texts = np.asarray(texts, dtype=np.float64)
-    unit_images = images / np.linalg.norm(images, axis=1, keepdims=True)
-    unit_texts = texts / np.linalg.norm(texts, axis=1, keepdims=True)
-    scores = np.array([[float(np.dot(a, b)) for b in unit_texts] for a in unit_images])
-    captions_of = [{captions[t] for t in range(len(captions)) if image_of_text[t] == i} for i in range(len(images))]
+    """Ranks in both directions by loops over float64 cosines; captions that read the same are one candidate."""
+    vectors = [np.asarray(image, dtype=np.float64) for image in images]
+    by_text = {}
+    for caption, text in zip(captions, texts, strict=True):
+        by_text.setdefault(caption, np.asarray(text, dtype=np.float64))
+    known = [
+        {c for c, i in zip(captions, image_of_caption, strict=True) if i == image} for image in range(len(vectors))
+    ]
 
-    def rank(scores_of_query: np.ndarray, right: list[bool]) -> int | None:
-        if not any(right):
-            return None
-        best = max(s for s, r in zip(scores_of_query, right, strict=True) if r)
-        return 1 + sum(s >= best - 1e-12 for s, r in zip(scores_of_query, right, strict=True) if not r)
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
 
-    by_image = [rank(scores[i], [c in captions_of[i] for c in captions]) for i in range(len(images))]
-    by_text = [rank(scores[:, t], [captions[t] in known for known in captions_of]) for t in range(len(captions))]
-    return [r for r in by_image if r is not None], by_text
+    def rank(scores: list[float], right: list[bool]) -> int:
+        best = max(score for score, is_right in zip(scores, right, strict=True) if is_right)
+        return 1 + sum(score >= best - 1e-12 for score, is_right in zip(scores, right, strict=True) if not is_right)
+
+    ranks_of_images = [
+        rank([cosine(image, text) for text in by_text.values()], [text in known[i] for text in by_text])
+        for i, image in enumerate(vectors)
+        if known[i]
+    ]
+    ranks_of_captions = [
+        rank([cosine(image, by_text[caption]) for image in vectors], [caption in texts for texts in known])
+        for caption in captions
+    ]
+    return ranks_of_images, ranks_of_captions
 
 
 def check_against_reference(
-    images: torch.Tensor, texts: torch.Tensor, image_of_text: torch.Tensor, captions: list[str]
+    images: torch.Tensor, texts: torch.Tensor, image_of_caption: torch.Tensor, captions: list[str]
 ) -> RetrievalMetrics:
-    metrics = retrieval_metrics(images, texts, image_of_text, captions)
-    expected = reference_ranks(images, texts, image_of_text.tolist(), captions)
+    metrics = retrieval_metrics(images, texts, image_of_caption, captions)
+    expected = reference_ranks(images, texts, image_of_caption.tolist(), captions)
     for direction, ranks in zip((metrics.image_to_text, metrics.text_to_image), expected, strict=True):
         assert direction.num_queries == len(ranks)
         assert direction.mean_rank == pytest.approx(np.mean(ranks), abs=1e-12)
@@ -53,11 +62,11 @@ def check_against_reference(
 
 def random_case(num_images: int, texts_per_image: int, num_distinct: int) -> Case:
     generator = torch.Generator().manual_seed(0)
-    image_of_text = torch.arange(num_images).repeat_interleave(texts_per_image)
+    image_of_caption = torch.arange(num_images).repeat_interleave(texts_per_image)
     images = torch.randn(num_images, 6, generator=generator)
-    texts = images[image_of_text] + torch.randn(len(image_of_text), 6, generator=generator)
-    drawn = torch.randint(num_distinct, (len(image_of_text),), generator=generator)
-    return images, texts, image_of_text, [f"caption {i}" for i in drawn.tolist()]
+    texts = images[image_of_caption] + torch.randn(len(image_of_caption), 6, generator=generator)
+    drawn = torch.randint(num_distinct, (len(image_of_caption),), generator=generator)
+    return images, texts, image_of_caption, [f"caption {i}" for i in drawn.tolist()]
 
 
 @pytest.mark.parametrize("texts_per_image", [1, 3])
@@ -67,9 +76,9 @@ def test_equals_the_reference(texts_per_image: int, num_distinct: int) -> None:
 
 
 def test_order_of_the_texts_and_images_without_text_do_not_matter() -> None:
-    images, texts, image_of_text, captions = random_case(30, 2, 40)
+    images, texts, image_of_caption, captions = random_case(30, 2, 40)
     shuffled = torch.randperm(len(captions), generator=torch.Generator().manual_seed(1))[:-7]
-    case = (images, texts[shuffled], image_of_text[shuffled], [captions[i] for i in shuffled.tolist()])
+    case = (images, texts[shuffled], image_of_caption[shuffled], [captions[i] for i in shuffled.tolist()])
     metrics = check_against_reference(*case)
     assert metrics.text_to_image.num_candidates == 30
 
@@ -96,11 +105,11 @@ def test_constant_embedding_is_never_above_chance(dim: int, scale: float) -> Non
     captions = [f"caption {i // 2}" for i in range(60)]
     metrics = retrieval_metrics(constant.expand(60, -1), constant.expand(60, -1), torch.arange(60), captions)
     guess = chance(RightAnswers(torch.arange(60), captions, 60))
-    for direction, guessed in (
-        (metrics.image_to_text, guess.image_to_text),
-        (metrics.text_to_image, guess.text_to_image),
+    for direction, guessed, num_wrong in (
+        (metrics.image_to_text, guess.image_to_text, 29),
+        (metrics.text_to_image, guess.text_to_image, 58),
     ):
-        assert direction.mean_rank == 59  # 58 of 60 candidates are wrong, and all of them tie
+        assert direction.mean_rank == 1 + num_wrong  # every wrong candidate ties
         assert direction.mean_rank >= guessed.mean_rank
         assert all(direction.recall_at[k] <= guessed.recall_at[k] for k in (1, 5, 10))
 
@@ -136,7 +145,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     real = RightAnswers.mask
 
     def spy(self: RightAnswers, start: int, stop: int) -> torch.Tensor:
-        blocks.append((stop - start) * self.num_texts)
+        blocks.append((stop - start) * len(self.texts))
         return real(self, start, stop)
 
     monkeypatch.setattr(RightAnswers, "mask", spy)
@@ -155,12 +164,12 @@ def test_refuses_what_is_not_finite(value: float, side: int) -> None:
 
 
 def test_refuses_nothing_at_all() -> None:
-    with pytest.raises(DataError, match="image embeddings: there are none"):
+    with pytest.raises(DataError, match="text embeddings: there are none"):
         retrieval_metrics(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), [])
 
 
 @pytest.mark.parametrize(
-    ("images", "texts", "image_of_text", "captions"),
+    ("images", "texts", "image_of_caption", "captions"),
     [
         (torch.eye(2), torch.eye(3), torch.arange(3), ["a", "b", "c"]),
         (torch.eye(2), torch.eye(2), torch.arange(2), ["a"]),
@@ -171,17 +180,36 @@ def test_refuses_nothing_at_all() -> None:
     ],
 )
 def test_refuses_shapes_that_do_not_fit(
-    images: torch.Tensor, texts: torch.Tensor, image_of_text: torch.Tensor, captions: list[str]
+    images: torch.Tensor, texts: torch.Tensor, image_of_caption: torch.Tensor, captions: list[str]
 ) -> None:
     with pytest.raises(ValueError, match=r"."):
-        retrieval_metrics(images, texts, image_of_text, captions)
+        retrieval_metrics(images, texts, image_of_caption, captions)
 
 
 def test_right_answers_agree_with_their_counts() -> None:
-    _, _, image_of_text, captions = random_case(30, 3, 20)
-    right = RightAnswers(image_of_text, captions, 30)
-    mask = right.mask(0, 30)
+    _, _, image_of_caption, captions = random_case(30, 3, 20)
+    right = RightAnswers(image_of_caption, captions, 31)
+    mask = right.mask(0, 31)
+    assert mask.shape == (31, len(set(captions)))
     assert torch.equal(right.texts_per_image(), mask.sum(dim=1))
-    assert torch.equal(right.images_per_text(), mask.sum(dim=0))
-    for group in range(len(right.distinct)):
-        assert torch.equal(right.images_of(group), mask[:, captions.index(right.distinct[group])])
+    assert torch.equal(right.images_per_caption(), mask.sum(dim=0)[right.text_of_caption])
+    assert right.text_of_image() == {image: int(mask[image].nonzero()[0, 0]) for image in range(30)}
+    for text in range(len(right.texts)):
+        assert torch.equal(right.images_of(text), mask[:, text])
+
+
+def test_repeated_captions_are_one_candidate() -> None:
+    # Nine captions read the same wrong thing: they stand before the right one as one, not as nine.
+    images, captions = torch.eye(10), ["wrong"] * 9 + ["right"]
+    texts = torch.cat([images[9:].repeat(9, 1), images[9:] + 0.1 * images[:1]])
+    metrics = retrieval_metrics(images, texts, torch.arange(10), captions)
+    assert metrics.image_to_text.num_candidates == 2
+    assert metrics.image_to_text.mean_rank == pytest.approx((9 * 2 + 2) / 10)
+    assert metrics.text_to_image.num_queries == 10
+
+
+def test_metrics_of_texts_refuses_other_numbers() -> None:
+    right = RightAnswers(torch.arange(3), ["a", "a", "b"], 3)
+    with pytest.raises(ValueError, match="for 3 images and 2 texts"):
+        metrics_of_texts(torch.eye(3), torch.eye(3), right)
+    assert metrics_of_texts(torch.eye(3), torch.eye(3)[:2], right).text_to_image.num_queries == 3

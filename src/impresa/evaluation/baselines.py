@@ -24,8 +24,8 @@ RIDGE = 1e-3
 def chance(right: RightAnswers) -> RetrievalMetrics:
     """Expected metrics of a random order of the candidates, several right answers per query considered."""
     return RetrievalMetrics(
-        image_to_text=_expected(right.texts_per_image(), right.num_texts),
-        text_to_image=_expected(right.images_per_text(), right.num_images),
+        image_to_text=_expected(right.texts_per_image(), len(right.texts)),
+        text_to_image=_expected(right.images_per_caption(), right.num_images),
     )
 
 

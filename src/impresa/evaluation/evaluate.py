@@ -21,7 +21,7 @@ from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
 from impresa.evaluation.gallery import GalleryMaker
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
-from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
+from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ def evaluate(
     if evaluation.num_texts:
         dims = vision.mrl_dimensions if (vision := model.config.vision_encoder).use_mrl else ()
         right = _right_answers(test)
-        texts = encode_text(list(right.distinct))  # captions that read the same are embedded once
+        texts = encode_text(list(right.texts))
         return replace(
             evaluation,
-            retrieval=_metrics(right, embeddings, texts),
-            by_dimension={dim: _metrics(right, embeddings[:, :dim], texts[:, :dim]) for dim in dims},
+            retrieval=metrics_of_texts(embeddings, texts, right),
+            by_dimension={dim: metrics_of_texts(embeddings[:, :dim], texts[:, :dim], right) for dim in dims},
             baselines=_baselines(right, test, train),
             gallery=GalleryMaker(source, test.positions, embeddings, texts, right).make(),
         )
@@ -156,23 +156,17 @@ def _look_at(train_source: Source, bar: Progress) -> _Seen:
 
 def _right_answers(test: _Seen) -> RightAnswers:
     num_captions = torch.tensor([len(captions) for captions in test.captions])
-    image_of_text = torch.arange(len(num_captions)).repeat_interleave(num_captions)
-    return RightAnswers(
-        image_of_text, [caption for captions in test.captions for caption in captions], len(num_captions)
-    )
-
-
-def _metrics(right: RightAnswers, images: Tensor, distinct_texts: Tensor) -> RetrievalMetrics:
-    """Retrieval by embeddings (I, E) of the images and (G, E) of the distinct captions."""
-    return retrieval_metrics(images, distinct_texts[right.group_of_text], right.image_of_text, right.captions)
+    image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+    captions = [caption for captions in test.captions for caption in captions]
+    return RightAnswers(image_of_caption, captions, len(num_captions))
 
 
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
     baselines = {CHANCE: chance(right)}
     if any(train.captions):
         histogram = ColourHistogramModel(torch.stack(train.histograms), train.captions)
-        images = histogram.embed_images(torch.stack(test.histograms))
-        baselines = {HISTOGRAM: _metrics(right, images, histogram.embed_texts(right.distinct)), **baselines}
+        images, texts = histogram.embed_images(torch.stack(test.histograms)), histogram.embed_texts(right.texts)
+        baselines = {HISTOGRAM: metrics_of_texts(images, texts, right), **baselines}
     return baselines
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -26,66 +25,48 @@ class GalleryMaker:
         source: the data; pictures are read from it again, only the few that are shown.
         positions: for each of the I images its index in `source`.
         images: (I, E) embeddings.
-        texts: (G, E) embeddings of the distinct captions.
-        right: the right answers of these I images and T texts.
+        texts: (G, E) embeddings of the different texts.
+        right: the right answers of these images and texts.
     """
 
     def __init__(
-        self,
-        source: Source,
-        positions: list[int],
-        images: Tensor,
-        texts: Tensor,
-        right: RightAnswers,
+        self, source: Source, positions: list[int], images: Tensor, texts: Tensor, right: RightAnswers
     ) -> None:
         self._source, self._positions, self._right = source, positions, right
         self._images, self._texts = unit_rows(images, "image"), unit_rows(texts, "text")
         self._thumbnails: dict[int, str] = {}
-        # The first text of each group stands for all that read the same.
-        self._first_text = torch.full((len(right.distinct),), right.num_texts, dtype=torch.int64).scatter_reduce_(
-            0, right.group_of_text, torch.arange(right.num_texts), "amin"
-        )
 
     def make(self) -> Gallery:
         """The examples: queries at even distances through the data, not picked by their outcome."""
-        with_text = self._right.image_of_text.unique().tolist()
-        image_queries = _spread(with_text, NUM_QUERIES)
+        text_of_image = self._right.text_of_image()
+        image_of_text = {text: image for image, text in reversed(text_of_image.items())}
         # Texts from between the image queries, so that the two lists show different scenes.
-        text_queries = [self._first_text_of(image) for image in _spread(with_text, NUM_QUERIES, offset=0.5)]
-        sample = _spread(with_text, NUM_SIMILARITY)
-        groups = self._right.group_of_text[[self._first_text_of(image) for image in sample]]
-        similarity = self._images[sample] @ self._texts[groups].T
+        text_queries = _spread(list(image_of_text), NUM_QUERIES, offset=0.5)
+        sample = _spread(list(image_of_text), NUM_SIMILARITY)
+        similarity = self._images[[image_of_text[text] for text in sample]] @ self._texts[sample].T
         return Gallery(
-            image_queries=tuple(self._ask_image(image) for image in image_queries),
-            text_queries=tuple(self._ask_text(text) for text in dict.fromkeys(text_queries)),
+            image_queries=tuple(self._ask_image(image) for image in _spread(list(text_of_image), NUM_QUERIES)),
+            text_queries=tuple(self._ask_text(text) for text in text_queries),
             similarity=tuple(tuple(round(score, 4) for score in row) for row in similarity.tolist()),
-            similarity_captions=tuple(self._right.distinct[group] for group in groups.tolist()),
+            similarity_captions=tuple(self._right.texts[text] for text in sample),
         )
 
     def _ask_image(self, image: int) -> Example:
-        is_right = self._right.mask(image, image + 1)[0, self._first_text]
-        answers = _best(self._texts @ self._images[image], is_right)
-        distinct = self._right.distinct
+        texts, is_right = self._right.texts, self._right.mask(image, image + 1)[0]
+        found = _best(self._texts @ self._images[image], is_right)
         return Example(
-            captions=tuple(distinct[group] for group in is_right.nonzero()[:, 0].tolist()),
+            captions=tuple(texts[text] for text in is_right.nonzero()[:, 0].tolist()),
             image=self._thumbnail(image),
-            answers=tuple(Answer(score=score, right=right, caption=distinct[group]) for group, score, right in answers),
+            answers=tuple(Answer(score=score, right=right, caption=texts[text]) for text, score, right in found),
         )
 
     def _ask_text(self, text: int) -> Example:
-        group = int(self._right.group_of_text[text])
-        is_right = self._right.images_of(group)
-        answers = _best(self._images @ self._texts[group], is_right)
+        found = _best(self._images @ self._texts[text], self._right.images_of(text))
         return Example(
-            captions=(self._right.distinct[group],),
+            captions=(self._right.texts[text],),
             image=None,
-            answers=tuple(
-                Answer(score=score, right=right, image=self._thumbnail(image)) for image, score, right in answers
-            ),
+            answers=tuple(Answer(score=score, right=right, image=self._thumbnail(i)) for i, score, right in found),
         )
-
-    def _first_text_of(self, image: int) -> int:
-        return int((self._right.image_of_text == image).nonzero()[0, 0])
 
     def _thumbnail(self, image: int) -> str:
         if image not in self._thumbnails:

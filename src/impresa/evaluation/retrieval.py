@@ -19,84 +19,101 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 class RightAnswers:
-    """Which texts are right for which image: its own captions and every caption that reads the same.
+    """Which text is right for which image, when captions that read the same are one text.
 
     Args:
-        image_of_text: (T,) integers, the image that each text describes.
-        captions: the T texts. Equal strings are one text with several right images.
-        num_images: I. An image without any text is a candidate only.
+        image_of_caption: (T,) integers, the image that each caption describes.
+        captions: the T captions. The G different ones are the texts.
+        num_images: I. An image without any caption is a candidate only.
 
     Raises:
         ValueError: the lengths differ, or an image index lies outside 0..I-1.
     """
 
-    def __init__(self, image_of_text: Tensor, captions: Sequence[str], num_images: int) -> None:
-        if image_of_text.shape != (len(captions),):
-            raise ValueError(f"image_of_text has shape {tuple(image_of_text.shape)} for {len(captions)} captions")
-        if len(captions) and (image_of_text.min() < 0 or image_of_text.max() >= num_images):
-            raise ValueError(f"image_of_text must lie in 0..{num_images - 1}")
+    def __init__(self, image_of_caption: Tensor, captions: Sequence[str], num_images: int) -> None:
+        if image_of_caption.shape != (len(captions),):
+            raise ValueError(f"image_of_caption: shape {tuple(image_of_caption.shape)} for {len(captions)} captions")
+        if len(captions) and (image_of_caption.min() < 0 or image_of_caption.max() >= num_images):
+            raise ValueError(f"image_of_caption must lie in 0..{num_images - 1}")
         index = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-        self.distinct = tuple(index)
-        """The G distinct captions, in order of first appearance."""
-        self.group_of_text = torch.tensor([index[caption] for caption in captions], dtype=torch.int64)
-        """(T,): which distinct caption each text is."""
-        self.image_of_text, self.captions = image_of_text.cpu().to(torch.int64), captions
-        self.num_images, self.num_texts = num_images, len(captions)
-        # (P, 2) distinct pairs (image, group), sorted by image.
-        self._pairs = torch.stack([self.image_of_text, self.group_of_text], dim=1).unique(dim=0)
+        self.num_images = num_images
+        self.texts = tuple(index)
+        """The G texts, in order of first appearance."""
+        self.text_of_caption = torch.tensor([index[caption] for caption in captions], dtype=torch.int64)
+        """(T,): which text each caption is."""
+        # (P, 2) different pairs (image, text), sorted by image.
+        pairs = torch.stack([image_of_caption.cpu().to(torch.int64), self.text_of_caption], dim=1)
+        self._image, self._text = pairs.unique(dim=0).T.contiguous()
 
     def mask(self, start: int, stop: int) -> Tensor:
-        """(stop - start, T) bool: whether text t is right for image start + i."""
-        first, last = torch.searchsorted(self._pairs[:, 0].contiguous(), torch.tensor([start, stop])).tolist()
-        image, group = self._pairs[first:last].unbind(dim=1)
-        has_group = torch.zeros(stop - start, len(self.distinct), dtype=torch.bool)
-        has_group[image - start, group] = True
-        return has_group[:, self.group_of_text]
-
-    def images_of(self, group: int) -> Tensor:
-        """(I,) bool: the images for which a distinct caption is right."""
-        is_right = torch.zeros(self.num_images, dtype=torch.bool)
-        is_right[self._pairs[self._pairs[:, 1] == group, 0]] = True
+        """(stop - start, G) bool: whether text g is right for image start + i."""
+        first, last = torch.searchsorted(self._image, torch.tensor([start, stop])).tolist()
+        is_right = torch.zeros(stop - start, len(self.texts), dtype=torch.bool)
+        is_right[self._image[first:last] - start, self._text[first:last]] = True
         return is_right
+
+    def images_of(self, text: int) -> Tensor:
+        """(I,) bool: the images for which a text is right."""
+        is_right = torch.zeros(self.num_images, dtype=torch.bool)
+        is_right[self._image[self._text == text]] = True
+        return is_right
+
+    def text_of_image(self) -> dict[int, int]:
+        """For each image that has one, the first of its texts."""
+        pairs = zip(self._image.tolist(), self._text.tolist(), strict=True)
+        return dict(sorted(pairs, key=lambda pair: (pair[0], -pair[1])))
 
     def texts_per_image(self) -> Tensor:
         """(I,) number of right texts of each image."""
-        texts_per_group = torch.bincount(self.group_of_text, minlength=len(self.distinct))
-        image, group = self._pairs.unbind(dim=1)
-        return torch.zeros(self.num_images, dtype=torch.int64).index_add_(0, image, texts_per_group[group])
+        return torch.bincount(self._image, minlength=self.num_images)
 
-    def images_per_text(self) -> Tensor:
-        """(T,) number of right images of each text."""
-        return torch.bincount(self._pairs[:, 1], minlength=len(self.distinct))[self.group_of_text]
+    def images_per_caption(self) -> Tensor:
+        """(T,) number of right images of each caption."""
+        return torch.bincount(self._text, minlength=len(self.texts))[self.text_of_caption]
 
 
 def retrieval_metrics(
-    image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Tensor, captions: Sequence[str]
+    image_embeddings: Tensor, text_embeddings: Tensor, image_of_caption: Tensor, captions: Sequence[str]
 ) -> RetrievalMetrics:
     """R@1/5/10, mean and median rank in both directions, by cosine similarity.
 
     The rank of a query is 1 + the number of wrong candidates that score at least as high as its best right one, so a
-    tie counts against the model and a constant embedding cannot look good. Every image with the same caption is right
-    for that caption, and the other way round. Scores are computed in float64, a bounded block at a time.
+    tie counts against the model and a constant embedding cannot look good. Captions that read the same are one
+    candidate, right for each of their images; as queries they count as often as they occur.
 
     Args:
         image_embeddings: (I, E), of any scale.
-        text_embeddings: (T, E); several texts may describe one image.
-        image_of_text: (T,) integers, the image that each text describes.
-        captions: the T texts themselves; equal strings are the same text.
+        text_embeddings: (T, E); several captions may describe one image, and of those that read the same the first
+            embedding counts.
+        image_of_caption: (T,) integers, the image that each caption describes.
+        captions: the T captions themselves.
 
     Raises:
-        DataError: there is no image or no text, or an embedding is NaN or infinite.
+        DataError: there is no image or no caption, or an embedding is NaN or infinite.
         ValueError: the shapes do not fit together.
     """
+    right = RightAnswers(image_of_caption, captions, len(image_embeddings))
+    if len(text_embeddings) != len(captions):
+        raise ValueError(f"{len(text_embeddings)} text embeddings for {len(captions)} captions")
+    texts = unit_rows(text_embeddings, "text")
+    first = torch.full((len(right.texts),), len(captions), dtype=torch.int64)
+    first.scatter_reduce_(0, right.text_of_caption, torch.arange(len(captions)), "amin")
+    return metrics_of_texts(image_embeddings, texts[first], right)
+
+
+def metrics_of_texts(image_embeddings: Tensor, text_embeddings: Tensor, right: RightAnswers) -> RetrievalMetrics:
+    """The same from (I, E) and the embeddings (G, E) of the different texts.
+
+    Scores are computed in float64, a bounded block at a time.
+    """
     images, texts = unit_rows(image_embeddings, "image"), unit_rows(text_embeddings, "text")
-    if images.shape[1] != texts.shape[1] or len(texts) != len(captions):
-        raise ValueError(f"{tuple(images.shape)} images, {tuple(texts.shape)} texts, {len(captions)} captions")
-    right = RightAnswers(image_of_text, captions, len(images))
+    if len(images) != right.num_images or len(texts) != len(right.texts) or images.shape[1] != texts.shape[1]:
+        fault = f"{tuple(images.shape)} images and {tuple(texts.shape)} texts"
+        raise ValueError(f"{fault} for {right.num_images} images and {len(right.texts)} texts")
     ranks_of_images, ranks_of_texts = _ranks(images, texts, right)
     return RetrievalMetrics(
         image_to_text=_summary(ranks_of_images, num_candidates=len(texts)),
-        text_to_image=_summary(ranks_of_texts, num_candidates=len(images)),
+        text_to_image=_summary(ranks_of_texts[right.text_of_caption], num_candidates=len(images)),
     )
 
 
@@ -139,7 +156,7 @@ def _ranks(images: Tensor, texts: Tensor, right: RightAnswers) -> tuple[Tensor, 
 
 
 def _score_chunks(images: Tensor, texts: Tensor, right: RightAnswers) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cosines (R, T) of R images with all texts and the mask of the right ones, one block of images after another."""
+    """Cosines (R, G) of R images with all texts and the mask of the right ones, one block of images after another."""
     num_rows = max(1, CHUNK_ELEMENTS // len(texts))
     for start in range(0, len(images), num_rows):
         stop = min(start + num_rows, len(images))

@@ -103,8 +103,8 @@ def results(evaluation: Evaluation) -> Markup:
     names = ("R@1", "R@5", "R@10", "median rank", "mean rank")
     return fill(
         '<section><h2>Retrieval</h2><p class="soft small">{data}: {images} images, {texts} captions ({distinct} '
-        "distinct). R@k: share of queries with a right answer among the first k. Ties count against the model; a "
-        "caption that occurs more than once is right for each of its images.</p>"
+        "distinct). R@k: share of queries with a right answer among the first k. Ties count against the "
+        "model; captions that read the same are one text, right for each of its images.</p>"
         '<div class="card scroll"><table><thead><tr><th></th>'
         '<th class="group" colspan="5">Image → text</th><th class="group" colspan="5">Text → image</th></tr>'
         "<tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table></div></section>",
