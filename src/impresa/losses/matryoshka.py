@@ -139,21 +139,23 @@ def _prefix_losses(
 
 
 class _PrefixLosses(torch.autograd.Function):
-    """(n, E), (m, E), (scale, bias) -> (K,) losses of the prefixes, from the shortest on."""
+    """(n, E), (m, E), (scale, bias) -> (K,) losses of the prefixes, from the shortest on.
+
+    All matrix products write into tensors that exist: autocast leaves such products in the precision they have.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale_and_bias: Tensor, plan: _Plan) -> Tensor:
         scale = scale_and_bias[0] * plan.objective.unit
         inverse_norms = _inverse_norms(a, plan.slices), _inverse_norms(b, plan.slices)
         kept = []
-        with torch.autocast(a.device.type, enabled=False):
-            for block in plan.targets.blocks(a, plan.row_chunk):
-                logits = _logits(a, b, scale, inverse_norms, rows=block.rows, slices=plan.slices)
-                scratch = a.new_empty(block.rows.stop - block.rows.start, len(b))
-                for k, x in enumerate(logits):
-                    plan.objective.observe(k, block, x, scratch)
-                    if plan.keep:
-                        kept.append(x)
+        for block in plan.targets.blocks(a, plan.row_chunk):
+            logits = _logits(a, b, scale, inverse_norms, rows=block.rows, slices=plan.slices)
+            scratch = a.new_empty(block.rows.stop - block.rows.start, len(b))
+            for k, x in enumerate(logits):
+                plan.objective.observe(k, block, x, scratch)
+                if plan.keep:
+                    kept.append(x)
         ctx.save_for_backward(a, b, scale, *inverse_norms)
         ctx.plan, ctx.kept = plan, kept
         return plan.objective.sums(plan.targets.layout) * plan.factor
@@ -169,25 +171,24 @@ class _PrefixLosses(torch.autograd.Function):
         weights = upstream * plan.factor
         # Sums of gradient * logit, over the columns for each row of a prefix and over the rows for each column.
         sums_a, sums_b = torch.zeros_like(inverse_a), torch.zeros_like(inverse_b)
-        with torch.autocast(a.device.type, enabled=False):
-            for block in plan.targets.blocks(a, plan.row_chunk):
-                rows = block.rows
-                logits = ctx.kept or list(_logits(a, b, scale, (inverse_a, inverse_b), rows=rows, slices=plan.slices))
-                gradient, scratch, collected = (torch.zeros_like(logits[0]) for _ in range(3))
-                for k in reversed(range(len(plan.slices))):
-                    x, added = logits.pop(), plan.slices[k]
-                    plan.objective.gradient(k, block, x, gradient, scratch)
-                    x *= gradient
-                    sums_a[k, rows] = x.sum(dim=1) * weights[k]
-                    sums_b[k] += x.sum(dim=0) * weights[k]
-                    grad_bias += gradient.sum() * weights[k]
-                    collected += gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
-                    if grad_a is not None:
-                        torch.mm(collected, b[:, added], out=grad_a[rows, added])
-                    if grad_b is not None:
-                        grad_b[:, added].addmm_(collected.T, a[rows, added])
-            _add_norm_gradient(grad_a, a, sums_a, inverse_a, plan.slices)
-            _add_norm_gradient(grad_b, b, sums_b, inverse_b, plan.slices)
+        for block in plan.targets.blocks(a, plan.row_chunk):
+            rows = block.rows
+            logits = ctx.kept or list(_logits(a, b, scale, (inverse_a, inverse_b), rows=rows, slices=plan.slices))
+            gradient, scratch, collected = (torch.zeros_like(logits[0]) for _ in range(3))
+            for k in reversed(range(len(plan.slices))):
+                x, added = logits.pop(), plan.slices[k]
+                plan.objective.gradient(k, block, x, gradient, scratch)
+                x *= gradient
+                sums_a[k, rows] = x.sum(dim=1) * weights[k]
+                sums_b[k] += x.sum(dim=0) * weights[k]
+                grad_bias += gradient.sum() * weights[k]
+                collected += gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
+                if grad_a is not None:
+                    torch.mm(collected, b[:, added], out=grad_a[rows, added])
+                if grad_b is not None:
+                    grad_b[:, added].addmm_(collected.T, a[rows, added])
+        _add_norm_gradient(grad_a, a, sums_a, inverse_a, plan.slices)
+        _add_norm_gradient(grad_b, b, sums_b, inverse_b, plan.slices)
         return grad_a, grad_b, torch.stack([sums_a.sum() * (plan.objective.unit / scale), grad_bias]), None
 
 
