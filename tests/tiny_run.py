@@ -8,6 +8,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from impresa.config import ExperimentConfig, load_experiment
 
 TINY = (
@@ -38,6 +40,12 @@ def finished_run() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="impresa-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return train(tiny_experiment(), folder / "run", command=["impresa", "train", "shapes"])
+
+
+def without_charts(patch: pytest.MonkeyPatch) -> None:
+    """Let trainings leave out the report's charts, which take longer than the tiny training itself."""
+    finished_run()  # this one has them
+    patch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
 
 
 def copy_of_run(target: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from impresa.cli.main import main
 from impresa.config import read_config
-from tiny_run import TINY, copy_of_run
+from tiny_run import TINY, copy_of_run, without_charts
 
 SHORT = ("train", "shapes", *TINY, "trainer.max_steps=2")
 
@@ -19,6 +19,7 @@ SHORT = ("train", "shapes", *TINY, "trainer.max_steps=2")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory of its own."""
+    without_charts(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -147,7 +148,7 @@ def test_ctrl_c_ends_with_130_and_a_hint(
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert main(["train", "--resume", "--output-dir", "run"]) == 0
-    assert (folder / "run" / "report.html").exists()
+    assert (folder / "run" / "manifest.json").exists()
 
 
 def test_a_resumed_run_may_move_to_other_workers(folder: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 import impresa
 from impresa.cli.main import main
+from impresa.models.embedder import EmbeddingModel
+from tiny_run import without_charts
 
 ROOT = Path(__file__).parents[2]
 SMALL_MODEL = (
@@ -31,12 +33,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(
-    command: str, *more: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> impresa.models.embedder.EmbeddingModel:
+def run(command: str, *more: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> EmbeddingModel:
     """Run `python train.py ...` or `impresa ...` as a shell would; returns the trained model."""
     program, *words = shlex.split(command)
     with pytest.MonkeyPatch.context() as patch:
+        without_charts(patch)
         patch.chdir(folder)
         if program == "python":
             script, *words = words
@@ -85,7 +86,6 @@ def test_a_yaml_file_by_its_path_with_options_for_overrides(
 ) -> None:
     tiny = ("dataset.shapes.num_train=8", "dataset.shapes.num_val=8", "dataset.shapes.num_test=8")
     small = ("vision_encoder.depth=1", "text_encoder.depth=1", "trainer.epochs=1")
-    model = run(
-        "impresa train configs/shapes.yaml --optimization.lr 1e-4", *tiny, *small, folder=workplace, capsys=capsys
-    )
+    command = "impresa train configs/shapes.yaml --optimization.lr 1e-4"
+    model = run(command, *tiny, *small, folder=workplace, capsys=capsys)
     assert model.config.optimization.lr == 1e-4

@@ -25,7 +25,11 @@ class Training:
         self.module = TrainingModule.__new__(TrainingModule)
         torch.nn.Module.__init__(self.module)
         self.module.plan, self.module.step = Plan(3, 12, LoggingConfig()), 0
-        metrics = {"val_loss": torch.tensor(1.5), "val_a": torch.tensor(0.25), "other": torch.tensor(9.0)}
+        metrics = {
+            "val_other": torch.tensor(9.0),
+            "val_loss": torch.tensor(1.5),
+            "val_image_to_text_recall_at_1": torch.tensor(0.25),
+        }
         self.trainer: Any = SimpleNamespace(
             is_global_zero=True, world_size=1, sanity_checking=False, callback_metrics=metrics
         )
@@ -46,7 +50,7 @@ def test_without_a_terminal_it_is_a_line_now_and_then(
 ) -> None:
     training = Training(ProgressReport())
     training.run()
-    assert capsys.readouterr() == ("", "step 3/12  val_loss 1.500  val_a 0.250\n")
+    assert capsys.readouterr() == ("", "step 3/12  val_loss 1.500  image to text R@1 0.250\n")
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     training.run()
     first, *_ = capsys.readouterr().err.splitlines()

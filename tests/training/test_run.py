@@ -20,12 +20,18 @@ from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.training import run as run_module
+from impresa.training.folder import is_finished, read_environment
 from impresa.training.recorder import Recorder
 from impresa.training.run import train
-from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment
+from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
 
 COMMAND = ["impresa", "train", "shapes"]
 TOTAL = 3 * STEPS_PER_EPOCH
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_charts(monkeypatch)
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
@@ -148,6 +154,7 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(
     resumed, straight = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in folders)
     assert same(resumed, straight)
     assert rows(tmp_path / "run") == rows(finished_run())
+    assert [resumed["step"] for resumed in read_environment(tmp_path / "run")["resumed"]] == [step]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
 
 
@@ -159,7 +166,7 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
         with pytest.raises(ZeroDivisionError):
             train(tiny_experiment(), tmp_path / "run", command=COMMAND)
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
-    assert (tmp_path / "run" / "report.html").exists()
+    assert is_finished(tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
 
 

@@ -14,10 +14,10 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from impresa.config.experiment import ExperimentConfig
@@ -25,6 +25,9 @@ from impresa.config.tree import to_tree
 from impresa.files import write_atomic
 from impresa.run_files import EVENTS, METRICS
 from impresa.training.processes import is_main_process
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Lo
     loggers: list[Logger] = [MetricsCsv(run_dir / METRICS, step)]
     if settings.tensorboard:
         name = (settings.name or config.name).replace("/", "-")
-        loggers.append(TensorBoardLogger(run_dir, name=EVENTS, version=name, default_hp_metric=False))
+        loggers.append(TensorBoardEvents(run_dir / EVENTS / name))
     if settings.wandb and is_main_process() and (run := start_wandb(config, run_dir)):
         loggers.append(run)
     return loggers
@@ -94,6 +97,44 @@ class MetricsCsv(Logger):
         with self.path.open(encoding="utf-8", newline="") as file:
             whole = [row for row in csv.DictReader(file) if None not in row.values()]
         return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+
+
+class TensorBoardEvents(Logger):
+    """Writes an event file for TensorBoard, and nothing else.
+
+    Args:
+        folder: where it lies; its name is that of the run in TensorBoard.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration lies in the run directory."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self.folder)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandbRun(Logger):

@@ -20,6 +20,9 @@ from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
 
+NUM_RETRIEVED = 4096
+"""Validation samples, of all processes together, that retrieval is measured on; more would take long on a CPU."""
+
 
 class TrainingModule(LightningModule):
     """Trains a model whose forward pass turns a `Batch` into a loss.
@@ -86,7 +89,7 @@ class TrainingModule(LightningModule):
         largest = self.config.optimization.clip_grad or float("inf")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.gradient_norm = nn.utils.clip_grad_norm_(parameters, largest)
-        rescales = self.config.optimization.precision == "16-mixed"  # its scaler skips such a step by itself
+        rescales = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # it skips such a step by itself
         if not rescales and not torch.isfinite(self.gradient_norm):
             raise TrainingError(self._diverged("the gradient is not finite"))
 
@@ -95,12 +98,13 @@ class TrainingModule(LightningModule):
         metrics = {f"val_{name}": value for name, value in output.logs.items() if name != "logit_scale"}
         metrics["val_loss"] = output.loss
         self.log_dict(metrics, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
-        if {"image", "text"} <= output.embeddings.keys():
+        num_kept = sum(len(captions) for *_, captions in self._validated) * self.trainer.world_size
+        if {"image", "text"} <= output.embeddings.keys() and num_kept < NUM_RETRIEVED:
             image, text = (output.embeddings[name].float().cpu() for name in ("image", "text"))
             self._validated.append((image, text, batch.captions))
 
     def on_validation_epoch_end(self) -> None:
-        """Retrieval over the whole validation set, one caption for each image."""
+        """Retrieval over the first validation samples, one caption for each image."""
         validated, self._validated = self._gathered(self._validated), []
         if not validated:
             return

@@ -18,6 +18,12 @@ from impresa.training.module import TrainingModule
 from impresa.training.recorder import Speedometer, validation_metrics
 
 SECONDS_BETWEEN_LINES = 30.0
+SHOWN = {
+    "val_loss": "val_loss",
+    "val_image_to_text_recall_at_1": "image to text R@1",
+    "val_text_to_image_recall_at_1": "text to image R@1",
+}
+"""Validation metrics that are shown, and as what; all of them are in `metrics.csv`."""
 
 
 class ProgressReport(Callback):
@@ -71,7 +77,8 @@ class ProgressReport(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         metrics = validation_metrics(trainer)
-        self._say("  ".join([_place(module), *(f"{name} {value:.3f}" for name, value in metrics.items())]))
+        found = (f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
+        self._say("  ".join((_place(module), *found)))
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop()

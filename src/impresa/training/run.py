@@ -108,7 +108,10 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
             trainer.loggers = build_loggers(config, run_dir, start.step)
             try:
                 trainer.fit(module, steps, parts.data.val_dataloader(), ckpt_path=start.checkpoint, weights_only=True)
-            except TrainingInterrupted:
+            except (TrainingInterrupted, Exception) as reason:
+                # Ctrl-C reaches data workers as well: one that it ends may be missed before the training looks up.
+                if not (stop.requested or isinstance(reason, TrainingInterrupted)):
+                    raise
                 logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
                 raise KeyboardInterrupt from None
         else:
@@ -156,6 +159,10 @@ def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Seq
     if start.checkpoint is None:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
+    else:
+        environment = read_environment(run_dir)
+        resumption = {"time": now(), "step": start.step, "command": list(command)}
+        write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
     save_preparation(run_dir, config, parts.tokenizer, parts.image_transform)
 
 
