@@ -156,6 +156,9 @@ def test_memory_is_bounded_and_the_last_row_groups_are_kept(tmp_path: Path) -> N
     order = [*range(40), *range(40)]
     assert [source[i].captions[0] for i in order] == [f"number {i}" for i in order]
     assert len(source._kept) == 2
+    for row in (0, 4, 0, 8):
+        source[row]
+    assert set(source._kept) == {0, 2}
     assert source.blocks() == Blocks(lengths=(4,) * 10, num_held=2)
     assert ParquetSource([path], CONFIG).blocks() is None
     tiny = ParquetSource([path], CONFIG, max_bytes_kept=1)
