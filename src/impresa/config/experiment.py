@@ -195,7 +195,8 @@ class EncoderConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     """Image, backbone `vit` only: memory tokens."""
     projection: Literal["mlp", "linear", "none"] = "mlp"
-    """What the tokens pass before pooling when there is no Perceiver."""
+    """What the tokens pass before pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head
+    if that gives `embed_dim`: it starts as the very model that it comes from."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
     perceiver_num_latents: Count = 64
@@ -207,8 +208,8 @@ class EncoderConfig:
     use_attention_pooling: Flag = False
     """Pool with one learned query instead of `pooling`; ignored under the Perceiver, whose latents are averaged."""
     pooling: Literal["auto", "cls", "mean", "eot"] = "auto"
-    """How tokens become one vector: `auto` is cls for an image tower that has one and mean otherwise, eot for causal
-    text, mean for other text and audio."""
+    """How tokens become one vector: `auto` is what the tower does itself (CLS, the end token of a causal text,
+    SigLIP's and CLAP's own pooling), or else the mean."""
     use_mrl: Flag = False
     """Image: Matryoshka training, that is the loss on nested prefixes of the embeddings (all towers share them)."""
     mrl_dimensions: tuple[Count, ...] = (256, 128, 64)
