@@ -301,14 +301,17 @@ def test_a_model_of_another_kind_is_refused(hub: dict[str, str]) -> None:
     wrong: list[tuple[Callable[[], Any], str]] = [
         (
             lambda: load_vision_backbone(hub["bert"], 32),
-            r"vision_encoder\.backbone: .* is a bert model, not one for images",
+            r"vision_encoder\.backbone: .* is a bert model, of which we know no tower for images",
         ),
         (
             lambda: load_text_backbone(hub["dinov2"]),
-            r"text_encoder\.backbone: .* is a dinov2 model, not one for text; use CLIP",
+            r"text_encoder\.backbone: .* is a dinov2 model, of which we know no tower for text; use CLIP",
         ),
-        (lambda: load_text_backbone(hub["whisper"]), "is a whisper model, not one for text"),
-        (lambda: load_audio_backbone(hub["clip"]), r"audio_encoder\.backbone: .* is a clip model, not one for sound"),
+        (lambda: load_text_backbone(hub["whisper"]), "is a whisper model, of which we know no tower for text"),
+        (
+            lambda: load_audio_backbone(hub["clip"]),
+            r"audio_encoder\.backbone: .* is a clip model, of which we know no tower for sound",
+        ),
     ]
     for load, line in wrong:
         with pytest.raises(ConfigError, match=line):

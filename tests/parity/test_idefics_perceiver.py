@@ -28,12 +28,12 @@ def _from_idefics(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ours = {"latents": state["latents"]}
     ours |= {f"norm.{x}": state[f"layer_norm.{x}"] for x in ("weight", "bias")}
     norms = {"norm_tokens": "0.context_layer_norm", "norm_latents": "0.latents_layer_norm", "norm_mlp": "1.ln"}
-    linears = {"to_q": "0.q_proj", "to_out": "0.output_proj", "fc_in": "1.fc", "fc_out": "1.c_proj"}
+    linears = {"attention.query": "0.q_proj", "attention.out": "0.output_proj", "up": "1.fc", "down": "1.c_proj"}
     for i in range(LAYERS):
         there, here = f"blocks.{i}.", f"layers.{i}."
         ours |= {f"{here}{a}.{x}": state[f"{there}{b}.{x}"] for a, b in norms.items() for x in ("weight", "bias")}
         ours |= {f"{here}{a}.weight": state[f"{there}{b}.weight"] for a, b in linears.items()}
-        ours[f"{here}to_kv.weight"] = torch.cat([state[f"{there}0.{x}_proj.weight"] for x in "kv"])
+        ours[f"{here}attention.key_value.weight"] = torch.cat([state[f"{there}0.{x}_proj.weight"] for x in "kv"])
     return ours
 
 

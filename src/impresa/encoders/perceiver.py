@@ -3,7 +3,7 @@
 Source: "Flamingo: a Visual Language Model for Few-Shot Learning" (Alayrac et al. 2022), section 3.1.1 and figure 5,
 without its embedding of time; bias-free projections and ReLU as in the open reproduction IDEFICS.
 
-Letters: B batch, N tokens, M latents, D width, H heads.
+Letters of shapes: B batch, N tokens, M latents, D width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from impresa.encoders.transformer import Attention, init_linear
 from impresa.errors import CheckpointError, ConfigError
 
 
@@ -60,9 +61,9 @@ class PerceiverResampler(nn.Module):
             (B, M, D) latents; all of them are real, whatever the mask.
         """
         latents = self.latents.expand(len(tokens), -1, -1)  # (B, M, D)
-        keys_mask = None if mask is None else _with_latents(mask, latents.shape[1])
+        visible = None if mask is None else _with_latents(mask, latents.shape[1])
         for layer in self.layers:
-            latents = layer(latents, tokens, keys_mask)
+            latents = layer(latents, tokens, visible)
         return self.norm(latents)
 
 
@@ -75,33 +76,22 @@ class PerceiverLayer(nn.Module):
 
     def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float, damping: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        dim_hidden = round(dim * mlp_ratio)
         self.norm_tokens = nn.LayerNorm(dim)
         self.norm_latents = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim, bias=False)
+        self.attention = Attention(dim, num_heads, bias=False)
         self.norm_mlp = nn.LayerNorm(dim)
-        self.fc_in = nn.Linear(dim, int(dim * mlp_ratio), bias=False)
-        self.fc_out = nn.Linear(int(dim * mlp_ratio), dim, bias=False)
-        for linear in (self.to_q, self.to_kv, self.fc_in):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-        for linear in (self.to_out, self.fc_out):
-            nn.init.normal_(linear.weight, std=damping * linear.in_features**-0.5)
+        self.up = nn.Linear(dim, dim_hidden, bias=False)
+        self.down = nn.Linear(dim_hidden, dim, bias=False)
+        init_linear(self.attention.out, std=damping * dim**-0.5)
+        init_linear(self.up, std=dim**-0.5)
+        init_linear(self.down, std=damping * dim_hidden**-0.5)
 
-    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, keys_mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, M, D) latents and (B, N, D) tokens to (B, M, D); `keys_mask` is (B, 1, 1, N + M) bool or None."""
-        latents = latents + self._read(self.norm_latents(latents), self.norm_tokens(tokens), keys_mask)
-        return latents + self.fc_out(F.relu(self.fc_in(self.norm_mlp(latents))))
-
-    def _read(self, latents: torch.Tensor, tokens: torch.Tensor, keys_mask: torch.Tensor | None) -> torch.Tensor:
-        q = self._split_heads(self.to_q(latents))  # (B, H, M, D/H)
-        k, v = (self._split_heads(x) for x in self.to_kv(torch.cat((tokens, latents), dim=1)).chunk(2, dim=-1))
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keys_mask)
-        return self.to_out(read.transpose(1, 2).flatten(2))
-
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
+        """(B, M, D) latents and (B, N, D) tokens to (B, M, D); `visible` is (B, 1, 1, N + M) bool or None."""
+        queries = self.norm_latents(latents)
+        latents = latents + self.attention(queries, torch.cat((self.norm_tokens(tokens), queries), dim=1), mask=visible)
+        return latents + self.down(F.relu(self.up(self.norm_mlp(latents))))
 
 
 def _with_latents(mask: torch.Tensor, num_latents: int) -> torch.Tensor:

@@ -107,7 +107,9 @@ def load_backbone(
     config = read_config(key, name)
     family = family_of(config.model_type)
     if family is None:
-        raise ConfigError(f"{key}: {name} is a {config.model_type} model, not one for {modality}; use {known}")
+        raise ConfigError(
+            f"{key}: {name} is a {config.model_type} model, of which we know no tower for {modality}; use {known}"
+        )
     with reading(key, name):
         model, info = _read_model(config, name) if load_weights else (_new_model(config), None)
     names = {id(tensor): tensor_name for tensor_name, tensor in _named_tensors(model)}

@@ -43,20 +43,21 @@ class Attention(nn.Module):
         dim: D, the width of queries, context and output.
         num_heads: H, a divisor of D.
         dropout: probability of dropping an attention weight in training.
+        bias: whether its linear maps have one.
 
     Raises:
         ConfigError: H does not divide D.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         if dim % num_heads:
             raise ConfigError(f"num_heads: {num_heads} does not divide the width {dim}; choose a divisor")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
         for linear in (self.query, self.key_value, self.out):
             init_linear(linear, std=dim**-0.5)
 
