@@ -74,7 +74,10 @@ def test_overrides_are_expanded_and_the_last_of_equal_keys_wins() -> None:
 def test_both_paths_with_different_values_in_overrides_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"training\.optimizer\.optimizer_kwargs\.eps: is given twice"):
         load_experiment(None, ["training.optimizer_kwargs.eps=1e-7", "training.optimizer.optimizer_kwargs.eps=1e-6"])
-    load_experiment(None, ["training.optimizer_kwargs.eps=1e-7", "training.optimizer.optimizer_kwargs.eps=1e-7"])
+    same = ["training.optimizer_kwargs.eps=1e-7", "training.optimizer.optimizer_kwargs.eps=1e-7"]
+    load_experiment(None, same)
+    with pytest.raises(ConfigError, match="as 1e-07 and 1e-06; keep one"):
+        load_experiment(None, [*same, "training.optimizer_kwargs.eps=1e-6"])
 
 
 @pytest.mark.parametrize(
