@@ -231,16 +231,10 @@ def _any_tower(test: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentCon
 
 # fmt: off
 NOT_BUILT_YET: tuple[Unbuilt, ...] = (
-    Unbuilt("vision_encoder.use_mrl", lambda config: config.vision_encoder.use_mrl, "false"),
     Unbuilt("vision_encoder.checkpoint", _any_tower(lambda tower: tower.checkpoint is not None), "null"),
     Unbuilt("audio_encoder", lambda config: config.audio_encoder is not None, "null"),
     Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
     Unbuilt("fusion", lambda config: config.fusion != FusionConfig(), "left at its defaults"),
-    Unbuilt("losses.type", lambda config: config.losses.type == "siglip", "clip"),
-    Unbuilt("losses.gather_distributed", lambda config: config.losses.gather_distributed, "false"),
-    Unbuilt("losses.sample_single_mrl_dim", lambda config: config.losses.sample_single_mrl_dim, "false"),
-    Unbuilt("losses.pairs", lambda config: config.losses.pairs is not None, "null"),
-    Unbuilt("losses.duplicates", lambda config: config.losses.duplicates == "positive", "ignore"),
     Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder, parquet"),
     Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
     Unbuilt("dataset.caption_dropout", lambda config: config.dataset.caption_dropout > 0, "0.0"),

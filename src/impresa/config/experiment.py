@@ -346,14 +346,15 @@ class LossConfig:
     """Weight of the loss at the full width."""
     mrl_weight: NonNegative = 1.0
     """Weight of the mean of the losses at the Matryoshka dimensions."""
-    temperature: Positive = 0.07
-    """Start (or fixed value) of the softmax temperature; similarities are divided by it."""
+    temperature: Positive | None = None
+    """Start (or fixed value) of the temperature that similarities are divided by. null: 0.07 for `clip`, 0.1 for
+    `siglip`."""
     learn_temperature: Flag = True
     """Learn the temperature; false keeps it fixed."""
     siglip_bias: Literal["auto"] | Float = "auto"
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
-    """Gather embeddings over all processes, so that each sees the whole batch's negatives."""
+    """Gather embeddings over all processes, so that each sees the whole batch's negatives. Validation never gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
@@ -361,6 +362,9 @@ class LossConfig:
     duplicates: Literal["ignore", "positive"] = "ignore"
     """What identical captions in one batch are to each other: `ignore` treats each as its own class (so they are
     negatives), `positive` counts all of them as right."""
+    row_chunk: Count | None = None
+    """Rows of the batch's similarity matrix that are held at a time. null: all; a number saves memory at large batches
+    and costs a third more work in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,84 +1,155 @@
-"""The contrastive objective on the embeddings of a batch.
+"""The contrastive objective on the embeddings of a batch, with all its switches.
 
-Letters of shapes: B batch, E embedding.
+Letters of shapes: B batch, E embedding, K prefixes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from impresa.config.experiment import LossConfig, Modality, PairName
+from impresa.config.experiment import LossConfig, Modality
 from impresa.errors import DataError
-from impresa.losses.clip import clip_loss
+from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
+from impresa.losses.pairs import Pair, caption_labels, pairs_of
+from impresa.losses.siglip import LogitBias
 
 MAX_LOGIT_SCALE = 100.0
-
-PAIRS: dict[PairName, tuple[Modality, Modality]] = {
-    "image-text": ("image", "text"),
-    "image-audio": ("image", "audio"),
-    "text-audio": ("text", "audio"),
-}
+DEFAULT_TEMPERATURE = {"clip": 0.07, "siglip": 0.1}
 
 
 @dataclass
 class LossOutput:
     """A loss to minimise and what a log shows of it."""
 
-    loss: torch.Tensor
+    loss: Tensor
     """Scalar with its graph."""
-    logs: dict[str, torch.Tensor]
+    logs: dict[str, Tensor]
     """Detached scalars."""
 
 
 class ContrastiveLoss(nn.Module):
-    """The loss between the modalities of a batch; holds the logit scale.
+    """contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d]), averaged over the pairs of modalities.
 
     `logit_scale` is t, of which exp(t) multiplies the cosines: a parameter when `learn_temperature`, else a buffer.
+    `logit_bias` holds b of `siglip`, and is None for `clip`.
 
     Args:
         config: the loss's settings.
+        mrl_dimensions: prefixes to train beside the full width; none for no Matryoshka training.
+        seed: with the step it decides which prefix is drawn under `sample_single_mrl_dim`.
     """
 
-    logit_scale: torch.Tensor
+    logit_scale: Tensor
+    step: Tensor
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, *, mrl_dimensions: Sequence[int] = (), seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        start = torch.tensor(math.log(1 / config.temperature))
+        self.mrl_dimensions = tuple(mrl_dimensions)
+        self.seed = seed
+        temperature = config.temperature or DEFAULT_TEMPERATURE[config.type]
+        start = torch.tensor(math.log(1 / temperature))
         if config.learn_temperature:
             self.logit_scale = nn.Parameter(start)
         else:
             self.register_buffer("logit_scale", start)
+        self.logit_bias = LogitBias(config.siglip_bias) if config.type == "siglip" else None
+        if self._draws:
+            self.register_buffer("step", torch.tensor(0))
 
-    def forward(self, embeddings: Mapping[Modality, torch.Tensor]) -> LossOutput:
+    def forward(
+        self,
+        embeddings: Mapping[Modality, Tensor],
+        *,
+        present: Mapping[Modality, Tensor] | None = None,
+        captions: Sequence[str] = (),
+    ) -> LossOutput:
         """Align the modalities.
+
+        With `gather_distributed`, every process must hand over the same modalities; one whose samples all lack one of
+        them hands over rows and a mask without a true. Validation does not gather: processes may have different
+        numbers of batches there.
 
         Args:
             embeddings: (B, E) per modality, not normalised; equal rows belong to the same sample.
+            present: (B,) bool per modality that some samples lack, true where the sample has it.
+            captions: B texts, needed for `duplicates: positive`.
 
         Raises:
-            DataError: no pair of modalities that is to be aligned is in the batch.
+            DataError: no pair of modalities that is to be aligned is in the batch, or its captions are not.
         """
-        scale = self.logit_scale.exp()
-        losses = [clip_loss(embeddings[a], embeddings[b], scale) for a, b in self._pairs(embeddings)]
-        contrastive = torch.stack(losses).mean()
-        logs = {"contrastive": contrastive.detach(), "logit_scale": scale.detach()}
-        return LossOutput(self.config.contrastive_weight * contrastive, logs)
+        first = next(iter(embeddings.values()))
+        labels = self._labels(captions, first)
+        pairs = pairs_of(embeddings, self.config.pairs, present or {}, labels)
+        width, dims = first.shape[1], self._dims_of_step()
+        losses = self._prefix_losses(pairs, [width, *(d for d in dims if d != width)])
+        loss = self.config.contrastive_weight * losses[width]
+        if dims:
+            loss = loss + self.config.mrl_weight * torch.stack([losses[d] for d in dims]).mean()
+        logs = {"contrastive": losses[width], **{f"mrl_{d}": losses[d] for d in dims}, **self._scalars()}
+        return LossOutput(loss, {name: value.detach().clone() for name, value in logs.items()})
+
+    @torch.no_grad()
+    def commit(self, step: int) -> None:
+        """What follows an optimizer step: the scale is clamped, and the next prefix drawn.
+
+        Args:
+            step: optimizer steps done since the start of the training, from 1.
+        """
+        self.clamp_()
+        if self._draws:
+            self.step.fill_(step)
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Keep a learned logit scale at most at 100; to be called after each optimizer step."""
+        """Keep a learned logit scale at most at 100."""
         if self.config.learn_temperature:
             self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
-    def _pairs(self, embeddings: Mapping[Modality, torch.Tensor]) -> list[tuple[Modality, Modality]]:
-        wanted = self.config.pairs or tuple(PAIRS)
-        pairs = [PAIRS[name] for name in wanted if all(modality in embeddings for modality in PAIRS[name])]
-        if not pairs:
-            raise DataError(f"batch: has only {', '.join(embeddings)}; one of the pairs {', '.join(wanted)} is needed")
-        return pairs
+    @property
+    def _draws(self) -> bool:
+        return self.config.sample_single_mrl_dim and bool(self.mrl_dimensions)
+
+    @property
+    def _gathers(self) -> bool:
+        return self.config.gather_distributed and self.training
+
+    def _labels(self, captions: Sequence[str], like: Tensor) -> Tensor | None:
+        if self.config.duplicates == "ignore":
+            return None
+        if len(captions) != len(like):
+            fault = f"has {len(captions)} captions for {len(like)} samples"
+            raise DataError(f"batch: {fault}; losses.duplicates=positive needs one each, ignore needs none")
+        return caption_labels(captions, like.device)
+
+    def _dims_of_step(self) -> tuple[int, ...]:
+        """All prefixes, or the one that (seed, step) draws: each as often, and on every process the same."""
+        if not (self._draws and self.training):
+            return self.mrl_dimensions
+        digest = hashlib.blake2b(f"{self.seed}/{int(self.step)}".encode(), digest_size=8).digest()
+        return (self.mrl_dimensions[int.from_bytes(digest, "little") % len(self.mrl_dimensions)],)
+
+    def _prefix_losses(self, pairs: Sequence[Pair], dims: Sequence[int]) -> dict[int, Tensor]:
+        """Each prefix's loss, averaged over the pairs; the full width is there even if it weighs nothing."""
+        scale = self.logit_scale.exp()
+        bias = None if self.logit_bias is None else self.logit_bias(pairs, scale, gather=self._gathers)
+        losses = [self._of_pair(pair, dims, scale, bias) for pair in pairs]
+        return dict(zip(dims, torch.stack(losses).mean(dim=0), strict=True))
+
+    def _of_pair(self, pair: Pair, dims: Sequence[int], scale: Tensor, bias: Tensor | None) -> Tensor:
+        a, b, labels, chunk, gather = pair.a, pair.b, pair.labels, self.config.row_chunk, self._gathers
+        if bias is None:
+            return matryoshka_clip_loss(a, b, scale, dims, labels=labels, row_chunk=chunk, gather=gather)
+        return matryoshka_siglip_loss(a, b, scale, bias, dims, labels=labels, row_chunk=chunk, gather=gather)
+
+    def _scalars(self) -> dict[str, Tensor]:
+        scalars = {"logit_scale": self.logit_scale.exp()}
+        if self.logit_bias is not None:
+            scalars["logit_bias"] = self.logit_bias.value
+        return scalars

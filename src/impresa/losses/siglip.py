@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.losses.clip import unit
+from impresa.losses.gather import gather_rows, row_layout
+from impresa.losses.pairs import Pair
+
+logger = logging.getLogger(__name__)
+
+BIAS_OF_LARGE_BATCHES = -8.0
+LARGE_BATCH = 2000
 
 
 def siglip_loss(a: Tensor, b: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
@@ -23,7 +33,7 @@ def siglip_loss(a: Tensor, b: Tensor, logit_scale: Tensor, logit_bias: Tensor) -
         logit_bias: scalar, b.
 
     Returns:
-        Scalar, in nats; 1 + ln B, or a little less, when the bias is right and nothing else is learned yet.
+        Scalar, in nats; about 1 + ln B when the bias is right and nothing else is learned yet.
     """
     with torch.autocast(a.device.type, enabled=False):
         logits = logit_scale * unit(a) @ unit(b).T + logit_bias
@@ -31,19 +41,59 @@ def siglip_loss(a: Tensor, b: Tensor, logit_scale: Tensor, logit_bias: Tensor) -
         return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
-def floor_bias(mean_cosine: Tensor, logit_scale: Tensor, num_rows: int) -> Tensor:
-    """The bias under which the loss of a model that cannot tell pairs apart is smallest.
+class LogitBias(nn.Module):
+    """The bias b of the sigmoid loss, a parameter.
 
-    If all cosines are the same, the loss is least where each pair is right with probability 1 / B, that is where the
-    logits are -log(B - 1). Far below (the paper's -10 is for B of tens of thousands) a small batch learns nothing but
-    the bias for a long time.
+    With `auto` it starts where the loss of a model that cannot tell pairs apart is smallest: if all cosines are the
+    same, that is where each pair is right with probability 1 / B, so that the logits are -log(B - 1). Far below, a
+    small batch learns nothing but the bias for a long time. The first training batch decides; `started` remembers.
 
     Args:
-        mean_cosine: scalar, mean over all pairs of rows.
-        logit_scale: scalar, exp(t').
-        num_rows: B, the rows that are contrasted with one another.
-
-    Returns:
-        Scalar, without gradient.
+        start: the start, or `auto`.
     """
-    return -math.log(max(num_rows - 1, 1)) - (logit_scale * mean_cosine).detach()
+
+    started: Tensor
+
+    def __init__(self, start: float | Literal["auto"]) -> None:
+        super().__init__()
+        self.is_automatic = start == "auto"
+        self.value = nn.Parameter(torch.tensor(0.0 if start == "auto" else start))
+        self.register_buffer("started", torch.tensor(False))
+
+    def forward(self, pairs: Sequence[Pair], logit_scale: Tensor, *, gather: bool) -> Tensor:
+        """The bias for a batch; an evaluation before the first training batch leaves no trace.
+
+        Args:
+            pairs: the embeddings that are compared.
+            logit_scale: scalar, exp(t').
+            gather: rows are compared with those of all processes, not of their own only.
+        """
+        if self.started:
+            return self.value
+        floors, num_rows = self._floors(pairs, logit_scale.detach(), gather)
+        if not floors:
+            return self.value
+        floor = torch.stack(floors).mean()
+        if not self.training:
+            return floor if self.is_automatic else self.value
+        if self.is_automatic:
+            self.value.data.copy_(floor)
+        elif self.value <= BIAS_OF_LARGE_BATCHES and num_rows < LARGE_BATCH:
+            logger.warning(
+                f"losses.siglip_bias: {self.value.item():g} is for batches of tens of thousands, not of {num_rows:g}; "
+                "the model may learn nothing but the bias for long, `auto` starts it where learning begins"
+            )
+        self.started.fill_(True)
+        return self.value
+
+    @torch.no_grad()
+    def _floors(self, pairs: Sequence[Pair], logit_scale: Tensor, gather: bool) -> tuple[list[Tensor], float]:
+        """The best start for each pair, and the rows that are compared; in training the same for all processes."""
+        floors, num_rows = [], 0.0
+        for pair in pairs:
+            layout = row_layout(pair.a, gather=self.training)
+            if layout.total:
+                num_rows = layout.total if gather else layout.total / len(layout.counts)
+                mean_a, mean_b = (gather_rows(unit(x), layout).mean(dim=0) for x in (pair.a, pair.b))
+                floors.append(-math.log(max(num_rows - 1, 1)) - logit_scale * (mean_a * mean_b).sum())
+        return floors, num_rows

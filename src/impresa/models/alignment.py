@@ -44,7 +44,7 @@ class AlignmentModel(nn.Module):
     def forward(self, batch: Batch) -> AlignmentOutput:
         """Loss and embeddings of a batch."""
         embeddings = self.embed(batch)
-        output = self.loss(embeddings)
+        output = self.loss(embeddings, captions=batch.captions)
         return AlignmentOutput(output.loss, {"loss": output.loss.detach(), **output.logs}, embeddings)
 
     def embed(self, batch: Batch) -> dict[Modality, torch.Tensor]:
@@ -71,4 +71,4 @@ class AlignmentModel(nn.Module):
             step: optimizer steps done since the start of the training, from 1; every rank calls it once for each.
         """
         self.vision_encoder.commit(step)
-        self.loss.clamp_()
+        self.loss.commit(step)

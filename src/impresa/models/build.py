@@ -43,7 +43,9 @@ def build_alignment(
         vision_encoder = VisionEncoder(config.vision_encoder, config.dataset.image_size, load_weights=load_weights)
     with _own_seed():
         text_encoder = TextEncoder(config.text_encoder, vocab_size, end_id, load_weights=load_weights)
-    return AlignmentModel(vision_encoder, text_encoder, ContrastiveLoss(config.losses))
+    dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
+    loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
+    return AlignmentModel(vision_encoder, text_encoder, loss)
 
 
 @contextmanager

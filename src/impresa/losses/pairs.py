@@ -1,0 +1,69 @@
+"""Which embeddings of a batch are compared with which."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impresa.config.experiment import Modality, PairName
+from impresa.errors import DataError
+
+PAIRS: dict[PairName, tuple[Modality, Modality]] = {
+    "image-text": ("image", "text"),
+    "image-audio": ("image", "audio"),
+    "text-audio": ("text", "audio"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Embeddings of two modalities, of the samples that have both."""
+
+    a: Tensor
+    """(n, E), not normalised."""
+    b: Tensor
+    """(n, E); row i belongs to row i of `a`."""
+    labels: Tensor | None
+    """(n,) int64; rows with equal labels belong to each other as well."""
+
+
+def pairs_of(
+    embeddings: Mapping[Modality, Tensor],
+    wanted: Sequence[PairName] | None,
+    present: Mapping[Modality, Tensor],
+    labels: Tensor | None,
+) -> list[Pair]:
+    """The pairs of modalities to align.
+
+    Args:
+        embeddings: (B, E) per modality; equal rows belong to the same sample.
+        wanted: names of the pairs; None for all. Those with a modality that the batch lacks are left out.
+        present: (B,) bool per modality that some samples lack, true where the sample has it.
+        labels: (B,) int64, see `Pair.labels`.
+
+    Raises:
+        DataError: the batch has none of the pairs.
+    """
+    names = list(PAIRS) if wanted is None else list(wanted)
+    pairs = [PAIRS[name] for name in names if all(modality in embeddings for modality in PAIRS[name])]
+    if not pairs:
+        raise DataError(f"batch: has only {', '.join(embeddings)}; one of the pairs {', '.join(names)} is needed")
+    return [_both_present(Pair(embeddings[a], embeddings[b], labels), present.get(a), present.get(b)) for a, b in pairs]
+
+
+def _both_present(pair: Pair, has_a: Tensor | None, has_b: Tensor | None) -> Pair:
+    masks = [mask for mask in (has_a, has_b) if mask is not None]
+    if not masks:
+        return pair
+    rows = torch.stack(masks).all(dim=0).nonzero().squeeze(1)
+    return Pair(pair.a[rows], pair.b[rows], None if pair.labels is None else pair.labels[rows])
+
+
+def caption_labels(captions: Sequence[str], device: torch.device) -> Tensor:
+    """(B,) int64, equal for identical captions and for no others; the same in every process and on every machine."""
+    digests = (hashlib.blake2b(caption.encode(), digest_size=8).digest() for caption in captions)
+    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64, device=device)

@@ -1,0 +1,160 @@
+"""Two processes that gather are one process with the whole batch: losses and gradients, every switch."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from impresa.config.experiment import LossConfig
+from impresa.losses.contrastive import ContrastiveLoss, LossOutput
+
+WIDTH, E = 10, 16
+MODALITIES = ("image", "text", "audio")
+EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, and how many rows of the batch each process holds."""
+
+    losses: LossConfig
+    rows: tuple[int, int] = (6, 6)
+    dims: tuple[int, ...] = ()
+    step: int = 0
+    modalities: int = 2
+    with_gaps: bool = False
+
+
+def gathering(**losses: object) -> LossConfig:
+    return LossConfig(gather_distributed=True, **losses)
+
+
+CASES = {
+    "clip": Case(gathering()),
+    "siglip": Case(gathering(type="siglip")),
+    "siglip, fixed start": Case(gathering(type="siglip", siglip_bias=-3.0)),
+    "uneven": Case(gathering(), rows=(7, 2)),
+    "uneven siglip": Case(gathering(type="siglip"), rows=(3, 8)),
+    "an empty rank": Case(gathering(), rows=(5, 0)),
+    "matryoshka": Case(gathering(), dims=(16, 8, 3)),
+    "matryoshka siglip, uneven": Case(gathering(type="siglip"), rows=(2, 6), dims=(8, 3)),
+    "one drawn dimension": Case(gathering(sample_single_mrl_dim=True), dims=(8, 5, 3, 2), step=7),
+    "tiled": Case(gathering(row_chunk=4), rows=(7, 5), dims=(8, 3)),
+    "duplicates": Case(gathering(duplicates="positive"), rows=(7, 5), dims=(8,)),
+    "duplicates siglip": Case(gathering(duplicates="positive", type="siglip"), rows=(7, 5)),
+    "three modalities with gaps": Case(gathering(), rows=(6, 4), modalities=3, with_gaps=True),
+    "fixed temperature": Case(gathering(learn_temperature=False)),
+}
+APART = Case(LossConfig(type="siglip"), rows=(6, 6))
+
+
+class Towers(nn.Module):
+    """A linear encoder for each modality and the loss between them."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.case = case
+        self.encoders = nn.ModuleDict({name: nn.Linear(WIDTH, E) for name in MODALITIES[: case.modalities]})
+        self.loss = ContrastiveLoss(case.losses, mrl_dimensions=case.dims, seed=3)
+        self.loss.commit(case.step)
+        self.double()
+
+    def forward(self, rows: slice) -> LossOutput:
+        """The loss of some rows of the case's batch."""
+        generator = torch.Generator().manual_seed(1)
+        total = sum(self.case.rows)
+        base = torch.randn(total, WIDTH, generator=generator).double()
+        inputs = {name: base + torch.randn(total, WIDTH, generator=generator) for name in self.encoders}
+        embeddings = {name: encoder(inputs[name][rows]) for name, encoder in self.encoders.items()}
+        present = {"audio": (torch.arange(total) % 3 == 0)[rows]} if self.case.with_gaps else {}
+        captions = [f"caption {i % 4}" for i in range(total)][rows]
+        return self.loss(embeddings, present=present, captions=captions)
+
+
+def result(model: nn.Module, rows: slice, towers: Towers) -> dict[str, Tensor]:
+    output = model(rows)
+    output.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in towers.named_parameters()}
+    buffers = dict(towers.named_buffers())
+    return {"loss": output.loss.detach(), **output.logs, **gradients, **{f"after {n}": b for n, b in buffers.items()}}
+
+
+def rows_of(case: Case, rank: int) -> slice:
+    return slice(0, case.rows[0]) if rank == 0 else slice(case.rows[0], sum(case.rows))
+
+
+def run_rank(rank: int, folder: str) -> None:
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        address = f"file://{folder}/store"
+        wait = timedelta(seconds=60)
+        distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=wait)
+        results = {}
+        for name, case in {**CASES, "apart": APART}.items():
+            towers = Towers(case)
+            results[name] = result(DistributedDataParallel(towers), rows_of(case, rank), towers)
+        if rank == 0:  # alone: a collective call would wait for the other for ever
+            towers = Towers(CASES["siglip"]).eval()
+            results["validation"] = {"loss": towers(slice(0, 5)).loss.detach()}
+        torch.save(results, f"{folder}/{rank}.pt")
+        distributed.barrier()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # leaving the usual way aborts now and then in gloo's threads
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What both processes saved for each case."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=run_rank, args=(rank, str(folder))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_equal_one_with_the_whole_batch(ranks: list[dict], name: str) -> None:
+    towers = Towers(CASES[name])
+    whole = result(towers, slice(None), towers)
+    first, second = ranks[0][name], ranks[1][name]
+    assert first.keys() == whole.keys()
+    for key, expected in whole.items():
+        if key in ("loss", "contrastive") or key.startswith("mrl_"):
+            found = (first[key] + second[key]) / 2
+        else:
+            found = first[key]
+            torch.testing.assert_close(second[key], found, rtol=0, atol=0, msg=key)
+        torch.testing.assert_close(found, expected, rtol=EPSILON, atol=EPSILON, msg=key)
+    assert any(gradient.abs().max() > 0.01 for key, gradient in whole.items() if key.startswith("encoders"))
+
+
+def test_without_gathering_each_process_has_its_own_negatives(ranks: list[dict]) -> None:
+    towers = Towers(APART)
+    found = ranks[0]["apart"], ranks[1]["apart"]
+    towers.loss.logit_bias.value.data.copy_(found[0]["logit_bias"])
+    towers.loss.logit_bias.started.fill_(True)
+    for rank in (0, 1):
+        torch.testing.assert_close(found[rank]["loss"], towers(rows_of(APART, rank)).loss.detach())
+    torch.testing.assert_close(found[0]["logit_bias"], found[1]["logit_bias"], rtol=0, atol=0)
+
+
+def test_validation_never_waits_for_other_processes(ranks: list[dict]) -> None:
+    alone = Towers(CASES["siglip"]).eval()
+    torch.testing.assert_close(ranks[0]["validation"]["loss"], alone(slice(0, 5)).loss.detach())
