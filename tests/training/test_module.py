@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from impresa.data.batch import Batch
-from impresa.errors import TrainingError
+from impresa.errors import CheckpointError, TrainingError
 from impresa.models.alignment import AlignmentOutput
 from impresa.training.module import TrainingModule, mean_cosine, seed_step
 from impresa.training.plan import make_plan
@@ -169,3 +169,25 @@ def test_mean_cosine_is_one_for_a_collapsed_batch_and_zero_for_orthogonal_rows()
     assert mean_cosine(torch.eye(4)).item() == pytest.approx(0.0, abs=1e-6)
     assert mean_cosine(torch.ones(4, 3) * torch.arange(1, 5).unsqueeze(1)).item() == pytest.approx(1.0)
     assert mean_cosine(torch.ones(1, 3)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:
+    trained = module()
+    trained.model.frozen = nn.Linear(2, 2).requires_grad_(False)
+    trained.model.register_buffer("state", torch.ones(3))
+    checkpoint: dict[str, Any] = {"state_dict": trained.state_dict(), "loops": {}}
+    trained.on_save_checkpoint(checkpoint)
+    assert checkpoint["state_dict"].keys() == {"model.weight", "model.state"}
+    before = trained.model.frozen.weight.clone()
+    trained.load_trained({"model.weight": torch.tensor([7.0]), "model.state": torch.zeros(3)})
+    assert weight(trained) == 7.0
+    assert torch.equal(trained.model.frozen.weight, before)
+
+
+@pytest.mark.parametrize("names", [[], ["weight", "more"]])
+def test_weights_of_another_model_are_refused(names: list[str]) -> None:
+    trained = module()
+    weights = {f"model.{name}": torch.ones(1) for name in names}
+    for load in (trained.load_trained, lambda w: trained.on_load_checkpoint({"state_dict": w, "global_step": 1})):
+        with pytest.raises(CheckpointError, match="does not fit the model"):
+            load(weights)

@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(4, id="within an epoch"), pytest.param(6, id="where a validation is due")]
+    "step", [pytest.param(5, id="within an epoch"), pytest.param(6, id="where a validation is due")]
 )
 def test_a_resumed_run_equals_a_straight_one_to_the_bit(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

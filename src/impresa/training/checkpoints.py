@@ -167,13 +167,14 @@ def format_name(pattern: str, epoch: int, step: int, metrics: dict[str, float]) 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint: tensors and plain values only, nothing in it is executed.
+    """The content of a checkpoint: tensors and plain values only, nothing in it is executed. Tensors stay in the file
+    until they are used.
 
     Raises:
         CheckpointError: the file is broken or holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever torch makes of a broken file
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, nn
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.batch import Batch
 from impresa.data.module import DataModule
-from impresa.errors import TrainingError
+from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
@@ -44,6 +45,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # what is frozen is not in a checkpoint; `load_trained` checks the rest
         self.model = model
         self.config = config
         self.plan = plan
@@ -118,7 +120,18 @@ class TrainingModule(LightningModule):
         }
         self.log_dict(metrics, logger=False, sync_dist=True)  # the same in every process
 
+    def load_trained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a checkpoint, which leaves out what is frozen.
+
+        Raises:
+            CheckpointError: they are not those of this model.
+        """
+        self._refuse_other_weights(weights)
+        self.load_state_dict(weights, strict=False)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in self._frozen():
+            checkpoint["state_dict"].pop(name, None)
         # Lightning's own progress counts pieces between two validations; the step says all that a resumption needs.
         checkpoint["global_step"] = self.step
         checkpoint["epoch"] = self.plan.epoch_of(self.step)
@@ -129,7 +142,18 @@ class TrainingModule(LightningModule):
         del checkpoint["loops"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_other_weights(checkpoint["state_dict"])
         self.step = checkpoint["global_step"]
+
+    def _frozen(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def _refuse_other_weights(self, weights: Mapping[str, Tensor]) -> None:
+        other = weights.keys() ^ (self.state_dict().keys() - self._frozen())
+        if other:
+            raise CheckpointError(
+                f"checkpoint: does not fit the model ({min(other)}); resume with the run's own config"
+            )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.optimizers()

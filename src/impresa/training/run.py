@@ -108,7 +108,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
             trainer.loggers = build_loggers(config, run_dir, start.step)
             try:
                 trainer.fit(module, steps, parts.data.val_dataloader(), ckpt_path=start.checkpoint, weights_only=True)
-            except (TrainingInterrupted, Exception) as reason:
+            except (TrainingInterrupted, RuntimeError) as reason:
                 # Ctrl-C reaches data workers as well: one that it ends may be missed before the training looks up.
                 if not (stop.requested or isinstance(reason, TrainingInterrupted)):
                     raise
@@ -116,9 +116,9 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
                 raise KeyboardInterrupt from None
         else:
             checkpoints.load_state_dict(start.state["callbacks"][checkpoints.state_key])
-            module.load_state_dict(start.state["state_dict"])
+            module.load_trained(start.state["state_dict"])
     if checkpoints.best is not None:
-        module.load_state_dict(read_checkpoint(checkpoints.best)["state_dict"])
+        module.load_trained(read_checkpoint(checkpoints.best)["state_dict"])
     return trainer.strategy.root_device
 
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from impresa.training.parts import Parts, build_parts
+from tiny_run import finished_run, tiny_experiment
+
+
+def weights(parts: Parts) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in parts.model.parameters()])
+
+
+def test_the_seed_draws_the_weights_whatever_was_drawn_before() -> None:
+    first = weights(build_parts(tiny_experiment(), None))
+    torch.rand(7)
+    assert torch.equal(weights(build_parts(tiny_experiment(), None)), first)
+    assert not torch.equal(weights(build_parts(tiny_experiment("seed=1"), None)), first)
+
+
+def test_a_resumed_run_keeps_its_tokenizer() -> None:
+    other_captions = tiny_experiment("dataset.shapes.seed=5", "dataset.shapes.num_train=400")
+    fresh = build_parts(other_captions, finished_run())
+    resumed = build_parts(other_captions, finished_run(), resumed=True)
+    assert fresh.tokenizer.vocab_size != resumed.tokenizer.vocab_size
+    assert resumed.tokenizer.vocab_size == build_parts(tiny_experiment(), None).tokenizer.vocab_size
+
+
+def test_parameters_are_counted_by_part(tmp_path: Path) -> None:
+    parts = build_parts(tiny_experiment(), tmp_path)
+    counted = dict(parts.parameters())
+    assert set(counted) == {"vision_encoder", "text_encoder", "loss"}
+    assert counted["loss"] == 1
+    assert sum(counted.values()) == parts.num_parameters == len(weights(parts))
+    assert not list(tmp_path.iterdir())
