@@ -95,16 +95,14 @@ def _with_parents(key: str) -> list[str]:
 
 def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Schema, list[Fault]]:
     """The tree as a config object, and the faults of single fields; a wrong field has its default in the object."""
-    faults: dict[str, Fault] = {}
     full = merge(defaults, tree)
-    # A part that is wrong as a whole can hide what is wrong inside a part that it replaces, hence the loop.
-    while True:
-        try:
-            return _adapter(cast(Hashable, schema)).validate_python(full), list(faults.values())
-        except ValidationError as error:
-            found = dict(_field_faults(schema, error, full))
-            faults |= found
-            full = merge(defaults, without(full, set(found)))
+    adapter = _adapter(cast(Hashable, schema))
+    try:
+        return adapter.validate_python(full), []
+    except ValidationError as error:
+        faults = dict(_field_faults(schema, error, full))
+    sound = merge(defaults, without(full, set(faults)))
+    return adapter.validate_python(sound), list(faults.values())
 
 
 @cache
