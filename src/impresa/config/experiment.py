@@ -361,7 +361,8 @@ class LossConfig:
     """Pairs of modalities to align. null: every pair present in the batch."""
     duplicates: Literal["ignore", "positive"] = "ignore"
     """What identical captions in one batch are to each other: `ignore` treats each as its own class (so they are
-    negatives), `positive` counts all of them as right."""
+    negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have
+    identical embeddings (no dropout of words or activations); to `siglip` it never is."""
     row_chunk: Count | None = None
     """Rows of the batch's similarity matrix that are held at a time. null: all; a number saves memory at large batches
     and costs a third more work in the loss."""
