@@ -28,7 +28,7 @@ from impresa.config.describe import describe, locate
 from impresa.config.dialects import SCHEMAS
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.faults import Fault, listed, nearest, raise_faults, show
-from impresa.config.paths import shipped_folder, shipped_names
+from impresa.config.paths import find_config, shipped_folder, shipped_names
 from impresa.config.tree import leaves, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
 from impresa.config.yaml_safety import one_line, read_yaml
@@ -37,7 +37,6 @@ from impresa.errors import ConfigError
 DEFAULT_NAME = "default"
 _MAIN = "__main__"
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
-_YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -86,29 +85,6 @@ def read_config(path: Path) -> ExperimentConfig:
 def to_yaml(config: Any) -> str:
     """A config dataclass or a tree as YAML that reads back as the same config."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
-
-
-def find_config(name: str) -> Path:
-    """The YAML file that `name` stands for: a path, or the name of a shipped config.
-
-    `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
-    """
-    path, shipped = Path(name).expanduser(), shipped_folder()
-    if path.suffix not in _YAML_SUFFIXES and path.parent == Path() and not name.startswith("."):
-        path = shipped / f"{name}.yaml"
-    elif not path.exists() and path.parent == Path("configs"):
-        path = shipped / path.name
-    if path.is_file():
-        return path
-    if Path(name).is_dir():
-        raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
-    if path.parent not in (Path(), shipped):
-        raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(shipped_names(), 'and')}")
-    near = nearest(Path(name).stem, shipped_names())
-    hint = f"did you mean {near}? " if near else ""
-    beside = f"./{name}.yaml" if Path(f"{name}.yaml").is_file() else None
-    hint = f"your file is named by its path, {beside}; " if beside else hint
-    raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(shipped_names(), 'and')}")
 
 
 class _Files(ConfigSource):

@@ -1,4 +1,4 @@
-"""Where configs and data lie: the shipped YAML files, and whether the data that a config names is there."""
+"""Where configs and data lie: the YAML file that a name stands for, and whether a config's data is there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 from impresa.config.dialects import both_names
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
-from impresa.config.faults import Fault, raise_faults
+from impresa.config.faults import Fault, listed, nearest, raise_faults
+from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
 """The path that stands for the embedded data set."""
+_YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
 
 
@@ -23,6 +25,32 @@ def shipped_folder() -> Path:
 def shipped_names() -> list[str]:
     """Names of the shipped configs, sorted."""
     return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The YAML file that `name` stands for: a path, or the name of a shipped config.
+
+    `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
+
+    Raises:
+        ConfigError: there is no such file, or no shipped config of that name.
+    """
+    path, shipped = Path(name).expanduser(), shipped_folder()
+    if path.suffix not in _YAML_SUFFIXES and path.parent == Path() and not name.startswith("."):
+        path = shipped / f"{name}.yaml"
+    elif not path.exists() and path.parent == Path("configs"):
+        path = shipped / path.name
+    if path.is_file():
+        return path
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
+    if path.parent not in (Path(), shipped):
+        raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(shipped_names(), 'and')}")
+    near = nearest(Path(name).stem, shipped_names())
+    hint = f"did you mean {near}? " if near else ""
+    if Path(f"{name}.yaml").is_file():
+        hint = f"your file is named by its path, ./{name}.yaml; "
+    raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(shipped_names(), 'and')}")
 
 
 def check_data_paths(config: ExperimentConfig) -> None:
