@@ -79,6 +79,14 @@ def test_duplicates_can_be_right_answers(kind: str) -> None:
         assert found["ignore"] > 10
 
 
+def test_duplicates_among_samples_that_lack_a_modality() -> None:
+    inputs, loss = embeddings("image", "text"), ContrastiveLoss(LossConfig(type="siglip", duplicates="positive"))
+    captions, has_text = list("ababcdde"), torch.tensor([1, 0, 1, 1, 0, 1, 1, 1]).bool()
+    found = loss(inputs, present={"text": has_text}, captions=captions).loss
+    kept = [caption for caption, has in zip(captions, has_text, strict=True) if has]
+    torch.testing.assert_close(found, loss({name: x[has_text] for name, x in inputs.items()}, captions=kept).loss)
+
+
 def test_duplicates_need_a_caption_for_each_sample() -> None:
     with pytest.raises(DataError, match="batch: has 3 captions for 8 samples; "):
         ContrastiveLoss(LossConfig(duplicates="positive"))(embeddings("image", "text"), captions=["a"] * 3)
