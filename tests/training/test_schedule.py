@@ -48,13 +48,13 @@ def test_warm_up_counts_epochs_of_optimizer_steps() -> None:
     assert make_schedule(OptimizationConfig(warmup_epochs=1.5), plan).warmup_steps == 30
 
 
-@pytest.mark.parametrize(("total", "left"), [(20, 2), (100, 10), (1, 0)])
+@pytest.mark.parametrize(("total", "epochs", "left"), [(20, 5, 2), (100, 5, 10), (1, 5, 0), (40, 1, 4)])
 def test_a_warm_up_that_does_not_fit_is_cut_with_a_notice(
-    total: int, left: int, caplog: pytest.LogCaptureFixture
+    total: int, epochs: float, left: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = Plan(total, total, LoggingConfig())
     with caplog.at_level(logging.WARNING):
-        schedule = make_schedule(OptimizationConfig(warmup_epochs=5), plan)
+        schedule = make_schedule(OptimizationConfig(warmup_epochs=epochs), plan)
     assert schedule.warmup_steps == left
     assert "warmup_epochs" in caplog.text
     assert f"cut to {left}" in caplog.text

@@ -27,4 +27,3 @@ def show_notices() -> None:
         return
     library.addHandler(_StderrHandler())
     library.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    library.propagate = False
