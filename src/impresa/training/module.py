@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import compress
 from typing import Any
 
 import torch
@@ -82,7 +83,8 @@ class TrainingModule(LightningModule):
         self.step += 1
         self.model.commit(self.step)  # type: ignore[operator]
         logs = {name: value for name, value in output.logs.items() if name != "loss"}
-        cosine = mean_cosine(next(iter(output.embeddings.values())).detach())
+        modality, embeddings = next(iter(output.embeddings.items()))
+        cosine = mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])
         lr_now = torch.tensor(lr)
         return {"loss": loss, **logs, "lr": lr_now, "gradient_norm": self.gradient_norm, "mean_cosine": cosine}
 
@@ -97,18 +99,21 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         output = self.model(batch)
-        metrics = {f"val_{name}": value for name, value in output.logs.items() if name != "logit_scale"}
+        metrics = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
         metrics["val_loss"] = output.loss
         self.log_dict(metrics, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
         num_kept = sum(len(captions) for *_, captions in self._validated) * self.trainer.world_size
         if {"image", "text"} <= output.embeddings.keys() and num_kept < NUM_RETRIEVED:
-            image, text = (output.embeddings[name].float().cpu() for name in ("image", "text"))
-            self._validated.append((image, text, batch.captions))
+            rows = [bool(caption) for caption in batch.captions]
+            if batch.image_present is not None:
+                rows = (batch.image_present.cpu() & torch.tensor(rows)).tolist()
+            image, text = (output.embeddings[name].float().cpu()[torch.tensor(rows)] for name in ("image", "text"))
+            self._validated.append((image, text, list(compress(batch.captions, rows))))
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval over the first validation samples, one caption for each image."""
         validated, self._validated = self._gathered(self._validated), []
-        if not validated:
+        if not any(captions for *_, captions in validated):
             return
         images = torch.cat([image for image, _, _ in validated])
         texts = torch.cat([text for _, text, _ in validated])
