@@ -19,10 +19,13 @@ TINY = (
     *("vision_encoder.embed_dim=16", "vision_encoder.memory.dim=16", "vision_encoder.memory.num_memory_tokens=2"),
     *("vision_encoder.memory.mem_reinit_steps=4", "text_encoder.embed_dim=16"),
     *("text_encoder.dim=16", "text_encoder.depth=1", "text_encoder.num_heads=2", "text_encoder.drop_rate=0.1"),
-    *("optimization.warmup_epochs=1", "trainer.epochs=3", "trainer.accumulate_grad_batches=2"),
+    *("vision_encoder.patch_size=8", "vision_encoder.memory.enabled=true", "dataset.num_workers=0"),
+    *("optimization.lr=1e-3", "optimization.min_lr=1e-6", "optimization.warmup_epochs=1"),
+    *("trainer.epochs=3", "trainer.accumulate_grad_batches=2"),
+    *("trainer.logging.eval_interval=100", "trainer.logging.save_interval=100"),
     *("trainer.logging.log_interval=2", "trainer.logging.tensorboard=false", "trainer.accelerator=cpu"),
 )
-"""18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller."""
+"""Whatever `shapes` says: 18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller."""
 
 STEPS_PER_EPOCH = 3
 
