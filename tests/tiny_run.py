@@ -25,7 +25,8 @@ TINY = (
     *("trainer.logging.eval_interval=100", "trainer.logging.save_interval=100"),
     *("trainer.logging.log_interval=2", "trainer.logging.tensorboard=false", "trainer.accelerator=cpu"),
 )
-"""Whatever `shapes` says: 18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller."""
+"""18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller.
+What the tests count on is set here, so that `shapes` can be tuned."""
 
 STEPS_PER_EPOCH = 3
 
