@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from impresa.config import read_config, to_yaml
 from impresa.config.checks import towers
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.audio import Clip
 from impresa.data.batch import Sample
 from impresa.data.images import ImageTransform
-from impresa.data.preparation import Tokenizer, load_tokenizer
+from impresa.data.preparation import AudioTransform, Tokenizer, audio_transform_from_dict, load_tokenizer
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
 from impresa.errors import CheckpointError, ConfigError, DataError
@@ -40,12 +41,19 @@ SMALLEST_GOLDEN_COSINE = 0.999
 
 
 def save_preparation(
-    run_dir: Path, config: ExperimentConfig, tokenizer: Tokenizer, image_transform: ImageTransform
+    run_dir: Path,
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    image_transform: ImageTransform,
+    audio_transform: AudioTransform | None = None,
 ) -> None:
     """Write what is known before the training: config, tokenizer and preprocessing."""
     write_atomic(run_dir / CONFIG, to_yaml(config))
     tokenizer.save(run_dir / TOKENIZER)
-    write_atomic(run_dir / PREPROCESSING, json.dumps({"image": image_transform.to_dict()}, indent=2) + "\n")
+    transforms = {"image": image_transform.to_dict()}
+    if audio_transform is not None:
+        transforms["audio"] = audio_transform.to_dict()
+    write_atomic(run_dir / PREPROCESSING, json.dumps(transforms, indent=2) + "\n")
 
 
 def save_run(
@@ -55,6 +63,7 @@ def save_run(
     tokenizer: Tokenizer,
     image_transform: ImageTransform,
     *,
+    audio_transform: AudioTransform | None = None,
     examples: Sequence[Sample] = (),
 ) -> None:
     """Write a whole run, so that `load` gives the model back.
@@ -65,11 +74,12 @@ def save_run(
         config: the experiment.
         tokenizer: of the captions.
         image_transform: of the images.
+        audio_transform: of the sounds, if the model hears any.
         examples: samples that become golden embeddings.
     """
     (run_dir / MANIFEST).unlink(missing_ok=True)
-    save_preparation(run_dir, config, tokenizer, image_transform)
-    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device="cpu")
+    save_preparation(run_dir, config, tokenizer, image_transform, audio_transform)
+    embedder = EmbeddingModel(model, config, tokenizer, image_transform, "cpu", audio_transform=audio_transform)
     with replacing(run_dir / WEIGHTS) as path:
         save_model(model, str(path))
     _save_architectures(run_dir, model)
@@ -95,7 +105,7 @@ def read_run_config(run_dir: Path) -> ExperimentConfig:
 
 
 def load(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
-    """The model of a finished run, ready to embed images and texts.
+    """The model of a finished run, ready to embed images, texts and sounds.
 
     The stored golden inputs are embedded again: a cosine below 0.999 to what the training had is an error on the kind
     of device that the run was finished on, and a warning on another.
@@ -112,7 +122,11 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
     _verify(run_dir)
     try:
         tokenizer = load_tokenizer(run_dir / TOKENIZER)
-        image_transform = ImageTransform.from_dict(json.loads((run_dir / PREPROCESSING).read_text())["image"])
+        transforms = json.loads((run_dir / PREPROCESSING).read_text())
+        image_transform = ImageTransform.from_dict(transforms["image"])
+        audio_transform = None
+        if config.audio_encoder is not None:
+            audio_transform = audio_transform_from_dict(transforms["audio"])
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
             stored = _with_stored_backbones(config, run_dir)
             model = build_alignment(stored, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
@@ -120,7 +134,7 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
     except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
-    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device)
+    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device, audio_transform=audio_transform)
     _check_golden(run_dir, embedder)
     return embedder
 
@@ -181,6 +195,7 @@ def _save_golden(path: Path, embedder: EmbeddingModel, examples: Sequence[Sample
     largest = 2 * embedder.image_transform.size
     images: list[Tensor] = []
     texts: list[str] = []
+    sounds = [sample.audio for sample in examples if sample.audio is not None]
     for sample in examples:
         if sample.image is not None:
             small = sample.image.copy()
@@ -191,6 +206,10 @@ def _save_golden(path: Path, embedder: EmbeddingModel, examples: Sequence[Sample
     tensors["image_embeddings"] = embedder.encode_image(images)
     tensors["text_embeddings"] = embedder.encode_text(texts)
     metadata = {"texts": json.dumps(texts), "device": embedder.device.type}
+    if embedder.audio_transform is not None:
+        tensors |= {f"audio_{i}": sound.samples for i, sound in enumerate(sounds)}
+        tensors["audio_embeddings"] = embedder.encode_audio(sounds)
+        metadata["audio_rates_hz"] = json.dumps([sound.rate_hz for sound in sounds])
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -203,10 +222,14 @@ def _check_golden(run_dir: Path, embedder: EmbeddingModel) -> None:
     except SafetensorError as error:
         raise CheckpointError(f"{run_dir / GOLDEN}: {error}; restore the run from a copy") from error
     images = [tensors[f"image_{i}"] for i in range(len(tensors["image_embeddings"]))]
-    pairs = (
+    pairs = [
         (embedder.encode_image(images), tensors["image_embeddings"]),
         (embedder.encode_text(json.loads(metadata["texts"])), tensors["text_embeddings"]),
-    )
+    ]
+    if embedder.audio_transform is not None:
+        rates_hz = json.loads(metadata["audio_rates_hz"])
+        sounds = [Clip(tensors[f"audio_{i}"], rate_hz) for i, rate_hz in enumerate(rates_hz)]
+        pairs.append((embedder.encode_audio(sounds), tensors["audio_embeddings"]))
     worst = min((_smallest_cosine(now, then) for now, then in pairs if len(then)), default=1.0)
     if worst >= SMALLEST_GOLDEN_COSINE:
         return

@@ -10,12 +10,10 @@ from impresa.errors import ConfigError
 
 TURNED_ON = {
     "vision_encoder.checkpoint": ["vision_encoder.checkpoint=runs/x"],
-    "audio_encoder": ["audio_encoder.embed_dim=${vision_encoder.embed_dim}"],
     "decoder": ["decoder.type=trm"],
     "fusion": ["fusion.strategy=gated"],
     "dataset.source": ["dataset.source=hub"],
     "dataset.cache_features": ["dataset.cache_features=true"],
-    "dataset.caption_dropout": ["dataset.caption_dropout=0.1"],
     "trainer.strategy": ["trainer.strategy=fsdp"],
 }
 
@@ -30,7 +28,7 @@ def test_a_switch_without_its_part_is_refused(key: str) -> None:
     assert "is not built yet; until then it must be " in line
 
 
-@pytest.mark.parametrize("name", ["default", "shapes", "digits"])
+@pytest.mark.parametrize("name", ["default", "shapes", "shapes_audio", "digits"])
 def test_what_is_built_is_not_refused(name: str) -> None:
     check_built(load_experiment(name))
 

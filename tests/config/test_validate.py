@@ -137,6 +137,10 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("losses.pairs", ["image-text", "image-text"])], "losses.pairs: ['image-text', 'image-text'] must name each"),
     ([("losses.pairs", ["image-audio"])], "losses.pairs: image-audio needs an audio_encoder; add one or leave"),
     (
+        [("losses.pairs", ["image-text"]), ("audio_encoder.dim", 64)],
+        "losses.pairs: ['image-text'] leaves the audio_encoder untrained; add image-audio or text-audio, or leave",
+    ),
+    (
         [("decoder.type", "trm"), ("decoder.load_in_4bit", True)],
         "decoder.load_in_4bit: is for decoder.type qwen, not for trm; leave it out",
     ),

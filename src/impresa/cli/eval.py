@@ -43,14 +43,19 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate and print; returns the exit code."""
     _check_arguments(args, overrides)
     from impresa.checkpoint import load
+    from impresa.data.preparation import seconds_of_sound
     from impresa.data.sources import open_source
     from impresa.evaluation.evaluate import evaluate, name_of_data
 
     model = load(args.run, device=_checked_device(args.device))
     dataset = model.config.dataset
-    source = _open_data(args, dataset) if args.data else open_source(dataset, args.split)
+    seconds = seconds_of_sound(model.config)
+    if args.data:
+        source = _open_data(args, dataset, seconds)
+    else:
+        source = open_source(dataset, args.split, audio_seconds=seconds)
     try:
-        train_source = open_source(dataset, "train")
+        train_source = open_source(dataset, "train", audio_seconds=seconds)
     except DataError as error:
         sys.stderr.write(f"no colour histogram beside the model, because the training data cannot be read: {error}\n")
         train_source = None
@@ -94,15 +99,15 @@ def _checked_device(name: str | None) -> str | None:
     return name
 
 
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig) -> Source:
+def _open_data(args: argparse.Namespace, dataset: DatasetConfig, audio_seconds: float | None) -> Source:
     from dataclasses import replace
 
     from impresa.data.sources import open_path, open_source
 
     if args.data == SHAPES:
         shapes = replace(dataset, source="auto", train_path=SHAPES, val_path=None, test_path=None)
-        return open_source(shapes, args.split)
-    return open_path(dataset, args.data)
+        return open_source(shapes, args.split, audio_seconds=audio_seconds)
+    return open_path(dataset, args.data, audio_seconds=audio_seconds)
 
 
 def _name(args: argparse.Namespace) -> str:

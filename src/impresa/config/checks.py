@@ -165,6 +165,9 @@ def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
     for pair in losses.pairs:
         if "audio" in pair and config.audio_encoder is None:
             yield Fault("losses.pairs", f"{pair} needs an `audio_encoder`; add one or leave the pair out")
+    if config.audio_encoder is not None and not any("audio" in pair for pair in losses.pairs):
+        fault = f"{show(losses.pairs)} leaves the `audio_encoder` untrained"
+        yield Fault("losses.pairs", f"{fault}; add image-audio or text-audio, or leave the encoder out")
 
 
 def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
@@ -232,12 +235,10 @@ def _any_tower(test: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentCon
 # fmt: off
 NOT_BUILT_YET: tuple[Unbuilt, ...] = (
     Unbuilt("vision_encoder.checkpoint", _any_tower(lambda tower: tower.checkpoint is not None), "null"),
-    Unbuilt("audio_encoder", lambda config: config.audio_encoder is not None, "null"),
     Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
     Unbuilt("fusion", lambda config: config.fusion != FusionConfig(), "left at its defaults"),
     Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder, parquet"),
     Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
-    Unbuilt("dataset.caption_dropout", lambda config: config.dataset.caption_dropout > 0, "0.0"),
     Unbuilt("trainer.strategy", lambda config: config.trainer.strategy in ("fsdp", "deepspeed"), "auto or ddp"),
 )
 # fmt: on

@@ -50,21 +50,41 @@ def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> 
     Raises:
         DataError: the file is missing, empty, damaged, or holds values that are not finite.
     """
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    try:
+        return decode_audio(source, max_seconds)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}; give a wav, flac, ogg or mp3 file that has sound") from error
+
+
+def decode_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
+    """What `load_audio` does.
+
+    Raises:
+        ValueError: the sound cannot be used; the message is the reason alone.
+    """
     import soundfile
 
-    name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             num_samples = -1 if max_seconds is None else math.ceil(max_seconds * file.samplerate)
             channels = torch.from_numpy(file.read(num_samples, dtype="float32", always_2d=True))  # (S, channels)
             rate_hz = int(file.samplerate)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{name}: cannot be decoded as sound ({error}); give a wav, flac, ogg or mp3 file") from error
-    samples = channels.mean(dim=1)
+        raise ValueError(f"cannot be decoded as sound ({error})") from error
+    return checked_clip(channels.mean(dim=1), rate_hz)
+
+
+def checked_clip(samples: Tensor, rate_hz: int) -> Clip:
+    """A clip of (S,) samples.
+
+    Raises:
+        ValueError: there are none, or some are not finite; the message is the reason alone.
+    """
     if not len(samples):
-        raise DataError(f"{name}: holds no sound; leave it out")
+        raise ValueError("holds no sound")
     if not samples.isfinite().all():
-        raise DataError(f"{name}: holds samples that are not finite numbers; write the file again")
+        raise ValueError("holds samples that are not finite numbers")
     return Clip(samples, rate_hz)
 
 

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from impresa.config.experiment import Modality
+    from impresa.data.audio import Clip
+
 
 @dataclass
 class Sample:
@@ -19,14 +22,19 @@ class Sample:
     image: Image | None = None
     """RGB image, upright."""
     captions: tuple[str, ...] = ()
-    """All captions of the image; training draws one per epoch, evaluation uses all of them."""
+    """All captions; training draws one per epoch, evaluation uses all of them."""
     label: str | None = None
     """Class name, if the data has one."""
+    audio: Clip | None = None
+    """Sound in one channel; None also where sound is not read at all."""
 
 
 @dataclass
 class Batch:
-    """Tensors of B samples, ready for the model. A modality that the data lacks is None."""
+    """Tensors of B samples, ready for the model. A modality that the data lacks is None.
+
+    A sample that lacks a modality has a row of it all the same, whose content means nothing; a mask tells these rows.
+    """
 
     ids: list[str]
     """Names of the samples, length B."""
@@ -36,8 +44,18 @@ class Batch:
     """(B, T) int64; T is the longest caption of this batch."""
     attention_mask: torch.Tensor | None = None
     """(B, T) bool; true where there is a token."""
+    audio: torch.Tensor | None = None
+    """(B, F, M) float32 features of sounds; F is the longest of this batch, or what a pretrained tower wants."""
+    audio_mask: torch.Tensor | None = None
+    """(B, F) bool; true on frames that are not padding."""
+    image_present: torch.Tensor | None = None
+    """(B,) bool; true where the sample has an image, None where all have one."""
+    text_present: torch.Tensor | None = None
+    """The same for captions."""
+    audio_present: torch.Tensor | None = None
+    """The same for sounds."""
     captions: list[str] = field(default_factory=list)
-    """The captions behind `input_ids`, length B."""
+    """The captions behind `input_ids`, length B; empty for a sample without one."""
     labels: list[str | None] = field(default_factory=list)
     """Class names, length B."""
     bad: list[tuple[str, str]] = field(default_factory=list)
@@ -45,6 +63,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def present(self) -> dict[Modality, torch.Tensor]:
+        """(B,) bool for each modality that some samples lack, true where the sample has it."""
+        masks: dict[Modality, torch.Tensor | None] = {
+            "image": self.image_present,
+            "text": self.text_present,
+            "audio": self.audio_present,
+        }
+        return {modality: mask for modality, mask in masks.items() if mask is not None}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""

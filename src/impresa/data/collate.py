@@ -4,25 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from impresa.data.audio import Clip
 from impresa.data.batch import Batch, Sample
 from impresa.data.images import ImageTransform
+from impresa.data.preparation import AudioTransform
 from impresa.data.tokenizers import TextBatcher
+
+_SILENCE = Clip(torch.zeros(1), 16_000)
 
 
 class Collator:
-    """Stack the images of samples, normalise them together, and tokenize the first caption of each."""
+    """Stack the images of samples, normalise them together, tokenize the first caption of each, and turn sounds into
+    features.
 
-    def __init__(self, image_transform: ImageTransform, tokenizer: TextBatcher) -> None:
+    With an `audio_transform` any sample may lack any modality: its row is filled and marked as absent. Then every batch
+    has all three modalities, so that all processes of a distributed run agree about them. Without one, all samples are
+    expected to have the same modalities.
+    """
+
+    def __init__(
+        self, image_transform: ImageTransform, tokenizer: TextBatcher, audio_transform: AudioTransform | None = None
+    ) -> None:
         self._image_transform = image_transform
         self._tokenizer = tokenizer
+        self._audio_transform = audio_transform
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """A batch in the samples' order; a modality that no sample has is None."""
+        """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
         batch = Batch(ids=[sample.id for sample in samples], labels=[sample.label for sample in samples])
+        if self._audio_transform is None:
+            self._add_images(batch, samples)
+            self._add_captions(batch, [sample.captions[0] for sample in samples if sample.captions])
+            return batch
+        batch.image_present = _mask([sample.image is not None for sample in samples])
+        batch.text_present = _mask([bool(sample.captions) for sample in samples])
+        batch.audio_present = _mask([sample.audio is not None for sample in samples])
+        self._add_images(batch, samples)
+        self._add_captions(batch, [sample.captions[0] if sample.captions else "" for sample in samples])
+        batch.audio, batch.audio_mask = self._audio_transform([sample.audio or _SILENCE for sample in samples])
+        return batch
+
+    def _add_images(self, batch: Batch, samples: Sequence[Sample]) -> None:
         images = [sample.image for sample in samples if sample.image is not None]
         if images:
             batch.image = self._image_transform.normalize(self._image_transform.pixels(images))
-        batch.captions = [sample.captions[0] for sample in samples if sample.captions]
-        if batch.captions:
-            batch.input_ids, batch.attention_mask = self._tokenizer(batch.captions)
-        return batch
+        if batch.image_present is not None:
+            size = self._image_transform.size
+            rows = torch.zeros(len(samples), 3, size, size)
+            if batch.image is not None:
+                rows[batch.image_present] = batch.image
+            batch.image = rows
+
+    def _add_captions(self, batch: Batch, captions: list[str]) -> None:
+        batch.captions = captions
+        if captions:
+            batch.input_ids, batch.attention_mask = self._tokenizer(captions)
+
+
+def _mask(present: list[bool]) -> Tensor | None:
+    """(B,) bool, or None where nothing is absent."""
+    return None if all(present) else torch.tensor(present)

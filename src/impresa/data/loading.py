@@ -34,9 +34,9 @@ class TrainingView:
     def __call__(self, sample: Sample, item: Item) -> Sample:
         """The sample with one of its captions and an augmented image."""
         generator = np.random.default_rng((self.seed, *item))
-        caption = sample.captions[int(generator.integers(len(sample.captions)))]
+        captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
-        return replace(sample, image=image, captions=(self._drop_words(caption, generator),))
+        return replace(sample, image=image, captions=tuple(self._drop_words(text, generator) for text in captions))
 
     def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
         if self.caption_dropout == 0.0:

@@ -14,6 +14,7 @@ from impresa.data.bad_samples import BadSampleList
 from impresa.data.collate import Collator
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
+from impresa.data.preparation import AudioTransform
 from impresa.data.sampler import BatchSampler
 from impresa.data.sources import Source, open_source, open_train_and_val
 from impresa.data.tokenizers import TextBatcher
@@ -31,6 +32,7 @@ class DataModule(lightning.LightningDataModule):
         image_transform: ImageTransform,
         bad_samples: Path | None = None,
         *,
+        audio_transform: AudioTransform | None = None,
         train_source: Source | None = None,
         val_source: Source | None = None,
     ) -> None:
@@ -40,6 +42,7 @@ class DataModule(lightning.LightningDataModule):
             tokenizer: for the captions.
             image_transform: for the images.
             bad_samples: file that lists what could not be used; None keeps the list in memory.
+            audio_transform: for the sounds; None reads none.
             train_source: the training data, if they are open already.
             val_source: the validation data, if they are open already.
 
@@ -49,13 +52,14 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self._config = config.dataset
         self._seed = config.seed
-        self._collate = Collator(image_transform, tokenizer)
+        self._collate = Collator(image_transform, tokenizer, audio_transform)
         self._image_size_px = image_transform.size
         self._bad_samples = bad_samples
+        seconds = None if audio_transform is None else audio_transform.max_seconds
         if train_source is None and val_source is None:
-            train_source, val_source = open_train_and_val(config.dataset)
-        self.train_source = train_source or open_source(config.dataset, "train")
-        self.val_source = val_source or open_source(config.dataset, "val")
+            train_source, val_source = open_train_and_val(config.dataset, audio_seconds=seconds)
+        self.train_source = train_source or open_source(config.dataset, "train", audio_seconds=seconds)
+        self.val_source = val_source or open_source(config.dataset, "val", audio_seconds=seconds)
         self._train_sampler: BatchSampler | None = None
         self._resume_state: dict[str, Any] | None = None
         if self._config.num_workers == 0 and self._config.persistent_workers:

@@ -1,17 +1,20 @@
-"""What a run does to its images and texts before the model sees them: chosen by the towers, kept in the run."""
+"""What a run does to its images, texts and sounds before the model sees them: chosen by the towers, kept in the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.audio import LogMelTransform
 from impresa.data.images import ImageTransform
-from impresa.data.pretrained import PretrainedTokenizer, pretrained_image_transform
+from impresa.data.pretrained import PretrainedAudioTransform, PretrainedTokenizer, pretrained_image_transform
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 
 Tokenizer = TextTokenizer | PretrainedTokenizer
+AudioTransform = LogMelTransform | PretrainedAudioTransform
 
 
 def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
@@ -24,6 +27,31 @@ def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
     if is_from_scratch("image", tower):
         return ImageTransform(size)
     return pretrained_image_transform(tower.backbone, size)
+
+
+def prepare_audio_transform(config: ExperimentConfig) -> AudioTransform | None:
+    """Log-mel features for our own audio tower, a pretrained tower's own otherwise; None without an audio tower.
+
+    Raises:
+        ConfigError: the pretrained tower's preprocessing cannot be read.
+    """
+    tower = config.audio_encoder
+    if tower is None:
+        return None
+    if is_from_scratch("audio", tower):
+        return LogMelTransform(tower.audio_max_seconds)
+    return PretrainedAudioTransform.from_backbone(tower.backbone, tower.audio_max_seconds)
+
+
+def audio_transform_from_dict(values: dict[str, Any]) -> AudioTransform:
+    """The transform that either kind's `to_dict` described."""
+    kind = PretrainedAudioTransform if "extractor" in values else LogMelTransform
+    return kind.from_dict(values)
+
+
+def seconds_of_sound(config: ExperimentConfig) -> float | None:
+    """How much of each sound is read; None without an audio tower, which reads no sound at all."""
+    return None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
 
 
 def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Tokenizer:

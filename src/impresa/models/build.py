@@ -9,6 +9,8 @@ import torch
 
 from impresa.config.checks import is_from_scratch
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.audio import NUM_MELS, LogMelTransform
+from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError
@@ -22,7 +24,7 @@ def build_alignment(
     """An alignment model as training starts from it, on the CPU in float32.
 
     New weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them
-    leaves the start of the other as it is. Pretrained towers are loaded.
+    leaves the start of the others as it is. Pretrained towers are loaded.
 
     Args:
         config: the experiment.
@@ -43,9 +45,16 @@ def build_alignment(
         vision_encoder = VisionEncoder(config.vision_encoder, config.dataset.image_size, load_weights=load_weights)
     with _own_seed():
         text_encoder = TextEncoder(config.text_encoder, vocab_size, end_id, load_weights=load_weights)
+    audio_encoder = None
+    if config.audio_encoder is not None:
+        max_frames = LogMelTransform(config.audio_encoder.audio_max_seconds).max_frames
+        with _own_seed():
+            audio_encoder = AudioEncoder(
+                config.audio_encoder, num_mels=NUM_MELS, max_frames=max_frames, load_weights=load_weights
+            )
     dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
     loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
-    return AlignmentModel(vision_encoder, text_encoder, loss)
+    return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A trained model in use: pictures and words in, embeddings out."""
+"""A trained model in use: pictures, words and sounds in, embeddings out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.audio import Clip, checked_clip, load_audio
 from impresa.data.images import ImageTransform, load_image
-from impresa.data.preparation import Tokenizer
+from impresa.data.preparation import AudioTransform, Tokenizer
 from impresa.errors import DataError
 from impresa.models.alignment import AlignmentModel
 
 Picture = Image.Image | str | Path | Tensor
 """An image: open, as a path, or as a tensor. A float tensor is (3, S, S) and preprocessed already; a uint8 tensor is
 (3, H, W), raw RGB."""
+
+Sound = Clip | str | Path | tuple[np.ndarray | Tensor, int]
+"""A sound: decoded, as a path, or as an array of samples (S,), about -1 to 1, with their number per second."""
 
 Item = TypeVar("Item")
 
@@ -33,6 +38,7 @@ class EmbeddingModel:
         tokenizer: the run's tokenizer.
         image_transform: the run's image preprocessing.
         device: where to compute; None stands for a GPU if there is one, else the CPU.
+        audio_transform: the run's preprocessing of sounds; None for a model without an audio encoder.
     """
 
     def __init__(
@@ -42,11 +48,14 @@ class EmbeddingModel:
         tokenizer: Tokenizer,
         image_transform: ImageTransform,
         device: torch.device | str | None = None,
+        *,
+        audio_transform: AudioTransform | None = None,
     ) -> None:
         self.model = model.float().eval().requires_grad_(False)
         self.config = config
         self.tokenizer = tokenizer
         self.image_transform = image_transform
+        self.audio_transform = audio_transform
         self.to(device or best_device())
 
     @property
@@ -134,6 +143,42 @@ class EmbeddingModel:
         )
         return embeddings[0] if isinstance(texts, str) else embeddings
 
+    def encode_audio(
+        self,
+        sounds: Sound | Sequence[Sound],
+        *,
+        batch_size: int = 32,
+        normalize: bool = True,
+        device: torch.device | str | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Embed sounds of any rate; what is longer than the model hears is cut.
+
+        Args:
+            sounds: one sound or several: paths, or pairs of samples (S,) and their number per second.
+            batch_size: sounds that pass the model at a time.
+            normalize: scale embeddings to length one.
+            device: move the model there first; None leaves it where it is.
+            show_progress: a progress bar on standard error.
+
+        Returns:
+            (N, E) float32 on the CPU, or (E,) for a single sound.
+
+        Raises:
+            DataError: a sound cannot be read, or the model has no audio encoder.
+        """
+        is_one = isinstance(sounds, Clip | str | Path) or _is_array_with_rate(sounds)
+        several: list[Sound] = [sounds] if is_one else list(sounds)  # type: ignore[list-item, arg-type]
+        embeddings = self._encode(
+            several,
+            self._embed_sounds,
+            batch_size=batch_size,
+            normalize=normalize,
+            device=device,
+            show_progress=show_progress,
+        )
+        return embeddings[0] if is_one else embeddings
+
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
         return _unit(torch.atleast_2d(a)) @ _unit(torch.atleast_2d(b)).T
@@ -169,6 +214,31 @@ class EmbeddingModel:
         input_ids, mask = self.tokenizer(texts)
         return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
 
+    def _embed_sounds(self, sounds: list[Sound]) -> Tensor:
+        if self.audio_transform is None:
+            fault = "encode_audio: this model has no audio encoder"
+            raise DataError(f"{fault}; train one with `audio_encoder` in the config")
+        features, mask = self.audio_transform([self._clip(sound) for sound in sounds])
+        return self.model.embed_audio(features.to(self.device), mask.to(self.device))
+
+    def _clip(self, sound: Sound) -> Clip:
+        if isinstance(sound, Clip):
+            return sound
+        if isinstance(sound, str | Path):
+            assert self.audio_transform is not None  # the caller has looked
+            return load_audio(sound, self.audio_transform.max_seconds)
+        if not _is_array_with_rate(sound):
+            what = type(sound).__name__
+            raise DataError(f"encode_audio: got {what}; give a path, or a pair of samples and their number per second")
+        samples, rate_hz = torch.as_tensor(sound[0]), int(sound[1])
+        if samples.ndim != 1 or not samples.is_floating_point() or rate_hz < 1:
+            fault = f"encode_audio: samples of {samples.dtype} and shape {tuple(samples.shape)} at {rate_hz} Hz"
+            raise DataError(f"{fault}; give (S,) floats of one channel, about -1 to 1, and a positive rate")
+        try:
+            return checked_clip(samples.detach().cpu().float(), rate_hz)
+        except ValueError as error:
+            raise DataError(f"encode_audio: an array {error}; leave it out") from error
+
     def _pixels(self, image: Picture) -> Tensor:
         """The image as the tower wants it, (3, S, S) float32."""
         if not isinstance(image, Tensor):
@@ -182,6 +252,10 @@ class EmbeddingModel:
             f"encode_image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
             "preprocessed as in training, or (3, H, W) uint8"
         )
+
+
+def _is_array_with_rate(sound: object) -> bool:
+    return isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[1], int | np.integer)
 
 
 def best_device() -> torch.device:

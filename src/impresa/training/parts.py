@@ -12,7 +12,15 @@ import torch
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.images import ImageTransform
 from impresa.data.module import DataModule
-from impresa.data.preparation import Tokenizer, load_tokenizer, prepare_image_transform, prepare_tokenizer
+from impresa.data.preparation import (
+    AudioTransform,
+    Tokenizer,
+    load_tokenizer,
+    prepare_audio_transform,
+    prepare_image_transform,
+    prepare_tokenizer,
+    seconds_of_sound,
+)
 from impresa.data.sources import open_source
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment
@@ -27,6 +35,8 @@ class Parts:
 
     tokenizer: Tokenizer
     image_transform: ImageTransform
+    audio_transform: AudioTransform | None
+    """None without an audio encoder."""
     data: DataModule
     model: AlignmentModel
 
@@ -49,14 +59,17 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
         run_dir: the run; None writes nothing.
         resumed: the run has a tokenizer already.
     """
-    train_source = open_source(config.dataset, "train")
+    train_source = open_source(config.dataset, "train", audio_seconds=seconds_of_sound(config))
     if resumed and run_dir is not None:
         tokenizer = load_tokenizer(run_dir / TOKENIZER)
     else:
         tokenizer = prepare_tokenizer(config, train_source.captions())
     image_transform = prepare_image_transform(config)
+    audio_transform = prepare_audio_transform(config)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
-    data = DataModule(config, tokenizer, image_transform, bad_samples, train_source=train_source)
+    data = DataModule(
+        config, tokenizer, image_transform, bad_samples, audio_transform=audio_transform, train_source=train_source
+    )
     torch.manual_seed(config.seed)
     model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
-    return Parts(tokenizer, image_transform, data, model)
+    return Parts(tokenizer, image_transform, audio_transform, data, model)

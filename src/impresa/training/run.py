@@ -19,6 +19,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.validate import validate
 from impresa.data.batch import Sample
+from impresa.data.preparation import seconds_of_sound
 from impresa.data.sources import BadSample, Source, open_source
 from impresa.evaluation.evaluate import evaluate, name_of_data
 from impresa.evaluation.results import save_evaluation
@@ -127,11 +128,17 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     if not is_main_process():
         return
     save_run(
-        run_dir, parts.model, config, parts.tokenizer, parts.image_transform, examples=_examples(parts.data.val_source)
+        run_dir,
+        parts.model,
+        config,
+        parts.tokenizer,
+        parts.image_transform,
+        audio_transform=parts.audio_transform,
+        examples=_examples(parts.data.val_source),
     )
     evaluation = evaluate(
         load(run_dir, device),
-        open_source(config.dataset, "test"),
+        open_source(config.dataset, "test", audio_seconds=seconds_of_sound(config)),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),
@@ -163,7 +170,7 @@ def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Seq
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": start.step, "command": list(command)}
         write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
-    save_preparation(run_dir, config, parts.tokenizer, parts.image_transform)
+    save_preparation(run_dir, config, parts.tokenizer, parts.image_transform, parts.audio_transform)
 
 
 def join(config: ExperimentConfig, parts: Parts, trainer: Trainer, start: Start) -> tuple[TrainingModule, StepLoader]:

@@ -158,7 +158,7 @@ def _texture(background: Background, size: int) -> NDArray[np.int32]:
 def _grain(start: int, size: int) -> Pixels:
     """(size, size) faint noise: a window of one sheet, which is repeated for larger images; negatives wrap around."""
     top, left = start & 0xFF, start >> 8
-    sheet = _noise_sheet()
+    sheet = noise_sheet()
     repeats = ceil((size + 256) / _NOISE_SIDE)
     if repeats > 1:
         sheet = np.tile(sheet, (repeats, repeats))
@@ -166,7 +166,8 @@ def _grain(start: int, size: int) -> Pixels:
 
 
 @lru_cache(maxsize=1)
-def _noise_sheet() -> Pixels:
+def noise_sheet() -> Pixels:
+    """(512, 512) faint noise around 0, as uint8 in which negatives wrap around; not to be changed."""
     # splitmix64 of the pixel's number: whole-number arithmetic that wraps around, the same in every numpy.
     z = (np.arange(_NOISE_SIDE**2, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

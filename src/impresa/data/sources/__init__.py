@@ -26,46 +26,51 @@ Kind = Literal["shapes", "folder", "parquet"]
 SHAPES = "shapes"
 
 
-def open_source(config: DatasetConfig, split: Split) -> Source:
+def open_source(config: DatasetConfig, split: Split, *, audio_seconds: float | None = None) -> Source:
     """The samples of a split.
 
     A split without a path of its own is that of `shapes`, or is made from the training data: `val_fraction` of the
     images for validation, which stands in for the test data too.
 
+    Args:
+        config: the data.
+        split: which part.
+        audio_seconds: read sounds too, each up to so many seconds; then a sample needs only two of image, caption and
+            sound. None reads no sound, and every sample has an image and a caption.
+
     Raises:
         DataError: a path is missing or is no data of the stated kind.
     """
-    match split:
-        case "train":
-            return open_train_and_val(config)[0] if _divides(config) else _open(config, config.train_path, split)
-        case "val":
-            return open_train_and_val(config)[1] if _divides(config) else _open(config, _val_path(config), split)
-        case "test":
-            if config.test_path is None and _kind(config, config.train_path) != SHAPES:
-                return open_source(config, "val")
-            return _open(config, config.test_path or config.train_path, split)
+    if split == "test" and config.test_path is None and _kind(config, config.train_path) != SHAPES:
+        split = "val"
+    if split != "test" and _divides(config):
+        return open_train_and_val(config, audio_seconds=audio_seconds)[split == "val"]
+    paths = {"train": config.train_path, "val": _val_path(config), "test": config.test_path or config.train_path}
+    return _open(config, paths[split], split, audio_seconds)
 
 
-def open_train_and_val(config: DatasetConfig) -> tuple[Source, Source]:
+def open_train_and_val(config: DatasetConfig, *, audio_seconds: float | None = None) -> tuple[Source, Source]:
     """Training and validation data; cheaper than opening them one by one when both come from the training path.
 
     Raises:
         DataError: a path is missing or is no data of the stated kind.
     """
     if not _divides(config):
-        return _open(config, config.train_path, "train"), _open(config, _val_path(config), "val")
+        val = _open(config, _val_path(config), "val", audio_seconds)
+        return _open(config, config.train_path, "train", audio_seconds), val
     if config.val_fraction == 0:
         raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
-    return split_by_image(_open_files(config, config.train_path, shrink_to_px=config.image_size), config.val_fraction)
+    whole = _open_files(config, config.train_path, shrink_to_px=config.image_size, audio_seconds=audio_seconds)
+    return split_by_image(whole, config.val_fraction)
 
 
-def open_path(config: DatasetConfig, path: str) -> Source:
+def open_path(config: DatasetConfig, path: str, *, audio_seconds: float | None = None) -> Source:
     """All samples of any data path, read with the columns that the config names; of `shapes` the test split.
 
     Raises:
         DataError: the path is missing or is no data of the stated kind.
     """
-    return _open(config, path, "test")
+    return _open(config, path, "test", audio_seconds)
 
 
 def _divides(config: DatasetConfig) -> bool:
@@ -77,21 +82,24 @@ def _val_path(config: DatasetConfig) -> str:
     return config.train_path if config.val_path is None else config.val_path
 
 
-def _open(config: DatasetConfig, path: str, split: Split) -> Source:
+def _open(config: DatasetConfig, path: str, split: Split, audio_seconds: float | None) -> Source:
     if _kind(config, path) == SHAPES:
-        return ShapesSource(config.shapes, split, config.image_size)
-    return _open_files(config, path, shrink_to_px=config.image_size if split == "train" else None)
+        return ShapesSource(config.shapes, split, config.image_size, with_sound=audio_seconds is not None)
+    shrink_to_px = config.image_size if split == "train" else None
+    return _open_files(config, path, shrink_to_px=shrink_to_px, audio_seconds=audio_seconds)
 
 
-def _open_files(config: DatasetConfig, path: str, *, shrink_to_px: int | None) -> DivisibleSource:
+def _open_files(
+    config: DatasetConfig, path: str, *, shrink_to_px: int | None, audio_seconds: float | None
+) -> DivisibleSource:
     # Imported here because only parquet needs pyarrow.
     if _kind(config, path) == "parquet":
         from impresa.data.sources.parquet import ParquetSource
 
-        return ParquetSource(_parquet_files(path), config, shrink_to_px=shrink_to_px)
+        return ParquetSource(_parquet_files(path), config, shrink_to_px=shrink_to_px, audio_seconds=audio_seconds)
     from impresa.data.sources.folder import FolderSource
 
-    return FolderSource(Path(path).expanduser(), config, shrink_to_px=shrink_to_px)
+    return FolderSource(Path(path).expanduser(), config, shrink_to_px=shrink_to_px, audio_seconds=audio_seconds)
 
 
 def _kind(config: DatasetConfig, path: str) -> Kind:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+NO_MODALITY = "has only one of image, caption and sound"
+"""What is wrong with a sample that nothing can be learned from."""
+
 
 def read_captions(value: Any) -> tuple[str, ...]:
     """The captions of a cell: a string, or a list of strings. Empty ones in a list are left out.
@@ -20,6 +23,17 @@ def read_captions(value: Any) -> tuple[str, ...]:
     if not captions:
         raise ValueError("the caption is empty")
     return captions
+
+
+def read_optional_captions(value: Any) -> tuple[str, ...]:
+    """The captions of a cell that may be empty.
+
+    Raises:
+        ValueError: something else than text is there; the message is the reason alone.
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
+    is_empty = all(text is None or (isinstance(text, str) and not text.strip()) for text in texts)
+    return () if is_empty else read_captions(value)
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A folder of images with captions beside them.
+"""A folder of images (and sounds) with captions beside them.
 
 Where captions are found, in this order:
 
@@ -10,6 +10,9 @@ Where captions are found, in this order:
 
 The columns are those of the config; the image's column may also be called `file_name`, as Hugging Face calls it.
 A caption is a string or a list of strings (in csv: a JSON list).
+
+Where sound is read, a row may name a sound file too, and `cat.wav` (flac, ogg, mp3) lies beside `cat.jpg`. Then a
+sample needs only two of image, caption and sound: the cells of the others are empty, or the files are not there.
 """
 
 from __future__ import annotations
@@ -27,20 +30,29 @@ from typing import Any
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
+from impresa.data.audio import Clip, decode_audio
 from impresa.data.batch import Sample
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample
-from impresa.data.sources.columns import is_web_address, printable, read_captions, read_label
+from impresa.data.sources.columns import (
+    NO_MODALITY,
+    is_web_address,
+    printable,
+    read_captions,
+    read_label,
+    read_optional_captions,
+)
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 _METADATA_SUFFIXES = (".jsonl", ".csv")
 _FILE_NAME_COLUMN = "file_name"
+_SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One sample, before its image is read."""
+    """One sample, before its image and its sound are read."""
 
     id: str
     image: Path | None
@@ -48,17 +60,26 @@ class _Row:
     label: str | None = None
     fault: str | None = None
     """Why the row is unusable, whatever its image."""
+    audio: Path | None = None
 
 
 class FolderSource:
     """Samples of a folder, in the order of the metadata, or of the file names where there is none."""
 
-    def __init__(self, folder: Path, config: DatasetConfig, *, shrink_to_px: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: DatasetConfig,
+        *,
+        shrink_to_px: int | None = None,
+        audio_seconds: float | None = None,
+    ) -> None:
         """
         Args:
             folder: the folder.
             config: its columns are used.
             shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+            audio_seconds: read sounds too, each up to so many seconds; None reads none.
 
         Raises:
             DataError: the folder is missing, holds no samples, or its metadata lacks the columns.
@@ -66,8 +87,13 @@ class FolderSource:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name a folder of images and captions")
         self._shrink_to_px = shrink_to_px
+        self._audio_seconds = audio_seconds
+        with_sound = audio_seconds is not None
         metadata = _metadata_files(folder)
-        rows = _rows_of_metadata(folder, metadata, config) if metadata else _rows_of_sidecars(folder)
+        if metadata:
+            rows = _rows_of_metadata(folder, metadata, config, with_sound)
+        else:
+            rows = _rows_of_sidecars(folder, with_sound)
         self._folder = folder
         self._rows = _unique(rows)
         if not self._rows:
@@ -80,7 +106,11 @@ class FolderSource:
         row = self._rows[index]
         if row.fault:
             raise BadSample(row.id, row.fault)
-        return Sample(id=row.id, image=self._read_image(row), captions=row.captions, label=row.label)
+        try:
+            image, audio = self._read_image(row), self._read_audio(row)
+        except ValueError as error:
+            raise BadSample(row.id, str(error)) from error
+        return Sample(id=row.id, image=image, audio=audio, captions=row.captions, label=row.label)
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(self.captions_by_sample())
@@ -92,16 +122,24 @@ class FolderSource:
         return None
 
     def image_keys(self) -> Iterator[str]:
-        return (row.id if row.image is None else os.path.relpath(row.image, self._folder) for row in self._rows)
+        files = ((row, row.image or row.audio) for row in self._rows)
+        return (row.id if file is None else os.path.relpath(file, self._folder) for row, file in files)
 
-    def _read_image(self, row: _Row) -> Image.Image:
-        assert row.image is not None  # rows without one have a fault
+    def _read_image(self, row: _Row) -> Image.Image | None:
+        if row.image is None:
+            return None
         try:
             return decode_image(row.image.read_bytes(), self._shrink_to_px)
         except OSError as error:
             raise BadSample(row.id, f"the image cannot be read ({error.strerror or error})") from error
+
+    def _read_audio(self, row: _Row) -> Clip | None:
+        if row.audio is None:
+            return None
+        try:
+            return decode_audio(row.audio, self._audio_seconds)
         except ValueError as error:
-            raise BadSample(row.id, str(error)) from error
+            raise BadSample(row.id, f"the sound {error}") from error
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -122,7 +160,7 @@ def _metadata_files(folder: Path) -> list[Path]:
     return others
 
 
-def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig) -> Iterator[_Row]:
+def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig, with_sound: bool) -> Iterator[_Row]:
     for file in files:
         read = _read_csv if file.suffix.lower() == ".csv" else _read_jsonl
         columns: set[str] = set()
@@ -133,24 +171,36 @@ def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig) ->
                 rows.append(_Row(id, None, fault=values))
                 continue
             columns |= values.keys()
-            rows.append(_row_of_values(folder, file, id, values, config))
-        _check_columns(file, columns, config)
+            rows.append(_row_of_values(folder, file, id, values, config, with_sound=with_sound))
+        (_check_columns_with_sound if with_sound else _check_columns)(file, columns, config)
         yield from rows
 
 
-def _row_of_values(folder: Path, file: Path, id: str, values: dict[str, Any], config: DatasetConfig) -> _Row:
-    name = values.get(config.image_column) or values.get(_FILE_NAME_COLUMN)
-    if not isinstance(name, str) or not name.strip():
-        return _Row(id, None, fault="no image path")
-    if is_web_address(name):
-        return _Row(name, None, fault="the image is an address on the web; download it first")
-    image = file.parent / name
-    id = str(image.relative_to(folder)) if image.is_relative_to(folder) else str(image)
+def _row_of_values(
+    folder: Path, file: Path, id: str, values: dict[str, Any], config: DatasetConfig, *, with_sound: bool
+) -> _Row:
+    cells = {"image": values.get(config.image_column) or values.get(_FILE_NAME_COLUMN)}
+    if with_sound:
+        cells["sound"] = values.get(config.audio_column)
+    for what, cell in cells.items():
+        may_lack = with_sound and cell in (None, "")
+        if not may_lack and (not isinstance(cell, str) or not cell.strip()):
+            return _Row(id, None, fault=f"no {what} path")
+        if cell and is_web_address(cell):
+            return _Row(cell, None, fault=f"the {what} is an address on the web; download it first")
+    image, audio = (file.parent / name if (name := cells.get(what)) else None for what in ("image", "sound"))
+    if named := image or audio:
+        id = str(named.relative_to(folder)) if named.is_relative_to(folder) else str(named)
     try:
-        captions = read_captions(values.get(config.caption_column))
+        captions = (read_optional_captions if with_sound else read_captions)(values.get(config.caption_column))
     except ValueError as error:
-        return _Row(id, image, fault=str(error))
-    return _Row(id, image, captions, read_label(values.get(config.label_column)))
+        return _Row(id, image, fault=str(error), audio=audio)
+    return _Row(id, image, captions, read_label(values.get(config.label_column)), _lack(image, audio, captions), audio)
+
+
+def _lack(image: Path | None, audio: Path | None, captions: tuple[str, ...]) -> str | None:
+    """What is wrong with a sample that nothing can be learned from."""
+    return NO_MODALITY if sum(map(bool, (image, audio, captions))) < 2 else None
 
 
 def _check_columns(file: Path, columns: set[str], config: DatasetConfig) -> None:
@@ -163,6 +213,18 @@ def _check_columns(file: Path, columns: set[str], config: DatasetConfig) -> None
     if config.caption_column not in columns:
         fault = f"no column {config.caption_column!r} for the caption (there are: {found})"
         raise DataError(f"{file}: {fault}; set dataset.caption_column")
+
+
+def _check_columns_with_sound(file: Path, columns: set[str], config: DatasetConfig) -> None:
+    if not columns:
+        return
+    found = ", ".join(sorted(columns))
+    if config.audio_column not in columns:
+        fault = f"no column {config.audio_column!r} for the sound (there are: {found})"
+        raise DataError(f"{file}: {fault}; set dataset.audio_column, or leave the audio_encoder out")
+    if not columns & {config.image_column, _FILE_NAME_COLUMN, config.caption_column}:
+        fault = f"no column for the image or the caption beside the sound (there are: {found})"
+        raise DataError(f"{file}: {fault}; set dataset.image_column or dataset.caption_column")
 
 
 def _read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -203,18 +265,41 @@ def _list_or_text(cell: str) -> Any:
     return cell
 
 
-def _rows_of_sidecars(folder: Path) -> Iterator[_Row]:
+def _rows_of_sidecars(folder: Path, with_sound: bool) -> Iterator[_Row]:
     formats = Image.registered_extensions()
-    for image in _files(folder):
-        if image.suffix.lower() not in formats:
-            continue
-        id, text = str(image.relative_to(folder)), image.with_suffix(".txt")
-        try:
-            yield _Row(id, image, read_captions(text.read_text("utf-8-sig", "surrogateescape").splitlines()))
-        except FileNotFoundError:
-            yield _Row(id, image, fault=f"no caption file {text.name} beside the image")
-        except ValueError as error:
-            yield _Row(id, image, fault=str(error))
+    files = list(_files(folder))
+    images = [file for file in files if file.suffix.lower() in formats]
+    if not with_sound:
+        yield from (_row_of_sidecar(folder, image) for image in images)
+        return
+    sounds = {file.with_suffix(""): file for file in files if file.suffix.lower() in _SOUND_SUFFIXES}
+    beside = {image.with_suffix("") for image in images}
+    for file in sorted([*images, *(sound for name, sound in sounds.items() if name not in beside)]):
+        image = None if file.suffix.lower() in _SOUND_SUFFIXES else file
+        yield _row_with_sound(folder, file, image, sounds.get(file.with_suffix("")))
+
+
+def _row_of_sidecar(folder: Path, image: Path) -> _Row:
+    id, text = str(image.relative_to(folder)), image.with_suffix(".txt")
+    try:
+        return _Row(id, image, read_captions(_lines(text)))
+    except FileNotFoundError:
+        return _Row(id, image, fault=f"no caption file {text.name} beside the image")
+    except ValueError as error:
+        return _Row(id, image, fault=str(error))
+
+
+def _row_with_sound(folder: Path, file: Path, image: Path | None, audio: Path | None) -> _Row:
+    id, text = str(file.relative_to(folder)), file.with_suffix(".txt")
+    try:
+        captions = read_optional_captions(_lines(text)) if text.exists() else ()
+    except ValueError as error:
+        return _Row(id, image, fault=str(error), audio=audio)
+    return _Row(id, image, captions, fault=_lack(image, audio, captions), audio=audio)
+
+
+def _lines(text: Path) -> list[str]:
+    return text.read_text("utf-8-sig", "surrogateescape").splitlines()
 
 
 def _unique(rows: Iterable[_Row]) -> list[_Row]:

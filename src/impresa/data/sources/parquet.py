@@ -1,6 +1,8 @@
 """Parquet files with images as bytes (or paths) and captions, read a row group at a time.
 
-An image is a column of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and `path`.
+An image is a column of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and `path`; so is a
+sound, where sound is read. Then a sample needs only two of image, caption and sound: the cells of the others are null,
+or the column is not there.
 A row group is decoded when one of its rows is asked for, and the last ones are kept up to a bound in bytes. Where the
 data are larger than that, `blocks` tells the sampler to shuffle within what fits. Files are opened for each row group
 and mapped into memory, so that the source can be sent to worker processes.
@@ -15,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from impresa.config.experiment import DatasetConfig
+from impresa.data.audio import Clip, decode_audio
 from impresa.data.batch import Sample
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample, Blocks
-from impresa.data.sources.columns import is_web_address, printable, read_captions, read_label
+from impresa.data.sources.columns import (
+    NO_MODALITY,
+    is_web_address,
+    printable,
+    read_captions,
+    read_label,
+    read_optional_captions,
+)
 from impresa.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -57,6 +67,7 @@ class ParquetSource:
         config: DatasetConfig,
         *,
         shrink_to_px: int | None = None,
+        audio_seconds: float | None = None,
         max_bytes_kept: int = _MOST_BYTES_KEPT,
     ) -> None:
         """
@@ -64,6 +75,7 @@ class ParquetSource:
             files: the parquet files, at least one.
             config: its columns are used.
             shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+            audio_seconds: read sounds too, each up to so many seconds; None reads none.
             max_bytes_kept: bound of the row groups kept in memory; one group is kept whatever its size.
 
         Raises:
@@ -71,9 +83,10 @@ class ParquetSource:
         """
         self._config = config
         self._shrink_to_px = shrink_to_px
+        self._audio_seconds = audio_seconds
         self._max_bytes_kept = max_bytes_kept
         self._folder = Path(os.path.commonpath([file.parent for file in files]))
-        self._groups = [group for file in files for group in _row_groups(file, config)]
+        self._groups = [group for file in files for group in _row_groups(file, config, self._with_sound)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         if not self._groups:
@@ -94,13 +107,20 @@ class ParquetSource:
         id = printable(f"{group.file.relative_to(self._folder)}:{group.first_row + row}")
         try:
             cells = {name: column[row].as_py() for name, column in self._columns(number).items()}
-            captions = read_captions(cells[self._config.caption_column])
-            image = decode_image(_image_bytes(cells[self._config.image_column], group.file.parent), self._shrink_to_px)
+            captions = self._read_captions(cells.get(self._config.caption_column))
+            image_cell = cells.get(self._config.image_column)
+            audio = self._read_audio(cells.get(self._config.audio_column), group.file.parent)
+            if self._with_sound and sum((bool(captions), not _is_empty(image_cell), audio is not None)) < 2:
+                raise ValueError(NO_MODALITY)
+            image = None
+            if not (self._with_sound and _is_empty(image_cell)):
+                image = decode_image(_file_bytes(image_cell, group.file.parent, "image"), self._shrink_to_px)
         except OSError as error:
-            raise BadSample(id, f"the image cannot be read ({error.strerror or error})") from error
+            raise BadSample(id, f"the row cannot be read ({error.strerror or error})") from error
         except ValueError as error:
             raise BadSample(id, str(error)) from error
-        return Sample(id=id, image=image, captions=captions, label=read_label(cells.get(self._config.label_column)))
+        label = read_label(cells.get(self._config.label_column))
+        return Sample(id=id, image=image, audio=audio, captions=captions, label=label)
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(self.captions_by_sample())
@@ -108,7 +128,7 @@ class ParquetSource:
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
         for _, cell in self._scan(self._config.caption_column):
             try:
-                yield read_captions(cell.as_py())
+                yield self._read_captions(cell.as_py())
             except ValueError:
                 yield ()
 
@@ -119,15 +139,38 @@ class ParquetSource:
         return Blocks(lengths, num_held=max(self._max_bytes_kept // self._largest, 1))
 
     def image_keys(self) -> Iterator[str]:
-        """A path, or a hash of the bytes; the latter reads all images once."""
-        for file, cell in self._scan(self._config.image_column):
-            image = cell.as_py()
-            if isinstance(image, dict):
-                image = image.get("bytes") or image.get("path")
-            if isinstance(image, bytes):
-                yield blake2b(image, digest_size=16).hexdigest()
-            else:
-                yield os.path.relpath(file.parent / (image or ""), self._folder)
+        """A path, or a hash of the bytes; the latter reads all images once. Sounds stand in for images not there."""
+        images = self._scan(self._config.image_column)
+        if not self._with_sound:
+            return (self._key(file, cell.as_py()) for file, cell in images)
+        both = zip(images, self._scan(self._config.audio_column), strict=True)
+        return (
+            self._key(file, sound.as_py() if _is_empty(image.as_py()) else image.as_py())
+            for (file, image), (_, sound) in both
+        )
+
+    def _key(self, file: Path, cell: Any) -> str:
+        if isinstance(cell, dict):
+            cell = cell.get("bytes") or cell.get("path")
+        if isinstance(cell, bytes):
+            return blake2b(cell, digest_size=16).hexdigest()
+        return os.path.relpath(file.parent / (cell or ""), self._folder)
+
+    @property
+    def _with_sound(self) -> bool:
+        return self._audio_seconds is not None
+
+    def _read_captions(self, cell: Any) -> tuple[str, ...]:
+        return read_optional_captions(cell) if self._with_sound else read_captions(cell)
+
+    def _read_audio(self, cell: Any, folder: Path) -> Clip | None:
+        if not self._with_sound or _is_empty(cell):
+            return None
+        data = _file_bytes(cell, folder, "sound")
+        try:
+            return decode_audio(data, self._audio_seconds)
+        except ValueError as error:
+            raise ValueError(f"the sound {error}") from error
 
     @property
     def _largest(self) -> int:
@@ -140,7 +183,8 @@ class ParquetSource:
             return self._kept[number]
         group = self._groups[number]
         self._make_room(group.num_bytes)
-        table = _open(group.file).read_row_group(group.number, columns=_columns_read(self._config), use_threads=False)
+        columns = _columns_read(self._config, self._with_sound)
+        table = _open(group.file).read_row_group(group.number, columns=columns, use_threads=False)
         self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
         return self._kept[number]
 
@@ -159,7 +203,7 @@ class ParquetSource:
             num_read = 0
             try:
                 for batch in batches:
-                    for cell in batch.column(0):
+                    for cell in batch.column(0) if batch.num_columns else repeat(pa.scalar(None), batch.num_rows):
                         yield group.file, cell
                         num_read += 1
             except (OSError, ValueError):
@@ -170,13 +214,13 @@ class ParquetSource:
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
-def _row_groups(file: Path, config: DatasetConfig) -> Iterator[_RowGroup]:
+def _row_groups(file: Path, config: DatasetConfig, with_sound: bool) -> Iterator[_RowGroup]:
     try:
         opened = _open(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
-    _check_columns(file, opened.schema_arrow, config)
-    names = _columns_read(config)
+    _check_columns(file, opened.schema_arrow, config, with_sound)
+    names = _columns_read(config, with_sound)
     first_row = 0
     for number in range(opened.num_row_groups):
         group = opened.metadata.row_group(number)
@@ -191,20 +235,33 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
 
 
-def _columns_read(config: DatasetConfig) -> list[str]:
-    return [config.image_column, config.caption_column, config.label_column]
+def _columns_read(config: DatasetConfig, with_sound: bool) -> list[str]:
+    sound = [config.audio_column] if with_sound else []
+    return [config.image_column, config.caption_column, config.label_column, *sound]
 
 
-def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig) -> None:
+def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, with_sound: bool) -> None:
     found = ", ".join(schema.names)
-    for key, column in (("image_column", config.image_column), ("caption_column", config.caption_column)):
-        if column not in schema.names:
+    for key in ("audio_column",) if with_sound else ("image_column", "caption_column"):
+        if (column := getattr(config, key)) not in schema.names:
             raise DataError(f"{file}: no column {column!r} (there are: {found}); set dataset.{key}")
-    image, caption = schema.field(config.image_column).type, schema.field(config.caption_column).type
-    if not (_is_bytes(image) or _is_text(image) or pa.types.is_struct(image)):
-        raise DataError(f"{file}: column {config.image_column!r} is {image}; it must hold bytes or paths of images")
-    if not (_is_text(caption) or (_is_list(caption) and _is_text(caption.value_type))):
-        raise DataError(f"{file}: column {config.caption_column!r} is {caption}; it must hold text or lists of text")
+    if not {config.image_column, config.caption_column} & set(schema.names):
+        fault = f"neither {config.image_column!r} nor {config.caption_column!r} is a column (there are: {found})"
+        raise DataError(f"{file}: {fault}; set dataset.image_column or dataset.caption_column")
+    for what, column in (("images", config.image_column), ("sounds", config.audio_column if with_sound else None)):
+        if column in schema.names and not _is_file(kind := schema.field(column).type):
+            raise DataError(f"{file}: column {column!r} is {kind}; it must hold bytes or paths of {what}")
+    if config.caption_column in schema.names and not _is_caption(kind := schema.field(config.caption_column).type):
+        fault = f"column {config.caption_column!r} is {kind}"
+        raise DataError(f"{file}: {fault}; it must hold text or lists of text")
+
+
+def _is_file(kind: pa.DataType) -> bool:
+    return _is_bytes(kind) or _is_text(kind) or pa.types.is_struct(kind)
+
+
+def _is_caption(kind: pa.DataType) -> bool:
+    return _is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -221,19 +278,26 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _image_bytes(image: Any, folder: Path) -> bytes:
-    """The bytes behind a cell of the image column.
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell names no file and holds none."""
+    return not (cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell)
+
+
+def _file_bytes(cell: Any, folder: Path, what: str) -> bytes:
+    """The bytes of the file that a cell holds or names.
 
     Raises:
-        ValueError: there is no image in it.
-        OSError: the file that it names cannot be read.
+        ValueError: there is none, or it cannot be read; the message is the reason alone.
     """
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    if not image:
-        raise ValueError("there is no image")
-    if isinstance(image, bytes):
-        return image
-    if is_web_address(image):
-        raise ValueError("the image is an address on the web; download it first")
-    return (folder / image).read_bytes()
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if not cell:
+        raise ValueError(f"there is no {what}")
+    if isinstance(cell, bytes):
+        return cell
+    if is_web_address(cell):
+        raise ValueError(f"the {what} is an address on the web; download it first")
+    try:
+        return (folder / cell).read_bytes()
+    except OSError as error:
+        raise ValueError(f"the {what} cannot be read ({error.strerror or error})") from error

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL import Image
 
 from impresa.config.experiment import ShapesConfig
+from impresa.data.audio import Clip
 from impresa.data.batch import Sample
 from impresa.data.shapes.captions import describe
 from impresa.data.shapes.draws import Draws
 from impresa.data.shapes.rendering import render
 from impresa.data.shapes.scenes import Scene, Split, draw_scene
+from impresa.data.shapes.sounds import RATE_HZ, synthesize
 
 _MOST_BYTES_KEPT = 256 << 20
 _BYTES_PER_PIXEL = 4  # as Pillow stores RGB
@@ -23,13 +27,14 @@ class ShapesSource:
 
     `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
     of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into a quarter of a gigabyte is drawn
-    once and kept, by each process that reads it.
+    once and kept, by each process that reads it. Sounds are computed anew each time, if they are asked for at all.
     """
 
-    def __init__(self, config: ShapesConfig, split: Split, image_size_px: int) -> None:
+    def __init__(self, config: ShapesConfig, split: Split, image_size_px: int, *, with_sound: bool = False) -> None:
         self._seed = config.seed
         self._split = split
         self._size = image_size_px
+        self._with_sound = with_sound
         self._length = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
         self._keeps = self._length * _BYTES_PER_PIXEL * image_size_px**2 <= _MOST_BYTES_KEPT
         self._kept: dict[int, Sample] = {}
@@ -43,7 +48,7 @@ class ShapesSource:
             sample = self._draw(index)
             if self._keeps:
                 self._kept[index] = sample
-        return sample
+        return replace(sample, audio=_clip(self.scene(index))) if self._with_sound else sample
 
     def scene(self, index: int) -> Scene:
         """The structured content of a sample."""
@@ -70,3 +75,7 @@ class ShapesSource:
 
     def _describe(self, index: int, scene: Scene) -> str:
         return describe(scene, Draws("caption", self._seed, self._split, index))
+
+
+def _clip(scene: Scene) -> Clip:
+    return Clip(torch.from_numpy(synthesize(scene)).float() / (1 << 15), RATE_HZ)
