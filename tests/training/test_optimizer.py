@@ -54,7 +54,6 @@ def test_only_weight_matrices_decay() -> None:
         pytest.param("text_encoder.backbone.positions", id="position embedding"),
         pytest.param("vision_encoder.backbone.cls", id="class token"),
         pytest.param("vision_encoder.backbone.patch_embedding.bias", id="bias"),
-        pytest.param("loss.logit_scale", id="logit scale"),
     ],
 )
 def test_no_decay_for(spared: str) -> None:
@@ -81,6 +80,17 @@ def test_memory_is_a_group_without_decay_and_with_its_own_learning_rate() -> Non
     assert {id(p) for p in group["params"]} == {id(p) for p in memory.parameters()}
     assert (group["weight_decay"], group["peak_lr"]) == (0.0, 1e-2)
     assert groups_of(model, lr=1e-3)["memory"]["peak_lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "factor"), [("clip", ["scale"], 1), ("siglip", ["scale", "bias.value"], 100)]
+)
+def test_scale_and_bias_are_a_group_with_a_learning_rate_of_its_own(kind: str, names: list[str], factor: int) -> None:
+    model = model_of(tiny_experiment(f"losses.type={kind}"))
+    group = groups_of(model, lr=1e-3, weight_decay=0.3)["logits"]
+    assert names_in(group, model) == {f"loss.logit_{name}" for name in names}
+    assert (group["weight_decay"], group["peak_lr"]) == (0.0, pytest.approx(1e-3 * factor))
+    assert groups_of(model, lr=1e-3, lr_logits=0.02)["logits"]["peak_lr"] == 0.02
 
 
 def test_pretrained_towers_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:

@@ -382,6 +382,9 @@ class OptimizationConfig:
     """Learning rate of pretrained towers. null: `lr`."""
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
+    lr_logits: Positive | None = None
+    """Learning rate of what scales and shifts the similarities. null: `lr` for `clip`, 100 times `lr` for `siglip`,
+    whose bias has far to go in few steps."""
     weight_decay: NonNegative = 0.01
     """Weight decay; norms, biases, embeddings, the logit scale and memory are spared."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)

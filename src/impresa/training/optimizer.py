@@ -11,11 +11,16 @@ from torch.nn.modules.conv import _ConvNd
 from impresa.config.experiment import OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.tower import Tower
+from impresa.losses.contrastive import ContrastiveLoss
 
 DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 """Modules whose weight matrices decay; norms, embedding tables and single learned vectors are none of them."""
 
-GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memory")
+GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memory", "logits")
+
+SIGLIP_LOGITS = 100.0
+"""Learning rate of scale and bias under `siglip`, as a multiple of `lr`: the bias has to go from the floor of a fresh
+model, about -ln B, to where pairs are told apart, several times as far down, in the steps in which the towers learn."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
@@ -35,32 +40,45 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
 
 def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[dict[str, object]]:
     """Groups of the trainable parameters: `decay`, `no_decay`, the same of pretrained towers (`pretrained_decay`,
-    `pretrained_no_decay`) and `memory`, each if it has any.
+    `pretrained_no_decay`), `memory` and `logits`, each if it has any.
 
     Weight decay is for the weight matrices of linear, convolution and attention layers. Norms, biases, embeddings,
-    learned tokens, the logit scale and the whole memory are spared. Pretrained towers and the memory have learning
-    rates of their own.
+    learned tokens, the whole memory, and the logits' scale and bias are spared. Pretrained towers, the memory and the
+    logits have learning rates of their own.
     """
     memory = {id(p) for m in model.modules() if isinstance(m, MemoryTokens) for p in m.parameters()}
     pretrained = {id(p) for m in model.modules() if isinstance(m, Tower) for p in m.pretrained_parameters()}
+    logits = {id(p) for loss in _losses(model) for p in loss.parameters()}
     members: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for module, parameter in _trainable(model):
         name = "decay" if isinstance(module, DECAYED) and parameter.ndim >= 2 else "no_decay"
         if id(parameter) in memory:
             name = "memory"
+        elif id(parameter) in logits:
+            name = "logits"
         elif id(parameter) in pretrained:
             name = f"pretrained_{name}"
         members[name].append(parameter)
     for name, parameters in members.items():
         if parameters:
-            peak = _peak_lr(name, config)
+            peak = _peak_lr(name, config, model)
             decay = config.weight_decay if name in ("decay", "pretrained_decay") else 0.0
             yield {"params": parameters, "name": name, "lr": peak, "peak_lr": peak, "weight_decay": decay}
 
 
-def _peak_lr(group: str, config: OptimizationConfig) -> float:
-    own = config.lr_memory if group == "memory" else config.lr_pretrained if group.startswith("pretrained") else None
-    return config.lr if own is None else own
+def _peak_lr(group: str, config: OptimizationConfig, model: nn.Module) -> float:
+    has_bias = any(loss.logit_bias is not None for loss in _losses(model))
+    own = {
+        "pretrained_decay": config.lr_pretrained,
+        "pretrained_no_decay": config.lr_pretrained,
+        "memory": config.lr_memory,
+        "logits": config.lr_logits or (SIGLIP_LOGITS * config.lr if has_bias else None),
+    }
+    return own.get(group) or config.lr
+
+
+def _losses(model: nn.Module) -> Iterator[ContrastiveLoss]:
+    return (module for module in model.modules() if isinstance(module, ContrastiveLoss))
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
