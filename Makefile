@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format types check docs clean help
+.PHONY: demo test lint format types check clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/'
 
 demo: $(VENV)/installed  ## install, train Memory-CLIP on the embedded data (minutes on a laptop), print where the report is
-	$(BIN)/impresa train demo
+	$(BIN)/impresa train shapes
 
 test: $(VENV)/installed-dev  ## install, run all tests
 	$(BIN)/python -m pytest -n 2

@@ -1,9 +1,10 @@
-"""Write scikit-learn's handwritten digits as image-caption data: `python examples/digits.py [DIR]` (default data/digits).
+"""Write scikit-learn's handwritten digits as images with captions: `python examples/digits.py [DIR]`.
 
 The 1797 images (8 x 8, Alpaydin and Kaynak 1998, UCI) are split by their order in the file into 1257 for training, 180
 for validation and 360 for the test. The file is mostly ordered by writer, so the test digits come from other hands.
 For each split there is a parquet file (columns `image`, `caption`, `label`) and a folder of PNG files with the same
-captions in `metadata.jsonl`. Train on them with `impresa train digits`; needs scikit-learn (`pip install scikit-learn`).
+captions in `metadata.jsonl`, below DIR (default: data/digits). Then run `impresa train digits`. scikit-learn is needed
+(`pip install scikit-learn`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def write(directory: Path) -> None:
         captions = [[template.format(label) for template in TEMPLATES] for label in labels]
         folder = directory / "folders" / split
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"image": images, "caption": captions, "label": labels}), directory / f"{split}.parquet")
+        table = pa.table({"image": images, "caption": captions, "label": labels})
+        pq.write_table(table, directory / f"{split}.parquet")
         with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
             for index, (image, texts, label) in enumerate(zip(images, captions, labels, strict=True)):
                 name = f"{index:04d}.png"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
     os.environ.pop(secret, None)
-
-import pytest
 
 
 @pytest.fixture(autouse=True)

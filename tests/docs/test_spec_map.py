@@ -1,4 +1,4 @@
-"""docs/spec-map.md names only what exists, and names every key of the guide's dialect and every engine key it leads to."""
+"""docs/spec-map.md names only what exists, and names every key of the guide's dialect."""
 
 from __future__ import annotations
 
