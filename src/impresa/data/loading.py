@@ -98,6 +98,25 @@ class BatchDataset(Dataset[Batch]):
             samples.append(self._view(sample, item) if self._view else sample)
 
 
+class _FaultsAsValues(Dataset[Batch | DataError]):
+    """Hands a `DataError` on as a value: raised in a worker, it would arrive with torch's traceback as its message."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, item: Item) -> Batch | DataError:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: list[Item]) -> Batch | DataError:
+        try:
+            return self._dataset.__getitems__(items)
+        except DataError as fault:
+            return fault
+
+
 class BatchLoader(DataLoader[Batch]):
     """A DataLoader of whole batches that keeps the list of bad samples and the sampler's place up to date."""
 
@@ -116,7 +135,7 @@ class BatchLoader(DataLoader[Batch]):
         self._places = sampler
         self._bad_samples = bad_samples
         super().__init__(
-            dataset,
+            _FaultsAsValues(dataset),  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=num_workers,
@@ -133,6 +152,8 @@ class BatchLoader(DataLoader[Batch]):
         """
         self._places.begin_epoch()
         for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
             self._bad_samples.add(batch.bad)
             self._places.advance()
             yield batch
