@@ -86,11 +86,8 @@ def peak_memory(work: Work) -> int:
 
 def report(title: str, costs: Mapping[str, Cost], peers: Sequence[str]) -> None:
     """Print the costs, and how many times faster and smaller each is than the peers."""
-    table = Table(
-        "", "median ms", "fastest, slowest", "peak MiB", title=title, caption="against: times faster, smaller"
-    )
-    for peer in peers:
-        table.add_column(f"against {peer}")
+    caption = "median CPU time of a run; against a peer: how many times faster, how many times less memory"
+    table = Table("", "ms", "fastest, slowest", "MiB", *(f"vs {peer}" for peer in peers), title=title, caption=caption)
     for name, cost in costs.items():
         ratios = [
             f"{costs[peer].seconds / cost.seconds:.2f}, {costs[peer].peak_bytes / cost.peak_bytes:.2f}"
