@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     else:
         source = open_source(dataset, args.split, audio_seconds=seconds)
     try:
-        train_source = open_source(dataset, "train", audio_seconds=seconds)
+        train_source = open_source(dataset, "train")
     except DataError as error:
         sys.stderr.write(f"no colour histogram beside the model, because the training data cannot be read: {error}\n")
         train_source = None

@@ -15,6 +15,8 @@ from torch import Tensor
 from impresa.evaluation.results import DirectionMetrics, RetrievalMetrics
 from impresa.evaluation.retrieval import RECALL_AT, RightAnswers
 
+CHANCE = "chance"
+"""Name of the baseline that guesses."""
 BINS_PER_CHANNEL = 4
 MAX_PIXELS_PER_SIDE = 64
 MAX_WORDS = 512

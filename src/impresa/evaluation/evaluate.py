@@ -18,16 +18,16 @@ from impresa.config.experiment import DatasetConfig
 from impresa.data.batch import Sample
 from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError
-from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
+from impresa.evaluation.baselines import CHANCE, ColourHistogramModel, chance, colour_histogram
 from impresa.evaluation.gallery import GalleryMaker
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
+from impresa.evaluation.sound import Sounds
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 
 if TYPE_CHECKING:
     from impresa.models.embedder import EmbeddingModel
 
-CHANCE = "chance"
 HISTOGRAM = "colour histogram"
 NUM_BASELINE_SAMPLES = 4096
 EncodeText = Callable[[list[str]], Tensor]
@@ -66,8 +66,8 @@ def evaluate(
 ) -> Evaluation:
     """Retrieval in both directions, baselines beside it, and zero-shot classification where there are labels.
 
-    Every caption of every image takes part. Bad samples are skipped and listed. The prompts are the
-    `dataset.prompt_templates` of the model's config.
+    A model that hears is judged on the sounds of the data too. Every caption of every image takes part. Bad samples
+    are skipped and listed. The prompts are the `dataset.prompt_templates` of the model's config.
 
     Args:
         model: the model; its weights are not changed.
@@ -88,23 +88,27 @@ def evaluate(
     encode_text = partial(model.encode_text, batch_size=batch_size, device=device, show_progress=show_progress)
     check_templates(config.prompt_templates)
 
+    hears = model.config.audio_encoder is not None
+    sounds = Sounds(partial(model.encode_audio, batch_size=batch_size, device=device)) if hears else None
     with _progress(show_progress) as bar:
-        test, embeddings = _embed(model, source, batch_size, device, bar)
+        test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds)
         train = _look_at(train_source, bar) if train_source is not None else _Seen()
-    if not test.positions:
+    if not test.positions and not (sounds and sounds.num_samples):
         reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
         raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
 
+    dims = vision.mrl_dimensions if (vision := model.config.vision_encoder).use_mrl else ()
     evaluation = Evaluation(
         data=data,
         num_images=len(test.positions),
         num_texts=sum(map(len, test.captions)),
         num_distinct_texts=len({caption for captions in test.captions for caption in captions}),
         bad_samples=tuple(test.bad),
+        num_sounds=sounds.num_samples if sounds else 0,
+        sound=sounds.retrieval(embeddings, encode_text, dims) if sounds else {},
         zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
-        dims = vision.mrl_dimensions if (vision := model.config.vision_encoder).use_mrl else ()
         right = _right_answers(test)
         texts = encode_text(list(right.texts))
         return replace(
@@ -114,7 +118,7 @@ def evaluate(
             baselines=_baselines(right, test, train),
             gallery=GalleryMaker(source, test.positions, embeddings, texts, right).make(),
         )
-    if evaluation.zero_shot is None:
+    if evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
     return evaluation
 
@@ -128,16 +132,27 @@ def name_of_data(config: DatasetConfig, split: Split) -> str:
 
 
 def _embed(
-    model: EmbeddingModel, source: Source, batch_size: int, device: torch.device | str | None, bar: Progress
+    model: EmbeddingModel,
+    source: Source,
+    batch_size: int,
+    device: torch.device | str | None,
+    bar: Progress,
+    *,
+    sounds: Sounds | None,
 ) -> tuple[_Seen, Tensor]:
-    """The usable samples and the embeddings (I, E) of their images."""
+    """The usable samples and the embeddings (I, E) of their images; their sounds go to `sounds`."""
     seen, embeddings = _Seen(), []
 
     def pixels() -> Iterator[Tensor]:
         # Preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
-        for item in _usable(source, bar.track(range(len(source)), description="embedding images"), seen.bad):
-            seen.add(*item)
-            yield model.image_transform(item[2])
+        for position, sample in _read(source, bar.track(range(len(source)), description="embedding images"), seen.bad):
+            if sounds is not None:
+                sounds.add(sample, None if sample.image is None else len(seen.positions))
+            if sample.image is not None:
+                seen.add(position, sample, sample.image)
+                yield model.image_transform(sample.image)
+            elif sounds is None or sample.audio is None:
+                seen.bad.append(BadSampleNote(sample.id, "no image"))
 
     stream = pixels()
     while batch := list(islice(stream, batch_size)):
@@ -149,8 +164,9 @@ def _look_at(train_source: Source, bar: Progress) -> _Seen:
     """What the baseline is fitted on: training samples at even distances, so that sorted data are seen whole."""
     seen, num = _Seen(), min(len(train_source), NUM_BASELINE_SAMPLES)
     positions = [i * len(train_source) // num for i in range(num)]
-    for item in _usable(train_source, bar.track(positions, description="fitting the baseline"), seen.bad):
-        seen.add(*item)
+    for position, sample in _read(train_source, bar.track(positions, description="fitting the baseline"), seen.bad):
+        if sample.image is not None:
+            seen.add(position, sample, sample.image)
     return seen
 
 
@@ -164,7 +180,10 @@ def _right_answers(test: _Seen) -> RightAnswers:
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
     baselines = {CHANCE: chance(right)}
     if any(train.captions):
-        histogram = ColourHistogramModel(torch.stack(train.histograms), train.captions)
+        described = [row for row, captions in enumerate(train.captions) if captions]
+        histogram = ColourHistogramModel(
+            torch.stack([train.histograms[row] for row in described]), [train.captions[row] for row in described]
+        )
         images, texts = histogram.embed_images(torch.stack(test.histograms)), histogram.embed_texts(right.texts)
         baselines = {HISTOGRAM: metrics_of_texts(images, texts, right), **baselines}
     return baselines
@@ -184,18 +203,13 @@ def _zero_shot(
     )
 
 
-def _usable(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample, Image]]:
-    """The samples that have an image: position, sample, image. The others are noted in `bad`."""
+def _read(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample]]:
+    """The good samples and their positions. The others are noted in `bad`."""
     for position in positions:
         try:
-            sample = source[position]
+            yield position, source[position]
         except BadSample as fault:
             bad.append(BadSampleNote(fault.id, fault.reason))
-            continue
-        if sample.image is None:
-            bad.append(BadSampleNote(sample.id, "no image"))
-        else:
-            yield position, sample, sample.image
 
 
 def _progress(show: bool) -> Progress:

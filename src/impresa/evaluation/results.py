@@ -129,6 +129,11 @@ class Evaluation:
     """The same metric for simple baselines, by name."""
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
+    num_sounds: int = 0
+    """Sounds that were used."""
+    sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
+    """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`) and
+    name, over the samples that have both; empty for a model or data without sound."""
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
@@ -137,8 +142,16 @@ class Evaluation:
         """Retrieval by name, in the order of a table: the model whole, cut to fewer dimensions, the baselines."""
         if self.retrieval is None:
             return {}
-        cut = {f"first {dim} dimensions": metrics for dim, metrics in self.by_dimension.items()}
-        return {"model": self.retrieval, **cut, **self.baselines}
+        return {"model": self.retrieval, **dimension_rows(self.by_dimension), **self.baselines}
+
+    def directions(self) -> dict[str, dict[str, DirectionMetrics]]:
+        """Retrieval by direction and name: between image and text first, then with sound."""
+        rows = self.retrieval_rows()
+        image_text = {
+            "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
+            "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
+        }
+        return {**(image_text if rows else {}), **self.sound}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the gallery, as JSON types."""
@@ -148,6 +161,16 @@ class Evaluation:
     def from_dict(cls, tree: dict[str, Any]) -> Evaluation:
         """The evaluation that `to_dict` wrote. Raises `CheckpointError` for anything else."""
         return _validated(tree, EVALUATION_FILE)
+
+
+def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, RetrievalMetrics]:
+    """Metrics under the names that tables have for embeddings cut to their first numbers."""
+    return {f"first {dim} dimensions": metrics for dim, metrics in by_dimension.items()}
+
+
+def direction_title(direction: str) -> str:
+    """A direction as tables show it: `image_to_text` is `image → text`."""
+    return direction.replace("_to_", " → ")
 
 
 def read_evaluation(run_dir: Path) -> Evaluation | None:

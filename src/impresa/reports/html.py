@@ -63,7 +63,7 @@ def render_report(run_dir: Path) -> str:
     if evaluation is None:
         parts.append(sections.no_evaluation(run_dir))
     else:
-        parts += [sections.headline(evaluation), sections.results(evaluation)]
+        parts += [sections.headline(evaluation), sections.results(evaluation), sections.sound(evaluation)]
     parts.append(sections.curves(read_history(run_dir)))
     if evaluation is not None:
         parts += [sections.examples(evaluation.gallery), sections.similarity(evaluation.gallery)]

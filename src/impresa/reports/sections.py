@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.evaluation.results import Answer, DirectionMetrics, Evaluation, Example, Gallery, ZeroShotMetrics
+from impresa.evaluation.results import (
+    Answer,
+    DirectionMetrics,
+    Evaluation,
+    Example,
+    Gallery,
+    ZeroShotMetrics,
+    direction_title,
+)
 from impresa.reports.charts import line_chart, matrix_png
 from impresa.reports.history import Curve
 from impresa.reports.markup import Markup, fill, join
@@ -17,6 +25,7 @@ from impresa.reports.markup import Markup, fill, join
 NOTHING = Markup("")
 MAX_TABLE_CLASSES = 20
 MAX_LISTED = 20
+COLUMNS = ("R@1", "R@5", "R@10", "median rank", "mean rank")
 CHARTS = {
     "Loss": {"train_loss": "training", "val_loss": "validation"},
     "Validation R@1": {
@@ -100,7 +109,6 @@ def results(evaluation: Evaluation) -> Markup:
         )
         for name, metrics in evaluation.retrieval_rows().items()
     ]
-    names = ("R@1", "R@5", "R@10", "median rank", "mean rank")
     return fill(
         '<section><h2>Retrieval</h2><p class="soft small">{data}: {images} images, {texts} captions ({distinct} '
         "distinct). R@k: share of queries with a right answer among the first k. Ties count against the "
@@ -112,7 +120,33 @@ def results(evaluation: Evaluation) -> Markup:
         images=f"{evaluation.num_images:,}",
         texts=f"{evaluation.num_texts:,}",
         distinct=f"{evaluation.num_distinct_texts:,}",
-        columns=join(fill("<th>{name}</th>", name=name) for name in names * 2),
+        columns=join(fill("<th>{name}</th>", name=name) for name in COLUMNS * 2),
+        rows=join(rows),
+    )
+
+
+def sound(evaluation: Evaluation) -> Markup:
+    """The table of retrieval between sounds and the other modalities."""
+    if not evaluation.sound:
+        return NOTHING
+    rows = [
+        fill(
+            '<tr class="{kind}"><th scope="row">{direction}, {name}</th>{cells}</tr>',
+            kind="model" if name == "model" else "baseline",
+            direction=direction_title(direction),
+            name=name,
+            cells=join(_cells(metrics)),
+        )
+        for direction, found in evaluation.sound.items()
+        for name, metrics in found.items()
+    ]
+    return fill(
+        '<section><h2>Retrieval with sound</h2><p class="soft small">{sounds} samples have a sound. Each pair is '
+        "judged on the samples that have both; sounds that are equal are one.</p>"
+        '<div class="card scroll"><table><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "</section>",
+        sounds=f"{evaluation.num_sounds:,}",
+        columns=join(fill("<th>{name}</th>", name=name) for name in COLUMNS),
         rows=join(rows),
     )
 

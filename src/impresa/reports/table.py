@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from impresa.evaluation.results import DirectionMetrics, Evaluation, ZeroShotMetrics
+from impresa.evaluation.results import DirectionMetrics, Evaluation, ZeroShotMetrics, direction_title
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
@@ -19,8 +19,9 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
 
 def _parts(evaluation: Evaluation) -> Iterator[RenderableType]:
     images, texts, distinct = evaluation.num_images, evaluation.num_texts, evaluation.num_distinct_texts
-    yield Text(f"{evaluation.data}: {images:,} images, {texts:,} captions ({distinct:,} distinct)", style="dim")
-    if evaluation.retrieval is not None:
+    sounds = f", {evaluation.num_sounds:,} sounds" if evaluation.num_sounds else ""
+    yield Text(f"{evaluation.data}: {images:,} images, {texts:,} captions ({distinct:,} distinct){sounds}", style="dim")
+    if evaluation.directions():
         yield _retrieval(evaluation)
     if evaluation.zero_shot is not None:
         yield Text(_zero_shot(evaluation.zero_shot))
@@ -34,10 +35,10 @@ def _retrieval(evaluation: Evaluation) -> Table:
     table.add_column("", no_wrap=True)
     for name in ("R@1", "R@5", "R@10", "median rank", "mean rank"):
         table.add_column(name, justify="right", no_wrap=True)
-    for direction in ("image_to_text", "text_to_image"):
-        table.add_row(direction.replace("_to_", " → "), style="dim")
-        for name, metrics in evaluation.retrieval_rows().items():
-            table.add_row(f"  {name}", *_cells(getattr(metrics, direction)), style="bold" if name == "model" else "")
+    for direction, rows in evaluation.directions().items():
+        table.add_row(direction_title(direction), style="dim")
+        for name, metrics in rows.items():
+            table.add_row(f"  {name}", *_cells(metrics), style="bold" if name == "model" else "")
     return table
 
 

@@ -17,7 +17,7 @@ def model_card(
     """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
     sections = (
         _head(config),
-        _use(run_dir),
+        _use(config, run_dir),
         _figures(evaluation),
         _making(config, environment, num_parameters),
     )
@@ -26,13 +26,18 @@ def model_card(
 
 def _head(config: ExperimentConfig) -> str:
     labels = config.labels
-    tags = ["tags:", *(f"- {tag!r}" for tag in ("impresa", "image-text", *labels.tags))]
+    hears = config.audio_encoder is not None
+    modalities = ("image-text", "audio") if hears else ("image-text",)
+    tags = ["tags:", *(f"- {tag!r}" for tag in ("impresa", *modalities, *labels.tags))]
     title = f"# {config.name}" + (f" {labels.version}" if labels.version else "")
-    about = labels.description or "Images and texts in one embedding space."
+    what = "Images, texts and sounds" if hears else "Images and texts"
+    about = labels.description or f"{what} in one embedding space."
     return "\n".join(["---", "library_name: impresa", *tags, "---", "", title, "", about])
 
 
-def _use(run_dir: Path) -> str:
+def _use(config: ExperimentConfig, run_dir: Path) -> str:
+    hears = config.audio_encoder is not None
+    sounds = '\nsounds = model.encode_audio(["a.wav", "b.mp3"])' if hears else ""
     return f"""## Use
 
 ```python
@@ -40,7 +45,7 @@ import impresa
 
 model = impresa.load({str(run_dir)!r})
 images = model.encode_image(["a.jpg", "b.jpg"])
-texts = model.encode_text(["a red circle", "two dogs"])
+texts = model.encode_text(["a red circle", "two dogs"]){sounds}
 print(model.similarity(images, texts))
 ```"""
 
@@ -58,6 +63,11 @@ def _figures(evaluation: Evaluation) -> str:
         for which, found in rows.items():
             lines.append(_row(f"image to text{which}", found.image_to_text))
             lines.append(_row(f"text to image{which}", found.text_to_image))
+    if evaluation.sound:
+        lines += ["", "| | R@1 | R@5 | R@10 | mean rank | median rank |", "|---|---|---|---|---|---|"]
+        for direction, by_name in evaluation.sound.items():
+            for name, metrics in by_name.items():
+                lines.append(_row(direction.replace("_", " ") + ("" if name == "model" else f" ({name})"), metrics))
     if evaluation.zero_shot is not None:
         shot = evaluation.zero_shot
         lines += [
