@@ -1,0 +1,187 @@
+"""Tokens of several modalities become one sequence: the prefix of a language model, or one embedding of them all.
+
+A modality that a sample lacks is masked: its tokens, whatever they hold, reach nothing.
+
+Letters of shapes: B batch, N tokens of a modality, D its width, P prefix, H hidden width, E embedding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import FusionConfig, Modality
+from impresa.encoders.output import EncoderOutput
+from impresa.encoders.perceiver import PerceiverLayer
+from impresa.encoders.pooling import mean_pool
+from impresa.encoders.transformer import fitting_heads, init_linear
+
+NUM_HEADS = 8
+
+
+@dataclass
+class Prefix:
+    """What a fusion makes of the modalities."""
+
+    tokens: torch.Tensor
+    """(B, P, H), zero where the mask is false."""
+    mask: torch.Tensor
+    """(B, P) bool, true where a token is real."""
+
+
+class Fusion(nn.Module, ABC):
+    """What the strategies share: each modality is brought to the width H and marked as what it is.
+
+    Args:
+        config: the strategy's settings.
+        dims: D of each modality that there may be.
+        dim: H.
+    """
+
+    def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.modalities = tuple(dims)
+        self.projections = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, width in dims.items()})
+        self.marks = nn.ParameterDict({modality: 0.02 * torch.randn(dim) for modality in dims})
+        for modality, width in dims.items():
+            init_linear(self.projections[modality], std=width**-0.5)
+
+    def forward(
+        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
+    ) -> Prefix:
+        """Fuse the tokens.
+
+        Args:
+            encoded: outputs with tokens (B, N, D) of one or more of the modalities.
+            present: (B,) bool for each modality that some samples lack, true where the sample has it.
+        """
+        present = present or {}
+        names = [name for name in self.modalities if name in encoded]
+        brought = [self._bring(name, encoded[name], present.get(name)) for name in names]
+        tokens, mask = self.fuse(brought)
+        return Prefix(tokens.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
+
+    @abstractmethod
+    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The modalities' tokens (B, N, H) and masks (B, N) to (B, P, H) and (B, P)."""
+
+    def _bring(self, name: str, encoded: EncoderOutput, present: torch.Tensor | None) -> Prefix:
+        assert encoded.tokens is not None  # whoever fuses asks the encoders for them
+        mask = encoded.mask
+        if mask is None:
+            mask = torch.ones(encoded.tokens.shape[:2], dtype=torch.bool, device=encoded.tokens.device)
+        if present is not None:
+            mask = mask & present.unsqueeze(1)
+        tokens = encoded.tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return Prefix(self.projections[name](tokens) + self.marks[name], mask)
+
+
+class ConcatFusion(Fusion):
+    """All tokens, one modality after the other: P is the sum of their numbers."""
+
+    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+
+
+class CrossAttentionFusion(Fusion):
+    """Learned queries read the tokens of all modalities together, `layers` times: P is `num_queries`."""
+
+    def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
+        super().__init__(config, dims, dim)
+        self.reader = Reader(config.num_queries, config.layers, dim)
+
+    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, mask = torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+        return self.reader(tokens, mask), _any_real(mask, self.config.num_queries)
+
+
+class GatedFusion(Fusion):
+    """Learned queries read each modality by itself; what they find is added up under gates: P is `num_queries`.
+
+    The gates of a token are positive, depend on what was found, and add up to one over the modalities that are there.
+    """
+
+    def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
+        super().__init__(config, dims, dim)
+        self.reader = Reader(config.num_queries, 1, dim)
+        self.gate = nn.Linear(dim, 1)
+        init_linear(self.gate, std=dim**-0.5)
+
+    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.stack([self.reader(m.tokens, m.mask) for m in modalities], dim=1)  # (B, modalities, P, H)
+        is_there = torch.stack([m.mask.any(dim=1) for m in modalities], dim=1)  # (B, modalities)
+        scores = self.gate(found).masked_fill(~is_there[:, :, None, None], torch.finfo(found.dtype).min)
+        return (scores.softmax(dim=1) * found).sum(dim=1), _any_real(is_there, self.config.num_queries)
+
+
+class Reader(nn.Module):
+    """Learned queries that read tokens (B, N, H) with their mask (B, N) and give (B, P, H).
+
+    Args:
+        num_queries: P.
+        num_layers: how often they read.
+        dim: H.
+    """
+
+    def __init__(self, num_queries: int, num_layers: int, dim: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
+        self.layers = nn.ModuleList(
+            PerceiverLayer(
+                dim=dim, num_heads=fitting_heads(dim, NUM_HEADS), mlp_ratio=4.0, damping=(2 * num_layers) ** -0.5
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        found = self.queries.expand(len(tokens), -1, -1)
+        seen = nn.functional.pad(mask, (0, found.shape[1]), value=True)[:, None, None, :]  # queries see one another
+        for layer in self.layers:
+            found = layer(found, tokens, seen)
+        return self.norm(found)
+
+
+class FusedEmbedding(nn.Module):
+    """One embedding of several modalities: a fusion, the mean of its real tokens, and a linear head.
+
+    Args:
+        fusion: makes the tokens.
+        embed_dim: E.
+    """
+
+    def __init__(self, fusion: Fusion, embed_dim: int) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.head = nn.Linear(fusion.dim, embed_dim, bias=False)
+        init_linear(self.head, std=fusion.dim**-0.5)
+
+    def forward(
+        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """(B, E), not normalised; zero for a sample that has none of the modalities. Arguments as of `Fusion`."""
+        prefix = self.fusion(encoded, present)
+        return self.head(mean_pool(prefix.tokens, prefix.mask))
+
+
+STRATEGIES: dict[str, type[Fusion]] = {
+    "concat": ConcatFusion,
+    "cross_attention": CrossAttentionFusion,
+    "gated": GatedFusion,
+}
+
+
+def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> Fusion:
+    """The fusion of `config.strategy`; arguments as of `Fusion`."""
+    return STRATEGIES[config.strategy](config, dims, dim)
+
+
+def _any_real(mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """(B, N) to (B, P), true in the rows that have anything real."""
+    return mask.any(dim=1, keepdim=True).expand(-1, num_tokens)

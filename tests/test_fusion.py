@@ -1,0 +1,105 @@
+"""The three strategies of fusion: shapes, masks, and that what is absent reaches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from impresa.config.experiment import FusionConfig
+from impresa.encoders.output import EncoderOutput
+from impresa.fusion import STRATEGIES, FusedEmbedding, build_fusion
+
+B, H, E = 4, 16, 6
+DIMS = {"image": 12, "audio": 8}
+CONFIG = FusionConfig(num_queries=5)
+HAS_AUDIO = torch.tensor([True, False, True, False])
+EVERY = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+def encoded() -> dict[str, EncoderOutput]:
+    """Nine image tokens and seven of sound, the last of which are padding."""
+    real = torch.arange(7) < torch.tensor([7, 2, 5, 7])[:, None]
+    image = EncoderOutput(torch.zeros(B, 1), torch.randn(B, 9, 12))
+    return {"image": image, "audio": EncoderOutput(torch.zeros(B, 1), torch.randn(B, 7, 8), real)}
+
+
+def fusion(strategy: str, **changes: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_fusion(replace(CONFIG, strategy=strategy, **changes), DIMS, H)
+
+
+@EVERY
+def test_shape_and_mask_of_the_prefix(strategy: str) -> None:
+    inputs = encoded()
+    prefix = fusion(strategy)(inputs, {"audio": HAS_AUDIO})
+    num_tokens = 16 if strategy == "concat" else 5
+    assert prefix.tokens.shape == (B, num_tokens, H)
+    assert prefix.mask.shape == (B, num_tokens)
+    expected = [14 + 2, 9, 9 + 5, 9] if strategy == "concat" else [5] * B
+    assert prefix.mask.sum(dim=1).tolist() == expected
+    assert not prefix.tokens[~prefix.mask].any()
+    assert prefix.tokens[prefix.mask].abs().sum(dim=1).min() > 0
+
+
+@EVERY
+def test_neither_padding_nor_an_absent_modality_reaches_anything(strategy: str) -> None:
+    model, inputs, present = fusion(strategy), encoded(), {"audio": HAS_AUDIO}
+    before = model(inputs, present)
+    audio = inputs["audio"]
+    unseen = ~(audio.mask & HAS_AUDIO[:, None])
+    audio.tokens = audio.tokens.masked_fill(unseen[:, :, None], float("nan"))
+    after = model(inputs, present)
+    assert torch.equal(before.tokens, after.tokens)
+    assert torch.equal(before.mask, after.mask)
+
+
+@EVERY
+def test_without_a_modality_a_sample_is_fused_as_if_there_were_none(strategy: str) -> None:
+    model, inputs = FusedEmbedding(fusion(strategy), E), encoded()
+    both = model(inputs, {"audio": HAS_AUDIO})
+    image_only = model({"image": inputs["image"]})
+    torch.testing.assert_close(both[~HAS_AUDIO], image_only[~HAS_AUDIO])
+    assert (both - image_only)[HAS_AUDIO].abs().max() > 1e-3
+
+
+@EVERY
+def test_every_modality_and_parameter_counts(strategy: str) -> None:
+    model, inputs = FusedEmbedding(fusion(strategy), E), encoded()
+    for output in inputs.values():
+        output.tokens.requires_grad_()
+    model(inputs, {"audio": HAS_AUDIO}).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+    assert inputs["image"].tokens.grad.abs().sum(dim=2).min() > 0
+    real = inputs["audio"].mask & HAS_AUDIO[:, None]
+    assert torch.equal(inputs["audio"].tokens.grad.abs().sum(dim=2) > 0, real)
+
+
+@EVERY
+def test_a_sample_without_anything_is_masked_and_embedded_as_zero(strategy: str) -> None:
+    nobody = torch.zeros(B, dtype=torch.bool)
+    present = {"image": nobody, "audio": nobody}
+    assert not fusion(strategy)(encoded(), present).mask.any()
+    assert not FusedEmbedding(fusion(strategy), E)(encoded(), present).any()
+
+
+def test_the_strategies_and_their_settings_differ() -> None:
+    inputs = encoded()
+    embeddings = [FusedEmbedding(fusion(strategy), E)(inputs) for strategy in STRATEGIES]
+    assert all(not torch.allclose(one, two, atol=1e-3) for one, two in pairwise(embeddings))
+    for strategy in ("cross_attention", "gated"):
+        assert fusion(strategy, num_queries=3)(inputs).tokens.shape == (B, 3, H)
+    assert len(fusion("cross_attention", layers=3).reader.layers) == 3
+
+
+def test_gates_are_shares() -> None:
+    model, inputs = fusion("gated"), encoded()
+    alone = [model({name: inputs[name]}).tokens for name in DIMS]
+    both = model(inputs).tokens
+    shares = (both - alone[1]) / (alone[0] - alone[1])
+    assert (shares.std(dim=2) < 1e-3).all()
+    assert ((shares.mean(dim=2) > 0) & (shares.mean(dim=2) < 1)).all()
