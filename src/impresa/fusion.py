@@ -47,10 +47,13 @@ class Fusion(nn.Module, ABC):
         self.config = config
         self.dim = dim
         self.modalities = tuple(dims)
-        self.projections = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, width in dims.items()})
-        self.marks = nn.ParameterDict({modality: 0.02 * torch.randn(dim) for modality in dims})
+        self.projections = nn.ModuleDict()
+        self.marks = nn.ParameterDict()
         for modality, width in dims.items():
-            init_linear(self.projections[modality], std=width**-0.5)
+            linear = nn.Linear(width, dim)
+            init_linear(linear, std=width**-0.5)
+            self.projections[modality] = linear
+            self.marks[modality] = 0.02 * torch.randn(dim)
 
     def forward(
         self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
