@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from PIL import Image
 
 from impresa.cli.main import main
@@ -67,6 +68,21 @@ def test_check_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(capsys.readouterr().out)
     assert (found["num_samples"], found["num_good"], found["labels"]) == (4, 3, {"x": 2, "y": 1})
     assert found["bad"] == [{"id": "2.png", "reason": "the caption is empty"}]
+
+
+def test_check_reads_sounds_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", [0.1] * (800 + 800 * number), 8_000)
+    table = folder / "captions.csv"
+    lines = table.read_text().splitlines()
+    named = [f"{line},{'noise' if i == 0 else f'{i - 1}.wav'}" for i, line in enumerate(lines)]
+    table.write_text("\n".join(named) + "\n")
+    assert main(["data", "check", str(folder), "--audio", "--audio-column", "noise"]) == 0  # 2.png has a sound instead
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "usable 4" in shown
+    assert "sounds 4 sound length 100 to 400 ms, median 250" in shown
+    assert main(["data", "check", str(folder), "--audio"]) == 2
+    assert "no column 'audio' for the sound" in capsys.readouterr().err
 
 
 def test_columns_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from pictures import numbered, png, write_jsonl
+from sounds_on_disk import wav
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.check import BadRow, Spread, inspect_source
@@ -56,6 +57,18 @@ def test_nothing_usable_is_a_summary_too(tmp_path: Path) -> None:
     summary = inspect_source(open_path(CONFIG, str(folder)))
     assert (summary.num_good, summary.bad_fraction) == (0, 1.0)
     assert summary.width_px is summary.height_px is summary.caption_words is None
+
+
+def test_sounds_are_counted_where_they_are_read(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.png", "caption": "x", "audio": f"{i}.wav"} for i in range(3)]
+    folder = write_jsonl(tmp_path, rows)
+    (folder / "0.wav").write_bytes(wav(300, 0.5))
+    (folder / "1.wav").write_bytes(wav(300, 0.25, 8_000))
+    summary = inspect_source(open_path(CONFIG, str(folder), audio_seconds=1.0))
+    assert (summary.num_sounds, summary.sound_ms) == (2, Spread(250, 375, 500))
+    assert summary.bad[0].reason.startswith("the sound cannot be decoded")
+    unheard = inspect_source(open_path(CONFIG, str(folder)))
+    assert (unheard.num_sounds, unheard.sound_ms, unheard.bad) == (0, None, ())
 
 
 def test_progress_sees_every_sample(tmp_path: Path) -> None:

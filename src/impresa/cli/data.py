@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HELP = "Check data before training on them, or write the embedded data set to a folder."
 _MOST_LABELS = 20
 _MOST_COPIES = 10
+_MOST_SECONDS = 600.0
+"""Sounds are read up to this length."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +35,16 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
     )
-    for name, what in (("image", "image or its path"), ("caption", "caption or captions"), ("label", "class name")):
+    columns = {
+        "image": "image or its path",
+        "caption": "caption or captions",
+        "audio": "sound or its path, with --audio",
+        "label": "class name",
+    }
+    for name, what in columns.items():
         column = getattr(defaults, f"{name}_column")
         parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
+    parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
     parser.add_argument(
         "--max-bad-fraction",
         metavar="X",
@@ -77,9 +86,13 @@ def _check(args: argparse.Namespace) -> None:
     from impresa.data.sources import open_path
 
     config = DatasetConfig(
-        image_column=args.image_column, caption_column=args.caption_column, label_column=args.label_column
+        image_column=args.image_column,
+        caption_column=args.caption_column,
+        audio_column=args.audio_column,
+        label_column=args.label_column,
     )
-    summary = inspect_source(open_path(config, args.path), lambda indices: _track(indices, "reading"))
+    source = open_path(config, args.path, audio_seconds=_MOST_SECONDS if args.audio else None)
+    summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     if args.json:
         print(json.dumps(summary.to_dict(), indent=2))
     else:
@@ -129,6 +142,9 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     yield "height", _spread(summary.height_px, "px")
     yield "captions", f"{summary.num_captions}, {summary.num_distinct_captions} distinct"
     yield "caption length", _spread(summary.caption_words, "words")
+    if summary.sound_ms is not None:
+        yield "sounds", f"{summary.num_sounds}"
+        yield "sound length", _spread(summary.sound_ms, "ms")
     yield "classes", f"{len(summary.labels)}"
     yield "equal images", f"{sum(map(len, summary.same_image))}"
 

@@ -50,6 +50,10 @@ class SourceSummary:
     height_px: Spread | None
     caption_words: Spread | None
     """Words of a caption."""
+    num_sounds: int
+    """Zero also where sound is not read."""
+    sound_ms: Spread | None
+    """Milliseconds of a sound."""
     num_captions: int
     num_distinct_captions: int
     labels: dict[str, int]
@@ -79,7 +83,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         track: wraps the iteration over their numbers, for a progress bar.
     """
     bad: list[BadRow] = []
-    widths, heights, words = [], [], []
+    widths, heights, words, lengths_ms = [], [], [], []
     captions: set[str] = set()
     labels: Counter[str] = Counter()
     ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
@@ -93,6 +97,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             widths.append(sample.image.width)
             heights.append(sample.image.height)
             ids_of_image[_fingerprint(sample.image)].append(sample.id)
+        if sample.audio is not None:
+            lengths_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
         words += [len(caption.split()) for caption in sample.captions]
         captions.update(sample.captions)
         if sample.label is not None:
@@ -103,6 +109,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         width_px=Spread.of(widths),
         height_px=Spread.of(heights),
         caption_words=Spread.of(words),
+        num_sounds=len(lengths_ms),
+        sound_ms=Spread.of(lengths_ms),
         num_captions=len(words),
         num_distinct_captions=len(captions),
         labels=dict(labels.most_common()),

@@ -42,7 +42,7 @@ class Source(Protocol):
         """The sample at `index`.
 
         Raises:
-            BadSample: its image or its caption cannot be used.
+            BadSample: its image, caption or sound cannot be used.
         """
         ...
 
@@ -59,7 +59,7 @@ class DivisibleSource(Source, Protocol):
     """A source that can be divided by image."""
 
     def image_keys(self) -> Iterator[str]:
-        """For each sample, in order, a name of its image: equal for equal images, and the same in every run."""
+        """For each sample, in order, a name of its image (of its sound, if it has none): equal for equal images, and the same in every run."""
         ...
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
