@@ -49,6 +49,20 @@ def test_embeddings_have_length_one_unless_asked_otherwise(model: EmbeddingModel
     assert torch.allclose(torch.nn.functional.normalize(free, dim=1), model.encode_text(TEXTS))
 
 
+def test_a_prefix_is_cut_first_and_scaled_then(model: EmbeddingModel) -> None:
+    free = model.encode_text(TEXTS, normalize=False)
+    assert torch.allclose(model.encode_text(TEXTS, dim=4), torch.nn.functional.normalize(free[:, :4], dim=1))
+    assert torch.equal(model.encode_text(TEXTS, dim=4, normalize=False), free[:, :4])
+    assert torch.equal(model.encode_text(TEXTS, dim=16), model.encode_text(TEXTS))
+    assert model.encode_image(picture(0), dim=4).shape == (4,)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 17])
+def test_a_prefix_longer_than_the_embedding_is_refused(dim: int, model: EmbeddingModel) -> None:
+    with pytest.raises(DataError, match=rf"^dim: {dim} is not within 1 to 16"):
+        model.encode_text(TEXTS, dim=dim)
+
+
 def test_the_batch_size_changes_nothing(model: EmbeddingModel) -> None:
     images = [picture(seed) for seed in range(5)]
     assert torch.allclose(model.encode_image(images, batch_size=2), model.encode_image(images), atol=1e-6)

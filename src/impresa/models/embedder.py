@@ -75,6 +75,7 @@ class EmbeddingModel:
         *,
         batch_size: int = 32,
         normalize: bool = True,
+        dim: int | None = None,
         device: torch.device | str | None = None,
         show_progress: bool = False,
     ) -> Tensor:
@@ -84,6 +85,7 @@ class EmbeddingModel:
             images: one image or several; a tensor (N, 3, H, W) is N images.
             batch_size: images that pass the model at a time.
             normalize: scale embeddings to length one.
+            dim: keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself).
             device: move the model there first; None leaves it where it is.
             show_progress: a progress bar on standard error.
 
@@ -100,6 +102,7 @@ class EmbeddingModel:
             self._embed_images,
             batch_size=batch_size,
             normalize=normalize,
+            dim=dim,
             device=device,
             show_progress=show_progress,
         )
@@ -111,6 +114,7 @@ class EmbeddingModel:
         *,
         batch_size: int = 32,
         normalize: bool = True,
+        dim: int | None = None,
         device: torch.device | str | None = None,
         show_progress: bool = False,
     ) -> Tensor:
@@ -120,6 +124,7 @@ class EmbeddingModel:
             texts: one text or several.
             batch_size: texts that pass the model at a time.
             normalize: scale embeddings to length one.
+            dim: keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself).
             device: move the model there first; None leaves it where it is.
             show_progress: a progress bar on standard error.
 
@@ -138,6 +143,7 @@ class EmbeddingModel:
             self._embed_texts,
             batch_size=batch_size,
             normalize=normalize,
+            dim=dim,
             device=device,
             show_progress=show_progress,
         )
@@ -149,6 +155,7 @@ class EmbeddingModel:
         *,
         batch_size: int = 32,
         normalize: bool = True,
+        dim: int | None = None,
         device: torch.device | str | None = None,
         show_progress: bool = False,
     ) -> Tensor:
@@ -158,6 +165,7 @@ class EmbeddingModel:
             sounds: one sound or several: paths, or pairs of samples (S,) and their number per second.
             batch_size: sounds that pass the model at a time.
             normalize: scale embeddings to length one.
+            dim: keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself).
             device: move the model there first; None leaves it where it is.
             show_progress: a progress bar on standard error.
 
@@ -174,6 +182,7 @@ class EmbeddingModel:
             self._embed_sounds,
             batch_size=batch_size,
             normalize=normalize,
+            dim=dim,
             device=device,
             show_progress=show_progress,
         )
@@ -191,9 +200,12 @@ class EmbeddingModel:
         *,
         batch_size: int,
         normalize: bool,
+        dim: int | None,
         device: torch.device | str | None,
         show_progress: bool,
     ) -> Tensor:
+        if dim is not None and not 1 <= dim <= self.embed_dim:
+            raise DataError(f"dim: {dim} is not within 1 to {self.embed_dim}, the embeddings' width; choose another")
         if device is not None:
             self.to(device)
         self.model.eval()
@@ -204,7 +216,7 @@ class EmbeddingModel:
 
             batches = track(batches, description="encoding", console=Console(stderr=True))
         parts = [embed(batch).float().cpu() for batch in batches]
-        embeddings = torch.cat(parts) if parts else torch.zeros(0, self.embed_dim)
+        embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :dim]
         return _unit(embeddings) if normalize else embeddings
 
     def _embed_images(self, images: list[Picture]) -> Tensor:
