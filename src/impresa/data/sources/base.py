@@ -59,7 +59,10 @@ class DivisibleSource(Source, Protocol):
     """A source that can be divided by image."""
 
     def image_keys(self) -> Iterator[str]:
-        """For each sample, in order, a name of its image (of its sound, if it has none): equal for equal images, and the same in every run."""
+        """For each sample, in order, a name of its image, or of its sound where there is no image.
+
+        Names of equal images are equal, and they are the same in every run.
+        """
         ...
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
