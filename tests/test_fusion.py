@@ -94,6 +94,16 @@ def test_the_strategies_and_their_settings_differ() -> None:
     for strategy in ("cross_attention", "gated"):
         assert fusion(strategy, num_queries=3)(inputs).tokens.shape == (B, 3, H)
     assert len(fusion("cross_attention", layers=3).reader.layers) == 3
+    few, many = (fusion("cross_attention", num_heads=heads)(inputs).tokens for heads in (2, 8))
+    assert not torch.allclose(few, many, atol=1e-3)
+
+
+@EVERY
+def test_dropout_is_for_training_only(strategy: str) -> None:
+    model, plain, inputs = fusion(strategy, dropout=0.5), fusion(strategy), encoded()
+    dropped = model(inputs).tokens
+    assert 0.2 < (dropped == 0).float().mean() < 0.7
+    torch.testing.assert_close(model.eval()(inputs).tokens, plain.eval()(inputs).tokens)
 
 
 def test_gates_are_shares() -> None:

@@ -20,8 +20,6 @@ from impresa.encoders.perceiver import PerceiverLayer
 from impresa.encoders.pooling import mean_pool
 from impresa.encoders.transformer import fitting_heads, init_linear
 
-NUM_HEADS = 8
-
 
 @dataclass
 class Prefix:
@@ -47,6 +45,7 @@ class Fusion(nn.Module, ABC):
         self.config = config
         self.dim = dim
         self.modalities = tuple(dims)
+        self.dropout = nn.Dropout(config.dropout)
         self.projections = nn.ModuleDict()
         self.marks = nn.ParameterDict()
         for modality, width in dims.items():
@@ -68,7 +67,7 @@ class Fusion(nn.Module, ABC):
         names = [name for name in self.modalities if name in encoded]
         brought = [self._bring(name, encoded[name], present.get(name)) for name in names]
         tokens, mask = self.fuse(brought)
-        return Prefix(tokens.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
+        return Prefix(self.dropout(tokens).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
     @abstractmethod
     def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,7 +96,7 @@ class CrossAttentionFusion(Fusion):
 
     def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
         super().__init__(config, dims, dim)
-        self.reader = Reader(config.num_queries, config.layers, dim)
+        self.reader = Reader(config, config.layers, dim)
 
     def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, mask = torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
@@ -112,7 +111,7 @@ class GatedFusion(Fusion):
 
     def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
         super().__init__(config, dims, dim)
-        self.reader = Reader(config.num_queries, 1, dim)
+        self.reader = Reader(config, 1, dim)
         self.gate = nn.Linear(dim, 1)
         init_linear(self.gate, std=dim**-0.5)
 
@@ -127,17 +126,17 @@ class Reader(nn.Module):
     """Learned queries that read tokens (B, N, H) with their mask (B, N) and give (B, P, H).
 
     Args:
-        num_queries: P.
+        config: `num_queries` is P; of its `num_heads` as many are taken as divide H.
         num_layers: how often they read.
         dim: H.
     """
 
-    def __init__(self, num_queries: int, num_layers: int, dim: int) -> None:
+    def __init__(self, config: FusionConfig, num_layers: int, dim: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
+        self.queries = nn.Parameter(0.02 * torch.randn(config.num_queries, dim))
         self.layers = nn.ModuleList(
             PerceiverLayer(
-                dim=dim, num_heads=fitting_heads(dim, NUM_HEADS), mlp_ratio=4.0, damping=(2 * num_layers) ** -0.5
+                dim=dim, num_heads=fitting_heads(dim, config.num_heads), mlp_ratio=4.0, damping=(2 * num_layers) ** -0.5
             )
             for _ in range(num_layers)
         )

@@ -11,7 +11,6 @@ from impresa.errors import ConfigError
 TURNED_ON = {
     "vision_encoder.checkpoint": ["vision_encoder.checkpoint=runs/x"],
     "decoder": ["decoder.type=trm"],
-    "fusion": ["fusion.strategy=gated"],
     "dataset.source": ["dataset.source=hub"],
     "dataset.cache_features": ["dataset.cache_features=true"],
     "trainer.strategy": ["trainer.strategy=fsdp"],

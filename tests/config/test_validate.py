@@ -138,7 +138,28 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("losses.pairs", ["image-audio"])], "losses.pairs: image-audio needs an audio_encoder; add one or leave"),
     (
         [("losses.pairs", ["image-text"]), ("audio_encoder.dim", 64)],
-        "losses.pairs: ['image-text'] leaves the audio_encoder untrained; add image-audio or text-audio, or leave",
+        "losses.pairs: ['image-text'] leaves the embeddings of the audio_encoder untrained; add image-audio",
+    ),
+    (
+        [("losses.pairs", ["text-audio", "image+audio-text"]), ("audio_encoder.dim", 64)],
+        "losses.pairs: ['text-audio', 'image+audio-text'] leaves the embeddings of the vision_encoder untrained; add",
+    ),
+    (
+        [("losses.pairs", ["image-text", "image+audio-text"]), ("audio_encoder.dim", 64)],
+        "losses.pairs: ['image-text', 'image+audio-text'] leaves the embeddings of the audio_encoder untrained; add",
+    ),
+    ([("fusion.strategy", "gated")], "fusion: fuses nothing without image+audio-text in losses.pairs or a decoder;"),
+    (
+        [("fusion.strategy", "gated"), ("decoder.type", "trm"), ("fusion.layers", 3)],
+        "fusion.layers: is for cross_attention, not for gated; leave it out",
+    ),
+    (
+        [("decoder.type", "trm"), ("fusion.num_queries", 3)],
+        "fusion.num_queries: is for cross_attention and gated, not for concat; leave it out",
+    ),
+    (
+        [("decoder.type", "trm"), ("fusion.num_heads", 3)],
+        "fusion.num_heads: is for cross_attention and gated, not for concat; leave it out",
     ),
     (
         [("decoder.type", "trm"), ("decoder.load_in_4bit", True)],

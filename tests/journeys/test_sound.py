@@ -184,5 +184,27 @@ def test_a_pretrained_ear_brings_its_own_features(tmp_path: Path, kind: object) 
     assert read_evaluation(tmp_path / "moved").num_sounds == 8
 
 
+@pytest.mark.parametrize("strategy", ["concat", "cross_attention", "gated"])
+def test_image_and_sound_are_fused_into_one_embedding(tmp_path: Path, strategy: str) -> None:
+    pairs = "losses.pairs=[image-text,text-audio,image+audio-text]"
+    matryoshka = ("vision_encoder.use_mrl=true", "vision_encoder.mrl_dimensions=[4]")
+    config = hearing(pairs, f"fusion.strategy={strategy}", *matryoshka)
+    model = impresa.load(train(config, tmp_path / "run", command=[]), "cpu")
+    images = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "red")]
+    sounds = [(tone(pitch, 0.1 * (i + 1)), 16_000) for i, pitch in enumerate((300, 300, 600))]
+    fused = model.encode_image_audio(images, sounds)
+    assert fused.shape == (3, 16)
+    torch.testing.assert_close(fused.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(model.encode_image_audio(images, sounds, batch_size=1), fused, atol=1e-5, rtol=1e-4)
+    assert (fused[0] - fused[1]).abs().max() > 1e-4 < (fused[0] - fused[2]).abs().max()
+    assert model.encode_image_audio(images, sounds, dim=4).shape == (3, 4)
+    with pytest.raises(DataError, match="3 images and 1 sounds; give as many of each"):
+        model.encode_image_audio(images, sounds[:1])
+    found = read_evaluation(tmp_path / "run").sound
+    assert list(found)[-2:] == ["image+audio_to_text", "text_to_image+audio"]
+    assert list(found["image+audio_to_text"]) == ["model", "first 4 dimensions", "chance"]
+    assert found["text_to_image+audio"]["model"].num_candidates == 8
+
+
 def test_a_dry_run_counts_the_audio_encoder() -> None:
     assert "audio_encoder:" in dry_run(hearing())

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, LossConfig, MemoryConfig
+from impresa.config.experiment import (
+    DatasetConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    FusionConfig,
+    LossConfig,
+    MemoryConfig,
+)
 from impresa.data.audio import NUM_MELS
 from impresa.data.batch import Batch
 from impresa.errors import DataError
@@ -58,6 +65,14 @@ def batch_with_gaps() -> Batch:
     captions = [text if has else "" for text, has in zip(whole.captions, HAS["text"].tolist(), strict=True)]
     masks = {f"{name}_present": mask for name, mask in HAS.items()}
     return replace(whole, captions=captions, **masks)
+
+
+FUSING = {"pairs": ("image-text", "text-audio", "image+audio-text")}
+
+
+def build_fusing(**fusion: object) -> AlignmentModel:
+    torch.manual_seed(0)
+    return build_alignment(replace(config(**FUSING), fusion=FusionConfig(**fusion)), VOCAB, END)
 
 
 def formula(model: AlignmentModel, batch: Batch) -> torch.Tensor:
@@ -180,3 +195,52 @@ def test_fields_that_shape_the_audio_encoder(change: dict[str, object]) -> None:
 
     plain = config()
     assert shapes(replace(plain, audio_encoder=replace(plain.audio_encoder, **change))) != shapes(plain)
+
+
+STRATEGIES = pytest.mark.parametrize("strategy", ["concat", "cross_attention", "gated"])
+
+
+@STRATEGIES
+def test_the_fused_embedding_is_aligned_with_the_caption(strategy: str) -> None:
+    model, batch = build_fusing(strategy=strategy).eval(), whole_batch()
+    found = model.embed(batch)
+    assert list(found) == ["image", "text", "audio", "image+audio"]
+    fused = model.embed_image_audio(batch.image, batch.audio, batch.audio_mask)
+    torch.testing.assert_close(found["image+audio"], fused)
+    scale = model.loss.logit_scale.exp()
+    others = [clip_loss(found[name], found["text"], scale) for name in ("image", "audio", "image+audio")]
+    torch.testing.assert_close(model(batch).loss, torch.stack(others).mean())
+
+
+@STRATEGIES
+def test_gaps_reach_neither_the_fused_loss_nor_other_samples(strategy: str) -> None:
+    results = []
+    for junk in (0.0, 1e3):
+        model, batch = build_fusing(strategy=strategy), batch_with_gaps()
+        batch.image[~HAS["image"]] = junk
+        batch.audio[~HAS["audio"]] = junk
+        output = model(batch)
+        output.loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        results.append(torch.cat([output.loss[None], *(parameter.grad.flatten() for parameter in model.parameters())]))
+        assert output.present["image+audio"].all()
+    assert torch.equal(*results)
+
+
+def test_each_field_of_the_fusion_changes_the_model() -> None:
+    cross = {"strategy": "cross_attention", "layers": 1, "num_queries": 3, "num_heads": 2}
+    plain, batch = build_fusing(**cross), whole_batch()
+    for name, value in {"strategy": "gated", "layers": 2, "num_queries": 4, "num_heads": 1}.items():
+        other = build_fusing(**{**cross, name: value})
+        assert not torch.allclose(plain.embed(batch)["image+audio"], other.embed(batch)["image+audio"], atol=1e-4), name
+        assert torch.equal(plain.vision_encoder.head.weight, other.vision_encoder.head.weight)
+    dropped = build_fusing(**cross, dropout=0.5)
+    assert not torch.equal(dropped.embed(batch)["image+audio"], dropped.embed(batch)["image+audio"])
+    assert torch.equal(dropped.eval().embed(batch)["image+audio"], plain.eval().embed(batch)["image+audio"])
+
+
+def test_without_the_pair_there_is_no_fusion() -> None:
+    model, batch = build(), whole_batch()
+    assert "image+audio" not in model.embed(batch)
+    with pytest.raises(DataError, match=r"the model has no fusion; train one with image\+audio-text in losses"):
+        model.embed_image_audio(batch.image, batch.audio)

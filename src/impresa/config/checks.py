@@ -37,6 +37,8 @@ _POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
     "audio": {True: ("auto", "mean"), False: ("auto", "cls", "mean")},
 }
 """`pooling` by modality and by whether the backbone is from scratch."""
+FUSED_PAIR = "image+audio-text"
+"""The pair of the embedding that image and sound are fused into, and the caption."""
 _QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
 _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
 _MIN_VOCABULARY = 259
@@ -60,6 +62,7 @@ def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     yield from _check_embedding(config)
     yield from _check_matryoshka(config.vision_encoder)
     yield from _check_losses(config)
+    yield from _check_fusion(config)
     yield from _check_decoder(config)
     yield from _check_dataset(config)
     yield from _check_optimization(config)
@@ -165,9 +168,26 @@ def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
     for pair in losses.pairs:
         if "audio" in pair and config.audio_encoder is None:
             yield Fault("losses.pairs", f"{pair} needs an `audio_encoder`; add one or leave the pair out")
-    if config.audio_encoder is not None and not any("audio" in pair for pair in losses.pairs):
-        fault = f"{show(losses.pairs)} leaves the `audio_encoder` untrained"
+    alone = [pair for pair in losses.pairs if pair != FUSED_PAIR]
+    if config.audio_encoder is not None and not any("audio" in pair for pair in alone):
+        fault = f"{show(losses.pairs)} leaves the embeddings of the `audio_encoder` untrained"
         yield Fault("losses.pairs", f"{fault}; add image-audio or text-audio, or leave the encoder out")
+    if FUSED_PAIR in losses.pairs and not any("image" in pair for pair in alone):
+        fault = f"{show(losses.pairs)} leaves the embeddings of the `vision_encoder` untrained"
+        yield Fault("losses.pairs", f"{fault}; add image-text or image-audio")
+
+
+def _check_fusion(config: ExperimentConfig) -> Iterator[Fault]:
+    fuses = config.decoder is not None or FUSED_PAIR in (config.losses.pairs or ())
+    if config.fusion != FusionConfig() and not fuses:
+        mend = f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults"
+        yield Fault("fusion", f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`; {mend}")
+    fusion, default = config.fusion, FusionConfig()
+    if fusion.strategy != "cross_attention" and fusion.layers != default.layers:
+        yield Fault("fusion.layers", f"is for cross_attention, not for {fusion.strategy}; leave it out")
+    for name in ("num_queries", "num_heads"):
+        if fusion.strategy == "concat" and getattr(fusion, name) != getattr(default, name):
+            yield Fault(f"fusion.{name}", "is for cross_attention and gated, not for concat; leave it out")
 
 
 def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
@@ -236,7 +256,6 @@ def _any_tower(test: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentCon
 NOT_BUILT_YET: tuple[Unbuilt, ...] = (
     Unbuilt("vision_encoder.checkpoint", _any_tower(lambda tower: tower.checkpoint is not None), "null"),
     Unbuilt("decoder", lambda config: config.decoder is not None, "null"),
-    Unbuilt("fusion", lambda config: config.fusion != FusionConfig(), "left at its defaults"),
     Unbuilt("dataset.source", lambda config: config.dataset.source in ("webdataset", "hub"), "shapes, folder, parquet"),
     Unbuilt("dataset.cache_features", lambda config: config.dataset.cache_features, "false"),
     Unbuilt("trainer.strategy", lambda config: config.trainer.strategy in ("fsdp", "deepspeed"), "auto or ddp"),

@@ -42,7 +42,7 @@ LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant"]
-PairName = Literal["image-text", "image-audio", "text-audio"]
+PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +327,9 @@ class FusionConfig:
     layers: Count = 2
     """cross_attention: depth."""
     num_queries: Count = 32
-    """cross_attention: number of learned queries."""
+    """cross_attention, gated: number of learned queries."""
     num_heads: Count = 8
-    """cross_attention: attention heads."""
+    """cross_attention, gated: attention heads."""
     dropout: Rate = 0.0
     """Dropout on the fused tokens."""
 
@@ -358,7 +358,8 @@ class LossConfig:
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
-    """Pairs of modalities to align. null: every pair present in the batch."""
+    """Pairs to align. null: every pair of modalities present in the batch. `image+audio-text` aligns captions with one
+    embedding that image and sound are fused into by `fusion`."""
     duplicates: Literal["ignore", "positive"] = "ignore"
     """What identical captions in one batch are to each other: `ignore` treats each as its own class (so they are
     negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have

@@ -32,6 +32,7 @@ class Tower(nn.Module):
 
     def __init__(self, config: EncoderConfig, backbone: nn.Module, *, dim: int, summary: Summary | None) -> None:
         super().__init__()
+        self.dim = dim
         self.backbone = backbone
         self.pools = pooling_of(config, summary)
         self.perceiver = _build_perceiver(config, dim) if config.use_perceiver else None

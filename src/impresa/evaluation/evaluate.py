@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from impresa.config.checks import FUSED_PAIR
 from impresa.config.experiment import DatasetConfig
 from impresa.data.batch import Sample
 from impresa.data.sources import BadSample, Source, Split
@@ -22,7 +23,7 @@ from impresa.evaluation.baselines import CHANCE, ColourHistogramModel, chance, c
 from impresa.evaluation.gallery import GalleryMaker
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
-from impresa.evaluation.sound import Sounds
+from impresa.evaluation.sound import Fused, Sounds
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def evaluate(
 
     hears = model.config.audio_encoder is not None
     sounds = Sounds(partial(model.encode_audio, batch_size=batch_size, device=device)) if hears else None
+    fuses = FUSED_PAIR in (model.config.losses.pairs or ())
+    fused = Fused(partial(model.encode_image_audio, batch_size=batch_size, device=device)) if fuses else None
     with _progress(show_progress) as bar:
-        test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds)
+        test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds, fused=fused)
         train = _look_at(train_source, bar) if train_source is not None else _Seen()
     if not test.positions and not (sounds and sounds.num_samples):
         reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
@@ -105,7 +108,10 @@ def evaluate(
         num_distinct_texts=len({caption for captions in test.captions for caption in captions}),
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
-        sound=sounds.retrieval(embeddings, encode_text, dims) if sounds else {},
+        sound={
+            **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
+            **(fused.retrieval(encode_text, dims) if fused else {}),
+        },
         zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
@@ -139,8 +145,9 @@ def _embed(
     bar: Progress,
     *,
     sounds: Sounds | None,
+    fused: Fused | None,
 ) -> tuple[_Seen, Tensor]:
-    """The usable samples and the embeddings (I, E) of their images; their sounds go to `sounds`."""
+    """The usable samples and the embeddings (I, E) of their images; sounds go to `sounds`, both to `fused`."""
     seen, embeddings = _Seen(), []
 
     def pixels() -> Iterator[Tensor]:
@@ -150,7 +157,10 @@ def _embed(
                 sounds.add(sample, None if sample.image is None else len(seen.positions))
             if sample.image is not None:
                 seen.add(position, sample, sample.image)
-                yield model.image_transform(sample.image)
+                square = model.image_transform(sample.image)
+                if fused is not None:
+                    fused.add(sample, square)
+                yield square
             elif sounds is None or sample.audio is None:
                 seen.bad.append(BadSampleNote(sample.id, "no image"))
 

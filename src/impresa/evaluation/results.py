@@ -132,8 +132,9 @@ class Evaluation:
     num_sounds: int = 0
     """Sounds that were used."""
     sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
-    """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`) and
-    name, over the samples that have both; empty for a model or data without sound."""
+    """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`, and
+    for a model that fuses `image+audio_to_text`, `text_to_image+audio`) and name, over the samples that have both;
+    empty for a model or data without sound."""
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)

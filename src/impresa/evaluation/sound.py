@@ -68,12 +68,11 @@ class Sounds:
         self._embed_waiting()
         directions: Directions = {}
         if self._captions:
-            texts = list(dict.fromkeys(caption for _, caption in self._captions))
-            row_of_text = {text: row for row, text in enumerate(texts)}
-            pairs = [(sound, row_of_text[caption]) for sound, caption in self._captions]
-            directions |= _directions("text", torch.cat(self._embedded), encode_text(texts), pairs, dims)
+            texts, pairs = _number_texts(self._captions)
+            sounds = torch.cat(self._embedded)
+            directions |= _directions("audio", "text", sounds, encode_text(texts), pairs, dims=dims)
         if self._images:
-            directions |= _directions("image", torch.cat(self._embedded), images, self._images, dims)
+            directions |= _directions("audio", "image", torch.cat(self._embedded), images, self._images, dims=dims)
         return directions
 
     def _embed_waiting(self) -> None:
@@ -82,25 +81,71 @@ class Sounds:
             self._waiting = []
 
 
+class Fused:
+    """The fused embeddings of images and sounds, beside the captions of the same samples.
+
+    Args:
+        encode: turns N preprocessed images and N clips into embeddings (N, E).
+    """
+
+    def __init__(self, encode: Callable[[list[Tensor], list[Clip]], Tensor]) -> None:
+        self._encode = encode
+        self._waiting: list[tuple[Tensor, Clip]] = []
+        self._embedded: list[Tensor] = []
+        self._captions: list[tuple[int, str]] = []
+        self._num_samples = 0
+
+    def add(self, sample: Sample, pixels: Tensor) -> None:
+        """Take up a sample, if it has a sound and a caption; `pixels` is its image as the model wants it."""
+        if sample.audio is None or not sample.captions:
+            return
+        self._captions += ((self._num_samples, caption) for caption in sample.captions)
+        self._num_samples += 1
+        self._waiting.append((pixels, sample.audio))
+        if len(self._waiting) == SOUNDS_AT_A_TIME:
+            self._embed_waiting()
+
+    def retrieval(self, encode_text: Callable[[list[str]], Tensor], dims: Sequence[int] = ()) -> Directions:
+        """Metrics of `image+audio_to_text` and `text_to_image+audio` by name, as of `Sounds.retrieval`."""
+        self._embed_waiting()
+        if not self._captions:
+            return {}
+        texts, pairs = _number_texts(self._captions)
+        return _directions("image+audio", "text", torch.cat(self._embedded), encode_text(texts), pairs, dims=dims)
+
+    def _embed_waiting(self) -> None:
+        if self._waiting:
+            images, sounds = zip(*self._waiting, strict=True)
+            self._embedded.append(self._encode(list(images), list(sounds)))
+            self._waiting = []
+
+
+def _number_texts(captions: Sequence[tuple[int, str]]) -> tuple[list[str], list[tuple[int, int]]]:
+    """The different texts, and (row, caption) as (row, number of the text)."""
+    texts = list(dict.fromkeys(caption for _, caption in captions))
+    number = {text: i for i, text in enumerate(texts)}
+    return texts, [(row, number[caption]) for row, caption in captions]
+
+
 def _directions(
-    other: str, sounds: Tensor, others: Tensor, pairs: Sequence[tuple[int, int]], dims: Sequence[int]
+    one: str, other: str, rows: Tensor, others: Tensor, pairs: Sequence[tuple[int, int]], *, dims: Sequence[int]
 ) -> Directions:
-    """Both directions between sounds and another modality; `pairs` are the rows that belong together."""
-    rows = list(dict.fromkeys(sound for sound, _ in pairs))
-    place = {row: i for i, row in enumerate(rows)}
-    of_pair = torch.tensor([place[sound] for sound, _ in pairs])
-    right = RightAnswers(of_pair, [str(row) for _, row in pairs], len(rows))
-    sounds, others = sounds[rows], others[[int(row) for row in right.texts]]
+    """Both directions between `rows` of one kind and `others`; `pairs` are the numbers that belong together."""
+    used = list(dict.fromkeys(row for row, _ in pairs))
+    place = {row: i for i, row in enumerate(used)}
+    of_pair = torch.tensor([place[row] for row, _ in pairs])
+    right = RightAnswers(of_pair, [str(number) for _, number in pairs], len(used))
+    rows, others = rows[used], others[[int(number) for number in right.texts]]
 
     def metrics(dim: int) -> RetrievalMetrics:
-        return metrics_of_texts(sounds[:, :dim], others[:, :dim], right)
+        return metrics_of_texts(rows[:, :dim], others[:, :dim], right)
 
     found = {
-        "model": metrics(sounds.shape[1]),
+        "model": metrics(rows.shape[1]),
         **dimension_rows({dim: metrics(dim) for dim in dims}),
         CHANCE: chance(right),
     }
     return {
-        f"audio_to_{other}": {name: both.image_to_text for name, both in found.items()},
-        f"{other}_to_audio": {name: both.text_to_image for name, both in found.items()},
+        f"{one}_to_{other}": {name: both.image_to_text for name, both in found.items()},
+        f"{other}_to_{one}": {name: both.text_to_image for name, both in found.items()},
     }

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import LossConfig, Modality
+from impresa.config.experiment import LossConfig
 from impresa.errors import DataError
 from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
-from impresa.losses.pairs import Pair, caption_labels, pairs_of
+from impresa.losses.pairs import Embedded, Pair, caption_labels, pairs_of
 from impresa.losses.siglip import LogitBias
 
 MAX_LOGIT_SCALE = 100.0
@@ -65,9 +65,9 @@ class ContrastiveLoss(nn.Module):
 
     def forward(
         self,
-        embeddings: Mapping[Modality, Tensor],
+        embeddings: Mapping[Embedded, Tensor],
         *,
-        present: Mapping[Modality, Tensor] | None = None,
+        present: Mapping[Embedded, Tensor] | None = None,
         captions: Sequence[str] = (),
     ) -> LossOutput:
         """Align the modalities.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +13,14 @@ from torch import Tensor
 from impresa.config.experiment import Modality, PairName
 from impresa.errors import DataError
 
-PAIRS: dict[PairName, tuple[Modality, Modality]] = {
+Embedded = Literal[Modality, "image+audio"]
+"""What has an embedding: a modality, or image and sound fused into one."""
+FUSED: Literal["image+audio"] = "image+audio"
+PAIRS: dict[PairName, tuple[Embedded, Embedded]] = {
     "image-text": ("image", "text"),
     "image-audio": ("image", "audio"),
     "text-audio": ("text", "audio"),
+    "image+audio-text": (FUSED, "text"),
 }
 
 
@@ -32,9 +37,9 @@ class Pair:
 
 
 def pairs_of(
-    embeddings: Mapping[Modality, Tensor],
+    embeddings: Mapping[Embedded, Tensor],
     wanted: Sequence[PairName] | None,
-    present: Mapping[Modality, Tensor],
+    present: Mapping[Embedded, Tensor],
     labels: Tensor | None,
 ) -> list[Pair]:
     """The pairs of modalities to align.

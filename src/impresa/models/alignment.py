@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,10 +12,13 @@ from torch import nn
 from impresa.config.experiment import Modality
 from impresa.data.batch import Batch
 from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import DataError
+from impresa.fusion import FusedEmbedding
 from impresa.losses.contrastive import ContrastiveLoss
+from impresa.losses.pairs import FUSED, Embedded
 
 
 @dataclass
@@ -25,9 +29,9 @@ class AlignmentOutput:
     """Scalar with its graph."""
     logs: dict[str, torch.Tensor]
     """Detached scalars by name, `loss` among them."""
-    embeddings: dict[Modality, torch.Tensor]
+    embeddings: dict[Embedded, torch.Tensor]
     """(B, E) for each modality of the batch, not normalised; rows of samples that lack it are zero."""
-    present: dict[Modality, torch.Tensor] = field(default_factory=dict)
+    present: dict[Embedded, torch.Tensor] = field(default_factory=dict)
     """(B,) bool for each modality that some samples lack, true where the sample has it."""
 
 
@@ -39,6 +43,7 @@ class AlignmentModel(nn.Module):
         text_encoder: encoder of captions.
         loss: the contrastive objective.
         audio_encoder: encoder of sounds, if there is one.
+        fusion: makes one embedding of image and sound, if that is to be aligned too.
     """
 
     def __init__(
@@ -47,30 +52,43 @@ class AlignmentModel(nn.Module):
         text_encoder: TextEncoder,
         loss: ContrastiveLoss,
         audio_encoder: AudioEncoder | None = None,
+        fusion: FusedEmbedding | None = None,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.text_encoder = text_encoder
         self.audio_encoder = audio_encoder
+        self.fusion = fusion
         self.loss = loss
 
     def forward(self, batch: Batch) -> AlignmentOutput:
         """Loss and embeddings of a batch; a pair of modalities is compared over the samples that have both."""
-        embeddings = self.embed(batch)
-        output = self.loss(embeddings, present=batch.present, captions=_captions(batch))
+        embeddings, present = self.embed(batch), _present(batch)
+        output = self.loss(embeddings, present=present, captions=_captions(batch))
         logs = {"loss": output.loss.detach(), **output.logs}
-        return AlignmentOutput(output.loss, logs, embeddings, batch.present)
+        return AlignmentOutput(output.loss, logs, embeddings, present)
 
-    def embed(self, batch: Batch) -> dict[Modality, torch.Tensor]:
-        """Embeddings (B, E), not normalised, of every modality that the batch has; zero where a sample lacks it."""
-        embeddings: dict[Modality, torch.Tensor] = {}
-        if batch.image is not None:
-            embeddings["image"] = _embed_rows(self.embed_image, batch.image_present, batch.image)
-        if batch.input_ids is not None:
-            embeddings["text"] = _embed_rows(self.embed_text, batch.text_present, batch.input_ids, batch.attention_mask)
-        if batch.audio is not None and self.audio_encoder is not None:
-            embeddings["audio"] = _embed_rows(self.embed_audio, batch.audio_present, batch.audio, batch.audio_mask)
+    def embed(self, batch: Batch) -> dict[Embedded, torch.Tensor]:
+        """Embeddings (B, E), not normalised, of all that the batch has; zero where a sample lacks it."""
+        outputs = self._encode(batch)
+        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
+        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
+            embeddings[FUSED] = self.fusion(outputs, batch.present)
         return embeddings
+
+    def _encode(self, batch: Batch) -> dict[Modality, EncoderOutput]:
+        """Every modality of the batch; with tokens where a fusion reads them."""
+        fuses = self.fusion is not None
+        outputs: dict[Modality, EncoderOutput] = {}
+        if batch.image is not None:
+            vision = partial(self.vision_encoder, return_tokens=fuses)
+            outputs["image"] = _encode_rows(vision, batch.image_present, batch.image)
+        if batch.input_ids is not None:
+            outputs["text"] = _encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
+        if batch.audio is not None and self.audio_encoder is not None:
+            audio = partial(self.audio_encoder, return_tokens=fuses)
+            outputs["audio"] = _encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
+        return outputs
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), normalised as in training -> embeddings (B, E), not normalised."""
@@ -90,6 +108,19 @@ class AlignmentModel(nn.Module):
             raise DataError("sound: the model has no audio encoder; train one with `audio_encoder` in the config")
         return self.audio_encoder(audio, mask).pooled
 
+    def embed_image_audio(
+        self, image: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Images and sounds, as of `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised.
+
+        Raises:
+            DataError: the model has no fusion.
+        """
+        if self.fusion is None or self.audio_encoder is None:
+            raise DataError("image and sound: the model has no fusion; train one with image+audio-text in losses.pairs")
+        image_output = self.vision_encoder(image, return_tokens=True)
+        return self.fusion({"image": image_output, "audio": self.audio_encoder(audio, mask, return_tokens=True)})
+
     def commit(self, step: int) -> None:
         """What follows an optimizer step: the memory takes up what it read, the logit scale is clamped.
 
@@ -100,20 +131,36 @@ class AlignmentModel(nn.Module):
         self.loss.commit(step)
 
 
-def _embed_rows(
-    embed: Callable[..., torch.Tensor], present: torch.Tensor | None, *inputs: torch.Tensor | None
-) -> torch.Tensor:
-    """Embeddings (B, E) of the rows that are present, zero elsewhere.
+def _encode_rows(
+    encode: Callable[..., EncoderOutput], present: torch.Tensor | None, *inputs: torch.Tensor | None
+) -> EncoderOutput:
+    """The output for the rows that are present, zero (false in the mask) elsewhere.
 
     The encoder sees no stand-ins, which would enter its memory or its batch norms, unless there is nothing else: every
     process must run every encoder.
     """
     if present is None:
-        return embed(*inputs)
+        return encode(*inputs)
     rows = present.nonzero().squeeze(1)
     chosen = rows if len(rows) else rows.new_zeros(1)
-    found = embed(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
-    return found.new_zeros(len(present), found.shape[1]).index_copy(0, rows, found[: len(rows)])
+    found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
+
+    def spread(part: torch.Tensor | None) -> torch.Tensor | None:
+        if part is None:
+            return None
+        return part.new_zeros(len(present), *part.shape[1:]).index_copy(0, rows, part[: len(rows)])
+
+    pooled = spread(found.pooled)
+    assert pooled is not None
+    return EncoderOutput(pooled, spread(found.tokens), spread(found.mask))
+
+
+def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
+    """The batch's masks, and that of the fusion: a sample with an image or a sound has a fused embedding."""
+    masks: dict[Embedded, torch.Tensor] = dict(batch.present.items())
+    if batch.image_present is not None and batch.audio_present is not None:
+        masks[FUSED] = batch.image_present | batch.audio_present
+    return masks
 
 
 def _captions(batch: Batch) -> list[str]:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.checks import FUSED_PAIR, is_from_scratch
+from impresa.config.experiment import ExperimentConfig, Modality
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError
+from impresa.fusion import FusedEmbedding, build_fusion
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.models.alignment import AlignmentModel
 
@@ -52,9 +53,15 @@ def build_alignment(
             audio_encoder = AudioEncoder(
                 config.audio_encoder, num_mels=NUM_MELS, max_frames=max_frames, load_weights=load_weights
             )
+    fusion = None
+    if audio_encoder is not None and FUSED_PAIR in (config.losses.pairs or ()):
+        widths: dict[Modality, int] = {"image": vision_encoder.dim, "audio": audio_encoder.dim}
+        with _own_seed():
+            width = config.vision_encoder.embed_dim
+            fusion = FusedEmbedding(build_fusion(config.fusion, widths, width), width)
     dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
     loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
-    return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder)
+    return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)
 
 
 @contextmanager

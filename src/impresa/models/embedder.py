@@ -188,6 +188,46 @@ class EmbeddingModel:
         )
         return embeddings[0] if is_one else embeddings
 
+    def encode_image_audio(
+        self,
+        images: Sequence[Picture],
+        sounds: Sequence[Sound],
+        *,
+        batch_size: int = 32,
+        normalize: bool = True,
+        dim: int | None = None,
+        device: torch.device | str | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Embed pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
+
+        Args:
+            images: N images, as of `encode_image`.
+            sounds: N sounds, as of `encode_audio`.
+            batch_size: pairs that pass the model at a time.
+            normalize: scale embeddings to length one.
+            dim: keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself).
+            device: move the model there first; None leaves it where it is.
+            show_progress: a progress bar on standard error.
+
+        Returns:
+            (N, E) float32 on the CPU.
+
+        Raises:
+            DataError: something cannot be read, the numbers differ, or the model has no fusion.
+        """
+        if len(images) != len(sounds):
+            raise DataError(f"encode_image_audio: {len(images)} images and {len(sounds)} sounds; give as many of each")
+        return self._encode(
+            list(zip(images, sounds, strict=True)),
+            self._embed_both,
+            batch_size=batch_size,
+            normalize=normalize,
+            dim=dim,
+            device=device,
+            show_progress=show_progress,
+        )
+
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
         return _unit(torch.atleast_2d(a)) @ _unit(torch.atleast_2d(b)).T
@@ -227,11 +267,19 @@ class EmbeddingModel:
         return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
 
     def _embed_sounds(self, sounds: list[Sound]) -> Tensor:
+        return self.model.embed_audio(*self._features(sounds))
+
+    def _embed_both(self, both: list[tuple[Picture, Sound]]) -> Tensor:
+        pixels = torch.stack([self._pixels(image) for image, _ in both]).to(self.device)
+        return self.model.embed_image_audio(pixels, *self._features([sound for _, sound in both]))
+
+    def _features(self, sounds: list[Sound]) -> tuple[Tensor, Tensor]:
+        """What the audio tower sees of the sounds, and its mask."""
         if self.audio_transform is None:
             fault = "encode_audio: this model has no audio encoder"
             raise DataError(f"{fault}; train one with `audio_encoder` in the config")
         features, mask = self.audio_transform([self._clip(sound) for sound in sounds])
-        return self.model.embed_audio(features.to(self.device), mask.to(self.device))
+        return features.to(self.device), mask.to(self.device)
 
     def _clip(self, sound: Sound) -> Clip:
         if isinstance(sound, Clip):
