@@ -87,6 +87,17 @@ def test_a_sample_without_anything_is_masked_and_embedded_as_zero(strategy: str)
     assert not FusedEmbedding(fusion(strategy), E)(encoded(), present).any()
 
 
+@EVERY
+def test_autocast_changes_little_and_leaves_zero_what_is_absent(strategy: str) -> None:
+    model, inputs = FusedEmbedding(fusion(strategy), E), encoded()
+    has = torch.tensor([True, False, True, True])
+    present = {"image": has, "audio": has & HAS_AUDIO}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(inputs, present)
+    torch.testing.assert_close(found.float(), model(inputs, present), atol=0.05, rtol=0.05)
+    assert not found[1].any()
+
+
 def test_the_strategies_and_their_settings_differ() -> None:
     inputs = encoded()
     embeddings = [FusedEmbedding(fusion(strategy), E)(inputs) for strategy in STRATEGIES]

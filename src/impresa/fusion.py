@@ -118,7 +118,8 @@ class GatedFusion(Fusion):
     def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
         found = torch.stack([self.reader(m.tokens, m.mask) for m in modalities], dim=1)  # (B, modalities, P, H)
         is_there = torch.stack([m.mask.any(dim=1) for m in modalities], dim=1)  # (B, modalities)
-        scores = self.gate(found).masked_fill(~is_there[:, :, None, None], torch.finfo(found.dtype).min)
+        scores = self.gate(found)
+        scores = scores.masked_fill(~is_there[:, :, None, None], torch.finfo(scores.dtype).min)
         return (scores.softmax(dim=1) * found).sum(dim=1), _any_real(is_there, self.config.num_queries)
 
 
