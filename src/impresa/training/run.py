@@ -41,7 +41,7 @@ from impresa.training.progress import ProgressReport
 from impresa.training.recorder import Recorder
 from impresa.training.schedule import make_schedule
 from impresa.training.steps import StepLoader
-from impresa.training.trainer import build_trainer
+from impresa.training.trainer import build_trainer, leave_cores_to_workers
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
     Returns:
         The device that was used.
     """
+    leave_cores_to_workers(config.dataset.num_workers)
     with GracefulStop() as stop:
         checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, stop)
         callbacks = [Recorder(), ProgressReport(), CollapseWatch(config), checkpoints]

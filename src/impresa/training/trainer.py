@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -68,6 +70,16 @@ def build_trainer(
         asked = f"accelerator {settings.accelerator}, devices {settings.devices}"
         reason = str(error).splitlines()[0]
         raise ConfigError(f"trainer.accelerator: {asked} cannot be had here ({reason}); try cpu or auto") from error
+
+
+def leave_cores_to_workers(num_workers: int) -> None:
+    """On a CPU, compute with the cores that the data workers leave free, unless OMP_NUM_THREADS says otherwise.
+
+    More threads than cores wait for each other, which costs small models on small machines half of their speed.
+    """
+    if num_workers and not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        free = max((os.cpu_count() or 1) - num_workers, 1)
+        torch.set_num_threads(min(free, torch.get_num_threads()))
 
 
 def _turn_down_lightning() -> None:
