@@ -1,0 +1,1 @@
+"""Language models that read a prefix of embeddings before their text: `qwen` (pretrained) and `trm` (from scratch)."""

@@ -1,0 +1,224 @@
+"""What every decoder is to the rest: a prefix of embeddings before a text, a loss on the answer, and generated text.
+
+A decoder says how it embeds tokens, runs its network and reads logits. Joining prefix and text, the mask, the
+positions, the one shift of the labels and generation are the same for all and stand here.
+
+Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocabulary, R supervised tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from impresa.config.experiment import GenerationConfig
+from impresa.errors import ConfigError, DataError
+
+IGNORED = -100
+"""Label of a token that is not supervised."""
+
+
+@dataclass
+class DecoderOutput:
+    """What a decoder makes of a batch."""
+
+    loss: torch.Tensor | None
+    """Scalar, float32: the mean over the supervised tokens of this batch; None without labels."""
+    logits: torch.Tensor | None
+    """(B, P + T, V); None with labels, unless asked for."""
+    hidden: torch.Tensor
+    """(B, P + T, H), the last hidden states, which the LM head reads."""
+
+
+class Decoder(nn.Module, ABC):
+    """A causal language model behind a prefix.
+
+    A subclass sets `hidden_size` and implements `embed`, `run`, `head` and `causal_lm`.
+    """
+
+    hidden_size: int
+    """H: width of the embeddings, so of the prefix too."""
+
+    @abstractmethod
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> embeddings (B, T, H)."""
+
+    @abstractmethod
+    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The network without its LM head.
+
+        Args:
+            embeds: (B, S, H).
+            mask: (B, S) bool, true where a position is real; masked ones are seen by no other.
+            position_ids: (B, S) int64.
+
+        Returns:
+            Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
+            without deep supervision returns one tensor.
+        """
+
+    @abstractmethod
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., H) -> logits (..., V)."""
+
+    @property
+    @abstractmethod
+    def causal_lm(self) -> Any:
+        """This decoder as a transformers model that can generate: a `PreTrainedModel` with `GenerationMixin`.
+
+        `generate` calls it with `inputs_embeds` (B, S, H) first and then with `input_ids` (B, 1), always with
+        `attention_mask` (B, past + new, or None where all is real), `position_ids` (B, new), `past_key_values` (a plain
+        `DynamicCache`), `use_cache` and `logits_to_keep`; it returns `CausalLMOutputWithPast`. Its own
+        `generation_config` must be empty (`transformers.GenerationConfig()`), for transformers fills in from there
+        whatever we leave open. It shares its weights with the decoder and is not registered as a second child.
+        """
+
+    def forward(  # noqa: PLR0917 - names and order are those of the spec's interface
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        prefix_embeds: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        prefix_mask: torch.Tensor | None = None,
+        return_logits: bool = False,
+    ) -> DecoderOutput:
+        """Read prefix and text; with labels, the loss of the answer.
+
+        Position i predicts the token at i + 1, so that the last prefix position predicts the first token of the text.
+        Masked positions predict nothing: the real one before them does. With labels the LM head runs only where the
+        next token is supervised.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) bool or int, true where a token is real.
+            prefix_embeds: (B, P, H), which stand before the whole text; P may be 0.
+            labels: (B, T) int64, the token ids with `IGNORED` where a token is not supervised.
+            prefix_mask: (B, P) bool, true where a prefix token is real. None: everywhere.
+            return_logits: with labels, compute the logits of all positions too.
+
+        Raises:
+            DataError: shapes do not fit, or a row has no supervised token.
+        """
+        embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
+        rounds = self.run(embeds, mask, positions_of(mask))
+        hidden = rounds[-1]
+        if labels is None:
+            return DecoderOutput(None, self.head(hidden), hidden)
+        rows, before, targets = _supervised(labels, mask)
+        losses = [F.cross_entropy(self.head(states[rows, before]).float(), targets) for states in rounds]
+        return DecoderOutput(torch.stack(losses).mean(), self.head(hidden) if return_logits else None, hidden)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        prefix_embeds: torch.Tensor,
+        prefix_mask: torch.Tensor | None = None,
+        *,
+        settings: GenerationConfig,
+        end_ids: Sequence[int],
+        pad_id: int,
+        streamer: Any = None,
+    ) -> torch.Tensor:
+        """Continue texts, by transformers' `generate`, until an end token or `settings.max_new_tokens`.
+
+        Only `settings` decides: what a checkpoint's `generation_config.json` says (repetition penalty, temperature,
+        top-k, ...) is not read. Sampling draws from torch's global generator.
+
+        Args:
+            input_ids: (B, T) int64, padded on the LEFT, so that each row ends with its last token.
+            attention_mask: (B, T) bool or int.
+            prefix_embeds: (B, P, H).
+            prefix_mask: (B, P) bool. None: all real.
+            settings: greedy at temperature 0, else sampling; beams above one.
+            end_ids: tokens that end a text.
+            pad_id: what follows the end token of a text that ended before others.
+            streamer: transformers' streamer, which gets each token as it comes; one text at a time, no beams.
+
+        Returns:
+            (B, at most max_new_tokens) int64: the new tokens only, the end token included.
+
+        Raises:
+            DataError: shapes do not fit, or a text is padded on the right.
+            ConfigError: the decoder is in training mode, or beams are to be streamed.
+        """
+        from transformers import DynamicCache
+
+        if self.training:
+            raise ConfigError("decoder: it is in training mode, where dropout would act on the text; call eval() first")
+        if streamer is not None and settings.num_beams > 1:
+            raise ConfigError("generation.num_beams: beams are chosen at the end and cannot be streamed; set 1")
+        embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
+        if not bool(mask[:, -1].all()):
+            raise DataError("input_ids: a text ends with padding; generation needs the padding on the left")
+        return self.causal_lm.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask.long(),
+            position_ids=positions_of(mask),
+            past_key_values=DynamicCache(),
+            generation_config=_generation_config(settings, end_ids, pad_id),
+            streamer=streamer,
+        )
+
+    def _join(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        prefix_embeds: torch.Tensor,
+        prefix_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, S, H) and mask (B, S) bool of prefix and text."""
+        P = prefix_embeds.shape[1]
+        wanted = (len(input_ids), P, self.hidden_size)
+        if prefix_embeds.shape != wanted:
+            given = tuple(prefix_embeds.shape)
+            raise DataError(f"prefix_embeds: shape {given} does not fit the texts and the decoder; give {wanted}")
+        text = self.embed(input_ids)
+        if prefix_mask is None:
+            prefix_mask = attention_mask.new_ones(len(input_ids), P)
+        embeds = torch.cat((prefix_embeds.to(text.dtype), text), dim=1)
+        return embeds, torch.cat((prefix_mask.bool(), attention_mask.bool()), dim=1)
+
+
+def positions_of(mask: torch.Tensor) -> torch.Tensor:
+    """Positions (B, S) int64 that count the real tokens of a mask (B, S), so that padding moves nothing."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _supervised(labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The one shift: for each supervised token its row, the real position before it, and the token, each (R,)."""
+    P = mask.shape[1] - labels.shape[1]
+    place = torch.arange(mask.shape[1], device=mask.device)
+    last_real = torch.where(mask, place, -1).cummax(dim=1).values
+    # One to the right: what stands before position 0 is nothing.
+    before = F.pad(last_real, (1, 0), value=-1)[:, P:-1]  # (B, T)
+    supervised = (labels != IGNORED) & (before >= 0)
+    empty = (~supervised.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise DataError(f"labels: row {empty[0]} of the batch has no supervised token; give each text an answer")
+    rows, columns = supervised.nonzero(as_tuple=True)
+    return rows, before[rows, columns], labels[rows, columns]
+
+
+def _generation_config(settings: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> Any:
+    """transformers' settings, with nothing left to its own defaults that would change a choice."""
+    from transformers import GenerationConfig as Settings
+
+    sampling = settings.temperature > 0
+    drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if sampling else {}
+    return Settings(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=sampling,
+        eos_token_id=list(end_ids) or None,
+        pad_token_id=pad_id,
+        use_cache=True,
+        **drawn,
+    )
