@@ -179,7 +179,8 @@ def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:
     trained.on_save_checkpoint(checkpoint)
     assert checkpoint["state_dict"].keys() == {"model.weight", "model.state"}
     before = trained.model.frozen.weight.clone()
-    trained.load_trained({"model.weight": torch.tensor([7.0]), "model.state": torch.zeros(3)})
+    weights = {"model.weight": torch.tensor([7.0]), "model.state": torch.zeros(3)}
+    trained.load_trained({"state_dict": weights})
     assert weight(trained) == 7.0
     assert torch.equal(trained.model.frozen.weight, before)
 
@@ -188,6 +189,6 @@ def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:
 def test_weights_of_another_model_are_refused(names: list[str]) -> None:
     trained = module()
     weights = {f"model.{name}": torch.ones(1) for name in names}
-    for load in (trained.load_trained, lambda w: trained.on_load_checkpoint({"state_dict": w, "global_step": 1})):
+    for load in (trained.load_trained, trained.on_load_checkpoint):
         with pytest.raises(CheckpointError, match="does not fit the model"):
-            load(weights)
+            load({"state_dict": weights, "global_step": 1})

@@ -158,6 +158,18 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
 
 
+def test_a_resumed_run_keeps_the_average_of_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averaged = tiny_experiment("optimization.ema_decay=0.6")
+    straight = train(averaged, tmp_path / "straight", command=COMMAND)
+    with monkeypatch.context() as patch:
+        interrupt_after(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(averaged, tmp_path / "run", command=COMMAND)
+    train(averaged, tmp_path / "run", command=COMMAND, resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert rows(tmp_path / "run") == rows(straight)
+
+
 def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,9 @@ class RecursionConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
+    recursive: Flag = True
+    """false: the same blocks once, as a plain stack. It is the control of equal parameters, for which K, n and N mean
+    nothing."""
     num_cycles: Count = 2
     """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
     num_steps: Count = 2
@@ -402,6 +405,9 @@ class OptimizationConfig:
     """Learning rate at the end."""
     precision: Precision = "32-true"
     """Numbers of the computation: full, or mixed with 16-bit floats."""
+    ema_decay: Rate | None = None
+    """Average of the weights over the steps, of which each keeps this share; validated, kept and evaluated in place of
+    the weights themselves. null: no average."""
 
 
 @dataclass(frozen=True, kw_only=True)

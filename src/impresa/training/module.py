@@ -18,6 +18,7 @@ from impresa.data.batch import Batch
 from impresa.data.module import DataModule
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.training.averaging import WeightAverage
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
@@ -55,6 +56,9 @@ class TrainingModule(LightningModule):
         self.step = 0
         """Optimizer steps done since the start of the run, over all resumptions."""
         self.gradient_norm = torch.tensor(0.0)
+        decay = config.optimization.ema_decay
+        self.average = None if decay is None else WeightAverage(self, decay)
+        """What is validated and kept in place of the weights themselves."""
         self._validated: list[tuple[Tensor, Tensor, list[str]]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -82,6 +86,8 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad()
         self.step += 1
         self.model.commit(self.step)  # type: ignore[operator]
+        if self.average is not None:
+            self.average.update(self.step)
         logs = {name: value for name, value in output.logs.items() if name != "loss"}
         modality, embeddings = next(iter(output.embeddings.items()))
         cosine = mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])
@@ -96,6 +102,10 @@ class TrainingModule(LightningModule):
         rescales = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # it skips such a step by itself
         if not rescales and not torch.isfinite(self.gradient_norm):
             raise TrainingError(self._diverged("the gradient is not finite"))
+
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.average.swap()
 
     def validation_step(self, batch: Batch, _: int) -> None:
         output = self.model(batch)
@@ -112,6 +122,8 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval over the first validation samples, one caption for each image."""
+        if self.average is not None:
+            self.average.swap()  # here and not later: what is saved after a validation are both, each in its place
         validated, self._validated = self._gathered(self._validated), []
         if not any(captions for *_, captions in validated):
             return
@@ -125,14 +137,15 @@ class TrainingModule(LightningModule):
         }
         self.log_dict(metrics, logger=False, sync_dist=True)  # the same in every process
 
-    def load_trained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a checkpoint, which leaves out what is frozen.
+    def load_trained(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint would be used with: its weights, or their average if there is one. What is
+        frozen is not in it.
 
         Raises:
             CheckpointError: they are not those of this model.
         """
-        self._refuse_other_weights(weights)
-        self.load_state_dict(weights, strict=False)
+        self._refuse_other_weights(checkpoint["state_dict"])
+        self.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("average", {})}, strict=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name in self._frozen():
@@ -144,11 +157,15 @@ class TrainingModule(LightningModule):
         epoch, steps = divmod(self.step, self.plan.steps_per_epoch)
         place = {"epoch": epoch, "next_batch": steps * self.config.trainer.accumulate_grad_batches}
         checkpoint["data"] = {**self.data.state_dict(), **place}
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
         del checkpoint["loops"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._refuse_other_weights(checkpoint["state_dict"])
         self.step = checkpoint["global_step"]
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
 
     def _frozen(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}

@@ -118,9 +118,11 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
                 raise KeyboardInterrupt from None
         else:
             checkpoints.load_state_dict(start.state["callbacks"][checkpoints.state_key])
-            module.load_trained(start.state["state_dict"])
+            module.load_trained(start.state)
     if checkpoints.best is not None:
-        module.load_trained(read_checkpoint(checkpoints.best)["state_dict"])
+        module.load_trained(read_checkpoint(checkpoints.best))
+    elif module.average is not None and start.step < module.plan.total_steps:
+        module.average.swap()
     return trainer.strategy.root_device
 
 
