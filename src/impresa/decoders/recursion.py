@@ -1,0 +1,179 @@
+"""Latent recursion: one small network that refines an answer and the reasoning behind it, again and again.
+
+Source: "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025, arXiv:2510.04871). The paper's
+network sees a whole puzzle at once and has a fixed length. Ours is causal and writes text: that is our own design and
+not the paper's. It is also pre-norm, where the paper's is post-norm.
+
+Letters of shapes: B batch, S new positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from impresa.config.experiment import RecursionConfig
+from impresa.decoders.causal_network import CausalContext, CausalNetwork, Sight, rms_normalise
+from impresa.errors import ConfigError
+
+__all__ = ["CausalContext", "LatentRecursion", "RecursionHead"]
+
+_HEAD_DIM = 64
+
+
+class LatentRecursion(nn.Module):
+    """States H (answer) and Z (reasoning) that a causal network f updates, given the sequence X.
+
+        cycle:  Z <- f(Z + H + X), n times, then H <- f(H + Z)
+        round:  K cycles, all but the last without gradient
+        whole:  N rounds; between two of them the states are detached
+
+    X is absent from the update of H: by that f tells its two tasks apart. X and a given start of H are brought to a
+    root mean square of one at each position, which is the scale of the states. Every pass of f is causal, so the whole
+    is, however deep. Each (round, cycle, step, layer) has a slot of its own in the cache.
+
+    With `config.recursive` false it is the control of equal parameters: H = f(X), once.
+
+    Args:
+        config: K, n, N, the blocks of f and its dropout.
+        dim: D.
+        num_heads: attention heads of f.
+        mlp_ratio: hidden width of the MLPs of f as a multiple of D.
+        activation_checkpointing: recompute each pass of f in the backward pass.
+
+    Raises:
+        ConfigError: `num_heads` does not fit `dim`.
+    """
+
+    answer: torch.Tensor
+    """(D,), the fixed start of H at every position: a buffer, not trained."""
+    reasoning: torch.Tensor
+    """(D,), the fixed start of Z."""
+
+    def __init__(
+        self,
+        config: RecursionConfig,
+        *,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = activation_checkpointing
+        self.head_dim = dim // num_heads
+        self.network = CausalNetwork(
+            dim=dim,
+            num_layers=config.num_layers,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            dropout=config.dropout,
+        )
+        if config.recursive:
+            self.register_buffer("answer", nn.init.trunc_normal_(torch.empty(dim)))
+            self.register_buffer("reasoning", nn.init.trunc_normal_(torch.empty(dim)))
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of the cache that a call fills: one for each layer of each pass of f."""
+        config = self.config
+        passes = config.num_rounds * config.num_cycles * (config.num_steps + 1) if config.recursive else 1
+        return passes * config.num_layers
+
+    def forward(
+        self, x: torch.Tensor, start: torch.Tensor | None, attention: CausalContext
+    ) -> tuple[torch.Tensor, ...]:
+        """Recurse.
+
+        Args:
+            x: X (B, S, D).
+            start: (B, S, D), H before the first cycle. None: the fixed start.
+            attention: what each position may see, and the cache.
+
+        Returns:
+            H (B, S, D) after each of the N rounds, with a root mean square of one; the last is the answer.
+        """
+        x = rms_normalise(x)
+        sight = Sight.of(attention, self.head_dim)
+        slots = iter(range(attention.first_slot, attention.first_slot + self.num_slots, self.config.num_layers))
+        if not self.config.recursive:
+            return (self._refine(x, sight, slots),)
+        answer = self.answer.to(x.dtype).expand_as(x) if start is None else rms_normalise(start)
+        reasoning = self.reasoning.to(x.dtype).expand_as(x)
+        rounds = []
+        for _ in range(self.config.num_rounds):
+            with torch.no_grad():
+                for _ in range(self.config.num_cycles - 1):
+                    answer, reasoning = self._cycle(x, answer, reasoning, sight, slots)
+            # Older releases of PyTorch would reuse the 16-bit weights that autocast made without gradient.
+            torch.clear_autocast_cache()
+            answer, reasoning = self._cycle(x, answer, reasoning, sight, slots)
+            rounds.append(answer)
+            answer, reasoning = answer.detach(), reasoning.detach()
+        return tuple(rounds)
+
+    def _cycle(
+        self, x: torch.Tensor, answer: torch.Tensor, reasoning: torch.Tensor, sight: Sight, slots: Iterator[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        given = x + answer
+        for _ in range(self.config.num_steps):
+            reasoning = self._refine(given + reasoning, sight, slots)
+        return self._refine(answer + reasoning, sight, slots), reasoning
+
+    def _refine(self, x: torch.Tensor, sight: Sight, slots: Iterator[int]) -> torch.Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled() and sight.cache is None:
+            return checkpoint(self.network, x, sight, next(slots), use_reentrant=False)
+        return self.network(x, sight, next(slots))
+
+
+class RecursionHead(nn.Module):
+    """Latent recursion on the last hidden states h of a language model: h + g * RMSNorm(H), with X = H0 = h.
+
+    g is one number that starts at 0, and nothing else does: at first the output is h to the bit, and the gradient
+    reaches g, and then the network. Its heads are 64 wide where that divides D.
+
+    Args:
+        config: the recursion's settings.
+        dim: D, width of the language model, an even number.
+        mlp_ratio: hidden width of the MLPs as a multiple of D.
+        activation_checkpointing: recompute each pass of the network in the backward pass.
+
+    Raises:
+        ConfigError: `dim` is odd.
+    """
+
+    def __init__(
+        self, config: RecursionConfig, *, dim: int, mlp_ratio: float = 4.0, activation_checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.recursion = LatentRecursion(
+            config,
+            dim=dim,
+            num_heads=_heads_of(dim),
+            mlp_ratio=mlp_ratio,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.norm = nn.RMSNorm(dim)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of the cache that a call fills, after those of the language model."""
+        return self.recursion.num_slots
+
+    def forward(self, hidden: torch.Tensor, attention: CausalContext) -> tuple[torch.Tensor, ...]:
+        """(B, S, D) of any floating type -> the same after each round; `attention.first_slot` is the number of layers
+        of the language model."""
+        h = hidden.to(self.norm.weight.dtype)
+        rounds = self.recursion(h, h, attention)
+        return tuple(hidden + (self.gate * self.norm(answer)).to(hidden.dtype) for answer in rounds)
+
+
+def _heads_of(dim: int) -> int:
+    if dim % 2:
+        raise ConfigError(f"use_trm_recursion: the model's width {dim} is odd, which rotary positions cannot use")
+    return max(heads for heads in range(1, max(1, dim // _HEAD_DIM) + 1) if dim % (2 * heads) == 0)
