@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,24 @@ def import_timm(key: str, name: str) -> Any:
     except ImportError as error:
         raise ConfigError(f"{key}: {name} needs timm, which cannot be imported ({error}); pip install timm") from error
     return timm
+
+
+def import_optional(key: str, package: str, extra: str) -> Any:
+    """A library that only some settings need.
+
+    Args:
+        key: the config key that needs it.
+        package: its name.
+        extra: which of our optional dependencies it belongs to.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        install = f"pip install 'impresa[{extra}]'"
+        raise ConfigError(f"{key}: it needs {package}, which cannot be imported ({error}); {install}") from error
 
 
 def location(name: str) -> str:

@@ -1,0 +1,82 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) in a frozen language model, by peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import LoraConfig
+from impresa.errors import CheckpointError, ConfigError
+from impresa.hub import import_optional
+
+EXTRA = "qwen"
+_MARK = "lora_"
+"""What the names of an adapter's parameters have and no other's."""
+
+
+def add_adapters(model: Any, config: LoraConfig) -> Any:
+    """Put adapters into a causal language model, in place, and freeze all the rest.
+
+    They start as the identity. They are float32 whatever the model is: at 16 bits small steps would be rounded away.
+
+    Returns:
+        peft's `LoraModel` around `model`, which can merge the adapters.
+
+    Raises:
+        ConfigError: peft cannot be imported, or the model has no such layer.
+    """
+    peft = import_optional("decoder.use_lora", "peft", EXTRA)
+    _check_targets(model, config.target_modules)
+    settings = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        bias="none",
+    )
+    tuner = peft.LoraModel(model, settings, "default")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_MARK in name)
+        if _MARK in name:
+            parameter.data = parameter.data.float()
+    return tuner
+
+
+def merged(model: Any, config: LoraConfig, adapters: Mapping[str, torch.Tensor]) -> Any:
+    """Add trained adapters to the weights of a plain, unquantised model, in place.
+
+    Merging into four-bit weights would round the sum and change the answers.
+
+    Args:
+        model: the language model without adapters.
+        config: the settings that the adapters were trained with.
+        adapters: their parameters by name, as in the model that they were trained in.
+
+    Raises:
+        CheckpointError: the adapters are not those of this model and these settings.
+    """
+    tuner = add_adapters(model, config)
+    own = {name: parameter for name, parameter in model.named_parameters() if _MARK in name}
+    if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
+        raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(adapters[name])
+    return tuner.merge_and_unload().requires_grad_(True)
+
+
+def adapters_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The adapters' parameters in a state dict, by their names below `prefix`."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if _MARK in name}
+
+
+def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+    """Every target must be a layer: peft itself is content with one that is."""
+    layers = {name.rpartition(".")[2] for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [target for target in targets if target not in layers]
+    if unknown or not targets:
+        wrong = f"no linear layer of the blocks is called {unknown[0]}" if unknown else "it is empty"
+        raise ConfigError(f"decoder.lora.target_modules: {wrong}; choose among {', '.join(sorted(layers))}")

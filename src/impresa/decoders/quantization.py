@@ -1,0 +1,67 @@
+"""Four bits for a frozen language model: NF4 with double quantisation (QLoRA, Dettmers et al. 2023), by bitsandbytes.
+
+Quantised are the linear layers of the blocks. Embeddings, LM head and norms stay as they are: an error there reaches
+every token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import Precision
+from impresa.hub import import_optional
+
+KEY = "decoder.load_in_4bit"
+EXTRA = "qwen"
+
+
+def quantization_config(precision: Precision) -> Any:
+    """What transformers' `from_pretrained` takes to load a model in NF4.
+
+    Everything is said: left to themselves the libraries take FP4, no double quantisation and float32.
+
+    Raises:
+        ConfigError: bitsandbytes or accelerate cannot be imported.
+    """
+    for package in ("bitsandbytes", "accelerate"):
+        import_optional(KEY, package, EXTRA)
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(precision),
+        llm_int8_skip_modules=["lm_head"],
+    )
+
+
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """What dequantised weights are multiplied in: the 16-bit type of the run's precision, or else float32."""
+    match precision:
+        case "bf16-mixed" | "bf16-true":
+            return torch.bfloat16
+        case "16-mixed":
+            return torch.float16
+        case "32-true":
+            return torch.float32
+
+
+def keep_one_arithmetic(model: nn.Module) -> None:
+    """Let quantised layers compute the same in evaluation as in training.
+
+    On processors with bfloat16 instructions bitsandbytes repacks the weights at the first evaluation, then computes in
+    bfloat16 whatever was asked for, and has no gradient from then on, in training neither.
+    """
+    for layer in quantized_layers(model):
+        layer.support_avx512bf16_for_cpu = False
+
+
+def quantized_layers(model: nn.Module) -> list[Any]:
+    """The four-bit linear layers of a model."""
+    from bitsandbytes.nn import Linear4bit
+
+    return [module for module in model.modules() if isinstance(module, Linear4bit)]

@@ -1,0 +1,143 @@
+"""A pretrained Qwen model behind the prefix: whole, frozen, in four bits, or with low-rank adapters.
+
+What is trained: with `use_lora` the adapters alone; without, nothing if `load_in_4bit` or `freeze` is set, else the
+whole model. Latent recursion, where it is on, is always trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from impresa.config.experiment import DecoderConfig, Precision
+from impresa.decoders.base import Decoder
+from impresa.decoders.lora import adapters_of, add_adapters, merged
+from impresa.decoders.quantization import keep_one_arithmetic, quantization_config
+from impresa.errors import CheckpointError, ConfigError
+from impresa.hub import location, read_config, reading
+
+KEY = "decoder.model"
+KNOWN = ("qwen2", "qwen3")
+"""`model_type` of Qwen2 and Qwen2.5, and of Qwen3."""
+
+
+class QwenDecoder(Decoder):
+    """A causal language model of transformers as a decoder.
+
+    Names of its parameters: `model.` and the name in transformers' own model; adapters have `lora_` in theirs. A caller
+    may save those that require a gradient, build the decoder anew and load them with `strict=False`.
+
+    Args:
+        config: the decoder's settings; `lora.dropout` acts in training mode only.
+        load_weights: false builds an unquantised model from its config alone, for weights that come from elsewhere; one
+            in four bits is always read, for its weights are kept nowhere else.
+        precision: the run's. A frozen model is held in bfloat16 if this is a bfloat16 one (Qwen's own files are), else
+            in float32, and so is one that is trained whole.
+
+    Raises:
+        ConfigError: the model cannot be read or is no Qwen2, Qwen2.5 or Qwen3; a library is missing; a target of the
+            adapters does not exist.
+        CheckpointError: the model's files lack weights.
+    """
+
+    def __init__(self, config: DecoderConfig, *, load_weights: bool = True, precision: Precision = "32-true") -> None:
+        super().__init__()
+        self.model = _load(config, load_weights=load_weights, precision=precision)
+        self.hidden_size = self.model.config.hidden_size
+        if config.use_lora:
+            add_adapters(self.model, config.lora)
+        elif _is_frozen(config):
+            self.model.requires_grad_(False)
+        if config.activation_checkpointing:
+            _recompute_activations(self.model)
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model.get_input_embeddings()(input_ids)
+
+    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = self.model.model(
+            inputs_embeds=embeds, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
+        )
+        return (out.last_hidden_state,)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(hidden)
+
+    @property
+    def causal_lm(self) -> Any:
+        return self.model
+
+
+def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor]) -> Any:
+    """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32.
+
+    Args:
+        config: of the decoder that the adapters were trained in, in four bits or not.
+        state: that decoder's state dict, or its part that was trained.
+
+    Raises:
+        ConfigError: there is nothing to merge, or latent recursion, which no plain model holds.
+        CheckpointError: the adapters do not fit.
+    """
+    if not config.use_lora:
+        raise ConfigError("decoder.use_lora: it is off, so that there is no adapter to merge; export without merging")
+    if config.use_trm_recursion:
+        raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; export without merging")
+    model = _read(read_config(KEY, config.model), config.model, dtype=torch.float32)
+    return merged(model, config.lora, adapters_of(state, "model."))
+
+
+def _is_frozen(config: DecoderConfig) -> bool:
+    return config.use_lora or config.load_in_4bit or config.freeze
+
+
+def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision) -> Any:
+    """transformers' model, on the CPU, with nothing of its files but weights and architecture."""
+    import transformers
+
+    architecture = read_config(KEY, config.model)
+    _check(architecture, config.model)
+    frozen = _is_frozen(config)
+    dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
+    if frozen:
+        architecture.attention_dropout = 0.0  # frozen weights answer the same in training as in evaluation
+    if config.load_in_4bit:
+        quantized = quantization_config(precision)
+        model = _read(architecture, config.model, dtype=dtype, quantization_config=quantized, device_map={"": "cpu"})
+        keep_one_arithmetic(model)
+    elif load_weights:
+        model = _read(architecture, config.model, dtype=dtype)
+    else:
+        model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    model.generation_config = transformers.GenerationConfig()
+    return model
+
+
+def _check(architecture: Any, name: str) -> None:
+    if architecture.model_type not in KNOWN:
+        kind = architecture.model_type
+        raise ConfigError(f"{KEY}: {name} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
+    if getattr(architecture, "quantization_config", None) is not None:
+        raise ConfigError(f"{KEY}: {name} is quantised; give the unquantised model, and `decoder.load_in_4bit` for NF4")
+
+
+def _read(architecture: Any, name: str, **settings: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with reading(KEY, name):
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            location(name), config=architecture, output_loading_info=True, **settings
+        )
+    model, info = found
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{name}: {missing[0]} is not in its files; save the whole model again")
+    return model
+
+
+def _recompute_activations(model: Any) -> None:
+    # The newer name of the older method, which transformers will drop.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
