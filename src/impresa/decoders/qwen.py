@@ -15,6 +15,7 @@ from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.lora import adapters_of, add_adapters, merged
 from impresa.decoders.quantization import keep_one_arithmetic, quantization_config
+from impresa.decoders.recursion import CausalContext, RecursionHead
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import location, read_config, reading
 
@@ -26,8 +27,9 @@ KNOWN = ("qwen2", "qwen3")
 class QwenDecoder(Decoder):
     """A causal language model of transformers as a decoder.
 
-    Names of its parameters: `model.` and the name in transformers' own model; adapters have `lora_` in theirs. A caller
-    may save those that require a gradient, build the decoder anew and load them with `strict=False`.
+    Names of its parameters: `model.` and the name in transformers' own model, adapters have `lora_` in theirs, and
+    `recursion.`; each part has the same names with or without the others. A caller may save those that require a
+    gradient and the recursion's buffers, build the decoder anew and load them with `strict=False`.
 
     Args:
         config: the decoder's settings; `lora.dropout` acts in training mode only.
@@ -52,22 +54,27 @@ class QwenDecoder(Decoder):
             self.model.requires_grad_(False)
         if config.activation_checkpointing:
             _recompute_activations(self.model)
+        self.recursion = _build_recursion(config, self.hidden_size) if config.use_trm_recursion else None
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.get_input_embeddings()(input_ids)
 
     def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        out = self.model.model(
+        hidden = self.model.model(
             inputs_embeds=embeds, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
-        )
-        return (out.last_hidden_state,)
+        ).last_hidden_state
+        return (hidden,) if self.recursion is None else self.recursion(hidden, CausalContext(mask, position_ids))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(hidden)
 
     @property
     def causal_lm(self) -> Any:
-        return self.model
+        if self.recursion is None:
+            return self.model
+        from impresa.decoders.qwen_recursion import RecursiveCausalLM
+
+        return RecursiveCausalLM(self.model, self.recursion)
 
 
 def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor]) -> Any:
@@ -135,6 +142,10 @@ def _read(architecture: Any, name: str, **settings: Any) -> Any:
     if missing:
         raise CheckpointError(f"{name}: {missing[0]} is not in its files; save the whole model again")
     return model
+
+
+def _build_recursion(config: DecoderConfig, dim: int) -> RecursionHead:
+    return RecursionHead(config.recursion, dim=dim, activation_checkpointing=config.activation_checkpointing)
 
 
 def _recompute_activations(model: Any) -> None:
