@@ -8,14 +8,16 @@ from typing import Any, Literal
 import torch
 import transformers
 
+HIDDEN = 64
 SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
+"""Widths are multiples of 64, the block that bitsandbytes quantises."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB = 264
 """Rows of the embedding table: 256 bytes, three special tokens and some that are never used, as Qwen has them."""

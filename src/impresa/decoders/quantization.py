@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import Precision
+from impresa.errors import ConfigError
 from impresa.hub import import_optional
 
 KEY = "decoder.load_in_4bit"
 EXTRA = "qwen"
+BLOCK = 64
+"""Weights that share a scale."""
 
 
 def quantization_config(precision: Precision) -> Any:
@@ -48,6 +51,18 @@ def compute_dtype(precision: Precision) -> torch.dtype:
             return torch.float16
         case "32-true":
             return torch.float32
+
+
+def check_widths(name: str, model: nn.Module) -> None:
+    """Refuse layers that bitsandbytes gets wrong without a word: on a CPU it scales rows by the blocks of others.
+
+    Raises:
+        ConfigError: a quantised layer's input width is no multiple of the block.
+    """
+    for layer in quantized_layers(model):
+        if layer.in_features % BLOCK:
+            width = f"a layer of {name} reads {layer.in_features} features, which is no multiple of {BLOCK}"
+            raise ConfigError(f"{KEY}: {width} and would be quantised wrongly; turn it off")
 
 
 def keep_one_arithmetic(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.lora import adapters_of, add_adapters, merged
-from impresa.decoders.quantization import keep_one_arithmetic, quantization_config
+from impresa.decoders.quantization import check_widths, keep_one_arithmetic, quantization_config
 from impresa.decoders.recursion import CausalContext, RecursionHead
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import location, read_config, reading
@@ -113,6 +113,7 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision) ->
     if config.load_in_4bit:
         quantized = quantization_config(precision)
         model = _read(architecture, config.model, dtype=dtype, quantization_config=quantized, device_map={"": "cpu"})
+        check_widths(config.model, model)
         keep_one_arithmetic(model)
     elif load_weights:
         model = _read(architecture, config.model, dtype=dtype)
