@@ -87,9 +87,14 @@ class DatasetConfig:
     label_column: Name = "label"
     """Column or key that holds the class name, if there is one; it is used for zero-shot evaluation only."""
     question_column: Name = "question"
-    """Column or key that holds a question about the image."""
+    """Column or key that holds a question about the image: a string or a list of strings."""
     answer_column: Name = "answer"
-    """Column or key that holds the answer to it."""
+    """Column or key that holds the answer to it: a string, or a list as long as that of the questions."""
+    kind_column: Name = "kind"
+    """Column or key that holds the type of a question, if there is one; accuracy is told by type."""
+    questions_per_image: Count = 1
+    """Questions of each image in a training batch, drawn anew for each epoch; the image is encoded once for all of
+    them. Validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
     """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
     batch_size: Count = 256

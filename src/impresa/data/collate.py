@@ -36,27 +36,16 @@ class Collator:
         """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
         batch = Batch(ids=[sample.id for sample in samples], labels=[sample.label for sample in samples])
         if self._audio_transform is None:
-            self._add_images(batch, samples)
+            batch.image = stack_images(self._image_transform, samples)
             self._add_captions(batch, [sample.captions[0] for sample in samples if sample.captions])
             return batch
-        batch.image_present = _mask([sample.image is not None for sample in samples])
-        batch.text_present = _mask([bool(sample.captions) for sample in samples])
-        batch.audio_present = _mask([sample.audio is not None for sample in samples])
-        self._add_images(batch, samples)
+        batch.image_present = mask_of([sample.image is not None for sample in samples])
+        batch.text_present = mask_of([bool(sample.captions) for sample in samples])
+        batch.audio_present = mask_of([sample.audio is not None for sample in samples])
+        batch.image = stack_images(self._image_transform, samples, batch.image_present)
         self._add_captions(batch, [sample.captions[0] if sample.captions else "" for sample in samples])
-        batch.audio, batch.audio_mask = self._audio_transform([sample.audio or _SILENCE for sample in samples])
+        batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
         return batch
-
-    def _add_images(self, batch: Batch, samples: Sequence[Sample]) -> None:
-        images = [sample.image for sample in samples if sample.image is not None]
-        if images:
-            batch.image = self._image_transform.normalize(self._image_transform.pixels(images))
-        if batch.image_present is not None:
-            size = self._image_transform.size
-            rows = torch.zeros(len(samples), 3, size, size)
-            if batch.image is not None:
-                rows[batch.image_present] = batch.image
-            batch.image = rows
 
     def _add_captions(self, batch: Batch, captions: list[str]) -> None:
         batch.captions = captions
@@ -64,6 +53,26 @@ class Collator:
             batch.input_ids, batch.attention_mask = self._tokenizer(captions)
 
 
-def _mask(present: list[bool]) -> Tensor | None:
+def stack_images(transform: ImageTransform, samples: Sequence[Sample], present: Tensor | None = None) -> Tensor | None:
+    """(B, 3, S, S) of B samples: zeros where `present` (B,) says that there is none; None if no sample has one.
+
+    Without `present` samples without an image have no row.
+    """
+    images = [sample.image for sample in samples if sample.image is not None]
+    pixels = transform.normalize(transform.pixels(images)) if images else None
+    if present is None:
+        return pixels
+    rows = torch.zeros(len(samples), 3, transform.size, transform.size)
+    if pixels is not None:
+        rows[present] = pixels
+    return rows
+
+
+def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Features (B, F, M) of B samples and their mask (B, F); a sample without a sound is silent."""
+    return transform([sample.audio or _SILENCE for sample in samples])
+
+
+def mask_of(present: list[bool]) -> Tensor | None:
     """(B,) bool, or None where nothing is absent."""
     return None if all(present) else torch.tensor(present)

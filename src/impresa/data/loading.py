@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -12,13 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 from impresa.config.experiment import Augmentation
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
-from impresa.data.batch import Batch, Sample
-from impresa.data.collate import Collator
+from impresa.data.batch import Batch, DialogueBatch, Sample
+from impresa.data.dialogue import Dialogue
 from impresa.data.sampler import BatchSampler, Item
 from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
 _MOST_REPLACEMENTS = 100
+
+B = TypeVar("B", Batch, DialogueBatch)
+Collate = Callable[[Sequence[Sample]], B]
+"""Makes a batch of samples; those that it cannot use are named in the batch's `bad`."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,21 @@ class TrainingView:
     augmentation: Augmentation
     image_size_px: int
     caption_dropout: float = 0.0
-    """Probability of dropping each word; one word always stays."""
+    """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
+    questions_per_image: int = 1
+    """Dialogues that are drawn of each sample, all different; all of them where there are no more."""
 
     def __call__(self, sample: Sample, item: Item) -> Sample:
-        """The sample with one of its captions and an augmented image."""
+        """The sample with one of its captions, an augmented image, and some of its dialogues."""
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
-        return replace(sample, image=image, captions=tuple(self._drop_words(text, generator) for text in captions))
+        captions = tuple(self._drop_words(text, generator) for text in captions)
+        return replace(sample, image=image, captions=captions, dialogues=self._draw(sample.dialogues, generator))
+
+    def _draw(self, dialogues: tuple[Dialogue, ...], generator: np.random.Generator) -> tuple[Dialogue, ...]:
+        order = generator.permutation(len(dialogues))[: self.questions_per_image]
+        return tuple(dialogues[number] for number in order)
 
     def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
         if self.caption_dropout == 0.0:
@@ -47,10 +58,10 @@ class TrainingView:
         return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
 
 
-class BatchDataset(Dataset[Batch]):
+class BatchDataset(Dataset[B]):
     """Reads the samples of one batch and collates the good ones. This is what runs in the workers."""
 
-    def __init__(self, source: Source, collate: Collator, view: TrainingView | None = None) -> None:
+    def __init__(self, source: Source, collate: Collate[B], view: TrainingView | None = None) -> None:
         """
         Args:
             source: the samples.
@@ -58,17 +69,17 @@ class BatchDataset(Dataset[Batch]):
             view: augmentation and draws of training; None reads samples as they are.
         """
         self._source = source
-        self._collate = collate
+        self._collate: Collate[B] = collate
         self._view = view
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, item: Item) -> Batch:
+    def __getitem__(self, item: Item) -> B:
         """A batch of one."""
         return self.__getitems__([item])
 
-    def __getitems__(self, items: list[Item]) -> Batch:
+    def __getitems__(self, items: list[Item]) -> B:
         """The batch of these items, its bad samples named in `bad`. The DataLoader calls this with a whole batch.
 
         A batch without any good sample takes the next good one of the source, so that all ranks have a batch to work
@@ -77,17 +88,26 @@ class BatchDataset(Dataset[Batch]):
         Raises:
             DataError: none of the next hundred samples is good either.
         """
-        samples: list[Sample] = []
         bad: list[tuple[str, str]] = []
         epoch, last = items[-1]
-        for item in items:
-            self._read(item, samples, bad)
-        while not samples:
+        batch = self._batch(items, bad)
+        while batch is None:
             if len(bad) > len(items) + _MOST_REPLACEMENTS:
                 raise DataError(f"data: {len(bad)} samples in a row cannot be used, the first is {': '.join(bad[0])}")
             last = (last + 1) % len(self)
-            self._read((epoch, last), samples, bad)
-        return replace(self._collate(samples), bad=bad)
+            batch = self._batch([(epoch, last)], bad)
+        return replace(batch, bad=bad)
+
+    def _batch(self, items: list[Item], bad: list[tuple[str, str]]) -> B | None:
+        """The batch of the good ones of these items; None if there is none."""
+        samples: list[Sample] = []
+        for item in items:
+            self._read(item, samples, bad)
+        if not samples:
+            return None
+        batch = self._collate(samples)
+        bad += batch.bad
+        return batch if len(batch) else None
 
     def _read(self, item: Item, samples: list[Sample], bad: list[tuple[str, str]]) -> None:
         try:
@@ -98,31 +118,31 @@ class BatchDataset(Dataset[Batch]):
             samples.append(self._view(sample, item) if self._view else sample)
 
 
-class _FaultsAsValues(Dataset[Batch | DataError]):
+class _FaultsAsValues(Dataset[B | DataError]):
     """Hands a `DataError` on as a value: raised in a worker, it would arrive with torch's traceback as its message."""
 
-    def __init__(self, dataset: BatchDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: BatchDataset[B]) -> None:
+        self._dataset: BatchDataset[B] = dataset
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, item: Item) -> Batch | DataError:
+    def __getitem__(self, item: Item) -> B | DataError:
         return self.__getitems__([item])
 
-    def __getitems__(self, items: list[Item]) -> Batch | DataError:
+    def __getitems__(self, items: list[Item]) -> B | DataError:
         try:
             return self._dataset.__getitems__(items)
         except DataError as fault:
             return fault
 
 
-class BatchLoader(DataLoader[Batch]):
+class BatchLoader(DataLoader[B]):
     """A DataLoader of whole batches that keeps the list of bad samples and the sampler's place up to date."""
 
     def __init__(
         self,
-        dataset: BatchDataset,
+        dataset: BatchDataset[B],
         sampler: BatchSampler,
         bad_samples: BadSampleList,
         *,
@@ -144,7 +164,7 @@ class BatchLoader(DataLoader[Batch]):
             pin_memory=pin_memory,
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[B]:  # type: ignore[override]
         """The batches of an epoch.
 
         Raises:

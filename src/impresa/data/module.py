@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.bad_samples import BadSampleList
+from impresa.data.chat import ChatFormat
 from impresa.data.collate import Collator
+from impresa.data.dialogue_collate import DialogueCollator
 from impresa.data.images import ImageTransform
-from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
+from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
 from impresa.data.preparation import AudioTransform
 from impresa.data.sampler import BatchSampler
 from impresa.data.sources import Source, open_source, open_train_and_val
@@ -28,7 +30,7 @@ class DataModule(lightning.LightningDataModule):
     def __init__(
         self,
         config: ExperimentConfig,
-        tokenizer: TextBatcher,
+        tokenizer: TextBatcher | ChatFormat,
         image_transform: ImageTransform,
         bad_samples: Path | None = None,
         *,
@@ -38,8 +40,9 @@ class DataModule(lightning.LightningDataModule):
     ) -> None:
         """
         Args:
-            config: the experiment; its `dataset` and `seed` are read.
-            tokenizer: for the captions.
+            config: the experiment; its `dataset` and `seed` are read. With a `decoder` the samples are questions and
+                answers, and the batches are of `DialogueBatch`.
+            tokenizer: for the captions; with a decoder the format of the dialogues.
             image_transform: for the images.
             bad_samples: file that lists what could not be used; None keeps the list in memory.
             audio_transform: for the sounds; None reads none.
@@ -52,26 +55,32 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self._config = config.dataset
         self._seed = config.seed
-        self._collate = Collator(image_transform, tokenizer, audio_transform)
+        self._collate: Collate[Any] = (
+            Collator(image_transform, cast(TextBatcher, tokenizer), audio_transform)
+            if config.decoder is None
+            else DialogueCollator(image_transform, cast(ChatFormat, tokenizer), config.decoder.max_len, audio_transform)
+        )
         self._image_size_px = image_transform.size
         self._bad_samples = bad_samples
         seconds = None if audio_transform is None else audio_transform.max_seconds
+        asks = config.decoder is not None
         if train_source is None and val_source is None:
-            train_source, val_source = open_train_and_val(config.dataset, audio_seconds=seconds)
-        self.train_source = train_source or open_source(config.dataset, "train", audio_seconds=seconds)
-        self.val_source = val_source or open_source(config.dataset, "val", audio_seconds=seconds)
+            train_source, val_source = open_train_and_val(config.dataset, audio_seconds=seconds, dialogues=asks)
+        self.train_source = train_source or open_source(config.dataset, "train", audio_seconds=seconds, dialogues=asks)
+        self.val_source = val_source or open_source(config.dataset, "val", audio_seconds=seconds, dialogues=asks)
         self._train_sampler: BatchSampler | None = None
         self._resume_state: dict[str, Any] | None = None
         if self._config.num_workers == 0 and self._config.persistent_workers:
             _log.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> BatchLoader[Any]:
         """Shuffled batches of augmented samples; a loaded state is continued."""
         view = TrainingView(
             seed=self._seed,
             augmentation=self._config.augmentation,
             image_size_px=self._image_size_px,
             caption_dropout=self._config.caption_dropout,
+            questions_per_image=self._config.questions_per_image,
         )
         sampler = self._sampler(self.train_source, self._config.batch_size, shuffle=True)
         if self._resume_state is not None:
@@ -79,8 +88,8 @@ class DataModule(lightning.LightningDataModule):
         self._train_sampler = sampler
         return self._loader("train", BatchDataset(self.train_source, self._collate, view), sampler)
 
-    def val_dataloader(self) -> BatchLoader:
-        """Batches of samples as they are, in file order."""
+    def val_dataloader(self) -> BatchLoader[Any]:
+        """Batches of samples as they are, with all their questions, in file order."""
         batch_size = self._config.eval_batch_size or self._config.batch_size
         sampler = self._sampler(self.val_source, batch_size, shuffle=False)
         return self._loader("val", BatchDataset(self.val_source, self._collate), sampler)
@@ -106,7 +115,7 @@ class DataModule(lightning.LightningDataModule):
             blocks=source.blocks(),
         )
 
-    def _loader(self, split: str, dataset: BatchDataset, sampler: BatchSampler) -> BatchLoader:
+    def _loader(self, split: str, dataset: BatchDataset[Any], sampler: BatchSampler) -> BatchLoader[Any]:
         return BatchLoader(
             dataset,
             sampler,

@@ -73,6 +73,10 @@ class TextTokenizer:
         mask = np.array([encoding.attention_mask for encoding in encodings], dtype=bool)
         return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of one text, without start and end token."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, normalised as the tokenizer saw it; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(" ")
@@ -112,20 +116,20 @@ def _special_id(tokenizer: Tokenizer, token: str) -> int:
     return int(id)
 
 
-def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int) -> TextTokenizer:
-    """Train byte-level BPE on captions; the same captions give the same tokenizer.
+def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | None) -> TextTokenizer:
+    """Train byte-level BPE on captions or other texts; the same texts give the same tokenizer.
 
     Args:
         captions: texts, read once.
         vocab_size: upper bound of the number of tokens, at least 259: the bytes, start, end and padding.
-        max_len: longest text in tokens, start and end included.
+        max_len: longest text in tokens, start and end included; None cuts none.
 
     Raises:
         ConfigError: `vocab_size` or `max_len` is too small.
     """
     if vocab_size < _SMALLEST:
         raise ConfigError(f"vocab_size: {vocab_size} tokens cannot hold all bytes; give at least {_SMALLEST}")
-    if max_len < 3:
+    if max_len is not None and max_len < 3:
         raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.Sequence(
@@ -151,6 +155,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int) -> T
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_START} $A {_END}", special_tokens=[(_START, start), (_END, end)]
     )
-    tokenizer.enable_truncation(max_len)
+    if max_len is not None:
+        tokenizer.enable_truncation(max_len)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id(_PAD), pad_token=_PAD)
     return TextTokenizer(tokenizer)

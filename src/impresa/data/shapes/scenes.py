@@ -33,7 +33,7 @@ TRAINED_PAIRS: tuple[Pair, ...] = tuple(
 _RADIUS = {"small": (98, 110), "large": (146, 160)}
 _MARGIN = 8
 _JITTER = 42
-_COUNTS = (1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3)  # 15% one object, 40% two, 45% three
+COUNTS = (1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3)  # 15% one object, 40% two, 45% three
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def draw_scene(seed: int, split: Split, index: int) -> Scene:
     """Scene number `index` of a split: a function of its arguments alone, and independent of the split's length."""
     draws = Draws("shapes", seed, split, index)
     pairs = HELD_OUT_PAIRS if split == "test" else TRAINED_PAIRS
-    count = draws.choice(_COUNTS)
+    count = draws.choice(COUNTS)
     sizes = [draws.choice(SIZES) for _ in range(count)]
     radii = [draws.between(*_RADIUS[size]) for size in sizes]
     places = draws.sample(PLACES, count)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from impresa.data.batch import Sample
+from impresa.data.dialogue import Dialogue
 from impresa.errors import DataError
 
 
@@ -42,12 +43,16 @@ class Source(Protocol):
         """The sample at `index`.
 
         Raises:
-            BadSample: its image, caption or sound cannot be used.
+            BadSample: its image, sound or text cannot be used.
         """
         ...
 
     def captions(self) -> Iterator[str]:
         """All captions, without decoding an image; unusable ones are left out."""
+        ...
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        """All questions and answers, without decoding an image; none where they were not asked for."""
         ...
 
     def blocks(self) -> Blocks | None:
@@ -67,4 +72,8 @@ class DivisibleSource(Source, Protocol):
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
         """For each sample, in order, its captions, without decoding an image; none where they are unusable."""
+        ...
+
+    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
+        """The same for questions and answers."""
         ...

@@ -17,7 +17,7 @@ def read_captions(value: Any) -> tuple[str, ...]:
     texts = value if isinstance(value, list | tuple) else [value]
     if not all(text is None or isinstance(text, str) for text in texts):
         raise ValueError(f"the caption is no text but {value!r:.60}")
-    if not all(_is_unicode(text) for text in texts if text):
+    if not all(is_unicode(text) for text in texts if text):
         raise ValueError("the caption is not UTF-8 text")
     captions = tuple(text.strip() for text in texts if text and text.strip())
     if not captions:
@@ -36,7 +36,7 @@ def read_optional_captions(value: Any) -> tuple[str, ...]:
     return () if is_empty else read_captions(value)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False where bytes could not be read as UTF-8, or JSON escaped half a character."""
     try:
         text.encode()

@@ -2,7 +2,8 @@
 
 An image is a column of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and `path`; so is a
 sound, where sound is read. Then a sample needs only two of image, caption and sound: the cells of the others are null,
-or the column is not there.
+or the column is not there. Where questions are asked for, a row holds them in one of the layouts of
+`impresa.data.sources.dialogues`, and needs no caption.
 A row group is decoded when one of its rows is asked for, and the last ones are kept up to a bound in bytes. Where the
 data are larger than that, `blocks` tells the sampler to shuffle within what fits. Files are opened for each row group
 and mapped into memory, so that the source can be sent to worker processes.
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from impresa.config.experiment import DatasetConfig
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.batch import Sample
+from impresa.data.dialogue import Dialogue
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample, Blocks
 from impresa.data.sources.columns import (
@@ -36,6 +38,13 @@ from impresa.data.sources.columns import (
     read_captions,
     read_label,
     read_optional_captions,
+)
+from impresa.data.sources.dialogues import (
+    MESSAGES,
+    NOTHING_TO_ASK_ABOUT,
+    dialogue_columns,
+    missing_columns,
+    read_dialogues,
 )
 from impresa.errors import DataError
 
@@ -58,6 +67,14 @@ class _RowGroup:
     """Number in the file of its first row."""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read beside images and captions."""
+
+    sound: bool
+    dialogues: bool
+
+
 class ParquetSource:
     """Samples of one or more parquet files, in the order of files and rows."""
 
@@ -68,6 +85,7 @@ class ParquetSource:
         *,
         shrink_to_px: int | None = None,
         audio_seconds: float | None = None,
+        dialogues: bool = False,
         max_bytes_kept: int = _MOST_BYTES_KEPT,
     ) -> None:
         """
@@ -76,6 +94,7 @@ class ParquetSource:
             config: its columns are used.
             shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
             audio_seconds: read sounds too, each up to so many seconds; None reads none.
+            dialogues: read questions and answers too; then a sample needs them, and no caption.
             max_bytes_kept: bound of the row groups kept in memory; one group is kept whatever its size.
 
         Raises:
@@ -86,7 +105,8 @@ class ParquetSource:
         self._audio_seconds = audio_seconds
         self._max_bytes_kept = max_bytes_kept
         self._folder = Path(os.path.commonpath([file.parent for file in files]))
-        self._groups = [group for file in files for group in _row_groups(file, config, self._with_sound)]
+        self._wanted = _Wanted(sound=audio_seconds is not None, dialogues=dialogues)
+        self._groups = [group for file in files for group in _row_groups(file, config, self._wanted)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         if not self._groups:
@@ -108,19 +128,20 @@ class ParquetSource:
         try:
             cells = {name: column[row].as_py() for name, column in self._columns(number).items()}
             captions = self._read_captions(cells.get(self._config.caption_column))
+            dialogues = read_dialogues(cells, self._config) if self._wanted.dialogues else ()
             image_cell = cells.get(self._config.image_column)
             audio = self._read_audio(cells.get(self._config.audio_column), group.file.parent)
-            if self._with_sound and sum((bool(captions), not _is_empty(image_cell), audio is not None)) < 2:
-                raise ValueError(NO_MODALITY)
+            if self._wanted.sound:
+                self._check_modalities(bool(captions), not _is_empty(image_cell), audio is not None)
             image = None
-            if not (self._with_sound and _is_empty(image_cell)):
+            if not (self._wanted.sound and _is_empty(image_cell)):
                 image = decode_image(_file_bytes(image_cell, group.file.parent, "image"), self._shrink_to_px)
         except OSError as error:
             raise BadSample(id, f"the row cannot be read ({error.strerror or error})") from error
         except ValueError as error:
             raise BadSample(id, str(error)) from error
         label = read_label(cells.get(self._config.label_column))
-        return Sample(id=id, image=image, audio=audio, captions=captions, label=label)
+        return Sample(id=id, image=image, audio=audio, captions=captions, label=label, dialogues=dialogues)
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(self.captions_by_sample())
@@ -129,6 +150,16 @@ class ParquetSource:
         for _, cell in self._scan(self._config.caption_column):
             try:
                 yield self._read_captions(cell.as_py())
+            except ValueError:
+                yield ()
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(self.dialogues_by_sample())
+
+    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
+        for cells in self._scan_rows(dialogue_columns(self._config)) if self._wanted.dialogues else ():
+            try:
+                yield read_dialogues(cells, self._config)
             except ValueError:
                 yield ()
 
@@ -141,7 +172,7 @@ class ParquetSource:
     def image_keys(self) -> Iterator[str]:
         """A path, or a hash of the bytes; the latter reads all images once. Sounds stand in for images not there."""
         images = self._scan(self._config.image_column)
-        if not self._with_sound:
+        if not self._wanted.sound:
             return (self._key(file, cell.as_py()) for file, cell in images)
         both = zip(images, self._scan(self._config.audio_column), strict=True)
         return (
@@ -156,15 +187,18 @@ class ParquetSource:
             return blake2b(cell, digest_size=16).hexdigest()
         return os.path.relpath(file.parent / (cell or ""), self._folder)
 
-    @property
-    def _with_sound(self) -> bool:
-        return self._audio_seconds is not None
-
     def _read_captions(self, cell: Any) -> tuple[str, ...]:
-        return read_optional_captions(cell) if self._with_sound else read_captions(cell)
+        may_lack = self._wanted.sound or self._wanted.dialogues
+        return read_optional_captions(cell) if may_lack else read_captions(cell)
+
+    def _check_modalities(self, text: bool, image: bool, audio: bool) -> None:
+        if self._wanted.dialogues and not (image or audio):
+            raise ValueError(NOTHING_TO_ASK_ABOUT)
+        if not self._wanted.dialogues and sum((text, image, audio)) < 2:
+            raise ValueError(NO_MODALITY)
 
     def _read_audio(self, cell: Any, folder: Path) -> Clip | None:
-        if not self._with_sound or _is_empty(cell):
+        if not self._wanted.sound or _is_empty(cell):
             return None
         data = _file_bytes(cell, folder, "sound")
         try:
@@ -183,7 +217,7 @@ class ParquetSource:
             return self._kept[number]
         group = self._groups[number]
         self._make_room(group.num_bytes)
-        columns = _columns_read(self._config, self._with_sound)
+        columns = _columns_read(self._config, self._wanted)
         table = _open(group.file).read_row_group(group.number, columns=columns, use_threads=False)
         self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
         return self._kept[number]
@@ -196,31 +230,41 @@ class ParquetSource:
 
     def _scan(self, column: str) -> Iterator[tuple[Path, pa.Scalar]]:
         """One column of all rows, without keeping it. A damaged row group gives as many empty cells."""
+        for file, num_rows, batch in self._batches([column]):
+            empty = repeat(pa.scalar(None), num_rows)
+            for cell in empty if batch is None or not batch.num_columns else batch.column(0):
+                yield file, cell
+
+    def _scan_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of all rows, without keeping them. A damaged row group gives as many empty rows."""
+        for _, num_rows, batch in self._batches(columns):
+            yield from repeat({}, num_rows) if batch is None or not batch.num_columns else batch.to_pylist()
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[tuple[Path, int, pa.RecordBatch | None]]:
+        """(file, number of rows, the rows) of all rows, some at a time; None in place of what is damaged."""
         for group in self._groups:
             batches = _open(group.file).iter_batches(
-                _ROWS_PER_SCAN, row_groups=[group.number], columns=[column], use_threads=False
+                _ROWS_PER_SCAN, row_groups=[group.number], columns=list(columns), use_threads=False
             )
             num_read = 0
             try:
                 for batch in batches:
-                    for cell in batch.column(0) if batch.num_columns else repeat(pa.scalar(None), batch.num_rows):
-                        yield group.file, cell
-                        num_read += 1
+                    yield group.file, batch.num_rows, batch
+                    num_read += batch.num_rows
             except (OSError, ValueError):
-                for _ in range(group.num_rows - num_read):
-                    yield group.file, pa.scalar(None)
+                yield group.file, group.num_rows - num_read, None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
-def _row_groups(file: Path, config: DatasetConfig, with_sound: bool) -> Iterator[_RowGroup]:
+def _row_groups(file: Path, config: DatasetConfig, wanted: _Wanted) -> Iterator[_RowGroup]:
     try:
         opened = _open(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
-    _check_columns(file, opened.schema_arrow, config, with_sound)
-    names = _columns_read(config, with_sound)
+    _check_columns(file, opened.schema_arrow, config, wanted)
+    names = _columns_read(config, wanted)
     first_row = 0
     for number in range(opened.num_row_groups):
         group = opened.metadata.row_group(number)
@@ -235,25 +279,33 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
 
 
-def _columns_read(config: DatasetConfig, with_sound: bool) -> list[str]:
-    sound = [config.audio_column] if with_sound else []
-    return [config.image_column, config.caption_column, config.label_column, *sound]
+def _columns_read(config: DatasetConfig, wanted: _Wanted) -> list[str]:
+    sound = [config.audio_column] if wanted.sound else []
+    asked = dialogue_columns(config) if wanted.dialogues else ()
+    return list(dict.fromkeys([config.image_column, config.caption_column, config.label_column, *sound, *asked]))
 
 
-def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, with_sound: bool) -> None:
+def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, wanted: _Wanted) -> None:
     found = ", ".join(schema.names)
-    for key in ("audio_column",) if with_sound else ("image_column", "caption_column"):
+    if wanted.dialogues and (fault := missing_columns(set(schema.names), config)):
+        raise DataError(f"{file}: {fault}")
+    needs_caption = not (wanted.sound or wanted.dialogues)
+    for key in ("audio_column" if wanted.sound else "image_column", *(["caption_column"] if needs_caption else [])):
         if (column := getattr(config, key)) not in schema.names:
             raise DataError(f"{file}: no column {column!r} (there are: {found}); set dataset.{key}")
-    if not {config.image_column, config.caption_column} & set(schema.names):
+    if not wanted.dialogues and not {config.image_column, config.caption_column} & set(schema.names):
         fault = f"neither {config.image_column!r} nor {config.caption_column!r} is a column (there are: {found})"
         raise DataError(f"{file}: {fault}; set dataset.image_column or dataset.caption_column")
-    for what, column in (("images", config.image_column), ("sounds", config.audio_column if with_sound else None)):
+    for what, column in (("images", config.image_column), ("sounds", config.audio_column if wanted.sound else None)):
         if column in schema.names and not _is_file(kind := schema.field(column).type):
             raise DataError(f"{file}: column {column!r} is {kind}; it must hold bytes or paths of {what}")
-    if config.caption_column in schema.names and not _is_caption(kind := schema.field(config.caption_column).type):
-        fault = f"column {config.caption_column!r} is {kind}"
-        raise DataError(f"{file}: {fault}; it must hold text or lists of text")
+    asked = (config.question_column, config.answer_column) if wanted.dialogues else ()
+    for column in (config.caption_column, *asked):
+        if column in schema.names and not _is_caption(kind := schema.field(column).type):
+            raise DataError(f"{file}: column {column!r} is {kind}; it must hold text or lists of text")
+    for column in MESSAGES if wanted.dialogues else ():
+        if column in schema.names and not _is_list(kind := schema.field(column).type):
+            raise DataError(f"{file}: column {column!r} is {kind}; it must hold lists of what was said")
 
 
 def _is_file(kind: pa.DataType) -> bool:

@@ -12,8 +12,10 @@ from PIL import Image
 from impresa.config.experiment import ShapesConfig
 from impresa.data.audio import Clip
 from impresa.data.batch import Sample
+from impresa.data.dialogue import Dialogue
 from impresa.data.shapes.captions import describe
 from impresa.data.shapes.draws import Draws
+from impresa.data.shapes.questions import ask_about
 from impresa.data.shapes.rendering import render
 from impresa.data.shapes.scenes import Scene, Split, draw_scene
 from impresa.data.shapes.sounds import RATE_HZ, synthesize
@@ -28,13 +30,23 @@ class ShapesSource:
     `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
     of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into a quarter of a gigabyte is drawn
     once and kept, by each process that reads it. Sounds are computed anew each time, if they are asked for at all.
+    Questions are of five types, see `impresa.data.shapes.questions`.
     """
 
-    def __init__(self, config: ShapesConfig, split: Split, image_size_px: int, *, with_sound: bool = False) -> None:
+    def __init__(
+        self,
+        config: ShapesConfig,
+        split: Split,
+        image_size_px: int,
+        *,
+        with_sound: bool = False,
+        dialogues: bool = False,
+    ) -> None:
         self._seed = config.seed
         self._split = split
         self._size = image_size_px
         self._with_sound = with_sound
+        self._with_dialogues = dialogues
         self._length = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
         self._keeps = self._length * _BYTES_PER_PIXEL * image_size_px**2 <= _MOST_BYTES_KEPT
         self._kept: dict[int, Sample] = {}
@@ -59,6 +71,10 @@ class ShapesSource:
     def captions(self) -> Iterator[str]:
         return (self._describe(index, self.scene(index)) for index in range(self._length))
 
+    def dialogues(self) -> Iterator[Dialogue]:
+        indices = range(self._length if self._with_dialogues else 0)
+        return (dialogue for index in indices for dialogue in self._ask(index, self.scene(index)))
+
     def blocks(self) -> None:
         return None
 
@@ -71,10 +87,14 @@ class ShapesSource:
             id=f"shapes/{self._split}/{index:06d}",
             image=Image.fromarray(render(scene, self._size)),
             captions=(self._describe(index, scene),),
+            dialogues=self._ask(index, scene) if self._with_dialogues else (),
         )
 
     def _describe(self, index: int, scene: Scene) -> str:
         return describe(scene, Draws("caption", self._seed, self._split, index))
+
+    def _ask(self, index: int, scene: Scene) -> tuple[Dialogue, ...]:
+        return ask_about(scene, self._split, Draws("questions", self._seed, self._split, index))
 
 
 def _clip(scene: Scene) -> Clip:

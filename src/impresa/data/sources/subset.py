@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from impresa.data.batch import Sample
+from impresa.data.dialogue import Dialogue
 from impresa.data.sources.base import Blocks, DivisibleSource
 from impresa.errors import DataError
 
@@ -35,6 +36,9 @@ class Subset:
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(compress(self._source.captions_by_sample(), self._chosen))
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(compress(self._source.dialogues_by_sample(), self._chosen))
 
     def blocks(self) -> Blocks | None:
         whole = self._source.blocks()

@@ -1,0 +1,296 @@
+"""What text a dialogue becomes: the frame around questions and answers, and which tokens a decoder learns.
+
+A dialogue is a row of texts, question and answer in turn, with a frame before each and an end token after each answer.
+`ChatFormat` joins them, cuts what is too long and marks what is supervised: each answer and the token that ends it,
+nothing else. Its two kinds say what the frames are: the chat template of a Qwen model, or a plain separator for a
+decoder from scratch, whose tokenizer is trained on the run's own questions and answers.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from impresa.config.experiment import DecoderConfig
+from impresa.data.dialogue import Dialogue, Turn, texts_of
+from impresa.data.tokenizers import TextTokenizer, train_tokenizer
+from impresa.errors import ConfigError, DataError
+from impresa.hub import location, reading
+
+_MODEL = "decoder.model"
+_SETTINGS = "chat.json"
+_MARK = "\ue000"
+"""From Unicode's private area, so in no template: marks where texts go."""
+
+
+class ChatFormat(ABC):
+    """Dialogues to tokens and back. It can be sent to another process."""
+
+    end_ids: tuple[int, ...]
+    """Tokens that end an answer; the first one is what is trained."""
+    pad_id: int
+    """Token that fills up rows, under a mask."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+    @abstractmethod
+    def frames(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids that stand before each question and each answer, the last answer's too.
+
+        Args:
+            texts: questions and answers in turn, up to the last question or its answer.
+        """
+
+    @abstractmethod
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a question or an answer. What looks like a special token is text here."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of generated ids, without special tokens."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write what `load_chat` reads."""
+
+    def encode(self, dialogue: Dialogue, max_len: int) -> tuple[list[int], list[bool]]:
+        """A dialogue for training: T token ids, and T flags that are true on what is supervised.
+
+        What is too long loses its oldest turns, each as a whole, then the start of its last question; never a part of
+        an answer.
+
+        Args:
+            dialogue: questions with answers.
+            max_len: bound of T.
+
+        Raises:
+            DataError: the last answer leaves no room for a question; the message is the reason alone.
+        """
+        return self._fit([text for turn in dialogue.turns for text in (turn.question, turn.answer)], max_len)
+
+    def prompt(self, turns: Sequence[Turn], question: str, max_len: int) -> list[int]:
+        """Token ids up to the place of the answer to `question`, the same as `encode` has there.
+
+        Args:
+            turns: what was said before, oldest first.
+            question: what is asked now.
+            max_len: bound of the number of ids, kept in the way of `encode`.
+
+        Raises:
+            DataError: the question is empty, or there is no room for one.
+        """
+        if not question.strip():
+            raise DataError("the question is empty; ask something")
+        said = [text for turn in turns for text in (turn.question, turn.answer)]
+        return self._fit([*said, question.strip()], max_len)[0]
+
+    def _fit(self, texts: list[str], max_len: int) -> tuple[list[int], list[bool]]:
+        while True:
+            frames, tokens = self.frames(texts), [self.tokens(text) for text in texts]
+            ids, supervised = self._join(frames, tokens)
+            excess = len(ids) - max_len
+            if excess <= 0:
+                return ids, supervised
+            if len(texts) <= 2:
+                break
+            texts = texts[2:]
+        if excess >= len(tokens[0]):
+            what = f"an answer of {len(tokens[1])} tokens leaves" if len(tokens) > 1 else "the frame leaves"
+            raise DataError(f"{what} no room for a question in {max_len} tokens; raise decoder.max_len")
+        return self._join(frames, [tokens[0][excess:], *tokens[1:]])
+
+    def _join(self, frames: list[list[int]], tokens: list[list[int]]) -> tuple[list[int], list[bool]]:
+        ids: list[int] = []
+        supervised: list[bool] = []
+        for number, (frame, text) in enumerate(zip_longest(frames, tokens, fillvalue=())):
+            ends_an_answer = number > 0 and number % 2 == 0
+            ids += [*frame, *text]
+            supervised += [ends_an_answer and place == 0 for place in range(len(frame))]
+            supervised += [number % 2 == 1] * len(text)
+        if len(tokens) == len(frames):
+            ids.append(self.end_ids[0])
+            supervised.append(True)
+        return ids, supervised
+
+
+class PlainChat(ChatFormat):
+    """question, separator, answer, end. Texts are normalised as captions are: lower case, white space collapsed.
+
+    Args:
+        tokenizer: one that cuts no text; its start token is the separator, after which an answer starts.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.end_ids = (tokenizer.end_id,)
+        self.pad_id = tokenizer.pad_id
+
+    @classmethod
+    def train(cls, dialogues: Iterable[Dialogue], vocab_size: int) -> PlainChat:
+        """Train the tokenizer on all questions and answers.
+
+        Raises:
+            ConfigError: `vocab_size` cannot hold all bytes.
+        """
+        return cls(train_tokenizer(texts_of(dialogues), vocab_size, max_len=None))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.vocab_size
+
+    def frames(self, texts: Sequence[str]) -> list[list[int]]:
+        separator, end = [self._tokenizer.start_id], [self._tokenizer.end_id]
+        num_turns = (len(texts) + 1) // 2
+        return [[], separator, *[end, separator] * (num_turns - 1)]
+
+    def tokens(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def save(self, directory: Path) -> None:
+        self._tokenizer.save(directory)
+        _write_settings(directory, "plain")
+
+
+class QwenChat(ChatFormat):
+    """The chat template and the tokenizer of a Qwen model, without thinking where the model would.
+
+    The template is rendered once with marks in place of the texts; what stands between them are the frames. Each
+    dialogue is rendered as well, and must be what frames and texts give together.
+
+    Args:
+        tokenizer: transformers' tokenizer, with a chat template and a padding token.
+        name: what to call it in an error.
+
+    Raises:
+        ConfigError: it has none, or its template ends an answer with no token of its own.
+    """
+
+    def __init__(self, tokenizer: Any, name: str = "the tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._name = name
+        self._frames: dict[int, tuple[list[str], list[list[int]]]] = {}
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(f"{_MODEL}: {name} has no padding token; set its pad_token and save it again")
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.end_ids = self._find_ends()
+
+    @classmethod
+    def from_model(cls, name: str) -> QwenChat:
+        """The format of a language model by Hugging Face id or path.
+
+        Raises:
+            ConfigError: there is no tokenizer, or not one with a chat template.
+        """
+        from transformers import AutoTokenizer
+
+        with reading(_MODEL, name):
+            tokenizer = AutoTokenizer.from_pretrained(location(name))
+        return cls(tokenizer, name)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokenizer)
+
+    def frames(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `ChatFormat.frames`.
+
+        Raises:
+            DataError: the template does not take the texts as they are.
+        """
+        num_turns = (len(texts) + 1) // 2
+        asked = texts[: 2 * num_turns - 1]
+        between, ids = self._frames_of(num_turns)
+        joined = "".join(chain.from_iterable(zip_longest(between, asked, fillvalue="")))
+        if joined != self.render(asked):
+            raise DataError("the chat template changes what is said; leave out its own words, such as </think>")
+        return ids
+
+    def render(self, texts: Sequence[str]) -> str:
+        """The template's text around questions and answers in turn, up to the start of the next answer."""
+        messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+        # Always said, because versions of the template differ in what they do by default.
+        rendered = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return str(rendered)
+
+    def tokens(self, text: str) -> list[int]:
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ids = [int(i) for i in ids]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
+
+    def save(self, directory: Path) -> None:
+        self._tokenizer.save_pretrained(directory)
+        _write_settings(directory, "qwen")
+
+    def _frames_of(self, num_turns: int) -> tuple[list[str], list[list[int]]]:
+        """The frames of so many turns as texts and as token ids, computed once."""
+        if num_turns not in self._frames:
+            marks = [f"{_MARK}{number}{_MARK}" for number in range(2 * num_turns - 1)]
+            rest, between = self.render(marks), []
+            for mark in marks:
+                before, _, rest = rest.partition(mark)
+                between.append(before)
+            between.append(rest)
+            ids = [self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in between]
+            self._frames[num_turns] = between, ids
+        return self._frames[num_turns]
+
+    def _find_ends(self) -> tuple[int, ...]:
+        """The token after an answer, and those that a language model ends all text with."""
+        if not self._tokenizer.chat_template:
+            raise ConfigError(f"{_MODEL}: {self._name} has no chat template; use an instruction-tuned model")
+        after_an_answer = self._frames_of(2)[1][2][:1]
+        if not set(after_an_answer) & set(self._tokenizer.get_added_vocab().values()):
+            fault = f"the chat template of {self._name} ends no answer with a token of its own"
+            raise ConfigError(f"{_MODEL}: {fault}; use a Qwen model")
+        ends = [*after_an_answer, self._tokenizer.eos_token_id, self.pad_id]
+        return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
+
+
+def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFormat:
+    """The pretrained model's own format, or one trained on the dialogues for a decoder from scratch.
+
+    Raises:
+        ConfigError: the model's tokenizer cannot be read or used, or the vocabulary is too small.
+    """
+    match config.type:
+        case "qwen":
+            return QwenChat.from_model(config.model)
+        case "trm":
+            return PlainChat.train(dialogues, config.vocab_size)
+
+
+def load_chat(directory: Path) -> ChatFormat:
+    """The format that `ChatFormat.save` wrote.
+
+    Raises:
+        DataError: there is none, or its files are damaged.
+    """
+    try:
+        settings = json.loads((directory / _SETTINGS).read_text(encoding="utf-8"))
+        if settings["format"] == "plain":
+            return PlainChat(TextTokenizer.load(directory))
+        from transformers import AutoTokenizer
+
+        return QwenChat(AutoTokenizer.from_pretrained(directory), str(directory))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{directory}: no chat format can be read ({error}); restore the folder") from error
+
+
+def _write_settings(directory: Path, kind: str) -> None:
+    (directory / _SETTINGS).write_text(json.dumps({"format": kind}) + "\n", encoding="utf-8")

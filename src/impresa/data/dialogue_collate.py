@@ -1,0 +1,93 @@
+"""Samples with questions and answers to a batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from impresa.data.batch import DialogueBatch, Sample
+from impresa.data.chat import ChatFormat
+from impresa.data.collate import mask_of, stack_images, stack_sounds
+from impresa.data.dialogue import Dialogue
+from impresa.data.images import ImageTransform
+from impresa.data.preparation import AudioTransform
+from impresa.decoders.base import IGNORED
+from impresa.errors import DataError
+
+Row = tuple[list[int], list[bool]]
+"""Token ids of a dialogue, and for each whether it is supervised."""
+
+
+class DialogueCollator:
+    """One row for each dialogue of each sample, padded on the right, and each image and sound once.
+
+    Args:
+        image_transform: for the images.
+        chat: for the texts.
+        max_len: longest row in tokens; questions are cut, answers never.
+        audio_transform: for the sounds; None where none are read.
+    """
+
+    def __init__(
+        self,
+        image_transform: ImageTransform,
+        chat: ChatFormat,
+        max_len: int,
+        audio_transform: AudioTransform | None = None,
+    ) -> None:
+        self._image_transform = image_transform
+        self._chat = chat
+        self._max_len = max_len
+        self._audio_transform = audio_transform
+
+    def __call__(self, samples: Sequence[Sample]) -> DialogueBatch:
+        """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out."""
+        good: list[Sample] = []
+        rows: list[list[Row]] = []
+        bad: list[tuple[str, str]] = []
+        for sample in samples:
+            try:
+                rows.append(self._encode(sample.dialogues))
+            except DataError as fault:
+                bad.append((sample.id, str(fault)))
+            else:
+                good.append(sample)
+        batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
+        if good:
+            self._add_inputs(batch, good)
+            self._add_rows(batch, rows)
+            batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
+        return batch
+
+    def _encode(self, dialogues: Sequence[Dialogue]) -> list[Row]:
+        if not dialogues:
+            raise DataError("nothing is asked")
+        rows = [self._chat.encode(dialogue, self._max_len) for dialogue in dialogues]
+        if not all(any(supervised) for _, supervised in rows):
+            raise DataError("no token of an answer is supervised")
+        return rows
+
+    def _add_inputs(self, batch: DialogueBatch, samples: list[Sample]) -> None:
+        batch.image_present = mask_of([sample.image is not None for sample in samples])
+        batch.image = stack_images(self._image_transform, samples, batch.image_present)
+        if self._audio_transform is not None:
+            batch.audio_present = mask_of([sample.audio is not None for sample in samples])
+            batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
+
+    def _add_rows(self, batch: DialogueBatch, rows_of_sample: list[list[Row]]) -> None:
+        rows = [row for rows in rows_of_sample for row in rows]
+        supervised = _padded([flags for _, flags in rows], False)
+        batch.input_ids = _padded([ids for ids, _ in rows], self._chat.pad_id)
+        batch.attention_mask = _padded([[True] * len(ids) for ids, _ in rows], False)
+        batch.labels = batch.input_ids.masked_fill(~supervised, IGNORED)
+        batch.num_supervised = int(supervised.sum())
+        lengths = torch.tensor([len(rows) for rows in rows_of_sample])
+        batch.image_of_row = torch.arange(len(lengths)).repeat_interleave(lengths)
+
+
+def _padded(rows: Sequence[list[int] | list[bool]], fill: int | bool) -> Tensor:
+    """(R, T): the rows, filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])

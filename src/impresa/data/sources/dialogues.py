@@ -1,0 +1,156 @@
+"""What the cells of a row say about an image: questions with answers, in each of the layouts in use.
+
+A row is read as the first of these that it has:
+
+1. `messages`: a list of user and assistant texts in turn, either strings or objects of `role` and `content`.
+2. `conversations`, as LLaVA has it: a list of objects of `from` (human, gpt) and `value`.
+3. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
+   `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer stands in the answer's column, as
+   PixMo has it.
+4. Captions, each the answer to a request for one.
+
+A marker `<image>` is removed: the image always stands before the text. System messages are left out: the language
+model's chat template has its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from impresa.config.experiment import DatasetConfig
+from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
+from impresa.data.sources.columns import is_unicode, read_label, read_optional_captions
+
+MESSAGES = ("messages", "conversations")
+"""Columns that hold whole dialogues."""
+NO_DIALOGUE = "there is neither a question nor a caption"
+"""What is wrong with a row in which nothing is asked."""
+NOTHING_TO_ASK_ABOUT = "has neither image nor sound to ask about"
+"""What is wrong with a row that has nothing but text."""
+
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+_TAG = re.compile(r"\[(USER|ASSISTANT)\]")
+_IMAGE = "<image>"
+
+
+def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
+    """All columns that `read_dialogues` looks at."""
+    return (*MESSAGES, config.question_column, config.answer_column, config.kind_column, config.caption_column)
+
+
+def missing_columns(columns: Set[str], config: DatasetConfig) -> str | None:
+    """What a table lacks to have dialogues, with the mend; None if nothing."""
+    pair = {config.question_column, config.answer_column}
+    if columns & set(MESSAGES) or pair <= columns:
+        return None
+    found = f"(there are: {', '.join(sorted(columns))})"
+    for key in ("question", "answer"):
+        if pair & columns and (column := getattr(config, f"{key}_column")) not in columns:
+            return f"no column {column!r} for the {key} {found}; set dataset.{key}_column"
+    if config.caption_column in columns:
+        return None
+    return f"no column with questions and answers, nor {config.caption_column!r} {found}; set dataset.question_column"
+
+
+def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dialogue, ...]:
+    """The dialogues of a row.
+
+    Args:
+        cells: columns and what the row has in them; those of `dialogue_columns` are looked at.
+        config: names of the columns.
+
+    Raises:
+        ValueError: there is none, or it is not well formed; the message is the reason alone.
+    """
+    kind = cells.get(config.kind_column)
+    for column in MESSAGES:
+        if messages := cells.get(column):
+            return (Dialogue(_turns_of_messages(messages, column), read_label(kind)),)
+    question, answer = cells.get(config.question_column), cells.get(config.answer_column)
+    if not (_is_blank(question) and _is_blank(answer)):
+        return _pairs(question, answer, kind)
+    captions = read_optional_captions(cells.get(config.caption_column))
+    if not captions:
+        raise ValueError(NO_DIALOGUE)
+    return dialogues_of_captions(captions)
+
+
+def _pairs(question: Any, answer: Any, kind: Any) -> tuple[Dialogue, ...]:
+    questions, answers = _as_list(question), _as_list(answer)
+    if len(questions) != len(answers):
+        raise ValueError(f"there are {len(questions)} questions and {len(answers)} answers")
+    kinds = _as_list(kind) if isinstance(kind, list | tuple) else [kind] * len(questions)
+    if len(kinds) != len(questions):
+        raise ValueError(f"there are {len(questions)} questions and {len(kinds)} kinds of question")
+    return tuple(
+        Dialogue(_turns_of_pair(question, answer), read_label(kind))
+        for question, answer, kind in zip(questions, answers, kinds, strict=True)
+    )
+
+
+def _turns_of_pair(question: Any, answer: Any) -> tuple[Turn, ...]:
+    question, answer = _text(question, "question"), _text(answer, "answer")
+    if not question.startswith("[USER]"):
+        return (Turn(question, answer),)
+    _, *pieces = _TAG.split(question)
+    said = [(tag.lower(), text) for tag, text in zip(pieces[::2], pieces[1::2], strict=True)]
+    if said[-1][0] == "user":
+        said.append(("assistant", ""))
+    if said[-1][1].strip():
+        raise ValueError("the last answer stands in the question and in the answer")
+    return _turns([*said[:-1], ("assistant", answer)])
+
+
+def _turns_of_messages(messages: Any, column: str) -> tuple[Turn, ...]:
+    if not isinstance(messages, list | tuple):
+        raise ValueError(f"{column} is no list but {messages!r:.60}")
+    said = [
+        (("user", "assistant")[number % 2], message) if isinstance(message, str) else _role_and_text(message, column)
+        for number, message in enumerate(messages)
+    ]
+    return _turns([(role, text) for role, text in said if role != "system"])
+
+
+def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
+    if not isinstance(message, dict):
+        raise ValueError(f"{column} holds {message!r:.60}, which is neither text nor an object of role and content")
+    role = message.get("role") or message.get("from")
+    if role not in _ROLES:
+        raise ValueError(f"{column} has the role {role!r:.60}; known are {', '.join(_ROLES)}")
+    content = message.get("content") or message.get("value")
+    if isinstance(content, list | tuple):  # parts, of which the images are left out
+        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("text"))
+    return _ROLES[role], content
+
+
+def _turns(said: Sequence[tuple[str, Any]]) -> tuple[Turn, ...]:
+    """Questions and answers in turn, from what each role said."""
+    if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2) or not said:
+        roles = ", ".join(role for role, _ in said) or "nobody"
+        raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({roles:.60})")
+    texts = [text for _, text in said]
+    return tuple(
+        Turn(_text(question, "question"), _text(answer, "answer"))
+        for question, answer in zip(texts[::2], texts[1::2], strict=True)
+    )
+
+
+def _text(value: Any, what: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the {what} is no text but {value!r:.60}")
+    if value and not is_unicode(value):
+        raise ValueError(f"the {what} is not UTF-8 text")
+    text = (value or "").replace(_IMAGE, "").strip() if what == "question" else (value or "").strip()
+    if not text:
+        raise ValueError(f"the {what} is empty")
+    return text
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_blank(value: Any) -> bool:
+    return all(text is None or (isinstance(text, str) and not text.strip()) for text in _as_list(value))
