@@ -82,7 +82,7 @@ class CausalNetwork(nn.Module):
         dropout: on what attention and MLP add to their input.
 
     Raises:
-        ConfigError: `num_heads` does not fit `dim`.
+        ConfigError: `num_heads` or `mlp_ratio` does not fit `dim`.
     """
 
     def __init__(self, *, dim: int, num_layers: int, num_heads: int, mlp_ratio: float, dropout: float = 0.0) -> None:
@@ -146,6 +146,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, dim: int, dim_hidden: int, *, damping: float) -> None:
         super().__init__()
+        if not dim_hidden:
+            raise ConfigError(f"mlp_ratio: leaves the MLP no hidden width at a width of {dim}; make it larger")
         self.gate = nn.Linear(dim, dim_hidden, bias=False)
         self.up = nn.Linear(dim, dim_hidden, bias=False)
         self.down = nn.Linear(dim_hidden, dim, bias=False)
