@@ -74,7 +74,7 @@ class Decoder(nn.Module, ABC):
 
         `generate` calls it with `inputs_embeds` (B, S, H) first and then with `input_ids` (B, 1), always with
         `attention_mask` (B, past + new, or None where all is real), `position_ids` (B, new), `past_key_values` (a plain
-        `DynamicCache`), `use_cache` and `logits_to_keep`; it returns `CausalLMOutputWithPast`. Its own
+        `DynamicCache`), `use_cache`, `logits_to_keep` and `return_dict`; it returns `CausalLMOutputWithPast`. Its own
         `generation_config` must be empty (`transformers.GenerationConfig()`), for transformers fills in from there
         whatever we leave open. It shares its weights with the decoder and is not registered as a second child.
         """

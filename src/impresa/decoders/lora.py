@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import LoraConfig
+from impresa.decoders.quantization import hush_bitsandbytes
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
 
@@ -28,6 +29,7 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     Raises:
         ConfigError: peft cannot be imported, or the model has no such layer.
     """
+    hush_bitsandbytes()  # which peft imports where it is installed
     peft = import_optional("decoder.use_lora", "peft", EXTRA)
     _check_targets(model, config.target_modules)
     settings = peft.LoraConfig(

@@ -6,6 +6,7 @@ every token.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def quantization_config(precision: Precision) -> Any:
     Raises:
         ConfigError: bitsandbytes or accelerate cannot be imported.
     """
+    hush_bitsandbytes()
     for package in ("bitsandbytes", "accelerate"):
         import_optional(KEY, package, EXTRA)
     from transformers import BitsAndBytesConfig
@@ -40,6 +42,11 @@ def quantization_config(precision: Precision) -> Any:
         bnb_4bit_compute_dtype=compute_dtype(precision),
         llm_int8_skip_modules=["lm_head"],
     )
+
+
+def hush_bitsandbytes() -> None:
+    """Keep the library from asking, whenever it is imported, for a package with kernels that we have it not use."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
