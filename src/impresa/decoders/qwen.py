@@ -27,9 +27,9 @@ KNOWN = ("qwen2", "qwen3")
 class QwenDecoder(Decoder):
     """A causal language model of transformers as a decoder.
 
-    Names of its parameters: `model.` and the name in transformers' own model, adapters have `lora_` in theirs, and
-    `recursion.`; each part has the same names with or without the others. A caller may save those that require a
-    gradient and the recursion's buffers, build the decoder anew and load them with `strict=False`.
+    Names of its parameters: `model.` and the name in transformers' own model; adapters have `lora_` in theirs and put
+    `base_layer` into those of the layers that they adapt; the recursion's begin with `recursion.`. A caller may save
+    what requires a gradient and the recursion's buffers, build the decoder anew and load them with `strict=False`.
 
     Args:
         config: the decoder's settings; `lora.dropout` acts in training mode only.
