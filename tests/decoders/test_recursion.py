@@ -229,12 +229,12 @@ def test_a_cache_that_cannot_grow_is_refused() -> None:
 
 
 def test_heads_must_divide_the_width_into_even_parts() -> None:
-    with pytest.raises(ConfigError, match="num_heads: 16 heads do not divide the width 16 into even parts"):
+    with pytest.raises(ConfigError, match=r"decoder\.num_heads: 16 heads do not divide the width 16 into even parts"):
         LatentRecursion(CONFIG, dim=16, num_heads=16, mlp_ratio=2.0)
 
 
 def test_the_mlp_needs_a_hidden_width() -> None:
-    with pytest.raises(ConfigError, match="mlp_ratio: leaves the MLP no hidden width"):
+    with pytest.raises(ConfigError, match=r"decoder\.mlp_ratio: it leaves the MLP no hidden width"):
         LatentRecursion(CONFIG, dim=16, num_heads=2, mlp_ratio=0.01)
 
 

@@ -120,7 +120,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         if dim % (2 * num_heads):
             fault = f"{num_heads} heads do not divide the width {dim} into even parts, which rotary positions need"
-            raise ConfigError(f"num_heads: {fault}; choose another number")
+            raise ConfigError(f"decoder.num_heads: {fault}; choose another number")
         self.num_heads = num_heads
         self.query_key = nn.Linear(dim, 2 * dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -147,7 +147,7 @@ class GatedMLP(nn.Module):
     def __init__(self, dim: int, dim_hidden: int, *, damping: float) -> None:
         super().__init__()
         if not dim_hidden:
-            raise ConfigError(f"mlp_ratio: leaves the MLP no hidden width at a width of {dim}; make it larger")
+            raise ConfigError(f"decoder.mlp_ratio: it leaves the MLP no hidden width at width {dim}; make it larger")
         self.gate = nn.Linear(dim, dim_hidden, bias=False)
         self.up = nn.Linear(dim, dim_hidden, bias=False)
         self.down = nn.Linear(dim_hidden, dim, bias=False)

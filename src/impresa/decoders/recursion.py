@@ -2,7 +2,8 @@
 
 Source: "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025, arXiv:2510.04871). The paper's
 network sees a whole puzzle at once and has a fixed length. Ours is causal and writes text: that is our own design and
-not the paper's. It is also pre-norm, where the paper's is post-norm.
+not the paper's. It is also pre-norm, where the paper's is post-norm: in small trials of recall pre-norm learned faster
+with each of two seeds, and with one of them post-norm never left chance.
 
 Letters of shapes: B batch, S new positions, D width.
 """
@@ -175,5 +176,7 @@ class RecursionHead(nn.Module):
 
 def _heads_of(dim: int) -> int:
     if dim % 2:
-        raise ConfigError(f"use_trm_recursion: the model's width {dim} is odd, which rotary positions cannot use")
+        raise ConfigError(
+            f"decoder.use_trm_recursion: the model's width {dim} is odd, which rotary positions cannot use"
+        )
     return max(heads for heads in range(1, max(1, dim // _HEAD_DIM) + 1) if dim % (2 * heads) == 0)
