@@ -2,9 +2,13 @@
 
 The 1797 images (8 x 8, Alpaydin and Kaynak 1998, UCI) are split by their order in the file into 1257 for training, 180
 for validation and 360 for the test. The file is mostly ordered by writer, so the test digits come from other hands.
-For each split there is a parquet file (columns `image`, `caption`, `label`) and a folder of PNG files with the same
-captions in `metadata.jsonl`, below DIR (default: data/digits). Then run `impresa train digits`. scikit-learn is needed
-(`pip install scikit-learn`).
+For each split there is a parquet file (columns `image`, `caption`, `label`, `question`, `answer`, `kind`) and a folder
+of PNG files with the same texts in `metadata.jsonl`, below DIR (default: data/digits). Then run `impresa train digits`.
+scikit-learn is needed (`pip install scikit-learn`).
+
+Each image is asked about in four ways: which digit it is, whether it is even or odd, whether it is larger than five,
+and which number comes next (ten after nine). Who always gives a question's most frequent answer is right for about a
+third of them.
 """
 
 from __future__ import annotations
@@ -29,6 +33,12 @@ TEMPLATES = (
     "a small picture of the numeral {}",
     "{} in grey ink",
 )
+QUESTIONS = {
+    "digit": "which digit is this?",
+    "parity": "is this digit even or odd?",
+    "size": "is this digit larger than five?",
+    "next": "which number comes next?",
+}
 SPLITS = {"train": slice(0, 1257), "val": slice(1257, 1437), "test": slice(1437, 1797)}
 
 
@@ -39,6 +49,16 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def answers(digit: int) -> dict[str, str]:
+    """The answer to each of `QUESTIONS`."""
+    return {
+        "digit": WORDS[digit],
+        "parity": "odd" if digit % 2 else "even",
+        "size": "yes" if digit > 5 else "no",
+        "next": (*WORDS, "ten")[digit + 1],
+    }
+
+
 def write(directory: Path) -> None:
     """Write the three splits in both layouts below `directory`."""
     digits = load_digits()
@@ -46,15 +66,22 @@ def write(directory: Path) -> None:
         images = [png(pixels) for pixels in digits.images[rows]]
         labels = [WORDS[target] for target in digits.target[rows]]
         captions = [[template.format(label) for template in TEMPLATES] for label in labels]
+        columns = {
+            "caption": captions,
+            "label": labels,
+            "question": [list(QUESTIONS.values())] * len(labels),
+            "answer": [list(answers(target).values()) for target in digits.target[rows]],
+            "kind": [list(QUESTIONS)] * len(labels),
+        }
         folder = directory / "folders" / split
         folder.mkdir(parents=True, exist_ok=True)
-        table = pa.table({"image": images, "caption": captions, "label": labels})
-        pq.write_table(table, directory / f"{split}.parquet")
+        pq.write_table(pa.table({"image": images, **columns}), directory / f"{split}.parquet")
         with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-            for index, (image, texts, label) in enumerate(zip(images, captions, labels, strict=True)):
+            for index, image in enumerate(images):
                 name = f"{index:04d}.png"
                 (folder / name).write_bytes(image)
-                lines.write(json.dumps({"image": name, "caption": texts, "label": label}) + "\n")
+                row = {column: values[index] for column, values in columns.items()}
+                lines.write(json.dumps({"image": name, **row}) + "\n")
         print(f"{split}: {len(images)} images in {directory / split}.parquet and {folder}")
 
 

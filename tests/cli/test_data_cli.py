@@ -85,6 +85,29 @@ def test_check_reads_sounds_when_asked(folder: Path, capsys: pytest.CaptureFixtu
     assert "no column 'audio' for the sound" in capsys.readouterr().err
 
 
+def test_check_reads_questions_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        '{"image": "0.png", "ask": ["red?", "blue?"], "say": ["yes", "not at all"], "type": ["colour", "colour"]}',
+        '{"image": "1.png", "ask": "how many?", "say": "two", "type": "count"}',
+        '{"image": "2.png", "ask": "what?", "say": "", "type": "x"}',
+    ]
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    columns = ["--question-column", "ask", "--answer-column=say", "--kind-column", "type"]
+    words = ["data", "check", str(tmp_path), "--questions", *columns, "--max-bad-fraction", "0.5"]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "dialogues 3 answer length 1 to 3 words, median 1" in shown
+    assert "questions colour: 2 count: 1" in shown
+    assert "2.png: the answer is empty" in shown
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_dialogues"], found["kinds"]) == (3, {"colour": 2, "count": 1})
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "no column 'caption'" in capsys.readouterr().err
+
+
 def test_columns_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = folder / "captions.csv"
     table.write_text(table.read_text().replace("image,caption,label", "photo,text,kind"))

@@ -28,12 +28,13 @@ def test_what_is_read_is_what_the_embedded_data_hold(tmp_path: Path, file_format
     assert folders == {split: tmp_path / "data" / split for split in ("train", "val", "test")}
     assert names(tmp_path / "data") == {"train", "val", "test"}
     for split, folder in folders.items():
-        embedded = ShapesSource(SHAPES, split, 24)
-        exported = open_path(DatasetConfig(), str(folder))
+        embedded = ShapesSource(SHAPES, split, 24, dialogues=True)
+        exported = open_path(DatasetConfig(), str(folder), dialogues=True)
         assert len(exported) == len(embedded)
         for index in range(len(embedded)):
             assert exported[index].image.tobytes() == embedded[index].image.tobytes()
             assert exported[index].captions == embedded[index].captions
+            assert exported[index].dialogues == embedded[index].dialogues
 
 
 def test_the_scene_stands_beside_the_caption(tmp_path: Path) -> None:
@@ -42,6 +43,8 @@ def test_the_scene_stands_beside_the_caption(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     rows = pq.read_table(table).to_pylist()
     assert [line["scene"] for line in lines] == [json.loads(row["scene"]) for row in rows]
+    for column in ("question", "answer", "kind"):
+        assert [line[column] for line in lines] == [row[column] for row in rows]
     thing = lines[0]["scene"]["objects"][0]
     assert f"{thing['size']} {thing['colour']} {thing['shape']}" in lines[0]["caption"]
 

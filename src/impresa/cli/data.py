@@ -40,10 +40,14 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "caption": "caption or captions",
         "audio": "sound or its path, with --audio",
         "label": "class name",
+        "question": "question or questions, with --questions",
+        "answer": "answer or answers, with --questions",
+        "kind": "type of the question, with --questions",
     }
     for name, what in columns.items():
         column = getattr(defaults, f"{name}_column")
         parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
+    parser.add_argument("--questions", action="store_true", help="read questions too, as for a config with a decoder")
     parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
     parser.add_argument(
         "--max-bad-fraction",
@@ -90,8 +94,12 @@ def _check(args: argparse.Namespace) -> None:
         caption_column=args.caption_column,
         audio_column=args.audio_column,
         label_column=args.label_column,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+        kind_column=args.kind_column,
     )
-    source = open_path(config, args.path, audio_seconds=_MOST_SECONDS if args.audio else None)
+    seconds = _MOST_SECONDS if args.audio else None
+    source = open_path(config, args.path, audio_seconds=seconds, dialogues=args.questions)
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     if args.json:
         print(json.dumps(summary.to_dict(), indent=2))
@@ -130,6 +138,7 @@ def _print(path: str, summary: SourceSummary) -> None:
         table.add_row(*row)
     console.print(table)
     _print_list(console, "classes", [f"{label}: {count}" for label, count in summary.labels.items()], _MOST_LABELS)
+    _print_list(console, "questions", [f"{kind}: {count}" for kind, count in summary.kinds.items()], _MOST_LABELS)
     _print_list(console, "equal images", [", ".join(ids) for ids in summary.same_image], _MOST_COPIES)
     _print_list(console, "bad samples", [f"{row.id}: {row.reason}" for row in summary.bad], len(summary.bad))
 
@@ -145,6 +154,9 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     if summary.sound_ms is not None:
         yield "sounds", f"{summary.num_sounds}"
         yield "sound length", _spread(summary.sound_ms, "ms")
+    if summary.num_dialogues:
+        yield "dialogues", f"{summary.num_dialogues}"
+        yield "answer length", _spread(summary.answer_words, "words")
     yield "classes", f"{len(summary.labels)}"
     yield "equal images", f"{sum(map(len, summary.same_image))}"
 

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from impresa.data.batch import Sample
+from impresa.data.dialogue import Dialogue
 from impresa.data.sources import BadSample, Source
 
 
@@ -54,6 +55,12 @@ class SourceSummary:
     """Zero also where sound is not read."""
     sound_ms: Spread | None
     """Milliseconds of a sound."""
+    num_dialogues: int
+    """Zero also where questions are not read."""
+    kinds: dict[str, int]
+    """Dialogues of each type of question, the most frequent first; those without a type are not in it."""
+    answer_words: Spread | None
+    """Words of an answer."""
     num_captions: int
     num_distinct_captions: int
     labels: dict[str, int]
@@ -85,6 +92,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     bad: list[BadRow] = []
     widths, heights, words, lengths_ms = [], [], [], []
     captions: set[str] = set()
+    dialogues: list[Dialogue] = []
     labels: Counter[str] = Counter()
     ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
     for index in track(range(len(source))):
@@ -99,6 +107,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             ids_of_image[_fingerprint(sample.image)].append(sample.id)
         if sample.audio is not None:
             lengths_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
+        dialogues += sample.dialogues
         words += [len(caption.split()) for caption in sample.captions]
         captions.update(sample.captions)
         if sample.label is not None:
@@ -111,6 +120,9 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         caption_words=Spread.of(words),
         num_sounds=len(lengths_ms),
         sound_ms=Spread.of(lengths_ms),
+        num_dialogues=len(dialogues),
+        kinds=dict(Counter(dialogue.kind for dialogue in dialogues if dialogue.kind).most_common()),
+        answer_words=Spread.of([len(turn.answer.split()) for dialogue in dialogues for turn in dialogue.turns]),
         num_captions=len(words),
         num_distinct_captions=len(captions),
         labels=dict(labels.most_common()),

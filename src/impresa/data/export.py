@@ -59,7 +59,7 @@ def export_shapes(
     try:
         with _splits_in(folder, force) as unfinished:
             for split in _SPLITS:
-                source = ShapesSource(config, split, image_size_px)
+                source = ShapesSource(config, split, image_size_px, dialogues=True)
                 (unfinished / split).mkdir()
                 write(source, unfinished / split, _rows(source, track(range(len(source)), split)))
     except OSError as error:
@@ -100,6 +100,9 @@ def _rows(source: ShapesSource, indices: Iterable[int]) -> Iterator[dict[str, An
             "name": f"{index:06d}.png",
             "image": file.getvalue(),
             "caption": sample.captions[0],
+            "question": [dialogue.turns[0].question for dialogue in sample.dialogues],
+            "answer": [dialogue.turns[0].answer for dialogue in sample.dialogues],
+            "kind": [dialogue.kind for dialogue in sample.dialogues],
             "scene": asdict(source.scene(index)),
         }
 
@@ -110,12 +113,13 @@ def _write_folder(source: ShapesSource, folder: Path, rows: Iterator[dict[str, A
         for row in rows:
             path = Path("images", row["name"])
             (folder / path).write_bytes(row["image"])
-            line = {"image": path.as_posix(), "caption": row["caption"], "scene": row["scene"]}
-            metadata.write(json.dumps(line) + "\n")
+            columns = {name: value for name, value in row.items() if name not in ("name", "image")}
+            metadata.write(json.dumps({"image": path.as_posix(), **columns}) + "\n")
 
 
 def _write_parquet(source: ShapesSource, folder: Path, rows: Iterator[dict[str, Any]]) -> None:
-    schema = pa.schema({"name": pa.string(), "image": pa.binary(), "caption": pa.string(), "scene": pa.string()})
+    texts = {"caption": pa.string(), **dict.fromkeys(("question", "answer", "kind"), pa.list_(pa.string()))}
+    schema = pa.schema({"name": pa.string(), "image": pa.binary(), **texts, "scene": pa.string()})
     with pq.ParquetWriter(folder / "shapes.parquet", schema) as writer:
         group: list[dict[str, Any]] = []
         for row in rows:

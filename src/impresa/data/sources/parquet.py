@@ -52,6 +52,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_BYTES_KEPT = 256 << 20
 _ROWS_PER_SCAN = 256
+_TEXT = "text or lists of text"
 
 
 @dataclass(frozen=True)
@@ -299,13 +300,20 @@ def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, wanted:
     for what, column in (("images", config.image_column), ("sounds", config.audio_column if wanted.sound else None)):
         if column in schema.names and not _is_file(kind := schema.field(column).type):
             raise DataError(f"{file}: column {column!r} is {kind}; it must hold bytes or paths of {what}")
-    asked = (config.question_column, config.answer_column) if wanted.dialogues else ()
-    for column in (config.caption_column, *asked):
-        if column in schema.names and not _is_caption(kind := schema.field(column).type):
-            raise DataError(f"{file}: column {column!r} is {kind}; it must hold text or lists of text")
-    for column in MESSAGES if wanted.dialogues else ():
-        if column in schema.names and not _is_list(kind := schema.field(column).type):
-            raise DataError(f"{file}: column {column!r} is {kind}; it must hold lists of what was said")
+    if config.caption_column in schema.names and not _is_caption(kind := schema.field(config.caption_column).type):
+        fault = f"column {config.caption_column!r} is {kind}"
+        raise DataError(f"{file}: {fault}; it must hold {_TEXT}")
+    if wanted.dialogues:
+        _check_dialogue_columns(file, schema, config)
+
+
+def _check_dialogue_columns(file: Path, schema: pa.Schema, config: DatasetConfig) -> None:
+    for column in (config.question_column, config.answer_column, *MESSAGES):
+        if column not in schema.names or pa.types.is_null(kind := schema.field(column).type):
+            continue
+        fits, what = (_is_list, "lists of what was said") if column in MESSAGES else (_is_caption, _TEXT)
+        if not fits(kind):
+            raise DataError(f"{file}: column {column!r} is {kind}; it must hold {what}")
 
 
 def _is_file(kind: pa.DataType) -> bool:

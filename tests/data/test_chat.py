@@ -1,0 +1,222 @@
+"""What a dialogue becomes as text and tokens: frames, what is supervised, what is cut, and the way back."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import tiny_chat
+from impresa.config.experiment import DecoderConfig
+from impresa.data.chat import ChatFormat, PlainChat, QwenChat, load_chat, prepare_chat
+from impresa.data.dialogue import Dialogue, Turn, ask
+from impresa.errors import ConfigError, DataError
+
+DIALOGUES = [ask("what is there?", "a red circle"), ask("Is it  red?", "Yes"), ask("is there a star?", "no")]
+LONG = Dialogue((Turn("what is there?", "a red circle"), Turn("is it red?", "yes"), Turn("and what else?", "a star")))
+FORMATS = ("plain", "2.5", "3")
+QWEN_2_5 = f"<|im_start|>system\n{tiny_chat.SYSTEM}<|im_end|>\n"
+THOUGHTS = "<think>\n\n</think>\n\n"
+
+
+def chat(kind: str) -> ChatFormat:
+    return PlainChat.train(DIALOGUES * 3, 400) if kind == "plain" else QwenChat(tiny_chat.tokenizer(kind))
+
+
+def text(chat: ChatFormat, ids: list[int]) -> str:
+    """The text of ids with the special tokens shown."""
+    if isinstance(chat, PlainChat):
+        tokenizer = chat._tokenizer._tokenizer
+        return tokenizer.decode(ids, skip_special_tokens=False)
+    return chat._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def learned(chat: ChatFormat, dialogue: Dialogue, max_len: int = 500) -> list[str]:
+    """The stretches that are supervised."""
+    ids, supervised = chat.encode(dialogue, max_len)
+    assert len(ids) == len(supervised) <= max_len
+    stretches: list[list[int]] = [[]]
+    for id, is_learned in zip(ids, supervised, strict=True):
+        if is_learned:
+            stretches[-1].append(id)
+        elif stretches[-1]:
+            stretches.append([])
+    return [text(chat, stretch) for stretch in stretches if stretch]
+
+
+def test_qwen_2_5_puts_its_system_line_before_the_question() -> None:
+    assert text(chat("2.5"), chat("2.5").encode(ask("is it red?", "yes"), 500)[0]) == (
+        QWEN_2_5 + "<|im_start|>user\nis it red?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"
+    )
+
+
+def test_qwen_3_starts_its_answer_with_an_empty_thought_and_has_no_system_line() -> None:
+    assert text(chat("3"), chat("3").encode(ask("is it red?", "yes"), 500)[0]) == (
+        "<|im_start|>user\nis it red?<|im_end|>\n<|im_start|>assistant\n" + THOUGHTS + "yes<|im_end|>"
+    )
+
+
+@pytest.mark.parametrize(("version", "system", "thoughts"), [("2.5", QWEN_2_5, ""), ("3", "", THOUGHTS)])
+def test_earlier_turns_are_framed_as_the_template_frames_them(version: str, system: str, thoughts: str) -> None:
+    assert text(chat(version), chat(version).encode(LONG, 500)[0]) == (
+        f"{system}<|im_start|>user\nwhat is there?<|im_end|>\n<|im_start|>assistant\na red circle<|im_end|>\n"
+        "<|im_start|>user\nis it red?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+        f"<|im_start|>user\nand what else?<|im_end|>\n<|im_start|>assistant\n{thoughts}a star<|im_end|>"
+    )
+
+
+@pytest.mark.parametrize("version", ["2.5", "3"])
+def test_tokens_are_those_of_the_whole_text(version: str) -> None:
+    qwen = QwenChat(tiny_chat.tokenizer(version, num_merges=60))
+    ids, _ = qwen.encode(LONG, 500)
+    assert ids == qwen._tokenizer(text(qwen, ids), add_special_tokens=False)["input_ids"]
+    assert len(ids) < len(chat(version).encode(LONG, 500)[0])
+
+
+def test_the_plain_frame_is_question_separator_answer_end() -> None:
+    assert text(chat("plain"), chat("plain").encode(ask(" What  is THERE?", "a red\ncircle"), 500)[0]) == (
+        " what is there?<|start|> a red circle<|end|>"
+    )
+    assert text(chat("plain"), chat("plain").encode(LONG, 500)[0]) == (
+        " what is there?<|start|> a red circle<|end|> is it red?<|start|> yes<|end|>"
+        " and what else?<|start|> a star<|end|>"
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_answer_and_its_end_are_learned_and_nothing_else(kind: str) -> None:
+    end = "<|end|>" if kind == "plain" else "<|im_end|>"
+    found = [stretch.strip() for stretch in learned(chat(kind), LONG)]
+    assert found == [f"{answer}{end}" for answer in ("a red circle", "yes", "a star")]
+    ids, supervised = chat(kind).encode(LONG, 500)
+    assert supervised[-1]
+    assert ids[-1] == chat(kind).end_ids[0]
+
+
+@pytest.mark.parametrize(("kind", "num_before"), product(FORMATS, [0, 1, 2]))
+def test_a_prompt_is_what_training_saw_before_the_answer(kind: str, num_before: int) -> None:
+    before, now = LONG.turns[:num_before], LONG.turns[num_before]
+    ids, _ = chat(kind).encode(Dialogue((*before, now)), 500)
+    prompt = chat(kind).prompt(before, f"  {now.question} ", 500)
+    answer = [*chat(kind).tokens(now.answer), chat(kind).end_ids[0]]
+    assert prompt + answer == ids
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_words_like_special_tokens_are_text(kind: str) -> None:
+    format = chat(kind)
+    trick = ask("what?<|im_end|>\n<|start|><|end|>", "<|im_start|> <|endoftext|> <|end|><|pad|>")
+    ids, supervised = format.encode(trick, 500)
+    ordinary, _ = format.encode(ask("what?", "yes"), 500)
+    special = {*format.end_ids, format.pad_id}
+    assert sum(id in special for id in ids) == sum(id in special for id in ordinary)
+    answer = [id for id, is_learned in zip(ids, supervised, strict=True) if is_learned][:-1]
+    assert format.decode(answer) == trick.turns[0].answer
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_question_loses_its_start_and_an_answer_nothing(kind: str) -> None:
+    long = ask("one two three four five", "a red circle")
+    format = chat(kind)
+    whole, flags = format.encode(long, 500)
+    num_question, cut = len(format.tokens(long.turns[0].question)), 4
+    shorter, shorter_flags = format.encode(long, len(whole) - cut)
+    first = len(whole) - sum(flags) - len(format.frames([""])[1]) - num_question
+    assert shorter == whole[:first] + whole[first + cut :]
+    assert sum(shorter_flags) == sum(flags)
+    assert len(format.prompt((), long.turns[0].question, len(whole) - 10)) <= len(whole) - 10
+    smallest = len(whole) - num_question + 1
+    assert len(format.encode(long, smallest)[0]) == smallest
+    num_answer = len(format.tokens("a red circle"))
+    with pytest.raises(DataError, match=rf"an answer of {num_answer} tokens leaves no room for a question in"):
+        format.encode(long, smallest - 1)
+    with pytest.raises(DataError, match=r"leaves no room for a question in 1 tokens; raise decoder\.max_len"):
+        format.prompt((), "is it red?", 1)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_oldest_turns_go_first_and_whole(kind: str) -> None:
+    format = chat(kind)
+    last_two = Dialogue(LONG.turns[1:])
+    room = len(format.encode(last_two, 500)[0])
+    assert format.encode(LONG, len(format.encode(LONG, 500)[0]) - 1) == format.encode(last_two, 500)
+    assert format.encode(LONG, room) == format.encode(last_two, 500)
+    assert format.encode(LONG, room - 1) == format.encode(Dialogue(LONG.turns[2:]), 500)
+    whole = format.prompt(LONG.turns[:2], "and what else?", 500)
+    assert format.prompt(LONG.turns[:2], "and what else?", len(whole) - 1) == format.prompt(
+        LONG.turns[1:2], "and what else?", 500
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_question_must_be_asked(kind: str) -> None:
+    with pytest.raises(DataError, match="the question is empty"):
+        chat(kind).prompt((), " \n", 100)
+
+
+def test_thoughts_in_an_earlier_answer_are_refused_where_the_template_drops_them() -> None:
+    thoughtful = Turn("what is there?", "<think>hm</think>a circle")
+    with pytest.raises(DataError, match="the chat template changes what is said"):
+        chat("3").encode(Dialogue((thoughtful, Turn("is it red?", "yes"))), 500)
+    assert learned(chat("2.5"), Dialogue((thoughtful,))) == ["<think>hm</think>a circle<|im_end|>"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_comes_back_from_its_folder_and_from_another_process(kind: str, tmp_path: Path) -> None:
+    format = chat(kind)
+    format.save(tmp_path / "chat")
+    for copy in (load_chat(tmp_path / "chat"), pickle.loads(pickle.dumps(format))):
+        assert type(copy) is type(format)
+        assert (copy.end_ids, copy.pad_id, copy.vocab_size) == (format.end_ids, format.pad_id, format.vocab_size)
+        odd = ask("<|im_end|> what?", "Ünïcödé <|end|>")
+        assert copy.encode(odd, 300) == format.encode(odd, 300)
+        assert copy.decode(copy.encode(odd, 300)[0]) == format.decode(format.encode(odd, 300)[0])
+
+
+def test_a_folder_without_a_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no chat format can be read"):
+        load_chat(tmp_path)
+    (tmp_path / "chat.json").write_text('{"format": "plain"}')
+    with pytest.raises(DataError, match=r"tokenizer\.json: no such file"):
+        load_chat(tmp_path)
+    (tmp_path / "chat.json").write_text('{"format": "qwen"}')
+    with pytest.raises(DataError, match="no chat format can be read"):
+        load_chat(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["2.5", "3"])
+def test_text_ends_with_what_the_template_or_the_model_says(version: str) -> None:
+    tokenizer = tiny_chat.tokenizer(version)
+    message_end, text_end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
+    assert QwenChat(tokenizer).end_ids == (message_end, text_end)
+    tokenizer.eos_token = "<|endoftext|>"  # as base models have it
+    assert QwenChat(tokenizer).end_ids == (message_end, text_end)
+    assert QwenChat(tokenizer).pad_id == text_end
+    assert QwenChat(tokenizer).vocab_size == len(tokenizer)
+
+
+def test_tokenizers_that_cannot_chat_are_refused() -> None:
+    silent, endless, unpadded = (tiny_chat.tokenizer() for _ in range(3))
+    silent.chat_template = None
+    endless.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    unpadded.pad_token = None
+    for tokenizer, fault in (
+        (silent, "mine has no chat template; use an instruction-tuned model"),
+        (endless, "the chat template of mine ends no answer with a token of its own"),
+        (unpadded, "mine has no padding token"),
+    ):
+        with pytest.raises(ConfigError, match=f"decoder.model: .*{fault}"):
+            QwenChat(tokenizer, "mine")
+
+
+def test_the_decoder_decides_the_format(tmp_path: Path) -> None:
+    tiny_chat.tokenizer("3").save_pretrained(tmp_path)
+    assert isinstance(prepare_chat(DecoderConfig(type="qwen", model=str(tmp_path)), []), QwenChat)
+    plain = prepare_chat(DecoderConfig(type="trm", vocab_size=300), DIALOGUES * 9)
+    assert isinstance(plain, PlainChat)
+    assert 259 < plain.vocab_size <= 300
+    assert len(plain.tokens("circle")) < len("circle")
+    with pytest.raises(ConfigError, match=r"decoder\.model: /nowhere/at/all cannot be loaded; there is no such folder"):
+        prepare_chat(DecoderConfig(model="/nowhere/at/all"), [])
