@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import impresa
-from impresa import checkpoint
+from impresa import manifest as manifest_of
 from impresa.checkpoint import read_run_config, save_run
 from impresa.data.images import ImageTransform
 from impresa.data.tokenizers import train_tokenizer
@@ -31,7 +31,7 @@ def refusal(run_dir: Path) -> str:
 def forge(run_dir: Path, name: str) -> None:
     """Make the manifest agree with a changed file."""
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    manifest["sha256"][name] = checkpoint._checksum(run_dir / name)
+    manifest["sha256"][name] = manifest_of.checksum(run_dir / name)
     (run_dir / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -137,7 +137,7 @@ def test_a_config_of_another_size_does_not_fit_the_weights(tmp_path: Path) -> No
 def test_embeddings_that_drifted_are_an_error_on_the_same_device(tmp_path: Path) -> None:
     run_dir = copy_of_run(tmp_path / "run")
     shift_golden(run_dir, device="cpu")
-    assert "embeddings differ from those of the training" in refusal(run_dir)
+    assert "outputs differ from those of the training" in refusal(run_dir)
 
 
 def test_embeddings_that_drifted_are_a_warning_on_another_device(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_skewed_preprocessing_is_caught(tmp_path: Path) -> None:
     text = (run_dir / "preprocessing.json").read_text()
     (run_dir / "preprocessing.json").write_text(text.replace("0.48145466", "3.0"))
     forge(run_dir, "preprocessing.json")
-    assert "embeddings differ" in refusal(run_dir)
+    assert "outputs differ" in refusal(run_dir)
 
 
 def test_weights_that_share_storage_survive(tmp_path: Path) -> None:

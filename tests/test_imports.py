@@ -18,10 +18,11 @@ LEVELS = {
         (
             ("errors", "files", "run_files"),
             ("config",),
-            ("hub",),
+            ("hub", "manifest", "weights"),
             ("encoders", "losses"),
             ("decoders", "fusion"),
             ("models", "data"),
+            ("golden",),
             ("checkpoint",),
             ("evaluation",),
             ("reports",),

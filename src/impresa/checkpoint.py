@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file, save_model
-from torch import Tensor
-from torch.nn import functional as F
+from safetensors import SafetensorError
 
 from impresa.config import read_config, to_yaml
 from impresa.config.checks import towers
-from impresa.config.experiment import ExperimentConfig
-from impresa.data.audio import Clip
+from impresa.config.experiment import DecoderConfig, ExperimentConfig
 from impresa.data.batch import Sample
+from impresa.data.chat import ChatFormat, load_chat
 from impresa.data.images import ImageTransform
 from impresa.data.preparation import AudioTransform, Tokenizer, audio_transform_from_dict, load_tokenizer
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.files import replacing, write_atomic
+from impresa.files import write_atomic
+from impresa.golden import check_golden, save_golden
+from impresa.hub import identity
+from impresa.manifest import verify, write_manifest
 from impresa.models.alignment import AlignmentModel
-from impresa.models.build import build_alignment
+from impresa.models.answerer import AnsweringModel
+from impresa.models.build import build_alignment, build_vlm, keeps_language_model_elsewhere
 from impresa.models.embedder import EmbeddingModel
-from impresa.run_files import BACKBONES, CONFIG, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
+from impresa.models.vlm import VisionLanguageModel
+from impresa.run_files import BACKBONES, CONFIG, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
+from impresa.weights import read_weights, trained_state, with_stored_backbone, write_weights
 
-CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
-CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
-
-FORMAT = 1
-SMALLEST_GOLDEN_COSINE = 0.999
+LANGUAGE_MODEL = f"{BACKBONES}/decoder"
+"""Where a run says which language model it stands on, and holds its architecture if it has trained all of it."""
+IDENTITY = "identity.json"
 
 
 def save_preparation(
     run_dir: Path,
     config: ExperimentConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ChatFormat,
     image_transform: ImageTransform,
     audio_transform: AudioTransform | None = None,
 ) -> None:
@@ -58,9 +56,9 @@ def save_preparation(
 
 def save_run(
     run_dir: Path,
-    model: AlignmentModel,
+    model: AlignmentModel | VisionLanguageModel,
     config: ExperimentConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ChatFormat,
     image_transform: ImageTransform,
     *,
     audio_transform: AudioTransform | None = None,
@@ -68,24 +66,26 @@ def save_run(
 ) -> None:
     """Write a whole run, so that `load` gives the model back.
 
+    Of a vision-language model the encoders are stored whole, wherever they came from; a language model that was frozen
+    is not, but by name and identity.
+
     Args:
         run_dir: the folder; made if needed.
-        model: the weights to keep; left on the CPU in eval mode.
+        model: the weights to keep; left in eval mode, an alignment on the CPU.
         config: the experiment.
-        tokenizer: of the captions.
+        tokenizer: of the texts.
         image_transform: of the images.
         audio_transform: of the sounds, if the model hears any.
-        examples: samples that become golden embeddings.
+        examples: samples that become golden inputs.
     """
     (run_dir / MANIFEST).unlink(missing_ok=True)
     save_preparation(run_dir, config, tokenizer, image_transform, audio_transform)
-    embedder = EmbeddingModel(model, config, tokenizer, image_transform, "cpu", audio_transform=audio_transform)
-    with replacing(run_dir / WEIGHTS) as path:
-        save_model(model, str(path))
-    _save_architectures(run_dir, model)
-    _save_golden(run_dir / GOLDEN, embedder, examples)
-    checksums = {name: _checksum(run_dir / name) for name in _checked(run_dir)}
-    write_atomic(run_dir / MANIFEST, json.dumps({"format": FORMAT, "sha256": checksums}, indent=2) + "\n")
+    write_weights(run_dir / WEIGHTS, _state_to_keep(model))
+    _save_architectures(run_dir, model, config)
+    device = "cpu" if isinstance(model, AlignmentModel) else next(model.parameters()).device
+    user = _in_use(model, config, tokenizer, image_transform, device, audio_transform=audio_transform)
+    save_golden(run_dir, user, examples)
+    write_manifest(run_dir)
 
 
 def read_run_config(run_dir: Path) -> ExperimentConfig:
@@ -104,146 +104,175 @@ def read_run_config(run_dir: Path) -> ExperimentConfig:
         raise CheckpointError(*(f"{run_dir / CONFIG}: {line}" for line in error.lines)) from error
 
 
-def load(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
-    """The model of a finished run, ready to embed images, texts and sounds.
+def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | None]:
+    """The preprocessing of images, and of sounds if the run's model hears any.
 
-    The stored golden inputs are embedded again: a cosine below 0.999 to what the training had is an error on the kind
-    of device that the run was finished on, and a warning on another.
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        transforms = json.loads((run_dir / PREPROCESSING).read_text())
+        audio = transforms.get("audio")
+        return ImageTransform.from_dict(transforms["image"]), audio and audio_transform_from_dict(audio)
+    except (DataError, OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{run_dir / PREPROCESSING}: {error}; restore the run from a copy") from error
+
+
+def load(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel | AnsweringModel:
+    """The model of a finished run, ready to embed images, texts and sounds, or to answer questions about images.
+
+    The stored golden inputs are run again: a cosine below 0.999 to what the training had is an error on the kind of
+    device that the run was finished on, and a warning on another.
 
     Args:
         run_dir: the folder that `impresa train` printed.
         device: where to compute; None stands for a GPU if there is one, else the CPU.
 
+    Returns:
+        An `EmbeddingModel` of an alignment, an `AnsweringModel` of a run with a decoder.
+
     Raises:
         CheckpointError: the folder is no run, the run is unfinished, or a file is missing or damaged.
+        ConfigError: the language model that the run stands on cannot be read.
     """
     run_dir = Path(run_dir)
     config = read_run_config(run_dir)
-    _verify(run_dir)
+    verify(run_dir)
+    image_transform, audio_transform = read_transforms(run_dir)
     try:
-        tokenizer = load_tokenizer(run_dir / TOKENIZER)
-        transforms = json.loads((run_dir / PREPROCESSING).read_text())
-        image_transform = ImageTransform.from_dict(transforms["image"])
-        audio_transform = None
-        if config.audio_encoder is not None:
-            audio_transform = audio_transform_from_dict(transforms["audio"])
+        stored = _with_stored_backbones(config, run_dir)
+        weights = read_weights(run_dir / WEIGHTS)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-            stored = _with_stored_backbones(config, run_dir)
-            model = build_alignment(stored, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
-        model.load_state_dict(_read_weights(run_dir / WEIGHTS))
+            tokenizer, model = (
+                _load_vlm(stored, run_dir, weights) if config.decoder else _load_alignment(stored, run_dir, weights)
+            )
     except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
-    embedder = EmbeddingModel(model, config, tokenizer, image_transform, device, audio_transform=audio_transform)
-    _check_golden(run_dir, embedder)
-    return embedder
+    user = _in_use(model, config, tokenizer, image_transform, device, audio_transform=audio_transform)
+    check_golden(run_dir, user)
+    return user
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict; of tensors that share their storage the file has one, and names the others in its metadata."""
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        twins: dict[str, str] = file.metadata() or {}
-    return weights | {name: weights[kept] for name, kept in twins.items() if kept in weights}
+def load_embedder(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
+    """`load` for those who need embeddings.
+
+    Raises:
+        CheckpointError: as `load`; the run is one of a vision-language model.
+    """
+    found = load(run_dir, device)
+    if isinstance(found, EmbeddingModel):
+        return found
+    raise CheckpointError(f"{run_dir}: answers questions and embeds nothing; name the run of an alignment")
 
 
-def _verify(run_dir: Path) -> None:
-    """Refuse a run that is unfinished or whose files are not those that the training wrote."""
-    if not (run_dir / MANIFEST).is_file():
-        mend = f"`impresa train --output-dir {run_dir} --resume` finishes it"
-        raise CheckpointError(f"{run_dir}: the training has not finished; {mend}")
+def load_answerer(run_dir: Path | str, device: torch.device | str | None = None) -> AnsweringModel:
+    """`load` for those who need answers.
+
+    Raises:
+        CheckpointError: as `load`; the run is one of an alignment.
+    """
+    if read_run_config(Path(run_dir)).decoder is None:
+        raise CheckpointError(f"{run_dir}: is an alignment and answers nothing; train one with a decoder on it")
+    found = load(run_dir, device)
+    assert isinstance(found, AnsweringModel)
+    return found
+
+
+def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
+    """Give a new model the weights of a finished vision-language run, whatever it has of them, as a second stage.
+
+    What the new model has beyond them (adapters, say) stays as it is.
+
+    Returns:
+        The number of tensors taken over.
+
+    Raises:
+        CheckpointError: the run has weights that the model has no place for, or that it would not keep.
+    """
     try:
-        manifest = json.loads((run_dir / MANIFEST).read_text())
-        version, checksums = manifest["format"], manifest["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{run_dir / MANIFEST}: is damaged; restore the run from a copy") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{run_dir}: has format {version}, this version reads {FORMAT}; upgrade impresa")
-    for name in {**dict.fromkeys(CHECKED_FILES), **checksums}:
-        path = run_dir / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: is missing; restore the run from a copy")
-        if _checksum(path) != checksums.get(name):
-            raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
+        weights = read_weights(run_dir / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{run_dir / WEIGHTS}: {error}; restore the run from a copy") from error
+    own, kept = model.state_dict(), _state_to_keep(model)
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise CheckpointError(f"decoder.init_from: {run_dir} has {name}, which this model has not; make them alike")
+        if name not in kept:
+            fault = f"{run_dir} has trained {name}, which is frozen here and would not be kept"
+            raise CheckpointError(f"decoder.init_from: {fault}; export that run first and name it in decoder.model")
+    model.load_state_dict(weights, strict=False)
+    return len(weights)
 
 
-def _checked(run_dir: Path) -> list[str]:
-    """Names of the files whose checksums are kept."""
-    folders = [path for folder in CHECKED_FOLDERS for path in sorted((run_dir / folder).rglob("*")) if path.is_file()]
-    return [*CHECKED_FILES, *(path.relative_to(run_dir).as_posix() for path in folders)]
+def _load_alignment(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(run_dir / TOKENIZER)
+    model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
+    model.load_state_dict(weights)
+    return tokenizer, model
 
 
-def _save_architectures(run_dir: Path, model: AlignmentModel) -> None:
-    """Write down what pretrained towers are, so that the run needs nothing from where they came."""
+def _load_vlm(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    assert config.decoder is not None
+    chat = load_chat(run_dir / TOKENIZER)
+    if keeps_language_model_elsewhere(config.decoder):
+        _check_language_model(run_dir, config.decoder)
+    model = build_vlm(config, chat.vocab_size, load_weights=False)
+    other = weights.keys() ^ _state_to_keep(model).keys()
+    if other:
+        raise CheckpointError(
+            f"{run_dir / WEIGHTS}: does not fit the config ({min(other)}); restore the run from a copy"
+        )
+    model.load_state_dict(weights, strict=False)
+    return chat, model
+
+
+def _check_language_model(run_dir: Path, decoder: DecoderConfig) -> None:
+    """Refuse a language model that is not the one of the training, whatever its name."""
+    then = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())["identity"]
+    if identity("decoder.model", decoder.model) != then:
+        fault = f"{decoder.model} is not the language model that the run was trained with"
+        raise CheckpointError(f"{run_dir}: {fault}; put that back, or its new place into decoder.model of config.yaml")
+
+
+def _state_to_keep(model: AlignmentModel | VisionLanguageModel) -> dict[str, torch.Tensor]:
+    """All weights; of a decoder those that are trained."""
+    state = model.state_dict()
+    if isinstance(model, AlignmentModel):
+        return state
+    trained = {f"decoder.{name}" for name in trained_state(model.decoder)}
+    return {name: value for name, value in state.items() if not name.startswith("decoder.") or name in trained}
+
+
+def _in_use(model: AlignmentModel | VisionLanguageModel, *parts: Any, **more: Any) -> EmbeddingModel | AnsweringModel:
+    """The model with what users need beside it; arguments as of these classes, which have the same."""
+    if isinstance(model, AlignmentModel):
+        return EmbeddingModel(model, *parts, **more)
+    return AnsweringModel(model, *parts, **more)
+
+
+def _save_architectures(run_dir: Path, model: AlignmentModel | VisionLanguageModel, config: ExperimentConfig) -> None:
+    """Write down what pretrained parts are, so that the run needs nothing from where they came, or knows what."""
     for part, encoder in model.named_children():
         if isinstance(encoder, Tower) and isinstance(encoder.backbone, PretrainedBackbone):
             encoder.backbone.save_architecture(run_dir / BACKBONES / part)
+    decoder = config.decoder
+    if decoder is None or decoder.type != "qwen":
+        return
+    folder = run_dir / LANGUAGE_MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    if keeps_language_model_elsewhere(decoder):
+        known = {"model": decoder.model, "identity": identity("decoder.model", decoder.model)}
+        write_atomic(folder / IDENTITY, json.dumps(known, indent=2) + "\n")
+    else:
+        language_decoder: Any = model.decoder
+        language_decoder.model.config.save_pretrained(folder)
 
 
 def _with_stored_backbones(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
-    """The experiment with the run's own descriptions of pretrained towers in place of ids and paths."""
-    stored: dict[str, Any] = {}
-    for _, part, tower in towers(config):
-        folder = run_dir / BACKBONES / part
-        if folder.is_dir():
-            stored[part] = replace(tower, backbone=str(folder))
-    return replace(config, **stored)
-
-
-def _save_golden(path: Path, embedder: EmbeddingModel, examples: Sequence[Sample]) -> None:
-    """Store inputs as they come, before any preprocessing, and their embeddings."""
-    largest = 2 * embedder.image_transform.size
-    images: list[Tensor] = []
-    texts: list[str] = []
-    sounds = [sample.audio for sample in examples if sample.audio is not None]
-    for sample in examples:
-        if sample.image is not None:
-            small = sample.image.copy()
-            small.thumbnail((largest, largest))
-            images.append(torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous())
-        texts += sample.captions[:1]
-    tensors = {f"image_{i}": image for i, image in enumerate(images)}
-    tensors["image_embeddings"] = embedder.encode_image(images)
-    tensors["text_embeddings"] = embedder.encode_text(texts)
-    metadata = {"texts": json.dumps(texts), "device": embedder.device.type}
-    if embedder.audio_transform is not None:
-        tensors |= {f"audio_{i}": sound.samples for i, sound in enumerate(sounds)}
-        tensors["audio_embeddings"] = embedder.encode_audio(sounds)
-        metadata["audio_rates_hz"] = json.dumps([sound.rate_hz for sound in sounds])
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
-
-
-def _check_golden(run_dir: Path, embedder: EmbeddingModel) -> None:
-    try:
-        with safe_open(run_dir / GOLDEN, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
-        raise CheckpointError(f"{run_dir / GOLDEN}: {error}; restore the run from a copy") from error
-    images = [tensors[f"image_{i}"] for i in range(len(tensors["image_embeddings"]))]
-    pairs = [
-        (embedder.encode_image(images), tensors["image_embeddings"]),
-        (embedder.encode_text(json.loads(metadata["texts"])), tensors["text_embeddings"]),
-    ]
-    if embedder.audio_transform is not None:
-        rates_hz = json.loads(metadata["audio_rates_hz"])
-        sounds = [Clip(tensors[f"audio_{i}"], rate_hz) for i, rate_hz in enumerate(rates_hz)]
-        pairs.append((embedder.encode_audio(sounds), tensors["audio_embeddings"]))
-    worst = min((_smallest_cosine(now, then) for now, then in pairs if len(then)), default=1.0)
-    if worst >= SMALLEST_GOLDEN_COSINE:
-        return
-    fault = f"{run_dir}: embeddings differ from those of the training (cosine {worst:.4f})"
-    if embedder.device.type == metadata["device"]:
-        raise CheckpointError(f"{fault}; use the versions that environment.json names, or train the run again")
-    there, here = metadata["device"], embedder.device.type
-    warnings.warn(f"{fault}, which was finished on {there}; this is {here}", stacklevel=3)
-
-
-def _smallest_cosine(a: Tensor, b: Tensor) -> float:
-    return F.cosine_similarity(a, b).min().item()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The experiment with the run's own descriptions of pretrained parts in place of ids and paths."""
+    changed: dict[str, Any] = {part: with_stored_backbone(tower, run_dir, part) for _, part, tower in towers(config)}
+    folder = run_dir / LANGUAGE_MODEL
+    if config.decoder is not None and (folder / "config.json").is_file():
+        changed["decoder"] = replace(config.decoder, model=str(folder))
+    return replace(config, **changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from impresa.errors import ConfigError, ImpresaError
 
 TIMM = "timm:"
 """What stands before the name of one of timm's models."""
+_SAMPLED_BYTES = 1 << 20
 
 
 @contextmanager
@@ -79,6 +81,28 @@ def import_optional(key: str, package: str, extra: str) -> Any:
     except ImportError as error:
         install = f"pip install 'impresa[{extra}]'"
         raise ConfigError(f"{key}: it needs {package}, which cannot be imported ({error}); {install}") from error
+
+
+def identity(key: str, name: str) -> str:
+    """What tells a model from others of the same name: the commit of one from the hub, a digest of a folder's files.
+
+    Of each file the name, the size and the first and last megabyte count, so that large models take no longer.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    folder = Path(location(name))
+    if not folder.is_dir():
+        return f"commit {getattr(read_config(key, name), '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors*")) + sorted(folder.glob("*.bin*")) + [folder / "config.json"]:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLED_BYTES))
+            file.seek(max(size - _SAMPLED_BYTES, 0))
+            digest.update(file.read(_SAMPLED_BYTES))
+    return f"sha256 {digest.hexdigest()}"
 
 
 def location(name: str) -> str:

@@ -115,21 +115,30 @@ def test_an_image_has_no_end_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freeze", "checkpoint", "frozen"), [(True, None, True), (None, "a/run", True), (False, "a/run", False)]
+    ("freeze", "checkpoint", "frozen"),
+    [(True, None, "backbone."), (None, "a/run", ""), (True, "a/run", ""), (False, "a/run", None)],
 )
-def test_a_frozen_backbone_stays_as_it_is(freeze: bool | None, checkpoint: str | None, frozen: bool) -> None:
-    config = replace(MEMORY, freeze=freeze, checkpoint=checkpoint, drop_rate=0.5)
-    model = VisionEncoder(config, S)
+def test_what_is_frozen_stays_as_it_is(freeze: bool | None, checkpoint: str | None, frozen: str | None) -> None:
+    """The backbone of a tower, or all of one that comes from a run."""
+
+    def stays(name: str) -> bool:
+        return frozen is not None and name.startswith(frozen)
+
+    model = VisionEncoder(replace(MEMORY, freeze=freeze, checkpoint=checkpoint, drop_rate=0.5), S)
     for _ in range(2):
-        assert model.projection.training
-        assert model.backbone.training == model.backbone.memory.training == (not frozen)
+        assert model.projection.training == (not stays("projection."))
+        assert model.backbone.training == model.backbone.memory.training == (not stays("backbone."))
         model.eval().train()
-    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
-    found = gradients(model, images())
-    assert all((found[name] is None) == (frozen and name.startswith("backbone.")) for name in found)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = images()
+    if frozen == "":
+        assert not model(image).pooled.requires_grad
+    else:
+        found = gradients(model, image)
+        assert all((found[name] is None) == stays(name) for name in found)
     model.commit(step=100)
-    unchanged = all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
-    assert unchanged == frozen
+    unchanged = all(torch.equal(value, before[f"backbone.{n}"]) for n, value in model.backbone.state_dict().items())
+    assert unchanged == stays("backbone.")
 
 
 def test_in_eval_an_embedding_does_not_depend_on_its_batch() -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HELP = (
     "Evaluate a run: retrieval in both directions beside a colour histogram and chance, and zero-shot classification "
-    "where the data have labels. On the run's own test data the run's evaluation and report are renewed; otherwise "
-    "nothing is written."
+    "where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own "
+    "test data the run's evaluation and report are renewed; otherwise nothing is written."
 )
 SHAPES = "shapes"
 
@@ -45,21 +45,23 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.checkpoint import load
     from impresa.data.preparation import seconds_of_sound
     from impresa.data.sources import open_source
-    from impresa.evaluation.evaluate import evaluate, name_of_data
+    from impresa.evaluation.evaluate import name_of_data
+    from impresa.evaluation.of_run import evaluate_run
 
     model = load(args.run, device=_checked_device(args.device))
     dataset = model.config.dataset
-    seconds = seconds_of_sound(model.config)
+    seconds, asks = seconds_of_sound(model.config), model.config.decoder is not None
     if args.data:
-        source = _open_data(args, dataset, seconds)
+        source = _open_data(args, dataset, seconds, asks)
     else:
-        source = open_source(dataset, args.split, audio_seconds=seconds)
+        source = open_source(dataset, args.split, audio_seconds=seconds, dialogues=asks)
     try:
-        train_source = open_source(dataset, "train")
+        train_source = open_source(dataset, "train", dialogues=asks)
     except DataError as error:
-        sys.stderr.write(f"no colour histogram beside the model, because the training data cannot be read: {error}\n")
+        missing = "most frequent answers" if asks else "colour histogram"
+        sys.stderr.write(f"no {missing} beside the model, because the training data cannot be read: {error}\n")
         train_source = None
-    evaluation = evaluate(
+    evaluation = evaluate_run(
         model,
         source,
         data=_name(args) if args.data else name_of_data(dataset, args.split),
@@ -99,15 +101,15 @@ def _checked_device(name: str | None) -> str | None:
     return name
 
 
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig, audio_seconds: float | None) -> Source:
+def _open_data(args: argparse.Namespace, dataset: DatasetConfig, audio_seconds: float | None, asks: bool) -> Source:
     from dataclasses import replace
 
     from impresa.data.sources import open_path, open_source
 
     if args.data == SHAPES:
         shapes = replace(dataset, source="auto", train_path=SHAPES, val_path=None, test_path=None)
-        return open_source(shapes, args.split, audio_seconds=audio_seconds)
-    return open_path(dataset, args.data, audio_seconds=audio_seconds)
+        return open_source(shapes, args.split, audio_seconds=audio_seconds, dialogues=asks)
+    return open_path(dataset, args.data, audio_seconds=audio_seconds, dialogues=asks)
 
 
 def _name(args: argparse.Namespace) -> str:

@@ -42,6 +42,7 @@ LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant"]
+PrefixTokens = Literal["tokens", "perceiver", "memory"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 
 
@@ -314,8 +315,11 @@ class DecoderConfig:
     """trm: upper bound of the vocabulary of the tokenizer trained on the run's texts."""
     max_len: Count = 256
     """Longest text (question and answer) in tokens; the question is cut, never the answer."""
-    prefix: Literal["tokens", "perceiver", "memory"] = "tokens"
+    prefix: PrefixTokens = "tokens"
     """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
+    prefix_layer: Literal["auto", "last", "penultimate"] = "auto"
+    """Block of the image tower that they are taken after. `auto`: penultimate for a frozen tower that sums up in CLS
+    (nothing has trained what its last block does to the other tokens), else last."""
     init_from: Text | None = None
     """A finished vision-language run of ours to continue from, as a second stage."""
     activation_checkpointing: Flag = False
@@ -520,7 +524,7 @@ class ExperimentConfig:
     vision_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Image tower."""
     text_encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(backbone="transformer"))
-    """Text tower."""
+    """Text tower of an alignment; with a `decoder`, which reads the text, none is built."""
     audio_encoder: EncoderConfig | None = None
     """Audio tower; null for none."""
     decoder: DecoderConfig | None = None

@@ -88,6 +88,11 @@ class Batch(_OfTensors):
         return len(self.ids)
 
     @property
+    def weight(self) -> int:
+        """What the batch counts in a mean over batches: its samples."""
+        return len(self)
+
+    @property
     def present(self) -> dict[Modality, torch.Tensor]:
         """(B,) bool for each modality that some samples lack, true where the sample has it."""
         masks: dict[Modality, torch.Tensor | None] = {
@@ -135,6 +140,11 @@ class DialogueBatch(_OfTensors):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def weight(self) -> int:
+        """What the batch counts in a mean over batches: its supervised tokens."""
+        return self.num_supervised
 
     @property
     def questions(self) -> list[str]:

@@ -34,6 +34,9 @@ class DecoderOutput:
     """(B, P + T, V); None with labels, unless asked for."""
     hidden: torch.Tensor
     """(B, P + T, H), the last hidden states, which the LM head reads."""
+    hits: torch.Tensor | None = None
+    """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
+    training."""
 
 
 class Decoder(nn.Module, ABC):
@@ -111,8 +114,13 @@ class Decoder(nn.Module, ABC):
         if labels is None:
             return DecoderOutput(None, self.head(hidden), hidden)
         rows, before, targets = _supervised(labels, mask)
-        losses = [F.cross_entropy(self.head(states[rows, before]).float(), targets) for states in rounds]
-        return DecoderOutput(torch.stack(losses).mean(), self.head(hidden) if return_logits else None, hidden)
+        answers = [self.head(states[rows, before]).float() for states in rounds]
+        loss = torch.stack([F.cross_entropy(logits, targets) for logits in answers]).mean()
+        hits = None
+        if not self.training:
+            misses = rows[answers[-1].argmax(dim=-1) != targets]
+            hits = torch.ones(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, misses, False)
+        return DecoderOutput(loss, self.head(hidden) if return_logits else None, hidden, hits)
 
     @torch.inference_mode()
     def generate(

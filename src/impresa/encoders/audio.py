@@ -106,3 +106,8 @@ class AudioEncoder(Tower):
         """
         features = self.backbone(audio, mask, summary_only=self.needs_summary_only(return_tokens))
         return self.embed(features, return_tokens=return_tokens)
+
+    def read(self, audio: torch.Tensor, mask: torch.Tensor | None = None) -> EncoderOutput:
+        """The tokens (B, N, D) of sounds, with their mask, that a language model is to read: the Perceiver's latents if
+        there is one; `pooled` is empty."""
+        return self.tokens_of(self.backbone(audio, mask), "tokens" if self.perceiver is None else "perceiver")

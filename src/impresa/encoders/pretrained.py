@@ -63,6 +63,18 @@ class PretrainedBackbone(nn.Module):
         """Forget how to make the summary, when nobody reads it, so that no weight is left without a gradient."""
         self.pooler = None
 
+    def drop_last_block(self) -> None:
+        """Leave the last block out from now on.
+
+        Raises:
+            ConfigError: the model has no stack of blocks, or a single one.
+        """
+        stacks = [module for module in self.model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+        blocks = max(stacks, key=len, default=nn.ModuleList())
+        if len(blocks) < 2:
+            raise ConfigError(f"decoder.prefix_layer: {type(self.model).__name__} has no block to spare; use last")
+        del blocks[-1]
+
     def recompute_activations(self) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, where the model can."""
         if not getattr(self.model, "supports_gradient_checkpointing", False):

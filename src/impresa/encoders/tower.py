@@ -8,20 +8,21 @@ from typing import Self
 import torch
 from torch import nn
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.experiment import EncoderConfig, PrefixTokens
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.perceiver import PerceiverResampler
 from impresa.encoders.pooling import AttentionPooling, Summary, mean_pool, pooling_of
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.projection import build_projection
 from impresa.encoders.transformer import init_linear
+from impresa.errors import ConfigError
 
 
 class Tower(nn.Module):
     """backbone -> tokens -> projection or Perceiver -> pooling -> head -> embedding.
 
     A subclass makes the backbone and feeds it its modality. A frozen backbone stays in eval mode and gets no gradient;
-    what stands behind it is trained.
+    what stands behind it is trained, unless the whole tower comes from a run of ours (`config.checkpoint`).
 
     Args:
         config: the tower's settings.
@@ -33,6 +34,7 @@ class Tower(nn.Module):
     def __init__(self, config: EncoderConfig, backbone: nn.Module, *, dim: int, summary: Summary | None) -> None:
         super().__init__()
         self.dim = dim
+        self.summary = summary
         self.backbone = backbone
         self.pools = pooling_of(config, summary)
         self.perceiver = _build_perceiver(config, dim) if config.use_perceiver else None
@@ -41,10 +43,15 @@ class Tower(nn.Module):
         self.head: nn.Module = _build_head(dim, config.embed_dim)
         self.has_own_head = False
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
+        self.comes_from_a_run = config.checkpoint is not None
         if isinstance(backbone, PretrainedBackbone):
             self._fit(backbone, config)
         if self.is_frozen:
-            backbone.requires_grad_(False).eval()
+            self._frozen_part().requires_grad_(False).eval()
+
+    def _frozen_part(self) -> nn.Module:
+        """All of a tower that comes from a run of ours; of another its backbone, with new parts behind it."""
+        return self if self.comes_from_a_run else self.backbone
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
         """Keep of a pretrained tower what is read. Its head stays where nothing new stands before it: then the tower
@@ -59,7 +66,11 @@ class Tower(nn.Module):
             backbone.recompute_activations()
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """What comes from a pretrained model: the parameters of its backbone, and of its head if that is kept."""
+        """What comes from a pretrained model: the parameters of its backbone, and of its head if that is kept; all of a
+        tower that comes from a run of ours."""
+        if self.comes_from_a_run:
+            yield from self.parameters()
+            return
         if isinstance(self.backbone, PretrainedBackbone):
             yield from self.backbone.parameters()
         if self.has_own_head:
@@ -68,8 +79,52 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.is_frozen:
-            self.backbone.eval()
+            for module in self._frozen_part().modules():
+                module.training = False
         return self
+
+    @property
+    def sums_up_in_cls(self) -> bool:
+        """Whether the embedding is made of CLS alone, so that nothing trains what the last block does to the rest."""
+        return self.pools == "summary" and self.summary == "cls"
+
+    def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
+        """Turn into a tower that is asked for tokens only (see `read`): what only its embedding needs goes.
+
+        Args:
+            which: the tokens that will be read.
+            drop_last_block: read the tokens as they are before the backbone's last block.
+
+        Raises:
+            ConfigError: the tower has no such tokens, or a single block.
+        """
+        if which == "perceiver" and self.perceiver is None:
+            raise ConfigError("decoder.prefix: perceiver, but the image tower has none; use tokens")
+        if which == "memory" and getattr(self.backbone, "memory", None) is None:
+            raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
+        if drop_last_block:
+            self.backbone.drop_last_block()  # type: ignore[operator]
+        if which != "perceiver":
+            self.perceiver = None
+        if which != "tokens":
+            self.projection = nn.Identity()
+        self.attention_pooling = None
+        self.head = nn.Identity()
+        if isinstance(self.backbone, PretrainedBackbone):
+            self.backbone.drop_pooler()
+
+    def tokens_of(self, features: Features, which: PrefixTokens) -> EncoderOutput:
+        """The tokens that a language model reads, and their mask; there is no embedding."""
+        assert features.tokens is not None
+        nothing = features.tokens.new_zeros(len(features.tokens), 0)
+        match which:
+            case "memory":
+                return EncoderOutput(nothing, features.memory)
+            case "perceiver":
+                assert self.perceiver is not None
+                return EncoderOutput(nothing, self.perceiver(features.tokens, features.mask))
+            case "tokens":
+                return EncoderOutput(nothing, self.projection(features.tokens), features.mask)
 
     def needs_summary_only(self, return_tokens: bool) -> bool:
         """Whether nobody reads the tokens, so that the backbone may leave them out."""

@@ -197,6 +197,16 @@ class Transformer(nn.Module):
             x = self._run(block, x, None, visible)
         return self.norm(self._run(last, x, only, visible))
 
+    def drop_last_block(self) -> None:
+        """Leave the last block out from now on.
+
+        Raises:
+            ConfigError: it is the only one.
+        """
+        if len(self.blocks) == 1:
+            raise ConfigError("decoder.prefix_layer: the tower has a single block; use last")
+        del self.blocks[-1]
+
     def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)

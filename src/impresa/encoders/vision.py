@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import EncoderConfig
+from impresa.config.experiment import EncoderConfig, PrefixTokens
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_vision import load_vision_backbone
@@ -40,6 +40,10 @@ class VisionEncoder(Tower):
         """
         features = self.backbone(image, summary_only=self.needs_summary_only(return_tokens))
         return self.embed(features, return_tokens=return_tokens)
+
+    def read(self, image: torch.Tensor, which: PrefixTokens) -> EncoderOutput:
+        """The tokens (B, N, D) of images (B, 3, S, S) that a language model is to read; `pooled` is empty."""
+        return self.tokens_of(self.backbone(image), which)
 
     def commit(self, step: int) -> None:
         """Update the memory's state after optimizer step number `step` (from 1); see `MemoryTokens.commit`."""

@@ -81,6 +81,14 @@ class VisionTransformer(nn.Module):
             return Features(summary=self.transformer(x, only=first).squeeze(1))
         return self._split(self.transformer(x))
 
+    def drop_last_block(self) -> None:
+        """Leave the last block out from now on.
+
+        Raises:
+            ConfigError: it is the only one.
+        """
+        self.transformer.drop_last_block()
+
     def _embed(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embedding(image)
         cls = self.cls.expand(len(patches), 1, -1)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL.Image import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.checks import FUSED_PAIR
@@ -21,6 +20,7 @@ from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError
 from impresa.evaluation.baselines import CHANCE, ColourHistogramModel, chance, colour_histogram
 from impresa.evaluation.gallery import GalleryMaker
+from impresa.evaluation.progress import progress_bar
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
 from impresa.evaluation.sound import Fused, Sounds
@@ -93,7 +93,7 @@ def evaluate(
     sounds = Sounds(partial(model.encode_audio, batch_size=batch_size, device=device)) if hears else None
     fuses = FUSED_PAIR in (model.config.losses.pairs or ())
     fused = Fused(partial(model.encode_image_audio, batch_size=batch_size, device=device)) if fuses else None
-    with _progress(show_progress) as bar:
+    with progress_bar(show_progress) as bar:
         test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds, fused=fused)
         train = _look_at(train_source, bar) if train_source is not None else _Seen()
     if not test.positions and not (sounds and sounds.num_samples):
@@ -152,7 +152,9 @@ def _embed(
 
     def pixels() -> Iterator[Tensor]:
         # Preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
-        for position, sample in _read(source, bar.track(range(len(source)), description="embedding images"), seen.bad):
+        for position, sample in read_samples(
+            source, bar.track(range(len(source)), description="embedding images"), seen.bad
+        ):
             if sounds is not None:
                 sounds.add(sample, None if sample.image is None else len(seen.positions))
             if sample.image is not None:
@@ -174,7 +176,9 @@ def _look_at(train_source: Source, bar: Progress) -> _Seen:
     """What the baseline is fitted on: training samples at even distances, so that sorted data are seen whole."""
     seen, num = _Seen(), min(len(train_source), NUM_BASELINE_SAMPLES)
     positions = [i * len(train_source) // num for i in range(num)]
-    for position, sample in _read(train_source, bar.track(positions, description="fitting the baseline"), seen.bad):
+    for position, sample in read_samples(
+        train_source, bar.track(positions, description="fitting the baseline"), seen.bad
+    ):
         if sample.image is not None:
             seen.add(position, sample, sample.image)
     return seen
@@ -213,15 +217,10 @@ def _zero_shot(
     )
 
 
-def _read(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample]]:
+def read_samples(source: Source, positions: Iterable[int], bad: list[BadSampleNote]) -> Iterator[tuple[int, Sample]]:
     """The good samples and their positions. The others are noted in `bad`."""
     for position in positions:
         try:
             yield position, source[position]
         except BadSample as fault:
             bad.append(BadSampleNote(fault.id, fault.reason))
-
-
-def _progress(show: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show)

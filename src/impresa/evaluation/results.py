@@ -6,6 +6,7 @@ Nothing here needs torch, so that a report can be made from files alone.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,69 @@ class ZeroShotMetrics:
 
 
 @dataclass(frozen=True)
+class AnswerScores:
+    """How well answers agree with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
+
+    num_questions: int
+    """Answers that were compared."""
+    exact_match: float
+    """Share of answers that are the right one, word for word."""
+    token_f1: float
+    """Mean over answers of the F1 of their words with those of the right one."""
+
+
+@dataclass(frozen=True)
+class AnswerMetrics:
+    """Answers of a vision-language model to questions about images."""
+
+    model: AnswerScores
+    """Generated answers."""
+    shuffled: AnswerScores
+    """The same, but each question is asked about another image: what the words alone give away."""
+    blind: AnswerScores | None
+    """Always the most frequent training answer to the same question, or to its type; None without training data."""
+    bleu: float
+    """Corpus BLEU of the generated answers, 0 to 1."""
+    rouge_l: float
+    """Mean F1 of their longest common subsequence with the right ones, 0 to 1."""
+    loss: float
+    """Mean over the answers' tokens of the negative log-likelihood."""
+    perplexity: float
+    """exp(loss)."""
+    kinds: dict[str, dict[str, AnswerScores]] = field(default_factory=dict)
+    """By type of question: scores of `model`, `shuffled` and `blind`; empty where questions have no type."""
+
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the right image helps: exact match beyond that with other images by two standard errors."""
+        n, right, wrong = self.model.num_questions, self.model.exact_match, self.shuffled.exact_match
+        error = math.sqrt((right * (1 - right) + wrong * (1 - wrong)) / max(n, 1))
+        return right - wrong > 2 * error
+
+    def rows(self) -> dict[str, AnswerScores]:
+        """Scores by name, in the order of a table."""
+        found = {"model": self.model, "other images": self.shuffled, "most frequent answer": self.blind}
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """An example for the report."""
+
+    image: str | None
+    """The picture as a data URI."""
+    question: str
+    expected: str
+    """The right answer."""
+    answer: str
+    """The model's."""
+    right: bool
+    """Whether they match."""
+    kind: str | None = None
+    """Type of the question."""
+
+
+@dataclass(frozen=True)
 class BadSampleNote:
     """A sample that could not be used, and why."""
 
@@ -107,6 +171,8 @@ class Gallery:
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
     """The captions of that sample."""
+    questions: tuple[AnsweredQuestion, ...] = ()
+    """Questions and answers of a vision-language model."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +203,8 @@ class Evaluation:
     empty for a model or data without sound."""
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
+    answers: AnswerMetrics | None = None
+    """Answers to questions; None for an alignment. `num_texts` are the questions then."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
 
     def retrieval_rows(self) -> dict[str, RetrievalMetrics]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,16 +18,14 @@ from impresa.errors import DataError
 from impresa.fusion import FusedEmbedding
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.pairs import FUSED, Embedded
+from impresa.models.output import ModelOutput
+from impresa.models.presence import encode_rows
 
 
 @dataclass
-class AlignmentOutput:
-    """What a training step needs of a batch."""
+class AlignmentOutput(ModelOutput):
+    """Loss and embeddings of a batch."""
 
-    loss: torch.Tensor
-    """Scalar with its graph."""
-    logs: dict[str, torch.Tensor]
-    """Detached scalars by name, `loss` among them."""
     embeddings: dict[Embedded, torch.Tensor]
     """(B, E) for each modality of the batch, not normalised; rows of samples that lack it are zero."""
     present: dict[Embedded, torch.Tensor] = field(default_factory=dict)
@@ -82,12 +79,12 @@ class AlignmentModel(nn.Module):
         outputs: dict[Modality, EncoderOutput] = {}
         if batch.image is not None:
             vision = partial(self.vision_encoder, return_tokens=fuses)
-            outputs["image"] = _encode_rows(vision, batch.image_present, batch.image)
+            outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
         if batch.input_ids is not None:
-            outputs["text"] = _encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
+            outputs["text"] = encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
         if batch.audio is not None and self.audio_encoder is not None:
             audio = partial(self.audio_encoder, return_tokens=fuses)
-            outputs["audio"] = _encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
+            outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
         return outputs
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
@@ -129,30 +126,6 @@ class AlignmentModel(nn.Module):
         """
         self.vision_encoder.commit(step)
         self.loss.commit(step)
-
-
-def _encode_rows(
-    encode: Callable[..., EncoderOutput], present: torch.Tensor | None, *inputs: torch.Tensor | None
-) -> EncoderOutput:
-    """The output for the rows that are present, zero (false in the mask) elsewhere.
-
-    The encoder sees no stand-ins, which would enter its memory or its batch norms, unless there is nothing else: every
-    process must run every encoder.
-    """
-    if present is None:
-        return encode(*inputs)
-    rows = present.nonzero().squeeze(1)
-    chosen = rows if len(rows) else rows.new_zeros(1)
-    found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
-
-    def spread(part: torch.Tensor | None) -> torch.Tensor | None:
-        if part is None:
-            return None
-        return part.new_zeros(len(present), *part.shape[1:]).index_copy(0, rows, part[: len(rows)])
-
-    pooled = spread(found.pooled)
-    assert pooled is not None
-    return EncoderOutput(pooled, spread(found.tokens), spread(found.mask))
 
 
 def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:

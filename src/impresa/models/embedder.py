@@ -6,25 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.audio import Clip, checked_clip, load_audio
-from impresa.data.images import ImageTransform, load_image
+from impresa.data.audio import Clip
+from impresa.data.images import ImageTransform
 from impresa.data.preparation import AudioTransform, Tokenizer
 from impresa.errors import DataError
 from impresa.models.alignment import AlignmentModel
-
-Picture = Image.Image | str | Path | Tensor
-"""An image: open, as a path, or as a tensor. A float tensor is (3, S, S) and preprocessed already; a uint8 tensor is
-(3, H, W), raw RGB."""
-
-Sound = Clip | str | Path | tuple[np.ndarray | Tensor, int]
-"""A sound: decoded, as a path, or as an array of samples (S,), about -1 to 1, with their number per second."""
+from impresa.models.inputs import Picture, Sound, best_device, clip_of, is_array_with_rate, is_one_picture, pixels_of
 
 Item = TypeVar("Item")
 
@@ -95,7 +87,7 @@ class EmbeddingModel:
         Raises:
             DataError: an image cannot be read, or a tensor has the wrong shape.
         """
-        is_one = (isinstance(images, Tensor) and images.ndim == 3) or isinstance(images, Image.Image | str | Path)
+        is_one = is_one_picture(images)
         several: list[Picture] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
         embeddings = self._encode(
             several,
@@ -175,7 +167,7 @@ class EmbeddingModel:
         Raises:
             DataError: a sound cannot be read, or the model has no audio encoder.
         """
-        is_one = isinstance(sounds, Clip | str | Path) or _is_array_with_rate(sounds)
+        is_one = isinstance(sounds, Clip | str | Path) or is_array_with_rate(sounds)
         several: list[Sound] = [sounds] if is_one else list(sounds)  # type: ignore[list-item, arg-type]
         embeddings = self._encode(
             several,
@@ -260,7 +252,9 @@ class EmbeddingModel:
         return _unit(embeddings) if normalize else embeddings
 
     def _embed_images(self, images: list[Picture]) -> Tensor:
-        return self.model.embed_image(torch.stack([self._pixels(image) for image in images]).to(self.device))
+        return self.model.embed_image(
+            torch.stack([pixels_of(image, self.image_transform) for image in images]).to(self.device)
+        )
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
         input_ids, mask = self.tokenizer(texts)
@@ -270,7 +264,7 @@ class EmbeddingModel:
         return self.model.embed_audio(*self._features(sounds))
 
     def _embed_both(self, both: list[tuple[Picture, Sound]]) -> Tensor:
-        pixels = torch.stack([self._pixels(image) for image, _ in both]).to(self.device)
+        pixels = torch.stack([pixels_of(image, self.image_transform) for image, _ in both]).to(self.device)
         return self.model.embed_image_audio(pixels, *self._features([sound for _, sound in both]))
 
     def _features(self, sounds: list[Sound]) -> tuple[Tensor, Tensor]:
@@ -278,51 +272,8 @@ class EmbeddingModel:
         if self.audio_transform is None:
             fault = "encode_audio: this model has no audio encoder"
             raise DataError(f"{fault}; train one with `audio_encoder` in the config")
-        features, mask = self.audio_transform([self._clip(sound) for sound in sounds])
+        features, mask = self.audio_transform([clip_of(sound, self.audio_transform) for sound in sounds])
         return features.to(self.device), mask.to(self.device)
-
-    def _clip(self, sound: Sound) -> Clip:
-        if isinstance(sound, Clip):
-            return sound
-        if isinstance(sound, str | Path):
-            assert self.audio_transform is not None  # the caller has looked
-            return load_audio(sound, self.audio_transform.max_seconds)
-        if not _is_array_with_rate(sound):
-            what = type(sound).__name__
-            raise DataError(f"encode_audio: got {what}; give a path, or a pair of samples and their number per second")
-        samples, rate_hz = torch.as_tensor(sound[0]), int(sound[1])
-        if samples.ndim != 1 or not samples.is_floating_point() or rate_hz < 1:
-            fault = f"encode_audio: samples of {samples.dtype} and shape {tuple(samples.shape)} at {rate_hz} Hz"
-            raise DataError(f"{fault}; give (S,) floats of one channel, about -1 to 1, and a positive rate")
-        try:
-            return checked_clip(samples.detach().cpu().float(), rate_hz)
-        except ValueError as error:
-            raise DataError(f"encode_audio: an array {error}; leave it out") from error
-
-    def _pixels(self, image: Picture) -> Tensor:
-        """The image as the tower wants it, (3, S, S) float32."""
-        if not isinstance(image, Tensor):
-            return self.image_transform(load_image(image))
-        size = self.image_transform.size
-        if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
-            return self.image_transform(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
-        if image.is_floating_point() and image.shape == (3, size, size):
-            return image.float().cpu()
-        raise DataError(
-            f"encode_image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
-            "preprocessed as in training, or (3, H, W) uint8"
-        )
-
-
-def _is_array_with_rate(sound: object) -> bool:
-    return isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[1], int | np.integer)
-
-
-def best_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _unit(embeddings: Tensor) -> Tensor:

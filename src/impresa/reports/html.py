@@ -11,7 +11,7 @@ from impresa.config.load import read_config
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import read_evaluation
 from impresa.files import write_atomic
-from impresa.reports import sections
+from impresa.reports import answers, sections
 from impresa.reports.history import read_history
 from impresa.reports.markup import Markup, fill, join
 
@@ -64,8 +64,10 @@ def render_report(run_dir: Path) -> str:
         parts.append(sections.no_evaluation(run_dir))
     else:
         parts += [sections.headline(evaluation), sections.results(evaluation), sections.sound(evaluation)]
+        parts.append(answers.results(evaluation))
     parts.append(sections.curves(read_history(run_dir)))
     if evaluation is not None:
+        parts.append(answers.examples(evaluation.gallery))
         parts += [sections.examples(evaluation.gallery), sections.similarity(evaluation.gallery)]
         parts.append(sections.zero_shot(evaluation.zero_shot))
     parts.append(sections.bad_samples(evaluation, _read_bad_samples(run_dir / "bad_samples.jsonl")))

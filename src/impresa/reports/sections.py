@@ -32,6 +32,7 @@ CHARTS = {
         "val_image_to_text_recall_at_1": "image → text",
         "val_text_to_image_recall_at_1": "text → image",
     },
+    "Validation exact match": {"val_exact_match": "greedy answers"},
     "Learning rate": {"lr": "learning rate"},
 }
 
@@ -70,6 +71,11 @@ def headline(evaluation: Evaluation) -> Markup:
             _headline_card("Image → text, R@1", image_to_text),
             _headline_card("Text → image, R@1", text_to_image),
         ]
+    if answers := evaluation.answers:
+        rows_of_answers = answers.rows()
+        exact = {name: scores.exact_match for name, scores in rows_of_answers.items()}
+        cards.append(_headline_card("Exact match", exact))
+        cards.append(_headline_card("Token F1", {name: scores.token_f1 for name, scores in rows_of_answers.items()}))
     if scores := evaluation.zero_shot:
         bars = {"model": scores.accuracy, "most frequent class": scores.majority, "chance": scores.chance}
         cards.append(_headline_card("Zero-shot accuracy", bars))

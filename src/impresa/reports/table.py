@@ -8,16 +8,27 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from impresa.evaluation.results import DirectionMetrics, Evaluation, ZeroShotMetrics, direction_title
+from impresa.evaluation.results import (
+    AnswerMetrics,
+    AnswerScores,
+    DirectionMetrics,
+    Evaluation,
+    ZeroShotMetrics,
+    direction_title,
+)
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
-    """Print what was found: retrieval of the model and the baselines, zero-shot accuracy, bad samples."""
+    """Print what was found: retrieval or answers, of the model and the baselines, zero-shot accuracy, bad samples."""
     for part in _parts(evaluation):
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def _parts(evaluation: Evaluation) -> Iterator[RenderableType]:
+    if evaluation.answers is not None:
+        yield from _answers(evaluation, evaluation.answers)
+        yield from _bad_samples(evaluation)
+        return
     images, texts, distinct = evaluation.num_images, evaluation.num_texts, evaluation.num_distinct_texts
     sounds = f", {evaluation.num_sounds:,} sounds" if evaluation.num_sounds else ""
     yield Text(f"{evaluation.data}: {images:,} images, {texts:,} captions ({distinct:,} distinct){sounds}", style="dim")
@@ -25,9 +36,36 @@ def _parts(evaluation: Evaluation) -> Iterator[RenderableType]:
         yield _retrieval(evaluation)
     if evaluation.zero_shot is not None:
         yield Text(_zero_shot(evaluation.zero_shot))
+    yield from _bad_samples(evaluation)
+
+
+def _bad_samples(evaluation: Evaluation) -> Iterator[Text]:
     if evaluation.bad_samples:
         first, num_bad = evaluation.bad_samples[0], len(evaluation.bad_samples)
         yield Text(f"bad samples, skipped: {num_bad:,}; the first is {first.id}: {first.reason}", style="yellow")
+
+
+def _answers(evaluation: Evaluation, answers: AnswerMetrics) -> Iterator[RenderableType]:
+    images, texts, distinct = evaluation.num_images, evaluation.num_texts, evaluation.num_distinct_texts
+    yield Text(f"{evaluation.data}: {images:,} images, {texts:,} questions ({distinct:,} distinct)", style="dim")
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(("", "questions", "exact match", "token F1")):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for name, scores in answers.rows().items():
+        table.add_row(name, *_answer_cells(scores), style="bold" if name == "model" else "")
+    for kind, by_name in answers.kinds.items():
+        table.add_row(f"  {kind}", *_answer_cells(by_name["model"]))
+    yield table
+    yield Text(
+        f"loss {answers.loss:.3f}, perplexity {answers.perplexity:.2f}, BLEU {answers.bleu:.3f}, "
+        f"ROUGE-L {answers.rouge_l:.3f}"
+    )
+    if not answers.looks_at_images:
+        yield Text("the model is not looking: other images give the same answers", style="yellow")
+
+
+def _answer_cells(scores: AnswerScores) -> list[str]:
+    return [f"{scores.num_questions:,}", f"{scores.exact_match:.1%}", f"{scores.token_f1:.1%}"]
 
 
 def _retrieval(evaluation: Evaluation) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.evaluation.results import DirectionMetrics, Evaluation
+from impresa.evaluation.results import AnswerMetrics, DirectionMetrics, Evaluation
 
 NUM_EXAMPLE_SENTENCES = 2
 
@@ -27,15 +27,30 @@ def model_card(
 def _head(config: ExperimentConfig) -> str:
     labels = config.labels
     hears = config.audio_encoder is not None
-    modalities = ("image-text", "audio") if hears else ("image-text",)
+    modalities = [
+        "image-text" if config.decoder is None else "visual-question-answering",
+        *(["audio"] if hears else []),
+    ]
     tags = ["tags:", *(f"- {tag!r}" for tag in ("impresa", *modalities, *labels.tags))]
     title = f"# {config.name}" + (f" {labels.version}" if labels.version else "")
     what = "Images, texts and sounds" if hears else "Images and texts"
     about = labels.description or f"{what} in one embedding space."
+    if config.decoder is not None:
+        about = labels.description or "Answers questions about images."
     return "\n".join(["---", "library_name: impresa", *tags, "---", "", title, "", about])
 
 
 def _use(config: ExperimentConfig, run_dir: Path) -> str:
+    if config.decoder is not None:
+        return f"""## Use
+
+```python
+import impresa
+
+model = impresa.load({str(run_dir)!r})
+print(model.ask("a.jpg", "how many shapes are there?"))
+print(model.caption(["a.jpg", "b.jpg"]))
+```"""
     hears = config.audio_encoder is not None
     sounds = '\nsounds = model.encode_audio(["a.wav", "b.mp3"])' if hears else ""
     return f"""## Use
@@ -51,6 +66,8 @@ print(model.similarity(images, texts))
 
 
 def _figures(evaluation: Evaluation) -> str:
+    if evaluation.answers is not None:
+        return _answers(evaluation, evaluation.answers)
     lines = [
         "## Evaluation",
         "",
@@ -75,6 +92,30 @@ def _figures(evaluation: Evaluation) -> str:
             f"Zero-shot classification: {shot.accuracy:.1%} of {shot.num_samples} images are named right "
             f"({len(shot.classes)} classes; chance {shot.chance:.1%}, most frequent class {shot.majority:.1%}).",
         ]
+    return "\n".join(lines)
+
+
+def _answers(evaluation: Evaluation, answers: AnswerMetrics) -> str:
+    rows = [
+        f"| {name} | {scores.num_questions} | {scores.exact_match:.1%} | {scores.token_f1:.1%} |"
+        for name, scores in (
+            *answers.rows().items(),
+            *((f"of type {kind}", by_name["model"]) for kind, by_name in answers.kinds.items()),
+        )
+    ]
+    lines = [
+        "## Evaluation",
+        "",
+        f"On {evaluation.data}: {evaluation.num_texts} questions about {evaluation.num_images} images.",
+        "",
+        "| | questions | exact match | token F1 |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"Perplexity of the right answers: {answers.perplexity:.2f}.",
+    ]
+    if not answers.looks_at_images:
+        lines += ["", "The model is not looking: other images give the same answers."]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lightning.pytorch import Trainer
 
+from impresa.config.adopt import adopt_towers
 from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
@@ -26,7 +27,7 @@ def dry_run(config: ExperimentConfig) -> str:
     Raises:
         ImpresaError: what `train` would raise up to there.
     """
-    config = validate(config)
+    config = validate(adopt_towers(config))
     check_built(config)
     check_data_paths(config)
     parts = build_parts(config, run_dir=None)

@@ -14,28 +14,32 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.batch import Batch
+from impresa.data.batch import Batch, DialogueBatch
 from impresa.data.module import DataModule
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.models.alignment import AlignmentOutput
 from impresa.training.averaging import WeightAverage
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
+from impresa.weights import trained_state
+
+AnyBatch = Batch | DialogueBatch
 
 NUM_RETRIEVED = 4096
 """Validation samples, of all processes together, that retrieval is measured on; more would take long on a CPU."""
 
 
 class TrainingModule(LightningModule):
-    """Trains a model whose forward pass turns a `Batch` into a loss.
+    """Trains a model whose forward pass turns a batch into a loss.
 
     To Lightning, one batch is one optimizer step: the list of all batches whose gradients are added up in it. So every
     interval counts optimizer steps, a checkpoint always lies between two of them, and a last group with fewer batches
     is weighted right.
 
     Args:
-        model: returns an output with `loss`, `logs` and `embeddings`; its `commit` follows every optimizer step.
+        model: turns a batch into a `ModelOutput`; its `commit` follows every optimizer step.
         config: the experiment.
         plan: length of the run.
         schedule: the learning rate.
@@ -64,12 +68,13 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.model, self.config.optimization)
 
-    def training_step(self, batches: list[Batch], _: int) -> dict[str, Tensor]:
+    def training_step(self, batches: list[AnyBatch], _: int) -> dict[str, Tensor]:
         """One optimizer step over `batches`.
 
         Returns:
-            Scalars: `loss` (mean over the samples), what the model logs of the last batch, `lr`, `gradient_norm`,
-            `mean_cosine` (between the embeddings of different samples of the last batch).
+            Scalars: `loss` (mean over the samples, or over the tokens of their answers), what the model logs of the
+            last batch, `lr`, `gradient_norm`, and of an alignment `mean_cosine` (between the embeddings of different
+            samples of the last batch).
         """
         seed_step(self.config.seed, self.step, self.global_rank)
         optimizer = self._optimizer()
@@ -89,10 +94,10 @@ class TrainingModule(LightningModule):
         if self.average is not None:
             self.average.update(self.step)
         logs = {name: value for name, value in output.logs.items() if name != "loss"}
-        modality, embeddings = next(iter(output.embeddings.items()))
-        cosine = mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])
-        lr_now = torch.tensor(lr)
-        return {"loss": loss, **logs, "lr": lr_now, "gradient_norm": self.gradient_norm, "mean_cosine": cosine}
+        if isinstance(output, AlignmentOutput):
+            modality, embeddings = next(iter(output.embeddings.items()))
+            logs["mean_cosine"] = mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])
+        return {"loss": loss, **logs, "lr": torch.tensor(lr), "gradient_norm": self.gradient_norm}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients; they are complete, averaged over processes and unscaled here."""
@@ -107,11 +112,13 @@ class TrainingModule(LightningModule):
         if self.average is not None:
             self.average.swap()
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch | DialogueBatch, _: int) -> None:
         output = self.model(batch)
         metrics = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
         metrics["val_loss"] = output.loss
-        self.log_dict(metrics, on_epoch=True, batch_size=len(batch), sync_dist=True, logger=False)
+        self.log_dict(metrics, on_epoch=True, batch_size=batch.weight, sync_dist=True, logger=False)
+        if not isinstance(output, AlignmentOutput) or not isinstance(batch, Batch):
+            return
         num_kept = sum(len(captions) for *_, captions in self._validated) * self.trainer.world_size
         if {"image", "text"} <= output.embeddings.keys() and num_kept < NUM_RETRIEVED:
             rows = [bool(caption) for caption in batch.captions]
@@ -148,8 +155,9 @@ class TrainingModule(LightningModule):
         self.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("average", {})}, strict=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name in self._frozen():
-            checkpoint["state_dict"].pop(name, None)
+        kept = trained_state(self)
+        for name in checkpoint["state_dict"].keys() - kept.keys():
+            del checkpoint["state_dict"][name]
         # Lightning's own progress counts pieces between two validations; the step says all that a resumption needs.
         checkpoint["global_step"] = self.step
         checkpoint["epoch"] = self.plan.epoch_of(self.step)
@@ -167,11 +175,8 @@ class TrainingModule(LightningModule):
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
 
-    def _frozen(self) -> set[str]:
-        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-
     def _refuse_other_weights(self, weights: Mapping[str, Tensor]) -> None:
-        other = weights.keys() ^ (self.state_dict().keys() - self._frozen())
+        other = weights.keys() ^ trained_state(self).keys()
         if other:
             raise CheckpointError(
                 f"checkpoint: does not fit the model ({min(other)}); resume with the run's own config"
@@ -188,12 +193,19 @@ class TrainingModule(LightningModule):
             group["lr"] = self.schedule.learning_rate(self.step + 1, group["peak_lr"])
         return self.schedule.learning_rate(self.step + 1, self.config.optimization.lr)
 
-    def _weights(self, batches: list[Batch]) -> list[float]:
-        """Share of each batch in the step's samples, those of the other processes included."""
-        sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
-        if len(batches) > 1 and self.trainer.world_size > 1:
-            sizes = self.trainer.strategy.reduce(sizes.to(self.device), reduce_op="sum").cpu()
-        return (sizes / sizes.sum()).tolist()
+    def _weights(self, batches: list[AnyBatch]) -> list[float]:
+        """What each batch counts in the step.
+
+        Of an alignment: its share of the samples, those of the other processes included. Of dialogues: its share of all
+        processes' supervised tokens, times their number, because gradients are averaged over them: the loss is the mean
+        over the tokens of the step, wherever they are.
+        """
+        sizes = torch.tensor([batch.weight for batch in batches], dtype=torch.float64)
+        world, every = self.trainer.world_size, sizes
+        by_token = isinstance(batches[0], DialogueBatch)
+        if world > 1 and (by_token or len(batches) > 1):
+            every = self.trainer.strategy.reduce(sizes.to(self.device), reduce_op="sum").cpu()
+        return ((world * sizes if by_token else every) / every.sum()).tolist()
 
     def _gradients_stay_here(self, more_to_come: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients once per step, with its last batch."""
@@ -205,7 +217,7 @@ class TrainingModule(LightningModule):
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="mean") if self.trainer.world_size > 1 else value
 
-    def _refuse_bad_loss(self, loss: Tensor, batches: list[Batch]) -> None:
+    def _refuse_bad_loss(self, loss: Tensor, batches: list[AnyBatch]) -> None:
         if torch.isfinite(loss):  # the mean, so that all processes stop or none
             return
         for batch in batches:

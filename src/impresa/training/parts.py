@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 
+from impresa.checkpoint import read_transforms, start_from
+from impresa.config.adopt import read_run
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.module import DataModule
 from impresa.data.preparation import (
@@ -21,9 +24,11 @@ from impresa.data.preparation import (
     prepare_tokenizer,
     seconds_of_sound,
 )
-from impresa.data.sources import open_source
+from impresa.data.sources import Source, open_source
+from impresa.errors import ConfigError
 from impresa.models.alignment import AlignmentModel
-from impresa.models.build import build_alignment
+from impresa.models.build import build_alignment, build_vlm
+from impresa.models.vlm import VisionLanguageModel
 from impresa.run_files import BAD_SAMPLES, TOKENIZER
 
 logger = logging.getLogger(__name__)
@@ -33,12 +38,13 @@ logger = logging.getLogger(__name__)
 class Parts:
     """What is trained, and on what."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | ChatFormat
+    """What makes tokens of texts; with a decoder, of dialogues."""
     image_transform: ImageTransform
     audio_transform: AudioTransform | None
     """None without an audio encoder."""
     data: DataModule
-    model: AlignmentModel
+    model: AlignmentModel | VisionLanguageModel
 
     @property
     def num_parameters(self) -> int:
@@ -59,17 +65,50 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
         run_dir: the run; None writes nothing.
         resumed: the run has a tokenizer already.
     """
-    train_source = open_source(config.dataset, "train", audio_seconds=seconds_of_sound(config))
-    if resumed and run_dir is not None:
-        tokenizer = load_tokenizer(run_dir / TOKENIZER)
-    else:
-        tokenizer = prepare_tokenizer(config, train_source.captions())
-    image_transform = prepare_image_transform(config)
-    audio_transform = prepare_audio_transform(config)
+    asks = config.decoder is not None
+    train_source = open_source(config.dataset, "train", audio_seconds=seconds_of_sound(config), dialogues=asks)
+    tokenizer = _tokenizer(config, train_source, run_dir if resumed else None)
+    image_transform, audio_transform = _transforms(config)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
     data = DataModule(
         config, tokenizer, image_transform, bad_samples, audio_transform=audio_transform, train_source=train_source
     )
     torch.manual_seed(config.seed)
-    model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
-    return Parts(tokenizer, image_transform, audio_transform, data, model)
+    return Parts(tokenizer, image_transform, audio_transform, data, _model(config, tokenizer))
+
+
+def _model(config: ExperimentConfig, tokenizer: Tokenizer | ChatFormat) -> AlignmentModel | VisionLanguageModel:
+    if isinstance(tokenizer, ChatFormat):
+        model = build_vlm(config, tokenizer.vocab_size)
+        if config.decoder is not None and config.decoder.init_from is not None:
+            num = start_from(model, Path(config.decoder.init_from).expanduser())
+            logger.info(f"decoder.init_from: {num} tensors from {config.decoder.init_from}")
+        return model
+    return build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
+
+
+def _tokenizer(config: ExperimentConfig, source: Source, resumed_run: Path | None) -> Tokenizer | ChatFormat:
+    """That of the run that is resumed, continued or stood on; else a new one, or the pretrained model's own."""
+    decoder, text = config.decoder, config.text_encoder
+    if decoder is None:
+        if resumed_run is not None or text.checkpoint is not None:
+            return load_tokenizer((resumed_run or Path(text.checkpoint or "").expanduser()) / TOKENIZER)
+        return prepare_tokenizer(config, source.captions())
+    if resumed_run is not None:
+        return load_chat(resumed_run / TOKENIZER)
+    if decoder.init_from is not None:
+        if read_run("decoder.init_from", decoder.init_from).decoder is None:
+            raise ConfigError(
+                f"decoder.init_from: {decoder.init_from} is an alignment; name it in vision_encoder.checkpoint"
+            )
+        return load_chat(Path(decoder.init_from).expanduser() / TOKENIZER)
+    return prepare_chat(decoder, source.dialogues())
+
+
+def _transforms(config: ExperimentConfig) -> tuple[ImageTransform, AudioTransform | None]:
+    """The towers' own preprocessing; that of their run where they come from one."""
+    image_run = config.vision_encoder.checkpoint
+    audio_run = None if config.audio_encoder is None else config.audio_encoder.checkpoint
+    image = prepare_image_transform(config) if image_run is None else read_transforms(Path(image_run).expanduser())[0]
+    audio = prepare_audio_transform(config) if audio_run is None else read_transforms(Path(audio_run).expanduser())[1]
+    return image, audio

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from impresa.checkpoint import load, save_preparation, save_run
+from impresa.config.adopt import adopt_towers
 from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
@@ -21,7 +22,8 @@ from impresa.config.validate import validate
 from impresa.data.batch import Sample
 from impresa.data.preparation import seconds_of_sound
 from impresa.data.sources import BadSample, Source, open_source
-from impresa.evaluation.evaluate import evaluate, name_of_data
+from impresa.evaluation.evaluate import name_of_data
+from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.html import write_report
@@ -79,7 +81,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         TrainingError: the training diverged.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
-    config = validate(config)
+    config = validate(adopt_towers(config))
     check_built(config)
     check_data_paths(config)
     start = _start(config, output_dir, resume)
@@ -102,7 +104,8 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
     leave_cores_to_workers(config.dataset.num_workers)
     with GracefulStop() as stop:
         checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, stop)
-        callbacks = [Recorder(), ProgressReport(), CollapseWatch(config), checkpoints]
+        watches = [CollapseWatch(config)] if config.decoder is None else []
+        callbacks = [Recorder(), ProgressReport(), *watches, checkpoints]
         trainer = build_trainer(config, run_dir, callbacks=callbacks)
         module, steps = join(config, parts, trainer, start)
         if start.step < module.plan.total_steps:
@@ -139,9 +142,11 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         audio_transform=parts.audio_transform,
         examples=_examples(parts.data.val_source),
     )
-    evaluation = evaluate(
+    evaluation = evaluate_run(
         load(run_dir, device),
-        open_source(config.dataset, "test", audio_seconds=seconds_of_sound(config)),
+        open_source(
+            config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=config.decoder is not None
+        ),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),

@@ -1,0 +1,75 @@
+"""Towers that come from a finished run: their settings are that run's, and need not be written again."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from impresa.config.checks import FROM_SCRATCH, towers
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, Modality
+from impresa.config.faults import Fault, raise_faults, show
+from impresa.config.load import read_config
+from impresa.errors import ConfigError
+from impresa.run_files import CONFIG, MANIFEST
+
+_MODALITIES: dict[str, Modality] = {"vision_encoder": "image", "text_encoder": "text", "audio_encoder": "audio"}
+_OWN = ("checkpoint", "freeze", "activation_checkpointing")
+"""What a tower keeps of its own: how it is used, not what it is."""
+
+
+def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with each tower that has a `checkpoint` as it is in that run, and with images of that run's size.
+
+    What is written beside `checkpoint` must agree with the run. Doing it twice changes nothing more.
+
+    Raises:
+        ConfigError: a path is no finished run, or a setting contradicts it.
+    """
+    changed: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for modality, part, tower in towers(config):
+        if tower.checkpoint is None:
+            continue
+        run = read_run(f"{part}.checkpoint", tower.checkpoint)
+        theirs: EncoderConfig | None = getattr(run, part)
+        if theirs is None or (part == "text_encoder" and run.decoder is not None):
+            faults.append(Fault(f"{part}.checkpoint", f"{tower.checkpoint} has no such tower; name another run"))
+            continue
+        faults += _contradictions(part, tower, theirs)
+        changed[part] = replace(theirs, **{name: getattr(tower, name) for name in _OWN})
+        if modality == "image":
+            size, whose = config.dataset.image_size, run.dataset.image_size
+            if size not in (whose, DatasetConfig().image_size):
+                mend = f"{tower.checkpoint} was trained at {whose}; leave it out"
+                faults.append(Fault("dataset.image_size", f"{size}, but {mend}"))
+            changed["dataset"] = replace(config.dataset, image_size=whose)
+    raise_faults(faults)
+    return replace(config, **changed)
+
+
+def read_run(key: str, path: str) -> ExperimentConfig:
+    """The config of a finished run.
+
+    Raises:
+        ConfigError: there is none at `path`; the line begins with `key`.
+    """
+    folder = Path(path).expanduser()
+    mend = "give the directory that `impresa train` printed last"
+    if not (folder / CONFIG).is_file():
+        name = folder.name
+        raise ConfigError(f"{key}: {path} is no run; {mend} (as of `impresa train {name} --output-dir {path}`)")
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{key}: {path} has not finished; `impresa train --output-dir {path} --resume` finishes it")
+    return read_config(folder / CONFIG)
+
+
+def _contradictions(part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
+    """Settings that somebody has written and that the run does not have. What has its default was not written."""
+    default = replace(EncoderConfig(), backbone=FROM_SCRATCH[_MODALITIES[part]])
+    found = []
+    for name in (field.name for field in fields(ours) if field.name not in _OWN):
+        mine, yours = getattr(ours, name), getattr(theirs, name)
+        if mine not in (yours, getattr(default, name)):
+            found.append(Fault(f"{part}.{name}", f"is {show(yours)} in {ours.checkpoint}; leave it out"))
+    return found

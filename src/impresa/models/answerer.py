@@ -1,0 +1,253 @@
+"""A trained vision-language model in use: pictures and questions in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.data.batch import DialogueBatch
+from impresa.data.chat import ChatFormat
+from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.images import ImageTransform
+from impresa.data.preparation import AudioTransform
+from impresa.errors import DataError
+from impresa.fusion import Prefix
+from impresa.models.inputs import Picture, Sound, best_device, clip_of, is_one_picture, pixels_of
+from impresa.models.vlm import VisionLanguageModel
+
+_REPLACEMENT = "\ufffd"
+
+
+class AnsweringModel:
+    """A vision-language model with its own preprocessing; `impresa.load` returns one for a run with a decoder.
+
+    Args:
+        model: encoders, fusion and decoder.
+        config: the experiment that trained them; its `decoder.generation` are the defaults of generation.
+        chat: turns questions into tokens and tokens into answers.
+        image_transform: the run's image preprocessing.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+        audio_transform: the run's preprocessing of sounds; None for a model without an audio encoder.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: ExperimentConfig,
+        chat: ChatFormat,
+        image_transform: ImageTransform,
+        device: torch.device | str | None = None,
+        *,
+        audio_transform: AudioTransform | None = None,
+    ) -> None:
+        assert config.decoder is not None
+        self.model = model.eval().requires_grad_(False)
+        self.config = config
+        self.generation: GenerationConfig = config.decoder.generation
+        self.max_len = config.decoder.max_len
+        self.chat = chat
+        self.image_transform = image_transform
+        self.audio_transform = audio_transform
+        self.to(device or best_device())
+
+    def to(self, device: torch.device | str) -> AnsweringModel:
+        """Move the model to another device; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    def ask(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        sounds: Sequence[Sound] | None = None,
+        batch_size: int = 32,
+        generation: GenerationConfig | None = None,
+    ) -> str | list[str]:
+        """Answer questions about images.
+
+        Args:
+            images: one image, or several; a tensor (N, 3, H, W) is N images.
+            questions: one question for every image, several for one image, or as many as images, pair by pair.
+            sounds: as many sounds as images, for a model that hears.
+            batch_size: questions that are answered at a time.
+            generation: how to choose the answers; None as the run says.
+
+        Returns:
+            The answer for one image and one question, else a list of them in order.
+
+        Raises:
+            DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
+        """
+        one_image, one_question = is_one_picture(images), isinstance(questions, str)
+        pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        image_of_question, asked = _paired(len(pictures), asked, one_image=one_image, one_question=one_question)
+        if sounds is not None and len(sounds) != len(pictures):
+            raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
+        prompts = [self.chat.prompt((), question, self.max_len) for question in asked]
+        answers: list[str] = []
+        for start in range(0, len(asked), batch_size):
+            rows = image_of_question[start : start + batch_size]
+            chosen = sorted(set(rows))
+            prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
+            place = torch.tensor([chosen.index(row) for row in rows], device=self.device)
+            answers += self.answer(prefix, place, prompts[start : start + batch_size], generation)
+        return answers[0] if one_image and one_question else answers
+
+    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
+        """Describe images; arguments and result as of `ask`."""
+        return self.ask(images, CAPTION_PROMPTS[0], **settings)
+
+    def stream(
+        self,
+        image: Picture,
+        question: str,
+        *,
+        turns: Sequence[Turn] = (),
+        sound: Sound | None = None,
+        generation: GenerationConfig | None = None,
+    ) -> Iterator[str]:
+        """The answer piece by piece, as it is generated.
+
+        Args:
+            image: what is asked about.
+            question: what is asked.
+            turns: what was asked and answered before.
+            sound: for a model that hears.
+            generation: as of `ask`; beams cannot be streamed.
+
+        Raises:
+            DataError: as `ask`.
+            ConfigError: beams are asked for.
+        """
+        prompt = self.chat.prompt(turns, question, self.max_len)
+        prefix = self._prefix([image], None if sound is None else [sound])
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+
+        def generate() -> None:
+            try:
+                streamer = _Pieces(self.chat, pieces.put)
+                self.answer(
+                    prefix, torch.zeros(1, dtype=torch.long, device=self.device), [prompt], generation, streamer
+                )
+                pieces.put(None)
+            except BaseException as error:  # it is raised where the pieces are read
+                pieces.put(error)
+
+        Thread(target=generate, daemon=True).start()
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        prefix: Prefix,
+        place: Tensor,
+        prompts: Sequence[list[int]],
+        generation: GenerationConfig | None = None,
+        streamer: Any = None,
+    ) -> list[str]:
+        """Answer prompts, for callers that have encoded the images.
+
+        Args:
+            prefix: of the images.
+            place: (R,) int64, which of them each prompt is about.
+            prompts: token ids of R prompts, as `ChatFormat.prompt` gives them.
+            generation: as of `ask`.
+            streamer: gets the tokens of a single prompt as they come.
+        """
+        longest = max(map(len, prompts))
+        pad = self.chat.pad_id
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        found = self.model.decoder.generate(
+            ids,
+            mask,
+            prefix.tokens[place],
+            prefix.mask[place],
+            settings=generation or self.generation,
+            end_ids=self.chat.end_ids,
+            pad_id=pad,
+            streamer=streamer,
+        )
+        return [self.chat.decode(_up_to_end(row, self.chat.end_ids)).strip() for row in found.tolist()]
+
+    @torch.inference_mode()
+    def state_before_answer(self, image: Picture, question: str) -> Tensor:
+        """(H,) float32 on the CPU: the hidden state that the answer's first token is read from."""
+        prefix = self._prefix([image], None)
+        ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
+        output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
+        return output.hidden[0, -1].float().cpu()
+
+    @torch.inference_mode()
+    def prefix(self, batch: DialogueBatch) -> Prefix:
+        """The prefix of a batch, on the model's device."""
+        return self.model.prefix(batch.to(self.device))
+
+    def _prefix(self, images: Sequence[Picture], sounds: Sequence[Sound] | None) -> Prefix:
+        pixels = torch.stack([pixels_of(image, self.image_transform) for image in images])
+        batch = DialogueBatch(ids=[str(i) for i in range(len(images))], image=pixels)
+        if sounds is not None:
+            if self.audio_transform is None:
+                raise DataError("ask: this model has no audio encoder; leave the sounds out")
+            clips = [clip_of(sound, self.audio_transform) for sound in sounds]
+            batch.audio, batch.audio_mask = self.audio_transform(clips)
+        return self.prefix(batch)
+
+
+class _Pieces:
+    """transformers' streamer: turns tokens into text as soon as they make whole characters."""
+
+    def __init__(self, chat: ChatFormat, put: Callable[[str], None]) -> None:
+        self._chat = chat
+        self._put = put
+        self._ids: list[int] = []
+        self._told = ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the next token. The first call has the prompt, of which there are no ids behind embeddings."""
+        self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
+        text = self._chat.decode(self._ids).lstrip()
+        if text.endswith(_REPLACEMENT) or not text.startswith(self._told):
+            return
+        if text != self._told:
+            self._put(text[len(self._told) :])
+            self._told = text
+
+    def end(self) -> None:
+        """Give what was held back."""
+        rest = self._chat.decode(self._ids).lstrip()[len(self._told) :]
+        if rest:
+            self._put(rest)
+
+
+def _paired(
+    num_images: int, questions: list[str], *, one_image: bool, one_question: bool
+) -> tuple[list[int], list[str]]:
+    """For each answer the image that it is about, and its question."""
+    for question in questions:
+        if not isinstance(question, str):
+            raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
+    if one_question:
+        return list(range(num_images)), questions * num_images
+    if one_image:
+        return [0] * len(questions), questions
+    if len(questions) != num_images:
+        raise DataError(f"ask: {len(questions)} questions about {num_images} images; give one, or as many as images")
+    return list(range(num_images)), questions
+
+
+def _up_to_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    stops = [position for position, token in enumerate(ids) if token in end_ids]
+    return ids[: stops[0]] if stops else ids

@@ -1,0 +1,75 @@
+"""The vision-language model: encoders, a fusion that makes their tokens a prefix, and a decoder that reads it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from impresa.config.experiment import Modality, PrefixTokens
+from impresa.data.batch import DialogueBatch
+from impresa.decoders.base import Decoder
+from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
+from impresa.encoders.vision import VisionEncoder
+from impresa.fusion import Fusion, Prefix
+from impresa.models.output import ModelOutput
+from impresa.models.presence import encode_rows
+
+
+class VisionLanguageModel(nn.Module):
+    """Answers questions about images, and sounds if there is an audio encoder.
+
+    Args:
+        vision_encoder: encoder of images, reduced to its tokens (`Tower.keep`).
+        fusion: makes the prefix; its width is the decoder's.
+        decoder: the language model.
+        prefix: which of the image tower's tokens are read.
+        audio_encoder: encoder of sounds, reduced likewise.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        fusion: Fusion,
+        decoder: Decoder,
+        *,
+        prefix: PrefixTokens,
+        audio_encoder: AudioEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.vision_encoder = vision_encoder
+        self.audio_encoder = audio_encoder
+        self.fusion = fusion
+        self.decoder = decoder
+        self.prefix_tokens: PrefixTokens = prefix
+
+    def forward(self, batch: DialogueBatch) -> ModelOutput:
+        """The loss of the batch's answers: the mean over their tokens.
+
+        In evaluation mode the logs have `exact_match` too, the share of dialogues in which each supervised token is the
+        likeliest one; for a dialogue of one turn that is what greedy decoding would answer.
+        """
+        prefix, rows = self.prefix(batch), batch.image_of_row
+        output = self.decoder(
+            batch.input_ids, batch.attention_mask, prefix.tokens[rows], batch.labels, prefix.mask[rows]
+        )
+        logs = {"loss": output.loss.detach()}
+        if output.hits is not None:
+            logs["exact_match"] = output.hits.float().mean()
+        return ModelOutput(output.loss, logs)
+
+    def prefix(self, batch: DialogueBatch) -> Prefix:
+        """What the decoder sees of each image, and of the sound beside it: (B, P, H) and a mask (B, P)."""
+        encoded: dict[Modality, EncoderOutput] = {}
+        if batch.image is not None:
+            encoded["image"] = encode_rows(self._read_image, batch.image_present, batch.image)
+        if batch.audio is not None and self.audio_encoder is not None:
+            encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
+        return self.fusion(encoded, batch.present)
+
+    def commit(self, step: int) -> None:
+        """What follows optimizer step number `step` (from 1): the memory takes up what it read."""
+        self.vision_encoder.commit(step)
+
+    def _read_image(self, image: torch.Tensor) -> EncoderOutput:
+        return self.vision_encoder.read(image, self.prefix_tokens)

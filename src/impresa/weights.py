@@ -1,0 +1,72 @@
+"""Weights of a run: reading them from disk, whole or one part, and what of a model is worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from impresa.config.experiment import EncoderConfig
+from impresa.errors import CheckpointError
+from impresa.files import replacing
+from impresa.run_files import BACKBONES, WEIGHTS
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict; of tensors that share their storage the file has one, and names the others in its metadata."""
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        twins: dict[str, str] = file.metadata() or {}
+    return weights | {name: weights[kept] for name, kept in twins.items() if kept in weights}
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a state dict in the form that `read_weights` reads, at once or not at all."""
+    first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    twins: dict[str, str] = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else None
+        if place is not None and place in first:
+            twins[name] = first[place]
+        elif place is not None:
+            first[place] = name
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in twins}
+    with replacing(path) as temporary:
+        save_file(own, str(temporary), twins)
+
+
+def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without parameters that are frozen, and without what quantisation keeps beside them."""
+    frozen = tuple(name for name, parameter in module.named_parameters() if not parameter.requires_grad)
+    beside = tuple(f"{name}." for name in frozen)
+    return {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if name not in set(frozen) and not name.startswith(beside)
+    }
+
+
+def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
+    """Give a module the weights that a finished run has under the name `part`.
+
+    Raises:
+        CheckpointError: the run's file is damaged or holds other weights.
+    """
+    try:
+        weights = read_weights(run_dir / WEIGHTS)
+        own = {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+        module.load_state_dict(own)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{run_dir}: {part}: {reason}; name another run, or train this one again") from error
+
+
+def with_stored_backbone(tower: EncoderConfig, run_dir: Path, part: str) -> EncoderConfig:
+    """The tower with the run's own description of its pretrained backbone, if it has one, in place of id or path."""
+    folder = run_dir / BACKBONES / part
+    return replace(tower, backbone=str(folder)) if folder.is_dir() else tower
