@@ -174,7 +174,7 @@ def test_a_write_that_fails_leaves_no_run(tmp_path: Path, monkeypatch: pytest.Mo
     def dies(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", dies)
+    monkeypatch.setattr("impresa.weights.save_file", dies)
     with pytest.raises(OSError, match="disk full"):
         save_run(run_dir, model.model, model.config, model.tokenizer, model.image_transform)
     assert "has not finished" in refusal(run_dir)

@@ -174,7 +174,7 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate", lambda *_, **__: 1 / 0)
+        patch.setattr(run_module, "evaluate_run", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny_experiment(), tmp_path / "run", command=COMMAND)
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
