@@ -24,7 +24,7 @@ LEVELS = {
             ("models", "data"),
             ("golden",),
             ("checkpoint",),
-            ("evaluation",),
+            ("evaluation", "export"),
             ("reports",),
             ("training",),
             ("ablation", "search", "serving"),

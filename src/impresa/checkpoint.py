@@ -200,7 +200,7 @@ def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
             raise CheckpointError(f"decoder.init_from: {run_dir} has {name}, which this model has not; make them alike")
         if name not in kept:
             fault = f"{run_dir} has trained {name}, which is frozen here and would not be kept"
-            raise CheckpointError(f"decoder.init_from: {fault}; export that run first and name it in decoder.model")
+            raise CheckpointError(f"decoder.init_from: {fault}; train it here too")
     model.load_state_dict(weights, strict=False)
     return len(weights)
 
@@ -216,7 +216,7 @@ def _load_vlm(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.
     assert config.decoder is not None
     chat = load_chat(run_dir / TOKENIZER)
     if keeps_language_model_elsewhere(config.decoder):
-        _check_language_model(run_dir, config.decoder)
+        check_language_model(run_dir, config.decoder)
     model = build_vlm(config, chat.vocab_size, load_weights=False)
     other = weights.keys() ^ _state_to_keep(model).keys()
     if other:
@@ -227,8 +227,13 @@ def _load_vlm(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.
     return chat, model
 
 
-def _check_language_model(run_dir: Path, decoder: DecoderConfig) -> None:
-    """Refuse a language model that is not the one of the training, whatever its name."""
+def check_language_model(run_dir: Path, decoder: DecoderConfig) -> None:
+    """Refuse a language model that is not the one of the training, whatever its name.
+
+    Raises:
+        CheckpointError: it is another.
+        ConfigError: there is none.
+    """
     then = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())["identity"]
     if identity("decoder.model", decoder.model) != then:
         fault = f"{decoder.model} is not the language model that the run was trained with"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impresa.cli.numbers import count, count_or_zero, fraction
 from impresa.config.experiment import DatasetConfig, ShapesConfig
 from impresa.errors import ConfigError, DataError
 
@@ -52,7 +53,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad-fraction",
         metavar="X",
-        type=_fraction,
+        type=fraction,
         default=defaults.max_bad_fraction,
         help="part of the samples that may be bad (default: %(default)s)",
     )
@@ -66,10 +67,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "folder", metavar="DIR", type=Path, help="the splits are written to DIR/train, DIR/val, DIR/test"
     )
     for split in ("train", "val", "test"):
-        count = getattr(defaults, f"num_{split}")
-        parser.add_argument(f"--num-{split}", metavar="N", type=_count, default=count, help=f"default: {count}")
-    parser.add_argument("--image-size", metavar="PX", type=_count, default=64, help="default: %(default)s")
-    parser.add_argument("--seed", metavar="N", type=_count_or_zero, default=defaults.seed, help="default: %(default)s")
+        size = getattr(defaults, f"num_{split}")
+        parser.add_argument(f"--num-{split}", metavar="N", type=count, default=size, help=f"default: {size}")
+    parser.add_argument("--image-size", metavar="PX", type=count, default=64, help="default: %(default)s")
+    parser.add_argument("--seed", metavar="N", type=count_or_zero, default=defaults.seed, help="default: %(default)s")
     parser.add_argument("--format", choices=("folder", "parquet"), default="folder", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace the splits of a folder that is not empty")
 
@@ -182,25 +183,3 @@ def _track(indices: Iterable[int], what: str) -> Iterable[int]:
     from rich.progress import track
 
     return track(indices, what, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-
-
-def _number(text: str, kind: Callable[[str], float], low: float, high: float, what: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text} is not {what}")
-    return value
-
-
-def _count(text: str) -> int:
-    return int(_number(text, int, 1, float("inf"), "a whole number from 1"))
-
-
-def _count_or_zero(text: str) -> int:
-    return int(_number(text, int, 0, float("inf"), "a whole number from 0"))
-
-
-def _fraction(text: str) -> float:
-    return _number(text, float, 0, 1, "a number from 0 to 1")

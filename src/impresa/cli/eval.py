@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impresa.cli.device import add_device, checked_device
 from impresa.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="images or texts at a time (default: as in training)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.evaluation.evaluate import name_of_data
     from impresa.evaluation.of_run import evaluate_run
 
-    model = load(args.run, device=_checked_device(args.device))
+    model = load(args.run, device=checked_device(args.device))
     dataset = model.config.dataset
     seconds, asks = seconds_of_sound(model.config), model.config.decoder is not None
     if args.data:
@@ -82,23 +83,6 @@ def _check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
         raise ConfigError(f"--batch-size: {args.batch_size} is too small; give 1 or more")
     if args.data and args.data != SHAPES and args.split != "test":
         raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
-
-
-def _checked_device(name: str | None) -> str | None:
-    """The device, once it has been tried.
-
-    Raises:
-        ConfigError: it does not exist here.
-    """
-    import torch
-
-    if name is not None:
-        try:
-            torch.zeros(1, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"--device: {name} cannot be used here ({reason}); give cpu, or leave it out") from error
-    return name
 
 
 def _open_data(args: argparse.Namespace, dataset: DatasetConfig, audio_seconds: float | None, asks: bool) -> Source:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import NoReturn
 
 from impresa import __version__
 from impresa.errors import ImpresaError
@@ -27,9 +28,20 @@ class Verb:
     takes_overrides: bool = False
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, whose faults are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ImpresaError(f"{self.prog}: {message}; {self.prog} --help tells what there is")
+
+
 VERBS = {
     "train": Verb("train a model and write its run directory", takes_overrides=True),
     "eval": Verb("evaluate a run on its own or on other data"),
+    "ask": Verb("answer a question about images"),
+    "caption": Verb("describe images"),
+    "chat": Verb("talk about one image, line by line"),
+    "export": Verb("write the language model that a run has adapted as a folder for other libraries"),
     "data": Verb("export the embedded data, or check your own"),
     "config": Verb("show a config, list the shipped ones, print the JSON schema", takes_overrides=True),
 }
@@ -66,7 +78,7 @@ def _run(words: list[str]) -> int:
         raise ImpresaError(_unknown_verb(name))
     _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"impresa {name}", description=module.HELP, allow_abbrev=False)
+    parser = _Parser(prog=f"impresa {name}", description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     overrides: list[str] = []
     if VERBS[name].takes_overrides:

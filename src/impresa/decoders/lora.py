@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
 
 EXTRA = "qwen"
+_NAME = "default"
+"""Of the one adapter that a model gets."""
 _MARK = "lora_"
 """What the names of an adapter's parameters have and no other's."""
 
@@ -29,17 +32,9 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     Raises:
         ConfigError: peft cannot be imported, or the model has no such layer.
     """
-    hush_bitsandbytes()  # which peft imports where it is installed
-    peft = import_optional("decoder.use_lora", "peft", EXTRA)
+    peft = _import_peft()
     _check_targets(model, config.target_modules)
-    settings = peft.LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        bias="none",
-    )
-    tuner = peft.LoraModel(model, settings, "default")
+    tuner = peft.LoraModel(model, _settings(peft, config), _NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_MARK in name)
         if _MARK in name:
@@ -73,6 +68,48 @@ def merged(model: Any, config: LoraConfig, adapters: Mapping[str, torch.Tensor])
 def adapters_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The adapters' parameters in a state dict, by their names below `prefix`."""
     return {name.removeprefix(prefix): value for name, value in state.items() if _MARK in name}
+
+
+def save_adapters(config: LoraConfig, state: Mapping[str, torch.Tensor], folder: Path, *, base: str) -> None:
+    """Write trained adapters in peft's own format, which its `PeftModel.from_pretrained` reads.
+
+    Args:
+        config: the settings that they were trained with.
+        state: the state dict of the decoder that they were trained in, or its part that was trained.
+        folder: where to; it exists.
+        base: id or path of the model that they belong to, as peft will note it.
+
+    Raises:
+        ConfigError: peft cannot be imported.
+    """
+    from safetensors.torch import save_file
+
+    peft = _import_peft()
+    _settings(peft, config, task_type="CAUSAL_LM", base_model_name_or_path=base, inference_mode=True).save_pretrained(
+        folder
+    )
+    # peft leaves the adapter's name out in files, and calls the model that it wraps `base_model.model`.
+    adapters = {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": value.contiguous()
+        for name, value in adapters_of(state, "model.").items()
+    }
+    save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def _import_peft() -> Any:
+    hush_bitsandbytes()  # which peft imports where it is installed
+    return import_optional("decoder.use_lora", "peft", EXTRA)
+
+
+def _settings(peft: Any, config: LoraConfig, **more: Any) -> Any:
+    return peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        bias="none",
+        **more,
+    )
 
 
 def _check_targets(model: Any, targets: tuple[str, ...]) -> None:

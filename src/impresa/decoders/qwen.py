@@ -6,10 +6,12 @@ whole model. Latent recursion, where it is on, is always trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
@@ -52,7 +54,8 @@ class QwenDecoder(Decoder):
             add_adapters(self.model, config.lora)
         elif _is_frozen(config):
             self.model.requires_grad_(False)
-        if config.activation_checkpointing:
+        self.recomputes = config.activation_checkpointing
+        if self.recomputes:
             _recompute_activations(self.model)
         self.recursion = _build_recursion(config, self.hidden_size) if config.use_trm_recursion else None
 
@@ -64,6 +67,15 @@ class QwenDecoder(Decoder):
             inputs_embeds=embeds, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
         ).last_hidden_state
         return (hidden,) if self.recursion is None else self.recursion(hidden, CausalContext(mask, position_ids))
+
+    def run_at(
+        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        # The recursion reads every position, and blocks that are recomputed run again when the hooks are gone.
+        if self.recursion is not None or self.recomputes:
+            return self.run(embeds, mask, position_ids)
+        with _only_at(places, self.model.model.layers[-1].mlp):
+            return self.run(embeds, mask, position_ids)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(hidden)
@@ -89,11 +101,33 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor]) -> A
         CheckpointError: the adapters do not fit.
     """
     if not config.use_lora:
-        raise ConfigError("decoder.use_lora: it is off, so that there is no adapter to merge; export without merging")
+        raise ConfigError("decoder.use_lora: it is off, so that there is no adapter to merge; leave merging out")
     if config.use_trm_recursion:
-        raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; export without merging")
+        raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; leave merging out")
     model = _read(read_config(KEY, config.model), config.model, dtype=torch.float32)
     return merged(model, config.lora, adapters_of(state, "model."))
+
+
+@contextmanager
+def _only_at(places: torch.Tensor, layer: nn.Module) -> Iterator[None]:
+    """Let a layer that works position by position, (B, S, H) -> (B, S, H), do so at `places` (B, S) bool alone.
+
+    Elsewhere it returns zeros.
+    """
+    chosen = places.nonzero(as_tuple=True)
+
+    def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return inputs[0][chosen]
+
+    def scatter(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(*places.shape, output.shape[-1]).index_put(chosen, output)
+
+    handles = layer.register_forward_pre_hook(gather), layer.register_forward_hook(scatter)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _is_frozen(config: DecoderConfig) -> bool:

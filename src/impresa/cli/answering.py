@@ -1,0 +1,130 @@
+"""What the commands that let a run answer share: their options, and refusals before torch is imported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impresa.cli.device import add_device, checked_device
+from impresa.cli.numbers import count, count_or_zero, fraction, non_negative
+from impresa.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from impresa.config.experiment import ExperimentConfig
+    from impresa.models.answerer import AnsweringModel
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run with a decoder")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
+
+
+def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> None:
+    """Options that stand in for `decoder.generation` of the run."""
+    group = parser.add_argument_group("generation", "what is left out is as the run's config says")
+    group.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer in tokens")
+    group.add_argument("--temperature", type=non_negative, metavar="X", help="of sampling; 0 takes the likeliest token")
+    group.add_argument("--top-p", type=fraction, metavar="X", help="sample from the likeliest tokens of this share")
+    if beams:
+        group.add_argument("--beams", type=count, metavar="N", help="beams; 1 is no beam search")
+    group.add_argument("--seed", type=count_or_zero, metavar="N", help="of sampling (default: another each time)")
+    add_device(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
+    parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer")
+
+
+def check_inputs(run: Path, images: Iterable[Path]) -> None:
+    """Refuse what cannot be answered about, without torch.
+
+    Raises:
+        ConfigError: the folder is no finished run.
+        CheckpointError: the run is one of an alignment.
+        DataError: an image is missing, or no image.
+    """
+    if finished_run(run).decoder is None:
+        raise CheckpointError(f"{run}: is an alignment and answers nothing; train a run with a decoder on it")
+    for image in images:
+        _check_image(image)
+
+
+def finished_run(run: Path) -> ExperimentConfig:
+    """The config of a finished run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from impresa.config.adopt import read_run
+
+    return read_run("RUN", str(run))
+
+
+def load_model(args: argparse.Namespace) -> AnsweringModel:
+    """The run's model, set to generate as the options say, and torch's generator seeded."""
+    import torch
+
+    from impresa.checkpoint import load_answerer
+
+    model = load_answerer(args.run, checked_device(args.device))
+    # torch starts every process from the same seed.
+    torch.manual_seed(torch.seed() if args.seed is None else args.seed)
+    given = {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "num_beams": getattr(args, "beams", None),
+    }
+    model.generation = replace(model.generation, **{key: value for key, value in given.items() if value is not None})
+    return model
+
+
+def answer(args: argparse.Namespace, question: str) -> None:
+    """Print the answer to one question about each of the images."""
+    model = load_model(args)
+    if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
+        print_pieces(model.stream(args.images[0], question))
+        return
+    answers = model.ask(args.images, question, batch_size=args.batch_size)
+    pairs = [(str(image), found) for image, found in zip(args.images, answers, strict=True)]
+    if args.json:
+        found = [{"image": image, "question": question, "answer": text} for image, text in pairs]
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    elif len(pairs) == 1:
+        print(answers[0])
+    else:
+        for image, text in pairs:
+            print(f"{image}: {' '.join(text.split())}")
+
+
+def print_pieces(pieces: Iterable[str]) -> str:
+    """Print text as it comes and end the line; returns the whole."""
+    said = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        said += piece
+    print(flush=True)
+    return said
+
+
+def _check_image(path: Path) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path):
+            return
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: is no image that Pillow can read; give an image file") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}; give a smaller image") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give the path of an image file") from error

@@ -1,0 +1,37 @@
+"""`impresa ask`: one question about one image or several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.errors import DataError
+
+HELP = (
+    "Ask a run with a decoder about images; the last argument is the question, in quotes. Of one image the answer is "
+    "printed, on a terminal as it is generated; of several a line each, `path: answer`."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_images(parser)
+    parser.add_argument("question", metavar="QUESTION", help="what is asked about each image")
+    add_output(parser)
+    add_generation(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Answer and print; returns the exit code."""
+    _check_question(args.question)
+    check_inputs(args.run, args.images)
+    answer(args, args.question)
+    return 0
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise DataError("QUESTION: is empty; ask something")
+    if Path(question).is_file():
+        raise DataError(f"{question}: is a file where the question should be; put the question last, in quotes")

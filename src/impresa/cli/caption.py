@@ -1,0 +1,27 @@
+"""`impresa caption`: describe images."""
+
+from __future__ import annotations
+
+import argparse
+
+from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.data.dialogue import CAPTION_PROMPTS
+
+HELP = (
+    "Let a run with a decoder describe images. Of one image the caption is printed, on a terminal as it is generated; "
+    "of several a line each, `path: caption`."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_images(parser)
+    add_output(parser)
+    add_generation(parser)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Describe and print; returns the exit code."""
+    check_inputs(args.run, args.images)
+    answer(args, CAPTION_PROMPTS[0])
+    return 0

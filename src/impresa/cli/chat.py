@@ -1,0 +1,75 @@
+"""`impresa chat`: several questions about one image, each knowing what was said before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impresa.cli.answering import add_generation, add_run, check_inputs, load_model, print_pieces
+from impresa.data.dialogue import Turn
+from impresa.errors import DataError
+
+if TYPE_CHECKING:
+    from impresa.models.answerer import AnsweringModel
+
+NEW = "/new"
+HELP = (
+    "Talk with a run that has a decoder about one image: a question per line on standard input, answers as they are "
+    f"generated, without beam search. What was said before is known; {NEW} forgets it. An empty line or ctrl-d ends."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
+    add_generation(parser, beams=False)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Talk until there is nothing more to say; returns the exit code."""
+    check_inputs(args.run, [args.image])
+    model = load_model(args)
+    model.generation = replace(model.generation, num_beams=1)
+    talk(model, args.image)
+    return 0
+
+
+def talk(model: AnsweringModel, image: Path) -> None:
+    """Answer the lines of standard input.
+
+    Raises:
+        DataError: a question cannot be asked; where somebody types, it is shown and the talk goes on.
+    """
+    turns: list[Turn] = []
+    for question in _questions():
+        if question == NEW:
+            turns = []
+            continue
+        try:
+            said = print_pieces(model.stream(image, question, turns=turns)).strip()
+        except DataError as error:
+            if not sys.stdin.isatty():
+                raise
+            print(*error.lines, sep="\n", file=sys.stderr)
+            continue
+        if said:
+            turns.append(Turn(question, said))
+
+
+def _questions() -> Iterator[str]:
+    """Lines up to an empty one, with a prompt where somebody types."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            if prompt:
+                print()
+            return
+        if not line:
+            return
+        yield line

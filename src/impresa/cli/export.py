@@ -1,0 +1,31 @@
+"""`impresa export`: the language model that a run has adapted, for other libraries."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from impresa.cli.answering import add_run, finished_run
+
+HELP = (
+    "Write the language model of a run with a Qwen decoder and low-rank adapters to a folder: the adapters in peft's "
+    "format with encoders, fusion, tokenizer and config beside them, or with --merge a plain transformers model. The "
+    "folder's README.md says how to load it."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; a new folder, or an empty one")
+    parser.add_argument(
+        "--merge", action="store_true", help="merge the adapters into the unquantised language model, in float32"
+    )
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Export and print the folder; returns the exit code."""
+    from impresa.export import check_exportable, export_run
+
+    check_exportable(finished_run(args.run), args.run, args.folder)
+    print(export_run(args.run, args.folder, merge=args.merge))
+    return 0
