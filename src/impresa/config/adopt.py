@@ -10,6 +10,7 @@ from impresa.config.checks import FROM_SCRATCH, towers
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, Modality
 from impresa.config.faults import Fault, raise_faults, show
 from impresa.config.load import read_config
+from impresa.config.paths import shipped_names
 from impresa.errors import ConfigError
 from impresa.run_files import CONFIG, MANIFEST
 
@@ -55,13 +56,23 @@ def read_run(key: str, path: str) -> ExperimentConfig:
         ConfigError: there is none at `path`; the line begins with `key`.
     """
     folder = Path(path).expanduser()
-    mend = "give the directory that `impresa train` printed last"
     if not (folder / CONFIG).is_file():
-        name = folder.name
-        raise ConfigError(f"{key}: {path} is no run; {mend} (as of `impresa train {name} --output-dir {path}`)")
+        raise ConfigError(f"{key}: {path} {_no_run(folder, path)}")
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{key}: {path} has not finished; `impresa train --output-dir {path} --resume` finishes it")
     return read_config(folder / CONFIG)
+
+
+def _no_run(folder: Path, path: str) -> str:
+    """What is wrong with a path that is no run, and the mend."""
+    within = sorted((found.parent for found in folder.glob(f"*/{MANIFEST}")), key=lambda run: run.stat().st_mtime)
+    if within:
+        return f"holds runs and is none itself; name one, such as {Path(path) / within[-1].name}"
+    if folder.exists():
+        return f"is no run, it has no {CONFIG}; name the directory that `impresa train` printed last"
+    if folder.name in shipped_names():
+        return f"does not exist; `impresa train {folder.name} --output-dir {path}` makes it, or name another run"
+    return "does not exist; name the directory that `impresa train` printed last"
 
 
 def _contradictions(part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
