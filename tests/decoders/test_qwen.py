@@ -174,11 +174,51 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, settings: 
         decoder.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
         prefix = given["prefix_embeds"].clone().requires_grad_()
         torch.manual_seed(6)
-        decoder(**given | {"prefix_embeds": prefix}, labels=given["input_ids"]).loss.backward()
+        # With all logits, for the last block then draws its dropout for all positions in both cases.
+        given_labels = {"labels": given["input_ids"], "return_logits": True}
+        decoder(**given | {"prefix_embeds": prefix}, **given_labels).loss.backward()
         assert len(runs) == 1 + recompute
         gradients.append([prefix.grad, *(parameter.grad for parameter in trained(decoder).values())])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_lora": True}, {"load_in_4bit": True}], ids=str)
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_the_last_mlp_works_where_an_answer_is_read_and_gradients_are_those_of_all_positions(
+    folder: Path, settings: dict[str, bool], padded: str
+) -> None:
+    decoder, given = build(folder, **settings), inputs()
+    stir(decoder)
+    given["attention_mask"][1, :2] = 0
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, -100)
+    labels[0, 1:4] = -100
+    if padded == "right":
+        given["attention_mask"], labels = given["attention_mask"].flip(1), labels.flip(1)
+    last = decoder.model.model.layers[-1].mlp
+    rows: list[torch.Size] = []
+    last.up_proj.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[:-1]))
+    given["prefix_embeds"].requires_grad_()
+    wanted = {"prefix": given["prefix_embeds"], **trained(decoder)}
+
+    def loss_and_gradients(**more: bool) -> tuple[torch.Tensor, ...]:
+        loss = decoder(**given, labels=labels, **more).loss
+        return loss, *torch.autograd.grad(loss, list(wanted.values()))
+
+    found, expected = loss_and_gradients(), loss_and_gradients(return_logits=True)
+    assert rows == [(7,), (2, 9)]
+    for name, actual, right in zip(("loss", *wanted), found, expected, strict=True):
+        torch.testing.assert_close(actual, right, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_last_mlp_is_whole_again_after_a_fault(folder: Path) -> None:
+    decoder, given = build(folder), inputs()
+    before = decoder(**given).logits
+    fault = decoder.model.model.norm.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        decoder(**given, labels=given["input_ids"])
+    fault.remove()
+    assert torch.equal(decoder(**given).logits, before)
 
 
 def test_a_wholly_masked_prefix_is_as_none_and_leaves_no_nan(folder: Path) -> None:

@@ -33,7 +33,8 @@ class DecoderOutput:
     logits: torch.Tensor | None
     """(B, P + T, V); None with labels, unless asked for."""
     hidden: torch.Tensor
-    """(B, P + T, H), the last hidden states, which the LM head reads."""
+    """(B, P + T, H), the last hidden states, which the LM head reads. With labels, and without logits asked for, they
+    are right only where the next token is supervised: nobody reads the others, and a decoder may save their cost."""
     hits: torch.Tensor | None = None
     """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
     training."""
@@ -65,6 +66,15 @@ class Decoder(nn.Module, ABC):
             Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
             without deep supervision returns one tensor.
         """
+
+    def run_at(
+        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """`run`, when its result is read at `places` (B, S) bool only and may be anything elsewhere.
+
+        A decoder that can save work by it overrides this; what is read must have the same values and gradients.
+        """
+        return self.run(embeds, mask, position_ids)
 
     @abstractmethod
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -109,18 +119,24 @@ class Decoder(nn.Module, ABC):
             DataError: shapes do not fit, or a row has no supervised token.
         """
         embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
-        rounds = self.run(embeds, mask, positions_of(mask))
-        hidden = rounds[-1]
+        position_ids = positions_of(mask)
         if labels is None:
+            hidden = self.run(embeds, mask, position_ids)[-1]
             return DecoderOutput(None, self.head(hidden), hidden)
         rows, before, targets = _supervised(labels, mask)
+        if return_logits:
+            rounds = self.run(embeds, mask, position_ids)
+        else:
+            places = torch.zeros_like(mask)
+            places[rows, before] = True
+            rounds = self.run_at(embeds, mask, position_ids, places)
         answers = [self.head(states[rows, before]).float() for states in rounds]
         loss = torch.stack([F.cross_entropy(logits, targets) for logits in answers]).mean()
         hits = None
         if not self.training:
             misses = rows[answers[-1].argmax(dim=-1) != targets]
             hits = torch.ones(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, misses, False)
-        return DecoderOutput(loss, self.head(hidden) if return_logits else None, hidden, hits)
+        return DecoderOutput(loss, self.head(rounds[-1]) if return_logits else None, rounds[-1], hits)
 
     @torch.inference_mode()
     def generate(
