@@ -73,9 +73,10 @@ def finished_vlm() -> Path:
 
 
 def picture(seed: int, side: int = 20) -> Image.Image:
-    """An image of noise."""
-    pixels = torch.randint(0, 256, (side, side, 3), generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(pixels.to(torch.uint8).numpy())
+    """An image of four plain squares."""
+    colours = torch.randint(0, 256, (2, 2, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    pixels = colours.repeat_interleave(side // 2, dim=0).repeat_interleave(side // 2, dim=1)
+    return Image.fromarray(pixels.numpy())
 
 
 DIALOGUES: tuple[tuple[Dialogue, ...], ...] = (
@@ -106,10 +107,10 @@ def collated(some: list[Sample], chat_format: Any = None, audio_transform: Any =
 def rough(model: VisionLanguageModel) -> VisionLanguageModel:
     """The model with weights far from their start where they are trained, so that no part of it is silent."""
     generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += 0.3 * noise.to(parameter.dtype)
+            scale = 1.0 if "recursion" in name or "fusion" in name else 0.3
+            parameter.data += scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
     return model
 
 

@@ -47,7 +47,7 @@ class AnsweringModel:
         audio_transform: AudioTransform | None = None,
     ) -> None:
         assert config.decoder is not None
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()  # what was trained keeps its mark: by that it is known what to save
         self.config = config
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
@@ -193,6 +193,7 @@ class AnsweringModel:
     @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:
         """The prefix of a batch, on the model's device."""
+        self.model.eval()  # somebody may have trained on
         return self.model.prefix(batch.to(self.device))
 
     def _prefix(self, images: Sequence[Picture], sounds: Sequence[Sound] | None) -> Prefix:
@@ -218,7 +219,7 @@ class _Pieces:
     def put(self, value: Tensor) -> None:
         """Take the next token. The first call has the prompt, of which there are no ids behind embeddings."""
         self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
-        text = self._chat.decode(self._ids).lstrip()
+        text = self._chat.decode(self._ids).strip()
         if text.endswith(_REPLACEMENT) or not text.startswith(self._told):
             return
         if text != self._told:
@@ -227,7 +228,7 @@ class _Pieces:
 
     def end(self) -> None:
         """Give what was held back."""
-        rest = self._chat.decode(self._ids).lstrip()[len(self._told) :]
+        rest = self._chat.decode(self._ids).strip()[len(self._told) :]
         if rest:
             self._put(rest)
 
