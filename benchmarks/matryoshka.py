@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
-from timing import machine, measure, report
+from timing import largest_difference, machine, measure, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,13 +79,7 @@ def check_equal(losses: dict[str, Loss], inputs: Sequence[Tensor]) -> dict[str, 
     """Largest relative difference of value and gradients to the first loss; refuses to go on above `TOLERANCE`."""
     results = {name: (value := loss(*inputs), *torch.autograd.grad(value, inputs)) for name, loss in losses.items()}
     reference = next(iter(results.values()))
-    differences = {
-        name: max(float((x - y).detach().norm() / y.detach().norm()) for x, y in zip(result, reference, strict=True))
-        for name, result in results.items()
-    }
-    if max(differences.values()) > TOLERANCE:
-        raise SystemExit(f"the losses differ: {differences}")
-    return differences
+    return {name: largest_difference(result, reference, TOLERANCE) for name, result in results.items()}
 
 
 def main() -> None:

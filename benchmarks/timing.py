@@ -14,13 +14,14 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 Work = Callable[[], object]
 
@@ -62,6 +63,15 @@ def measure(works: Mapping[str, Work], repeats: int = 7, prepare: Work = lambda:
         counted = seconds[name][1:]
         costs[name] = Cost(statistics.median(counted), min(counted), max(counted), peak_memory(work))
     return costs
+
+
+def largest_difference(found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float) -> float:
+    """Largest relative difference of a tensor to its counterpart; above `tolerance` there is nothing to time."""
+    pairs = zip(found, expected, strict=True)
+    largest = float(torch.stack([(x - y).detach().norm() / y.detach().norm() for x, y in pairs]).max())
+    if not largest <= tolerance:  # NaN is not either
+        raise SystemExit(f"a tensor differs by {largest:.1e} of its norm; {tolerance:.0e} is allowed")
+    return largest
 
 
 def peak_memory(work: Work) -> int:
