@@ -65,6 +65,7 @@ def test_the_arguments_have_the_names_of_the_interface(kind: type[Decoder]) -> N
     arguments = list(inspect.signature(kind.forward).parameters)
     assert arguments == [
         "self", "input_ids", "attention_mask", "prefix_embeds", "labels", "prefix_mask", "return_logits",
+        "prefix_of_row",
     ]  # fmt: skip
 
 

@@ -76,6 +76,25 @@ class Decoder(nn.Module, ABC):
         """
         return self.run(embeds, mask, position_ids)
 
+    def run_shared(
+        self,
+        prefix_embeds: torch.Tensor,
+        prefix_mask: torch.Tensor,
+        text: torch.Tensor,
+        mask: torch.Tensor,
+        prefix_of_row: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...] | None:
+        """`run` for texts that share prefixes, each of which is read once; None where the decoder has no such way.
+
+        Args:
+            prefix_embeds: (I, P, H).
+            prefix_mask: (I, P) bool.
+            text: embeddings (B, T, H).
+            mask: (B, P + T) bool, of prefix and text.
+            prefix_of_row: (B,) int64.
+        """
+        return None
+
     @abstractmethod
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (..., H) -> logits (..., V)."""
@@ -100,6 +119,7 @@ class Decoder(nn.Module, ABC):
         labels: torch.Tensor | None = None,
         prefix_mask: torch.Tensor | None = None,
         return_logits: bool = False,
+        prefix_of_row: torch.Tensor | None = None,
     ) -> DecoderOutput:
         """Read prefix and text; with labels, the loss of the answer.
 
@@ -114,22 +134,33 @@ class Decoder(nn.Module, ABC):
             labels: (B, T) int64, the token ids with `IGNORED` where a token is not supervised.
             prefix_mask: (B, P) bool, true where a prefix token is real. None: everywhere.
             return_logits: with labels, compute the logits of all positions too.
+            prefix_of_row: (B,) int64, which of I prefixes each text stands behind; `prefix_embeds` is (I, P, H) then,
+                and `prefix_mask` (I, P). A decoder may read such a prefix once for all its texts. None: each its own.
 
         Raises:
             DataError: shapes do not fit, or a row has no supervised token.
         """
-        embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
-        position_ids = positions_of(mask)
+        shared = None
+        if prefix_of_row is not None:
+            if prefix_mask is None:
+                prefix_mask = attention_mask.new_ones(prefix_embeds.shape[:2])
+            mask = torch.cat((prefix_mask[prefix_of_row].bool(), attention_mask.bool()), dim=1)
+            shared = self.run_shared(prefix_embeds, prefix_mask.bool(), self.embed(input_ids), mask, prefix_of_row)
+            prefix_embeds, prefix_mask = prefix_embeds[prefix_of_row], prefix_mask[prefix_of_row]
+        if shared is None:
+            embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
         if labels is None:
-            hidden = self.run(embeds, mask, position_ids)[-1]
+            hidden = (shared or self.run(embeds, mask, positions_of(mask)))[-1]
             return DecoderOutput(None, self.head(hidden), hidden)
         rows, before, targets = _supervised(labels, mask)
-        if return_logits:
-            rounds = self.run(embeds, mask, position_ids)
+        if shared is not None:
+            rounds = shared
+        elif return_logits:
+            rounds = self.run(embeds, mask, positions_of(mask))
         else:
             places = torch.zeros_like(mask)
             places[rows, before] = True
-            rounds = self.run_at(embeds, mask, position_ids, places)
+            rounds = self.run_at(embeds, mask, positions_of(mask), places)
         answers = [self.head(states[rows, before]).float() for states in rounds]
         loss = torch.stack([F.cross_entropy(logits, targets) for logits in answers]).mean()
         hits = None

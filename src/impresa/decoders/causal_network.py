@@ -26,6 +26,29 @@ _ROTARY_BASE = 10_000.0
 _EPS = 1e-6
 
 
+class SharedPast:
+    """Keys and values of prefixes, read once, for several texts behind each of them; gradients flow through.
+
+    The first call of a network fills it; after `share` a second one reads it.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rows: torch.Tensor | None = None
+
+    def share(self, rows: torch.Tensor) -> None:
+        """From now on text b stands behind prefix `rows[b]`; `rows` is (B,) int64."""
+        self._rows = rows
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, H, S, D / H) of new positions -> (B, H, C, D / H), those of the prefix before them."""
+        if self._rows is None:
+            self._slots[slot] = keys, values
+            return keys, values
+        past_keys, past_values = self._slots[slot]
+        return torch.cat((past_keys[self._rows], keys), dim=2), torch.cat((past_values[self._rows], values), dim=2)
+
+
 @dataclass(frozen=True)
 class CausalContext:
     """What the positions of a call may see.
@@ -38,13 +61,16 @@ class CausalContext:
     """(B, C) bool, true where a position is real; the last S are the new ones."""
     position_ids: torch.Tensor
     """(B, S) int64, places of the new positions in the text."""
-    cache: Cache | None = None
-    """Keys and values of the C - S positions before: transformers' plain `DynamicCache()`. None: there are none."""
+    cache: Cache | SharedPast | None = None
+    """Keys and values of the C - S positions before: transformers' plain `DynamicCache()` in generation. None: there
+    are none."""
     first_slot: int = 0
     """Slots of the cache that other layers fill, before ours."""
 
     def __post_init__(self) -> None:
-        if self.cache is not None and self.cache.layer_class_to_replicate is None:
+        if self.cache is None or isinstance(self.cache, SharedPast):
+            return
+        if self.cache.layer_class_to_replicate is None:
             fault = f"{type(self.cache).__name__} was made for a fixed number of layers, and the recursion needs more"
             raise ConfigError(f"past_key_values: {fault}; pass an empty DynamicCache()")
 
@@ -57,7 +83,7 @@ class Sight:
     """(B, S, 1, D / 2H) complex64 of modulus one, the turn of each pair of features at each position."""
     visible: torch.Tensor | None
     """(B, 1, S, C) bool, true where a position may look; None: position i sees positions 0 to i."""
-    cache: Cache | None
+    cache: Cache | SharedPast | None
 
     @classmethod
     def of(cls, context: CausalContext, head_dim: int) -> Sight:

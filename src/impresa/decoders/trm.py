@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import DecoderConfig
-from impresa.decoders.base import Decoder
-from impresa.decoders.causal_network import CausalContext
+from impresa.decoders.base import Decoder, positions_of
+from impresa.decoders.causal_network import CausalContext, SharedPast
 from impresa.decoders.recursion import LatentRecursion
 from impresa.errors import ConfigError
 
@@ -63,6 +63,23 @@ class TRMDecoder(Decoder):
     def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Embeddings (B, S, H) -> the answer state H (B, S, H) after each round of deep supervision."""
         return self.recursion(embeds, None, CausalContext(mask, position_ids))
+
+    def run_shared(
+        self,
+        prefix_embeds: torch.Tensor,
+        prefix_mask: torch.Tensor,
+        text: torch.Tensor,
+        mask: torch.Tensor,
+        prefix_of_row: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...] | None:
+        """See `Decoder.run_shared`: causality lets all texts of a prefix read the same states of it."""
+        if self.recursion.activation_checkpointing:  # it keeps no keys and values
+            return None
+        past, P = SharedPast(), prefix_embeds.shape[1]
+        before = self.recursion(prefix_embeds, None, CausalContext(prefix_mask, positions_of(prefix_mask), past))
+        past.share(prefix_of_row)
+        behind = self.recursion(text, None, CausalContext(mask, positions_of(mask)[:, P:], past))
+        return tuple(torch.cat((a[prefix_of_row], b), dim=1) for a, b in zip(before, behind, strict=True))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (..., H) -> logits (..., V)."""

@@ -145,9 +145,13 @@ def _ask_batch(model: AnsweringModel, batch: DialogueBatch, positions: Sequence[
 
 
 def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked: _Asked) -> None:
-    rows = batch.image_of_row
     output = model.model.decoder(
-        batch.input_ids, batch.attention_mask, prefix.tokens[rows], batch.labels, prefix.mask[rows]
+        batch.input_ids,
+        batch.attention_mask,
+        prefix.tokens,
+        batch.labels,
+        prefix.mask,
+        prefix_of_row=batch.image_of_row,
     )
     asked.loss_sum += float(output.loss) * batch.num_supervised
     asked.num_tokens += batch.num_supervised

@@ -49,9 +49,14 @@ class VisionLanguageModel(nn.Module):
         In evaluation mode the logs have `exact_match` too, the share of dialogues in which each supervised token is the
         likeliest one; for a dialogue of one turn that is what greedy decoding would answer.
         """
-        prefix, rows = self.prefix(batch), batch.image_of_row
+        prefix = self.prefix(batch)
         output = self.decoder(
-            batch.input_ids, batch.attention_mask, prefix.tokens[rows], batch.labels, prefix.mask[rows]
+            batch.input_ids,
+            batch.attention_mask,
+            prefix.tokens,
+            batch.labels,
+            prefix.mask,
+            prefix_of_row=batch.image_of_row,
         )
         logs = {"loss": output.loss.detach()}
         if output.hits is not None:
