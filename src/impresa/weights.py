@@ -42,7 +42,8 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
 def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without parameters that are frozen, and without what quantisation keeps beside them."""
-    frozen = tuple(name for name, parameter in module.named_parameters() if not parameter.requires_grad)
+    parameters = module.named_parameters(remove_duplicate=False)  # an LM head that is the embedding table goes with it
+    frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)
     beside = tuple(f"{name}." for name in frozen)
     return {
         name: tensor

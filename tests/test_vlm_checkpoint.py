@@ -1,0 +1,294 @@
+"""Runs of vision-language models on disk: the same answers after loading, what is stored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import impresa
+from impresa import manifest as manifest_of
+from impresa.checkpoint import load_answerer, load_embedder, read_run_config, save_run, start_from
+from impresa.config.adopt import adopt_towers
+from impresa.config.experiment import ExperimentConfig
+from impresa.data.chat import ChatFormat, QwenChat
+from impresa.data.images import ImageTransform
+from impresa.errors import CheckpointError, ConfigError
+from impresa.models.answerer import AnsweringModel
+from impresa.models.build import build_vlm
+from impresa.models.vlm import VisionLanguageModel
+from tiny_hub import clip
+from tiny_qwen import chat_tokenizer, save_qwen
+from tiny_run import copy_of_run, finished_run
+from tiny_vlm import (
+    SIZE,
+    chat,
+    collated,
+    finished_vlm,
+    picture,
+    rough,
+    samples,
+    tiny_qwen_vlm,
+    tiny_vlm,
+    tiny_vlm_on,
+)
+
+LORA = ("decoder.use_lora=true", "decoder.lora.r=4", "decoder.lora.dropout=0")
+ALL = (*LORA, "decoder.load_in_4bit=true", "decoder.use_trm_recursion=true", "decoder.recursion.num_layers=1")
+ALL += ("decoder.generation.max_new_tokens=8",)
+QWEN = {"whole": (), "adapters": LORA, "frozen": ("decoder.freeze=true",), "everything": ALL}
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+def format_of(config: ExperimentConfig) -> ChatFormat:
+    assert config.decoder is not None
+    return chat() if config.decoder.type == "trm" else QwenChat(chat_tokenizer())
+
+
+def saved(folder: Path, config: ExperimentConfig) -> AnsweringModel:
+    """A run with rough weights; the model that was saved, in use."""
+    chat_format = format_of(config)
+    model = rough(build_vlm(config, chat_format.vocab_size))
+    save_run(folder, model, config, chat_format, ImageTransform(SIZE), examples=samples())
+    return AnsweringModel(model, config, chat_format, ImageTransform(SIZE), "cpu")
+
+
+def answers(model: AnsweringModel) -> list[str]:
+    found = model.ask([picture(seed) for seed in range(4)], "what colour is it?")
+    return [*found, *model.caption([picture(5), picture(6)])]
+
+
+def same_states(ours: VisionLanguageModel, theirs: VisionLanguageModel) -> bool:
+    one, other = ours.state_dict(), theirs.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def refusal(run_dir: Path, kind: type[Exception] = CheckpointError) -> str:
+    with pytest.raises(kind) as caught:
+        impresa.load(run_dir, "cpu")
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def forge(run_dir: Path, name: str) -> None:
+    """Make the manifest agree with a changed file."""
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    manifest["sha256"][name] = manifest_of.checksum(run_dir / name)
+    (run_dir / "manifest.json").write_text(json.dumps(manifest))
+
+
+def vlm_copy(target: Path) -> Path:
+    shutil.copytree(finished_vlm(), target)
+    return target
+
+
+def test_a_trm_answers_the_same_after_loading(tmp_path: Path) -> None:
+    before = saved(tmp_path, tiny_vlm("decoder.generation.max_new_tokens=12"))
+    loaded = impresa.load(tmp_path, "cpu")
+    assert same_states(before.model, loaded.model)
+    assert answers(loaded) == answers(before)
+    assert len(set(answers(before))) > 1
+    assert loaded.generation.max_new_tokens == 12
+
+
+@pytest.mark.parametrize("kind", QWEN)
+def test_qwen_answers_the_same_after_loading(kind: str, qwen: Path, tmp_path: Path) -> None:
+    before = saved(tmp_path, tiny_qwen_vlm(qwen, *QWEN[kind]))
+    loaded = impresa.load(tmp_path, "cpu")
+    assert same_states(before.model, loaded.model)
+    assert answers(loaded) == answers(before)
+
+
+def test_a_loaded_model_can_be_saved_again(qwen: Path, tmp_path: Path) -> None:
+    before = saved(tmp_path / "run", tiny_qwen_vlm(qwen, *LORA))
+    loaded = load_answerer(tmp_path / "run", "cpu")
+    save_run(tmp_path / "again", loaded.model, loaded.config, loaded.chat, loaded.image_transform, examples=samples())
+    assert same_states(before.model, load_answerer(tmp_path / "again", "cpu").model)
+
+
+def test_a_whole_language_model_needs_nothing_from_where_it_came(tmp_path: Path) -> None:
+    base = save_qwen(tmp_path / "base")
+    expected = answers(saved(tmp_path / "run", tiny_qwen_vlm(base)))
+    shutil.rmtree(base)
+    assert answers(load_answerer(tmp_path / "run", "cpu")) == expected
+
+
+def test_neither_the_alignment_nor_a_pretrained_tower_is_needed_any_more(tmp_path: Path) -> None:
+    from impresa.training.run import train
+    from tiny_run import tiny_experiment
+
+    tower = clip(tmp_path / "clip")
+    plain = (f"vision_encoder.backbone={tower}", "vision_encoder.dim=512", "vision_encoder.depth=12")
+    plain += ("vision_encoder.num_heads=8", "vision_encoder.drop_rate=0", "vision_encoder.patch_size=16")
+    plain += ("vision_encoder.memory.enabled=false", "vision_encoder.memory.dim=512", "trainer.epochs=1")
+    plain += ("vision_encoder.memory.num_memory_tokens=64", "vision_encoder.memory.mem_reinit_steps=100")
+    aligned = train(tiny_experiment(*plain), tmp_path / "aligned", command=[])
+    config = adopt_towers(tiny_vlm_on(aligned))
+    expected = answers(saved(tmp_path / "run", config))
+    shutil.rmtree(aligned)
+    shutil.rmtree(tower)
+    assert answers(load_answerer(tmp_path / "run", "cpu")) == expected
+
+
+def test_of_a_frozen_language_model_nothing_is_stored(qwen: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "frozen", tiny_qwen_vlm(qwen, "decoder.freeze=true"))
+    saved(tmp_path / "adapted", tiny_qwen_vlm(qwen, *ALL))
+    saved(tmp_path / "whole", tiny_qwen_vlm(qwen))
+    frozen, adapted, whole = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("frozen", "adapted", "whole")
+    )
+    assert {name.split(".")[0] for name in frozen} == {"vision_encoder", "fusion"}
+    decoder = [name for name in adapted if name.startswith("decoder.")]
+    assert decoder
+    assert all("lora_" in name or name.startswith("decoder.recursion.") for name in decoder)
+    assert frozen.keys() < whole.keys()
+    assert not list((tmp_path / "frozen").rglob("backbones/decoder/config.json"))
+
+
+def test_the_runs_own_frozen_tower_is_stored_whole(tmp_path: Path) -> None:
+    stored = load_file(finished_vlm() / "model.safetensors")
+    aligned = load_file(finished_run() / "model.safetensors")
+    tower = {name for name in stored if name.startswith("vision_encoder.")}
+    assert tower
+    assert all(torch.equal(stored[name], aligned[name]) for name in tower)
+    assert "vision_encoder.head.weight" not in tower  # a decoder reads no embedding
+
+
+def test_another_language_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    base = save_qwen(tmp_path / "base")
+    saved(tmp_path / "run", tiny_qwen_vlm(base, *LORA))
+    save_qwen(base, scale=0.21)
+    message = refusal(tmp_path / "run")
+    assert f"{base} is not the language model that the run was trained with" in message
+    assert "decoder.model" in message
+
+
+def test_a_language_model_that_is_gone_is_named_and_may_move(tmp_path: Path) -> None:
+    base, run_dir = save_qwen(tmp_path / "base"), tmp_path / "run"
+    expected = answers(saved(run_dir, tiny_qwen_vlm(base, *LORA)))
+    base.rename(tmp_path / "moved")
+    assert "there is no such folder" in refusal(run_dir, ConfigError)
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace(str(base), str(tmp_path / "moved")))
+    assert answers(load_answerer(run_dir, "cpu")) == expected
+
+
+@pytest.mark.parametrize("part", ["decoder.embedding", "fusion.projections.image", "vision_encoder.backbone.positions"])
+def test_golden_answers_catch_weights_with_a_forged_checksum(part: str, tmp_path: Path) -> None:
+    run_dir = vlm_copy(tmp_path / "run")
+    weights = load_file(run_dir / "model.safetensors")
+    for name in [name for name in weights if name.startswith(part)]:
+        weights[name] = 3 * torch.randn_like(weights[name])
+    save_file(weights, run_dir / "model.safetensors")
+    assert "is not what the training wrote" in refusal(run_dir)
+    forge(run_dir, "model.safetensors")
+    assert "outputs differ from those of the training" in refusal(run_dir)
+
+
+def test_a_missing_weight_is_refused_though_the_checksum_fits(tmp_path: Path) -> None:
+    run_dir = vlm_copy(tmp_path / "run")
+    weights = load_file(run_dir / "model.safetensors")
+    del weights["decoder.gain"]
+    save_file(weights, run_dir / "model.safetensors")
+    forge(run_dir, "model.safetensors")
+    assert "does not fit the config (decoder.gain)" in refusal(run_dir)
+
+
+def test_golden_questions_are_raw_and_few() -> None:
+    golden = load_file(finished_vlm() / "golden.safetensors")
+    assert golden["image_0"].dtype == torch.uint8
+    assert golden["states"].shape == (4, 16)
+
+
+def test_each_kind_of_model_is_refused_where_the_other_is_needed() -> None:
+    with pytest.raises(CheckpointError, match=r"^.*: is an alignment and answers nothing; "):
+        load_answerer(finished_run(), "cpu")
+    with pytest.raises(CheckpointError, match=r"^.*: answers questions and embeds nothing; "):
+        load_embedder(finished_vlm(), "cpu")
+    assert isinstance(load_answerer(finished_vlm(), "cpu"), AnsweringModel)
+
+
+def second_stage(run_dir: Path, config: ExperimentConfig) -> tuple[VisionLanguageModel, dict[str, Any], int]:
+    """A new model continued from a run, its state before, and how many tensors it took."""
+    model = build_vlm(config, format_of(config).vocab_size)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    return model, before, start_from(model, run_dir)
+
+
+def test_projector_first_then_adapters(qwen: Path, tmp_path: Path) -> None:
+    first = saved(tmp_path, tiny_qwen_vlm(qwen, "decoder.freeze=true"))
+    model, before, num = second_stage(tmp_path, tiny_qwen_vlm(qwen, *LORA))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert num == len(stored) > 0
+    state = model.state_dict()
+    assert all(torch.equal(state[name], stored[name]) for name in stored)
+    assert all(torch.equal(state[name], before[name]) for name in state if name not in stored)
+    second = AnsweringModel(model, first.config, first.chat, first.image_transform, "cpu")
+    assert answers(second) == answers(first)  # adapters start as nothing
+
+
+def test_adapters_go_on_as_adapters(qwen: Path, tmp_path: Path) -> None:
+    first = saved(tmp_path, tiny_qwen_vlm(qwen, *LORA))
+    model, _, _ = second_stage(tmp_path, tiny_qwen_vlm(qwen, *LORA))
+    assert same_states(first.model, model)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (LORA, (), r"which this model has not; make them alike$"),
+        (LORA, ("decoder.use_lora=true", "decoder.lora.r=2"), r"which this model has not; make them alike$"),
+        ((), ("decoder.freeze=true",), r"which is frozen here and would not be kept; "),
+        (("fusion.strategy=gated",), (), r"which this model has not; make them alike$"),
+    ],
+)
+def test_a_second_stage_that_would_lose_weights_is_refused(
+    first: tuple[str, ...], second: tuple[str, ...], message: str, qwen: Path, tmp_path: Path
+) -> None:
+    saved(tmp_path, tiny_qwen_vlm(qwen, *first))
+    with pytest.raises(CheckpointError, match=rf"^decoder.init_from: [^\n]*{message}"):
+        second_stage(tmp_path, tiny_qwen_vlm(qwen, *second))
+
+
+def test_a_second_stage_is_trained_from_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from impresa.training.parts import build_parts
+    from impresa.training.run import train
+
+    config = tiny_vlm_on(finished_run(), f"decoder.init_from={finished_vlm()}", "seed=9")
+    parts = build_parts(adopt_towers(config), None)
+    assert same_states(parts.model, impresa.load(finished_vlm(), "cpu").model)
+    with pytest.raises(ConfigError, match=r"^decoder.init_from: .* is an alignment; name it in vision_encoder"):
+        build_parts(adopt_towers(tiny_vlm_on(finished_run(), f"decoder.init_from={finished_run()}")), None)
+    monkeypatch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
+    run_dir = train(replace(config, trainer=replace(config.trainer, epochs=1)), tmp_path / "run", command=[])
+    assert read_run_config(run_dir).decoder.init_from == str(finished_vlm())
+
+
+def test_the_alignment_may_be_deleted_before_the_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from impresa.training.run import train
+
+    monkeypatch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
+    aligned = copy_of_run(tmp_path / "aligned")
+    run_dir = train(tiny_vlm_on(aligned), tmp_path / "run", command=[])
+    expected = answers(load_answerer(run_dir, "cpu"))
+    shutil.rmtree(aligned)
+    assert answers(load_answerer(run_dir, "cpu")) == expected
+
+
+def test_the_loss_of_a_loaded_model_is_that_of_the_saved_one(qwen: Path, tmp_path: Path) -> None:
+    config = tiny_qwen_vlm(qwen, *ALL)
+    before = saved(tmp_path, config)
+    batch = collated(samples(), format_of(config))
+    with torch.no_grad():
+        assert torch.equal(before.model(batch).loss, load_answerer(tmp_path, "cpu").model(batch).loss)
