@@ -85,7 +85,9 @@ def _run(words: list[str]) -> int:
         from impresa.cli.overrides import options, split_overrides
 
         rest, overrides = split_overrides(rest, set(options(parser, with_value=True)))
-    args, unknown = parser.parse_known_args(rest)
+    # Options may stand between images and question; argparse cannot have that beside sub-commands.
+    has_actions = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
+    args, unknown = (parser.parse_known_args if has_actions else parser.parse_known_intermixed_args)(rest)
     if unknown:
         raise ImpresaError(_unknown_argument(name, unknown[0], parser))
     code: int = module.run(args, overrides)
