@@ -9,7 +9,7 @@ from typing import Any
 from impresa.config.experiment import DecoderConfig, ExperimentConfig
 from impresa.errors import CheckpointError
 from impresa.files import replacing_folder, write_atomic
-from impresa.hub import location
+from impresa.hub import location, quietly
 from impresa.run_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS
 
 ENCODERS = "encoders_and_fusion.safetensors"
@@ -73,7 +73,8 @@ def _write_merged(run_dir: Path, config: ExperimentConfig, decoder: DecoderConfi
     from impresa.decoders.qwen import merge_adapter
 
     state, _ = _weights(run_dir)
-    merge_adapter(decoder, state).save_pretrained(folder)
+    with quietly():
+        merge_adapter(decoder, state).save_pretrained(folder)
     return _about_merged(config.name, _base(decoder))
 
 

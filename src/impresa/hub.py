@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,18 +27,30 @@ def reading(key: str, name: str) -> Iterator[None]:
     Raises:
         ConfigError: in place of whatever the hub, a folder or a damaged file raised.
     """
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        yield
+        with quietly():
+            yield
     except ImpresaError:
         raise
     except Exception as error:  # the hub, the formats and the libraries behind them raise nearly everything
         raise ConfigError(f"{key}: {name} cannot be loaded; {_reason(name, error)}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' notices away, and its progress bars where nobody sees them move."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def read_config(key: str, name: str) -> Any:
