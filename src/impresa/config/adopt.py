@@ -34,7 +34,11 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
             continue
         run = read_run(f"{part}.checkpoint", tower.checkpoint)
         theirs: EncoderConfig | None = getattr(run, part)
-        if theirs is None or (part == "text_encoder" and run.decoder is not None):
+        if run.decoder is not None:  # its towers have lost what makes embeddings
+            fault = f"{tower.checkpoint} is a run with a decoder; name the alignment that it stands on"
+            faults.append(Fault(f"{part}.checkpoint", fault))
+            continue
+        if theirs is None:
             faults.append(Fault(f"{part}.checkpoint", f"{tower.checkpoint} has no such tower; name another run"))
             continue
         faults += _contradictions(part, tower, theirs)
