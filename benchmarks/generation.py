@@ -1,0 +1,209 @@
+"""Generation with the cache: the two-hundredth token costs about what the twentieth does, with recursion too.
+
+    python benchmarks/generation.py [--output generation.json] [--quick]
+
+One text behind a prefix of 64 and a prompt of 24 tokens, greedy, 220 new tokens, float32, one thread; random weights.
+Decoders of width 256: a Qwen2 of 4 layers, the same with latent recursion on its last hidden states, and TRM, with the
+default recursion (2 cycles of 2 updates of 2 blocks). The control is a step without the cache, which reads the whole
+text anew: it shows what growth the comparison would find. Every token is compared with what the decoder says without
+the cache before anything is timed. Takes about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import machine
+from torch import Tensor, nn
+from transformers import Qwen2Config
+
+from impresa.config.experiment import DecoderConfig, GenerationConfig
+from impresa.decoders.base import Decoder, positions_of
+from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.trm import TRMDecoder
+
+HEADS, MLP_RATIO, LAYERS, PREFIX, PROMPT = 4, 4, 4, 64, 24
+TIE = 1e-4
+"""Logits this close, as a part of their spread, may change places between one order of the sums and another."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the decoders, and which tokens are compared (counted from 1, both ends included)."""
+
+    width: int = 256
+    vocab: int = 8192
+    early: tuple[int, int] = (10, 30)
+    late: tuple[int, int] = (180, 220)
+
+
+QUICK = Sizes(width=64, vocab=300, early=(2, 4), late=(8, 12))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Median seconds of a token, early and late in the text."""
+
+    early_s: float
+    late_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.late_s / self.early_s
+
+
+class Clock:
+    """transformers' streamer: the CPU time at which the prompt, and then each token, was there."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, _: Tensor) -> None:
+        self.times.append(time.process_time())
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+    def seconds(self) -> list[float]:
+        """Of each token, the first with the reading of the prompt."""
+        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+
+
+class Text:
+    """A decoder and the prompt that it continues."""
+
+    def __init__(self, decoder: Decoder, sizes: Sizes) -> None:
+        self.decoder, self.sizes = decoder.eval(), sizes
+        self.prefix = torch.randn(1, PREFIX, decoder.hidden_size)
+        self.prompt = torch.randint(sizes.vocab, (1, PROMPT))
+        self.settings = GenerationConfig(max_new_tokens=sizes.late[1])
+        self.new = self.generate()
+
+    def generate(self, clock: Clock | None = None) -> Tensor:
+        """(1, new) tokens."""
+        mask = torch.ones_like(self.prompt)
+        rules = {"settings": self.settings, "end_ids": (), "pad_id": 0, "streamer": clock}
+        return self.decoder.generate(self.prompt, mask, self.prefix, **rules)
+
+    @torch.inference_mode()
+    def logits_without_cache(self, num_new: int) -> Tensor:
+        """Logits (V,) of the token after `num_new`, from the whole text."""
+        ids = torch.cat((self.prompt, self.new[:, :num_new]), dim=1)
+        embeds = torch.cat((self.prefix, self.decoder.embed(ids)), dim=1)
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+        return self.decoder.head(self.decoder.run(embeds, mask, positions_of(mask))[-1][0, -1])
+
+    def check(self) -> None:
+        """Every token is the likeliest one without the cache too."""
+        for place, token in enumerate(self.new[0].tolist()):
+            logits = self.logits_without_cache(place)
+            if not logits.max() - logits[token] <= TIE * logits.std():
+                raise SystemExit(f"{type(self.decoder).__name__}: token {place + 1} is another one without the cache")
+
+    def cached(self) -> tuple[list[float], list[float]]:
+        """Seconds of the early and of the late tokens."""
+        clock = Clock()
+        self.generate(clock)
+        seconds = clock.seconds()
+        return tuple(seconds[first - 1 : last] for first, last in (self.sizes.early, self.sizes.late))
+
+    def uncached(self) -> tuple[list[float], list[float]]:
+        """The same for one token in the middle of each."""
+        return tuple([self._reading((first + last) // 2)] for first, last in (self.sizes.early, self.sizes.late))
+
+    def _reading(self, num_new: int) -> float:
+        start = time.process_time()
+        self.logits_without_cache(num_new)
+        return time.process_time() - start
+
+
+def decoders(sizes: Sizes) -> dict[str, Decoder]:
+    recursive = qwen(sizes, recursive=True)
+    nn.init.ones_(recursive.recursion.gate)  # from zero, where it starts, it would write the plain model's text
+    trm = TRMDecoder(DecoderConfig(type="trm", dim=sizes.width, num_heads=HEADS), sizes.vocab)
+    return {"qwen": qwen(sizes, recursive=False), "qwen with recursion": recursive, "trm": trm}
+
+
+def qwen(sizes: Sizes, *, recursive: bool) -> QwenDecoder:
+    architecture = Qwen2Config(
+        hidden_size=sizes.width,
+        intermediate_size=MLP_RATIO * sizes.width,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        vocab_size=sizes.vocab,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        architecture.save_pretrained(folder)
+        return QwenDecoder(DecoderConfig(model=folder, use_trm_recursion=recursive), load_weights=False)
+
+
+def measure_growth(texts: dict[str, Text], repeats: int) -> dict[str, dict[str, Growth]]:
+    """With the cache and without, medians over the tokens of all rounds; the rounds take turns as in `timing`."""
+    works: dict[tuple[str, str], Callable[[], tuple[list[float], list[float]]]] = {}
+    for name, text in texts.items():
+        works[name, "cached"], works[name, "uncached"] = text.cached, text.uncached
+    early: dict[tuple[str, str], list[float]] = {key: [] for key in works}
+    late: dict[tuple[str, str], list[float]] = {key: [] for key in works}
+    shuffle = random.Random(0).shuffle
+    for round_ in range(repeats + 1):
+        order = list(works)
+        shuffle(order)
+        for key in order:
+            found = works[key]()
+            if round_:
+                early[key] += found[0]
+                late[key] += found[1]
+
+    def growth(name: str, how: str) -> Growth:
+        return Growth(statistics.median(early[name, how]), statistics.median(late[name, how]))
+
+    return {name: {how: growth(name, how) for how in ("cached", "uncached")} for name in texts}
+
+
+def report(title: str, growths: dict[str, dict[str, Growth]]) -> None:
+    caption = "median CPU time of a token early and late, and how much it grows"
+    table = Table("", "with the cache, ms", "grows", "without, ms", "grows", title=title, caption=caption)
+    for name, growth in growths.items():
+        cells = []
+        for how in ("cached", "uncached"):
+            cells += [f"{growth[how].early_s * 1e3:.2f}, {growth[how].late_s * 1e3:.2f}", f"{growth[how].ratio:.2f}"]
+        table.add_row(name, *cells)
+    Console(width=160).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes, repeats = (QUICK, 1) if given.quick else (Sizes(), 7)
+    texts = {name: Text(decoder, sizes) for name, decoder in decoders(sizes).items()}
+    for text in texts.values():
+        text.check()
+    growths = measure_growth(texts, repeats)
+    title = f"generation, tokens {sizes.early[0]} to {sizes.early[1]} and {sizes.late[0]} to {sizes.late[1]}"
+    report(title, growths)
+    if given.output is not None:
+        figures = {
+            name: {how: {**asdict(growth), "ratio": growth.ratio} for how, growth in both.items()}
+            for name, both in growths.items()
+        }
+        given.output.write_text(json.dumps({"title": title, **machine(), "decoders": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The table of `docs/benchmarks.md`: what the stored runs found, beside what is promised.
+
+    python benchmarks/summary.py
+
+Reads `results/` and writes the table anew; a test compares the two, and holds each figure against its promise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio of the stored runs."""
+
+    question: str
+    file: str
+    at_least: float
+    """The promise, of a ratio to the peer."""
+    read: Callable[[dict[str, Any]], float]
+
+    @property
+    def value(self) -> float:
+        return self.read(json.loads((RESULTS / f"{self.file}.json").read_text()))
+
+
+def faster(peer: str, *path: str, ours: str = "impresa") -> Callable[[dict[str, Any]], float]:
+    return lambda stored: _ratio(stored, peer, path, ours, "seconds")
+
+
+def smaller(peer: str, *path: str, ours: str = "impresa") -> Callable[[dict[str, Any]], float]:
+    return lambda stored: _ratio(stored, peer, path, ours, "peak_bytes")
+
+
+def _ratio(stored: dict[str, Any], peer: str, path: tuple[str, ...], ours: str, what: str) -> float:
+    for key in path:
+        stored = stored[key]
+    return stored["costs"][peer][what] / stored["costs"][ours][what]
+
+
+def steadiness(decoder: str) -> Callable[[dict[str, Any]], float]:
+    return lambda stored: 1 / stored["decoders"][decoder]["cached"]["ratio"]
+
+
+PADDED, LONGEST = "transformers, padded to the context", 'transformers, padding="longest"'
+FULL, KEPT = "transformers, labels=", "transformers, logits_to_keep"
+EACH, TILED = "sentence-transformers", "impresa, row_chunk 256"
+FIGURES = (
+    Figure(
+        "contrastive step, captions of 8 to 14 words: speed against CLIPModel padded to 77",
+        "contrastive_step",
+        2.0,
+        faster(PADDED, "8 to 14 words"),
+    ),
+    Figure(
+        'the same against `padding="longest"`',
+        "contrastive_step",
+        1.1,
+        faster(LONGEST, "8 to 14 words"),
+    ),
+    Figure(
+        "contrastive step, captions that fill the context: speed against CLIPModel",
+        "contrastive_step",
+        1.1,
+        faster(PADDED, "the whole context"),
+    ),
+    Figure("six Matryoshka prefixes: speed against one InfoNCE for each", "matryoshka", 3.5, faster(EACH)),
+    Figure("the same: memory", "matryoshka", 4.5, smaller(EACH)),
+    Figure("the same in tiles of rows: speed", "matryoshka", 2.7, faster(EACH, ours=TILED)),
+    Figure("the same in tiles of rows: memory", "matryoshka", 6.0, smaller(EACH, ours=TILED)),
+    Figure("vision-language step, 4 layers: speed against full logits", "vlm_step", 2.3, faster(FULL, "4 layers")),
+    Figure("the same: memory above the weights", "vlm_step", 2.5, smaller(FULL, "4 layers")),
+    Figure("the same: speed against `logits_to_keep`", "vlm_step", 1.3, faster(KEPT, "4 layers")),
+    Figure("generation, token 20 against token 200: Qwen", "generation", 1 / 1.5, steadiness("qwen")),
+    Figure("the same with recursion", "generation", 1 / 1.5, steadiness("qwen with recursion")),
+    Figure("the same with TRM", "generation", 1 / 1.5, steadiness("trm")),
+)
+
+
+def table() -> str:
+    rows = [f"| {f.question} | {f.value:.2f} | {f.at_least:.2f} | `{f.file}.py` |" for f in FIGURES]
+    return "\n".join(
+        ["| how many times better | stored run | at least | script |", "| --- | ---: | ---: | --- |", *rows]
+    )
+
+
+def with_table(page: str) -> str:
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text()))
