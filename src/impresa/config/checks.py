@@ -137,6 +137,8 @@ def _check_image_size(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
+    if config.decoder is not None:
+        return  # it reads tokens, nothing is embedded
     (_, first, reference), *rest = towers(config)
     for _, part, tower in rest:
         if tower.embed_dim != reference.embed_dim:
