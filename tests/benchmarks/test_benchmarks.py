@@ -1,0 +1,75 @@
+"""Each benchmark at tiny sizes: it runs to its end, finds ours equal to the peer, and writes its figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("peft")
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+Run = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.syspath_prepend(FOLDER)
+    threads = torch.get_num_threads()
+
+    def quick(name: str) -> dict[str, Any]:
+        output = tmp_path / "figures.json"
+        importlib.import_module(name).main(["--quick", "--output", str(output)])
+        return json.loads(output.read_text())
+
+    yield quick
+    torch.set_num_threads(threads)
+
+
+def test_contrastive_step(run: Run) -> None:
+    figures = run("contrastive_step")
+    for captions in ("8 to 14 words", "the whole context"):
+        costs = figures[captions]["costs"]
+        assert len(costs) == 3
+        assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 0 for cost in costs.values())
+        assert set(figures[captions]["differences"]) == {"loss", "gradients", "trimmed text"}
+        assert 0 < figures[captions]["differences"]["gradients"] < 1e-5
+
+
+def test_vlm_step(run: Run) -> None:
+    figures = run("vlm_step")
+    for layers in (2, 3):
+        costs = figures[f"{layers} layers"]["costs"]
+        full, kept, ours = costs.values()
+        assert ours["peak_bytes"] < kept["peak_bytes"] < full["peak_bytes"]  # counted, so the same at each run
+        assert max(figures[f"{layers} layers"]["differences"].values()) < 1e-6
+
+
+def test_generation(run: Run) -> None:
+    figures = run("generation")
+    assert set(figures["decoders"]) == {"qwen", "qwen with recursion", "trm"}
+    for both in figures["decoders"].values():
+        assert both["cached"]["ratio"] == pytest.approx(both["cached"]["late_s"] / both["cached"]["early_s"])
+
+
+def test_a_difference_is_found_and_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    timing = importlib.import_module("timing")
+    expected = [torch.ones(4), torch.ones(2)]
+    assert timing.largest_difference([torch.ones(4), torch.ones(2) * 1.25], expected, 0.5) == pytest.approx(0.25)
+    for wrong in (1.25, float("nan")):
+        with pytest.raises(SystemExit, match="differs by"):
+            timing.largest_difference([torch.ones(4) * wrong, torch.ones(2)], expected, 0.2)
+
+
+def test_the_docs_show_the_stored_runs_and_these_keep_what_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    summary = importlib.import_module("summary")
+    page = summary.PAGE.read_text()
+    assert summary.with_table(page) == page, "run python benchmarks/summary.py"
+    for figure in summary.stored():
+        assert figure.value >= figure.at_least, figure.question
