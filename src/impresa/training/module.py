@@ -116,7 +116,9 @@ class TrainingModule(LightningModule):
         output = self.model(batch)
         metrics = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
         metrics["val_loss"] = output.loss
-        self.log_dict(metrics, on_epoch=True, batch_size=batch.weight, sync_dist=True, logger=False)
+        # Lightning averages the weights over processes in whole numbers; as multiples of their number they stay exact.
+        weight = batch.weight * self.trainer.world_size
+        self.log_dict(metrics, on_epoch=True, batch_size=weight, sync_dist=True, logger=False)
         if not isinstance(output, AlignmentOutput) or not isinstance(batch, Batch):
             return
         num_kept = sum(len(captions) for *_, captions in self._validated) * self.trainer.world_size
@@ -204,7 +206,8 @@ class TrainingModule(LightningModule):
         world, every = self.trainer.world_size, sizes
         by_token = isinstance(batches[0], DialogueBatch)
         if world > 1 and (by_token or len(batches) > 1):
-            every = self.trainer.strategy.reduce(sizes.to(self.device), reduce_op="sum").cpu()
+            copied = sizes.to(self.device, copy=True)  # it is summed up in place
+            every = self.trainer.strategy.reduce(copied, reduce_op="sum").cpu()
         return ((world * sizes if by_token else every) / every.sum()).tolist()
 
     def _gradients_stay_here(self, more_to_come: bool) -> AbstractContextManager[None]:
