@@ -101,10 +101,20 @@ class AnswerMetrics:
 
     @property
     def looks_at_images(self) -> bool:
-        """Whether the right image helps: exact match beyond that with other images by two standard errors."""
-        n, right, wrong = self.model.num_questions, self.model.exact_match, self.shuffled.exact_match
-        error = math.sqrt((right * (1 - right) + wrong * (1 - wrong)) / max(n, 1))
-        return right - wrong > 2 * error
+        """Whether the right image helps: exact match, or the F1 that long answers are told by, is beyond that with
+        other images by two standard errors. True where no other image could be tried."""
+        if self.shuffled.num_questions == 0:
+            return True
+        pairs = [
+            (self.model.exact_match, self.shuffled.exact_match),
+            (self.model.token_f1, self.shuffled.token_f1),
+        ]
+        return any(right - wrong > 2 * self._error(right, wrong) for right, wrong in pairs)
+
+    def _error(self, right: float, wrong: float) -> float:
+        """Standard error of the difference of two means of numbers from 0 to 1, at the most."""
+        spread = right * (1 - right) / max(self.model.num_questions, 1)
+        return math.sqrt(spread + wrong * (1 - wrong) / max(self.shuffled.num_questions, 1))
 
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table."""

@@ -1,0 +1,65 @@
+"""Scores of generated texts against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from impresa.evaluation.text_scores import bleu, exact_match, normalized, rouge_l, score, token_f1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  A Red   circle. ", "red circle"),
+        ("the theatre, an ant", "theatre ant"),
+        ("don't", "dont"),
+        ("The", ""),
+        ("ÉTÉ à 3", "été à 3"),
+    ],
+)
+def test_normalised(text: str, expected: str) -> None:
+    assert normalized(text) == expected
+
+
+def test_exact_match_compares_what_is_normalised() -> None:
+    assert exact_match("The red circle!", "red circle")
+    assert not exact_match("circle red", "red circle")
+    assert not exact_match("", "red")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "f1"),
+    [
+        ("red circle", "a red circle", 1.0),
+        ("red", "red circle", 2 / 3),  # precision 1, recall 1/2
+        ("red red", "red circle", 1 / 2),  # each word counts as often as it is in both
+        ("blue", "red", 0.0),
+        ("", "red", 0.0),
+        ("the", "a", 1.0),  # nothing is left of either
+    ],
+)
+def test_f1_of_words(answer: str, expected: str, f1: float) -> None:
+    assert token_f1(answer, expected) == pytest.approx(f1)
+    assert token_f1(expected, answer) == pytest.approx(f1)
+
+
+def test_scores_are_means() -> None:
+    found = score(["red", "red", "blue"], ["red", "red circle", "green"])
+    assert found.num_questions == 3
+    assert found.exact_match == pytest.approx(1 / 3)
+    assert found.token_f1 == pytest.approx((1 + 2 / 3) / 3)
+
+
+def test_bleu() -> None:
+    said = ["a red circle is left of it"]
+    assert bleu(said, ["A red circle is left of it"]) == pytest.approx(1.0)
+    assert bleu(["green"], ["red"]) == 0
+    # 6 of 7 words, 4 of 6 pairs, 2 of 5 triples and 1 of 4 quadruples are right, and the lengths are equal.
+    expected = (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25
+    assert bleu(["a red square is left of it"], said) == pytest.approx(expected)
+
+
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
+    # "red circle" of three words here and two there: precision 2/3, recall 1.
+    assert rouge_l(["red big circle"], ["red circle"]) == pytest.approx(4 / 5)
+    assert rouge_l(["red circle", "x"], ["red circle", "y"]) == pytest.approx(1 / 2)
