@@ -1,0 +1,104 @@
+"""What report, table and model card say of a model that answers questions."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from impresa.config import ExperimentConfig, load_experiment, to_yaml
+from impresa.evaluation.results import (
+    AnsweredQuestion,
+    AnswerMetrics,
+    AnswerScores,
+    Evaluation,
+    Gallery,
+    save_evaluation,
+)
+from impresa.reports.html import write_report
+from impresa.reports.table import print_results
+from impresa.training.card import model_card
+
+EVIL = "<script>alert('x')</script>"
+SCORES = {
+    "model": AnswerScores(200, 0.875, 0.9),
+    "shuffled": AnswerScores(200, 0.331, 0.35),
+    "blind": AnswerScores(200, 0.412, 0.42),
+}
+ANSWERS = AnswerMetrics(**SCORES, bleu=0.123, rouge_l=0.456, loss=0.25, perplexity=1.284, kinds={"count": SCORES})
+GALLERY = Gallery(
+    questions=(
+        AnsweredQuestion("data:image/png;base64,AAAA", "how many?", "three", "three", right=True),
+        AnsweredQuestion(None, f"what is {EVIL}?", "red", "", right=False),
+    )
+)
+EVALUATION = Evaluation("shapes, test split", 100, 200, 50, answers=ANSWERS, gallery=GALLERY)
+BLIND = replace(EVALUATION, answers=replace(ANSWERS, shuffled=SCORES["model"]))
+WARNING = "not looking"
+
+
+def page(tmp_path: Path, evaluation: Evaluation) -> str:
+    save_evaluation(evaluation, tmp_path)
+    (tmp_path / "config.yaml").write_text(to_yaml(ExperimentConfig(name="asked")))
+    return write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def table(evaluation: Evaluation) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_results(evaluation, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def card(evaluation: Evaluation) -> str:
+    environment = {"started": "now", "command": ["impresa"], "seed": 0, "impresa": "1", "python": "3", "git": None}
+    config = load_experiment("shapes_vqa_trm", [])
+    return model_card(config, evaluation, {**environment, "packages": {"torch": "2"}}, Path("runs/a"), 12345)
+
+
+def test_the_report_shows_all_figures(tmp_path: Path) -> None:
+    text = page(tmp_path, EVALUATION)
+    figures = ("87.5%", "90.0%", "33.1%", "41.2%", "1.28", "0.123", "0.456", "200 questions about 100 images")
+    assert [part for part in figures if part not in text] == []
+    assert [part for part in ("other images", "most frequent answer", "count") if part not in text] == []
+    assert WARNING not in text
+    assert "What an image finds" not in text
+
+
+def test_the_report_shows_examples_with_what_would_be_right(tmp_path: Path) -> None:
+    text = page(tmp_path, EVALUATION)
+    assert text.count("✓") == text.count("✗") == 1
+    assert "Right: red" in text
+    assert "(nothing)" in text
+    assert "data:image/png;base64,AAAA" in text
+    assert EVIL not in text
+    assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("told", [table, card])
+def test_table_and_card_show_the_figures(told: object) -> None:
+    text = told(EVALUATION)  # type: ignore[operator]
+    assert [part for part in ("87.5%", "33.1%", "41.2%", "count", "1.28") if part not in text] == []
+    assert WARNING not in text
+
+
+def test_a_model_that_does_not_look_is_told_everywhere(tmp_path: Path) -> None:
+    assert all(WARNING in text for text in (page(tmp_path, BLIND), table(BLIND), card(BLIND)))
+
+
+def test_without_training_data_there_is_no_most_frequent_answer(tmp_path: Path) -> None:
+    pairs = {name: scores for name, scores in SCORES.items() if name != "blind"}
+    alone = replace(EVALUATION, answers=replace(ANSWERS, blind=None, kinds={"count": pairs}))
+    assert '<th scope="row">most frequent answer</th>' not in page(tmp_path, alone)
+    assert "41.2%" not in page(tmp_path, alone)
+    assert "most frequent answer" not in table(alone)
+
+
+def test_the_card_says_how_to_ask() -> None:
+    text = card(EVALUATION)
+    for part in ("visual-question-answering", "Answers questions about images.", "model.ask(", "model.caption("):
+        assert part in text
+    assert "encode_image" not in text
+    assert "impresa.load('runs/a')" in text
