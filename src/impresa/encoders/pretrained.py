@@ -63,14 +63,23 @@ class PretrainedBackbone(nn.Module):
         """Forget how to make the summary, when nobody reads it, so that no weight is left without a gradient."""
         self.pooler = None
 
+    @property
+    def has_block_to_spare(self) -> bool:
+        """Whether the model has a stack of more than one block."""
+        return len(self._blocks()) > 1
+
+    def _blocks(self) -> nn.ModuleList | nn.Sequential:
+        """The longest stack of modules, which is that of the blocks."""
+        stacks = [module for module in self.model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+        return max(stacks, key=len, default=nn.ModuleList())
+
     def drop_last_block(self) -> None:
         """Leave the last block out from now on.
 
         Raises:
             ConfigError: the model has no stack of blocks, or a single one.
         """
-        stacks = [module for module in self.model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
-        blocks = max(stacks, key=len, default=nn.ModuleList())
+        blocks = self._blocks()
         if len(blocks) < 2:
             raise ConfigError(f"decoder.prefix_layer: {type(self.model).__name__} has no block to spare; use last")
         del blocks[-1]

@@ -81,6 +81,11 @@ class VisionTransformer(nn.Module):
             return Features(summary=self.transformer(x, only=first).squeeze(1))
         return self._split(self.transformer(x))
 
+    @property
+    def has_block_to_spare(self) -> bool:
+        """Whether there is more than one block."""
+        return len(self.transformer.blocks) > 1
+
     def drop_last_block(self) -> None:
         """Leave the last block out from now on.
 

@@ -115,7 +115,7 @@ def _build_decoder(config: ExperimentConfig, decoder: DecoderConfig, vocab_size:
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
     match decoder.prefix_layer:
         case "auto":
-            return tower.is_frozen and tower.sums_up_in_cls
+            return tower.is_frozen and tower.sums_up_in_cls and tower.backbone.has_block_to_spare
         case layer:
             return layer == "penultimate"
 
