@@ -106,8 +106,8 @@ class DatasetConfig:
     """Width and height in pixels of the square that the image encoder sees."""
     augmentation: Augmentation = "clip"
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
-    because captions say left and right), `strong` (rotated, sheared, zoomed and shifted a little, other brightness and
-    contrast). Validation images are never augmented."""
+    because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
+    brightness and contrast). Validation images are never augmented."""
     caption_dropout: Rate = 0.0
     """Probability of dropping each word of a training caption."""
     num_workers: CountOrZero = 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import cos, exp, log, radians, sin, sqrt, tan
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from impresa.config.experiment import Augmentation
@@ -20,6 +21,8 @@ _STRONG_SHEAR_DEGREES = 12.0
 _STRONG_ZOOM = 0.2
 _STRONG_SHIFT = 0.1
 _STRONG_LIGHT = 0.2
+_STRONG_CELLS = 3
+_STRONG_BEND = 0.06
 
 
 def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
@@ -29,8 +32,9 @@ def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.ran
     - `clip`: a random crop with 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip
       trains, resized to (size, size).
     - `strong`: the centre square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
-      shifted by up to a tenth of the side, with brightness and contrast changed by up to a fifth; (size, size). What
-      comes in from outside the picture has the mean colour of its edge.
+      shifted by up to a tenth of the side, bent (the nodes of a mesh of 3 x 3 cells move by up to 6% of the side, after
+      the elastic distortions of Simard et al. 2003), with brightness and contrast changed by up to a fifth;
+      (size, size). What comes in from outside the picture has the mean colour of its edge.
     """
     match kind:
         case "none":
@@ -65,24 +69,40 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Rotate, shear, zoom and shift a square image around its centre."""
+    """Rotate, shear, zoom and shift a square image around its centre, and bend it."""
     size = image.width
     angle = radians(generator.uniform(-_STRONG_ROTATION_DEGREES, _STRONG_ROTATION_DEGREES))
     shear = tan(radians(generator.uniform(-_STRONG_SHEAR_DEGREES, _STRONG_SHEAR_DEGREES)))
     zoom_x, zoom_y = generator.uniform(1 - _STRONG_ZOOM, 1 + _STRONG_ZOOM, 2)
-    shift_x, shift_y = generator.uniform(-_STRONG_SHIFT, _STRONG_SHIFT, 2) * size
-    # Pillow asks for the way back: where in the image each pixel of the result comes from.
-    a, b = zoom_x * cos(angle), zoom_x * (shear * cos(angle) - sin(angle))
-    c, d = zoom_y * sin(angle), zoom_y * (shear * sin(angle) + cos(angle))
+    shift = generator.uniform(-_STRONG_SHIFT, _STRONG_SHIFT, 2) * size
+    # Pillow asks for the way back: where in the image each point of the result comes from.
+    back = np.array(
+        [
+            [zoom_x * cos(angle), zoom_x * (shear * cos(angle) - sin(angle))],
+            [zoom_y * sin(angle), zoom_y * (shear * sin(angle) + cos(angle))],
+        ]
+    )
+    lines = np.linspace(0, size, _STRONG_CELLS + 1).round().astype(int)
+    points = np.stack(np.meshgrid(lines, lines), axis=-1)  # (rows, columns, 2), as x and y
     centre = size / 2
-    back = (a, b, centre - (a + b) * centre + shift_x, c, d, centre - (c + d) * centre + shift_y)
+    origins = (points - centre) @ back.T + centre + shift
+    origins += generator.uniform(-_STRONG_BEND, _STRONG_BEND, origins.shape) * size
     return image.transform(
         image.size,
-        Image.Transform.AFFINE,
-        back,
+        Image.Transform.MESH,
+        [_cell(lines, origins, row, column) for row in range(_STRONG_CELLS) for column in range(_STRONG_CELLS)],
         resample=Image.Resampling.BICUBIC,
         fillcolor=_edge_colour(image),
     )
+
+
+def _cell(
+    lines: NDArray[np.int64], origins: NDArray[np.float64], row: int, column: int
+) -> tuple[tuple[int, int, int, int], tuple[float, ...]]:
+    """One cell of the mesh: its box in the result, and where the corners of it come from, against the clock."""
+    box = (int(lines[column]), int(lines[row]), int(lines[column + 1]), int(lines[row + 1]))
+    corners = (origins[row, column], origins[row + 1, column], origins[row + 1, column + 1], origins[row, column + 1])
+    return box, tuple(float(value) for corner in corners for value in corner)
 
 
 def _edge_colour(image: Image.Image) -> tuple[int, ...]:
