@@ -75,3 +75,16 @@ def test_strong_views_have_other_light_but_the_same_hue() -> None:
     assert np.ptp(colours[:, 0]) > 20
     assert (colours[:, 0] > colours[:, 1]).all()
     assert (colours[:, 1] > colours[:, 2]).all()
+
+
+def test_strong_views_bend_straight_lines() -> None:
+    """Turning, shearing and zooming keep the middle of a line in the middle; bending does not."""
+    dots = []
+    for x in (16, 32, 48):
+        image = Image.new("RGB", (64, 64))
+        image.paste((255, 255, 255), (x - 3, 29, x + 3, 35))
+        dots.append(np.array([_offset(augment(image, "strong", 64, np.random.default_rng(i))) for i in range(20)]))
+    left, middle, right = dots
+    off = np.linalg.norm(middle - (left + right) / 2, axis=1)
+    assert np.median(off) > 0.7
+    assert off.max() < 0.1 * 64
