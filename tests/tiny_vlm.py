@@ -27,8 +27,8 @@ SIZE = 16
 """Side of the images."""
 TRM = (
     *("decoder.type=trm", "decoder.dim=16", "decoder.num_heads=2", "decoder.mlp_ratio=2", "decoder.vocab_size=300"),
-    *("decoder.recursion.num_layers=1", "decoder.recursion.num_steps=1", "decoder.recursion.dropout=0"),
-    *("decoder.max_len=48", "decoder.generation.max_new_tokens=6"),
+    *("decoder.recursion.num_layers=1", "decoder.recursion.num_cycles=2", "decoder.recursion.num_steps=1"),
+    *("decoder.recursion.dropout=0", "decoder.max_len=48", "decoder.generation.max_new_tokens=6"),
 )
 SMALL = (
     *("dataset.image_size=16", "dataset.batch_size=6", "dataset.augmentation=none", "dataset.num_workers=0"),

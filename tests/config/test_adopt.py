@@ -44,11 +44,11 @@ def refusal(config: ExperimentConfig) -> tuple[str, ...]:
 
 
 def test_the_tower_and_the_image_size_are_those_of_the_run(run_dir: Path) -> None:
-    config = adopt_towers(asking(run_dir))
+    config = adopt_towers(asking(run_dir, "dataset.batch_size=17"))
     theirs = tiny_experiment()
     assert config.vision_encoder == replace(theirs.vision_encoder, checkpoint=str(run_dir))
     assert config.dataset.image_size == 16
-    assert config.dataset.batch_size == 128
+    assert config.dataset.batch_size == 17
     assert validate(config) == config
 
 

@@ -127,16 +127,16 @@ def test_the_run_keeps_preprocessing_golden_sounds_and_figures(tmp_path: Path) -
 
 
 def test_a_run_whose_hearing_has_changed_is_refused(tmp_path: Path) -> None:
-    from impresa import checkpoint
+    from impresa.manifest import checksum
 
     folder = shutil.copytree(run(), tmp_path / "run")
     (folder / "preprocessing.json").write_text(
         json.dumps({**json.loads((folder / "preprocessing.json").read_text()), "audio": {"max_seconds": 0.05}})
     )
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["sha256"]["preprocessing.json"] = checkpoint._checksum(folder / "preprocessing.json")
+    manifest["sha256"]["preprocessing.json"] = checksum(folder / "preprocessing.json")
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="embeddings differ from those of the training"):
+    with pytest.raises(CheckpointError, match="outputs differ from those of the training"):
         impresa.load(folder, "cpu")
 
 

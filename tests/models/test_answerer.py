@@ -158,13 +158,15 @@ def test_a_fault_in_the_stream_is_raised_where_it_is_read(model: AnsweringModel)
 
 
 def test_what_was_said_before_counts(model: AnsweringModel) -> None:
-    alone = "".join(model.stream(picture(0), "where is it?"))
     said = (Turn("what is there?", "a red circle"),)
-    after = "".join(model.stream(picture(0), "where is it?", turns=said))
-    prompt = model.chat.prompt(said, "where is it?", model.max_len)
-    prefix = model._prefix([picture(0)], None)
-    assert model.answer(prefix, torch.tensor([0]), [prompt]) == [after]
-    assert after != alone
+    changed = []
+    for number, question in enumerate(QUESTIONS):
+        image = picture(number)
+        alone, after = ("".join(model.stream(image, question, turns=turns)) for turns in ((), said))
+        prompt = model.chat.prompt(said, question, model.max_len)
+        assert model.answer(model._prefix([image], None), torch.tensor([0]), [prompt]) == [after]
+        changed.append(after != alone)
+    assert any(changed)
 
 
 def test_the_runs_generation_settings_are_the_defaults() -> None:
