@@ -377,8 +377,8 @@ class LossConfig:
     negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have
     identical embeddings (no dropout of words or activations); to `siglip` it never is."""
     row_chunk: Count | None = None
-    """Rows of the batch's similarity matrix that are held at a time. null: all; a number saves memory at large batches
-    and costs a third more work in the loss."""
+    """Rows, and columns, of the batch's similarity matrix that are held at a time. null: those of the wide prefixes are
+    kept whole; a number saves memory at large batches and costs a third more work in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

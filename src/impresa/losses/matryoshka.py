@@ -12,10 +12,11 @@ processes that are gathered).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,12 @@ from torch.autograd.function import once_differentiable
 
 from impresa.losses.clip import EPS, at_least_float32
 from impresa.losses.gather import gather_rows, row_layout
-from impresa.losses.objectives import InfoNCE, Objective, Sigmoid, Targets
+from impresa.losses.objectives import InfoNCE, Objective, Sigmoid, Targets, Tile
+
+CHEAP_WIDTH = 1 / 4
+"""Prefixes up to this share of the widest are computed anew in the backward pass: at most a twelfth more work."""
+SMALLEST_TILE, TILES_PER_SIDE = 256, 3
+"""Without `row_chunk` the backward pass goes through the similarity matrix in 3 x 3 tiles, of no less than 256 rows."""
 
 
 def matryoshka_clip_loss(
@@ -47,8 +53,9 @@ def matryoshka_clip_loss(
         dims: K different prefix lengths, at most E, in any order.
         labels: (B,) int64; rows with equal labels are right answers to each other, with equal shares of the target.
             None: each row has one right answer.
-        row_chunk: hold so many rows of the similarity matrix at a time and compute them anew in the backward pass: a
-            third more multiplications, but memory for K * row_chunk * B similarities instead of K * B * B.
+        row_chunk: hold so many rows by as many columns of the similarity matrix at a time and compute them anew in the
+            backward pass: a third more multiplications, and no memory that grows with B * B. None: keep the
+            similarities of the wide prefixes, and compute those of prefixes up to a quarter of the widest anew.
         gather: contrast with the rows of all processes (see `impresa.losses.gather`).
 
     Returns:
@@ -111,10 +118,14 @@ class _Plan:
     objective: Objective
     targets: Targets
     slices: list[slice]
-    """The columns that each prefix adds to the next shorter one."""
-    row_chunk: int | None
-    keep: bool
-    """Keep the logits for the backward pass instead of computing them anew."""
+    """The columns of the embeddings that each prefix adds to the next shorter one."""
+    num_anew: int
+    """How many prefixes, the shortest, have their logits computed anew in the backward pass; those of the others are
+    kept."""
+    groups: list[range]
+    """Prefixes whose logits the backward pass has at once, from the longest on."""
+    tile_size: int
+    """Most rows and columns of a tile of the similarity matrix in the backward pass."""
 
     @property
     def factor(self) -> float:
@@ -132,10 +143,22 @@ def _prefix_losses(
     if row_chunk is not None and row_chunk < 1:
         raise ValueError(f"row_chunk: {row_chunk} must be at least 1, or None")
     slices = [slice(start, stop) for start, stop in pairwise([0, *ascending])]
-    keep = row_chunk is None and torch.is_grad_enabled()
-    plan = _Plan(objective, rows.targets, slices, row_chunk, keep)
+    plan = _Plan(objective, rows.targets, slices, *_tiling(rows, ascending, row_chunk))
     losses: Tensor = _PrefixLosses.apply(rows.a, rows.b, at_least_float32(torch.stack([scale, bias])), plan)
     return losses[[ascending.index(d) for d in dims]]
+
+
+def _tiling(rows: _Rows, ascending: Sequence[int], row_chunk: int | None) -> tuple[int, list[range], int]:
+    """`num_anew`, `groups` and `tile_size` of a plan."""
+    whole, count = max(len(rows.a), len(rows.b)), len(ascending)
+    size = row_chunk or max(SMALLEST_TILE, math.ceil(whole / TILES_PER_SIDE))
+    if row_chunk is None and torch.is_grad_enabled():
+        num_anew = sum(d <= ascending[-1] * CHEAP_WIDTH for d in ascending) if size < whole else 0
+        split = num_anew
+    else:
+        # Half of the prefixes at a time need half the memory; the shorter half is multiplied a second time.
+        num_anew, split = count, count // 2
+    return num_anew, [range(split, count), range(split)], size
 
 
 class _PrefixLosses(torch.autograd.Function):
@@ -147,66 +170,89 @@ class _PrefixLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale_and_bias: Tensor, plan: _Plan) -> Tensor:
         scale = scale_and_bias[0] * plan.objective.unit
-        inverse_norms = _inverse_norms(a, plan.slices), _inverse_norms(b, plan.slices)
-        kept = []
-        for block in plan.targets.blocks(a, plan.row_chunk):
-            logits = _logits(a, b, scale, inverse_norms, rows=block.rows, slices=plan.slices)
-            scratch = a.new_empty(block.rows.stop - block.rows.start, len(b))
-            for k, x in enumerate(logits):
-                plan.objective.observe(k, block, x, scratch)
-                if plan.keep:
-                    kept.append(x)
-        ctx.save_for_backward(a, b, scale, *inverse_norms)
-        ctx.plan, ctx.kept = plan, kept
+        similarities = _Similarities(a, b, scale, _inverse_norms(a, plan.slices), _inverse_norms(b, plan.slices))
+        kept = a.new_empty(len(plan.slices) - plan.num_anew, len(a), len(b))
+        for tile in plan.targets.tiles(a, 2 * plan.tile_size):  # there are no gradients yet: larger tiles have room
+            dots, scratch, not_kept = a.new_empty(3, *tile.shape)
+            for k in range(len(plan.slices)):
+                x = kept[k - plan.num_anew, tile.rows, tile.columns] if k >= plan.num_anew else not_kept
+                similarities.write(k, plan.slices[k], tile, dots, out=x)
+                plan.objective.observe(k, tile, x, scratch)
+        ctx.save_for_backward(kept, *similarities)
+        ctx.plan = plan
         return plan.objective.sums(plan.targets.layout) * plan.factor
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
         plan: _Plan = ctx.plan
-        a, b, scale, inverse_a, inverse_b = ctx.saved_tensors
+        kept, *inputs = ctx.saved_tensors
+        a, b, scale, inverse_a, inverse_b = similarities = _Similarities(*inputs)
         grad_a = torch.zeros_like(a) if ctx.needs_input_grad[0] else None
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(scale)
         weights = upstream * plan.factor
         # Sums of gradient * logit, over the columns for each row of a prefix and over the rows for each column.
         sums_a, sums_b = torch.zeros_like(inverse_a), torch.zeros_like(inverse_b)
-        for block in plan.targets.blocks(a, plan.row_chunk):
-            rows = block.rows
-            logits = ctx.kept or list(_logits(a, b, scale, (inverse_a, inverse_b), rows=rows, slices=plan.slices))
-            gradient, scratch, collected = (torch.zeros_like(logits[0]) for _ in range(3))
-            for k in reversed(range(len(plan.slices))):
-                x, added = logits.pop(), plan.slices[k]
-                plan.objective.gradient(k, block, x, gradient, scratch)
-                x *= gradient
-                sums_a[k, rows] = x.sum(dim=1) * weights[k]
-                sums_b[k] += x.sum(dim=0) * weights[k]
-                grad_bias += gradient.sum() * weights[k]
-                collected += gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
-                if grad_a is not None:
-                    torch.mm(collected, b[:, added], out=grad_a[rows, added])
-                if grad_b is not None:
-                    grad_b[:, added].addmm_(collected.T, a[rows, added])
+        size = min(plan.tile_size, len(a)) * min(plan.tile_size, len(b))
+        most_anew = max((len(group) for group in plan.groups if group.start < plan.num_anew), default=0)
+        buffers = a.new_empty(3 + most_anew, size)
+        for tile in plan.targets.tiles(a, plan.tile_size):
+            rows, columns = tile.rows, tile.columns
+            gradient, collected, scratch, *logits = buffers[:, : math.prod(tile.shape)].view(-1, *tile.shape)
+            collected.zero_()
+            for group in plan.groups:
+                if group.start < plan.num_anew:
+                    for k in range(group.stop):
+                        out = logits[k - group.start] if k in group else None
+                        similarities.write(k, plan.slices[k], tile, scratch, out=out)
+                for k in reversed(group):
+                    x = logits[k - group.start] if k < plan.num_anew else kept[k - plan.num_anew, rows, columns]
+                    plan.objective.gradient(k, tile, x, gradient, scratch)
+                    torch.mul(x, gradient, out=scratch)
+                    sums_a[k, rows] += scratch.sum(dim=1) * weights[k]
+                    sums_b[k, columns] += scratch.sum(dim=0) * weights[k]
+                    grad_bias += gradient.sum() * weights[k]
+                    gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None])
+                    collected.addcmul_(gradient, inverse_b[k, columns])
+                    added = plan.slices[k]
+                    if grad_a is not None:
+                        grad_a[rows, added].addmm_(collected, b[columns, added])
+                    if grad_b is not None:
+                        grad_b[columns, added].addmm_(collected.T, a[rows, added])
         _add_norm_gradient(grad_a, a, sums_a, inverse_a, plan.slices)
         _add_norm_gradient(grad_b, b, sums_b, inverse_b, plan.slices)
         return grad_a, grad_b, torch.stack([sums_a.sum() * (plan.objective.unit / scale), grad_bias]), None
+
+
+class _Similarities(NamedTuple):
+    """What the scaled cosines of all prefixes follow from."""
+
+    a: Tensor
+    """(n, E)"""
+    b: Tensor
+    """(m, E)"""
+    scale: Tensor
+    inverse_a: Tensor
+    """(K, n) one over the norm of each prefix."""
+    inverse_b: Tensor
+    """(K, m)"""
+
+    def write(self, k: int, added: slice, tile: Tile, dots: Tensor, out: Tensor | None) -> None:
+        """Write those of prefix k in a tile to `out`, if given; prefixes come in turn, from the shortest on.
+
+        `dots` collects the dot products from prefix to prefix, of the columns that each has `added`; norms come last.
+        """
+        torch.addmm(dots, self.a[tile.rows, added], self.b[tile.columns, added].T, beta=min(k, 1), out=dots)
+        if out is not None:
+            torch.mul(dots, (self.scale * self.inverse_a[k, tile.rows])[:, None], out=out)
+            out *= self.inverse_b[k, tile.columns]
 
 
 def _inverse_norms(x: Tensor, slices: Sequence[slice]) -> Tensor:
     """(n, E) -> (K, n): one over the norm of each prefix, at most one over `EPS`."""
     squares = torch.stack([torch.linalg.vector_norm(x[:, added], dim=1).square() for added in slices])
     return squares.cumsum(dim=0).sqrt_().clamp_(min=EPS).reciprocal_()
-
-
-def _logits(
-    a: Tensor, b: Tensor, scale: Tensor, inverse_norms: tuple[Tensor, Tensor], *, rows: slice, slices: Sequence[slice]
-) -> Iterator[Tensor]:
-    """Scaled cosines (rows, m) of each prefix, from the shortest on: dot products add up, norms come last."""
-    inverse_a, inverse_b = inverse_norms
-    dots = a.new_zeros(rows.stop - rows.start, len(b))
-    for k, added in enumerate(slices):
-        dots.addmm_(a[rows, added], b[:, added].T)
-        yield torch.mul(dots, (scale * inverse_a[k, rows])[:, None]).mul_(inverse_b[k])
 
 
 def _add_norm_gradient(

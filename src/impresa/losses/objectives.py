@@ -1,9 +1,8 @@
-"""Contrastive objectives that read the similarity matrix in blocks of rows: once for the value, once for the gradient.
+"""Contrastive objectives that read the similarity matrix in tiles: once for the value, once for the gradient.
 
-They know nothing of embeddings. `impresa.losses.matryoshka` hands them the logits of every prefix, block by block, and
-never needs more than a block of them at a time.
+They know nothing of embeddings. `impresa.losses.matryoshka` hands them the logits of every prefix, tile by tile.
 
-Letters of shapes: K prefixes, n rows (those of this process), m columns (those of all processes), r rows of a block.
+Letters of shapes: K prefixes, n rows (those of this process), m columns (those of all processes), r by c a tile.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Protocol
 
 import torch
@@ -22,15 +21,21 @@ from impresa.losses.gather import RowLayout, from_all
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some rows of the similarity matrix, and where the right answers are in them."""
+class Tile:
+    """Some rows by some columns of the similarity matrix, and where the right answers are in it."""
 
     rows: slice
     """Which of the n rows."""
+    columns: slice
+    """Which of the m columns."""
     right: tuple[Tensor, Tensor]
-    """Row within the block and column of each right answer."""
+    """Row and column within the tile of each right answer."""
     shares: Tensor
-    """For each right answer, one over the number of them in its row."""
+    """For each right answer, one over the number of them in its whole row."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,32 @@ class Targets:
     column_labels: Tensor | None
     """(m,); equal labels belong together."""
 
-    def blocks(self, like: Tensor, size: int | None) -> Iterator[Block]:
-        """Blocks of at most `size` rows (None: all) that cover the rows of `like`; none if it has no rows."""
-        num_rows = len(like)
-        step = size or max(num_rows, 1)
-        for start in range(0, num_rows, step):
-            rows = slice(start, min(start + step, num_rows))
-            right, shares = self._right_answers(rows, like)
-            yield Block(rows, right, shares)
+    def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
+        """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
+        for rows in _spans(len(like), size):
+            for columns in _spans(self.layout.total, size):
+                yield Tile(rows, columns, *self._right_answers(rows, columns, like))
 
-    def _right_answers(self, rows: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         if self.row_labels is None or self.column_labels is None:
-            row = torch.arange(rows.stop - rows.start, device=like.device)
-            return (row, row + (self.layout.offset + rows.start)), like.new_ones(len(row))
-        same = self.row_labels[rows, None] == self.column_labels
-        row, column = same.nonzero(as_tuple=True)
-        return (row, column), same.sum(dim=1)[row].to(like.dtype).reciprocal()
+            offset = self.layout.offset
+            first, last = max(rows.start, columns.start - offset), min(rows.stop, columns.stop - offset)
+            own = torch.arange(first, max(first, last), device=like.device)
+            return (own - rows.start, own + (offset - columns.start)), like.new_ones(len(own))
+        row, column = (self.row_labels[rows, None] == self.column_labels[columns]).nonzero(as_tuple=True)
+        return (row, column), self._right_in_row[rows][row].to(like.dtype).reciprocal()
+
+    @cached_property
+    def _right_in_row(self) -> Tensor:
+        """(n,) how many columns are right answers to each row."""
+        assert self.row_labels is not None
+        assert self.column_labels is not None
+        labels, counts = self.column_labels.unique(return_counts=True)
+        return counts[torch.searchsorted(labels, self.row_labels)]
+
+
+def _spans(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 class Objective(Protocol):
@@ -70,13 +85,13 @@ class Objective(Protocol):
     factor: float
     """What `sums` is multiplied by to be a sum of nats over rows."""
 
-    def observe(self, k: int, block: Block, x: Tensor, scratch: Tensor) -> None:
-        """Take in the logits `x` (r, m) of prefix k in a block."""
+    def observe(self, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
+        """Take in the logits `x` (r, c) of prefix k in a tile."""
 
     def sums(self, layout: RowLayout) -> Tensor:
-        """(K,) losses summed over the rows of this process, once all blocks were observed."""
+        """(K,) losses summed over the rows of this process, once all tiles were observed."""
 
-    def gradient(self, k: int, block: Block, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+    def gradient(self, k: int, tile: Tile, x: Tensor, out: Tensor, scratch: Tensor) -> None:
         """Write the derivative of `sums`, added up over all processes, by `x` to `out`."""
 
 
@@ -92,24 +107,24 @@ class InfoNCE:
     factor = math.log(2) / 2
 
     def __init__(self, num_prefixes: int, num_rows: int, num_columns: int, like: Tensor) -> None:
-        self._along_rows = like.new_empty(num_prefixes, num_rows)
+        self._along_rows = like.new_full((num_prefixes, num_rows), float("-inf"))
         self._along_columns = like.new_full((num_prefixes, num_columns), float("-inf"))
         self._right = like.new_zeros(num_prefixes)
 
-    def observe(self, k: int, block: Block, x: Tensor, scratch: Tensor) -> None:
-        self._along_rows[k, block.rows] = _log2_of_sum(x, 1, scratch)
-        self._along_columns[k] = torch.logaddexp2(self._along_columns[k], _log2_of_sum(x, 0, scratch))
-        self._right[k] += (x[block.right] * block.shares).sum()
+    def observe(self, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
+        for sums, dim in ((self._along_rows[k, tile.rows], 1), (self._along_columns[k, tile.columns], 0)):
+            torch.logaddexp2(sums, _log2_of_sum(x, dim, scratch), out=sums)
+        self._right[k] += (x[tile.right] * tile.shares).sum()
 
     def sums(self, layout: RowLayout) -> Tensor:
         self._along_columns = reduce(torch.logaddexp2, from_all(self._along_columns, layout))
         own = slice(layout.offset, layout.offset + self._along_rows.shape[1])
         return self._along_rows.sum(dim=1) + self._along_columns[:, own].sum(dim=1) - 2 * self._right
 
-    def gradient(self, k: int, block: Block, x: Tensor, out: Tensor, scratch: Tensor) -> None:
-        torch.sub(x, self._along_rows[k, block.rows, None], out=out).exp2_()
-        out += torch.sub(x, self._along_columns[k], out=scratch).exp2_()
-        out[block.right] -= 2 * block.shares
+    def gradient(self, k: int, tile: Tile, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+        torch.sub(x, self._along_rows[k, tile.rows, None], out=out).exp2_()
+        out += torch.sub(x, self._along_columns[k, tile.columns], out=scratch).exp2_()
+        out[tile.right] -= 2 * tile.shares
 
 
 class Sigmoid:
@@ -122,20 +137,20 @@ class Sigmoid:
         self._bias = bias
         self._sums = bias.new_zeros(num_prefixes)
 
-    def observe(self, k: int, block: Block, x: Tensor, scratch: Tensor) -> None:
-        self._sums[k] += F.softplus(self._error(block, x, scratch)).sum()
+    def observe(self, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
+        self._sums[k] += F.softplus(self._error(tile, x, scratch)).sum()
 
     def sums(self, layout: RowLayout) -> Tensor:
         return self._sums
 
-    def gradient(self, k: int, block: Block, x: Tensor, out: Tensor, scratch: Tensor) -> None:
-        self._error(block, x, out).sigmoid_()
-        out[block.right] *= -1
+    def gradient(self, k: int, tile: Tile, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+        self._error(tile, x, out).sigmoid_()
+        out[tile.right] *= -1
 
-    def _error(self, block: Block, x: Tensor, out: Tensor) -> Tensor:
+    def _error(self, tile: Tile, x: Tensor, out: Tensor) -> Tensor:
         """Logits of being wrong about each pair: the loss is their softplus, with no small difference of large sums."""
         torch.add(x, self._bias, out=out)
-        out[block.right] *= -1
+        out[tile.right] *= -1
         return out
 
 
