@@ -15,15 +15,12 @@ gradients, and our texts trimmed and padded are compared before anything is time
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import largest_difference, machine, measure, report
+from timing import command, largest_difference, measure, report, store
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -216,10 +213,7 @@ def matters(name: str, gradient: Tensor) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
-    given = parser.parse_args(arguments)
+    given = command(__doc__).parse_args(arguments)
     torch.set_num_threads(1)
     sizes, repeats = (QUICK, 1) if given.quick else (Sizes(), 7)
     figures: dict[str, Any] = {}
@@ -241,8 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("largest relative differences: " + ", ".join(f"{key} {value:.1e}" for key, value in differences.items()))
         found = {name: asdict(cost) for name, cost in costs.items()}
         figures[captions] = {"title": title, "costs": found, "differences": differences}
-    if given.output is not None:
-        given.output.write_text(json.dumps({**machine(), **figures}, indent=2) + "\n")
+    store(given.output, figures)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,17 @@ the cache before anything is timed. Takes about two minutes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from timing import machine
+from timing import command, store
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
@@ -186,10 +183,7 @@ def report(title: str, growths: dict[str, dict[str, Growth]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
-    given = parser.parse_args(arguments)
+    given = command(__doc__).parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes, repeats = (QUICK, 1) if given.quick else (Sizes(), 7)
@@ -199,12 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     growths = measure_growth(texts, repeats)
     title = f"generation, tokens {sizes.early[0]} to {sizes.early[1]} and {sizes.late[0]} to {sizes.late[1]}"
     report(title, growths)
-    if given.output is not None:
-        figures = {
-            name: {how: {**asdict(growth), "ratio": growth.ratio} for how, growth in both.items()}
-            for name, both in growths.items()
-        }
-        given.output.write_text(json.dumps({"title": title, **machine(), "decoders": figures}, indent=2) + "\n")
+    figures = {
+        name: {how: {**asdict(growth), "ratio": growth.ratio} for how, growth in both.items()}
+        for name, both in growths.items()
+    }
+    store(given.output, {"title": title, "decoders": figures})
 
 
 if __name__ == "__main__":

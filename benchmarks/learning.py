@@ -1,21 +1,20 @@
 """What the switches of alignment learn in equal steps: Perceiver, SigLIP and Matryoshka against their plain forms.
 
-    python benchmarks/learning.py perceiver | frozen | siglip | matryoshka  [--seeds 3] [--steps 300]
+    python benchmarks/learning.py perceiver | frozen | siglip | matryoshka  [--seeds 3] [--steps 300] [--output FILE]
 
 Small towers on the embedded scenes (48 pixels, batch 128, memory off), tested on scenes whose pairs of colour and shape
 were never trained. Where learning rates are compared, each form has the best of the same small grid. R@1 is the mean of
-both directions. Results go to benchmarks/results/learning-NAME.json.
+both directions.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
 
 import torch
+from timing import command, store
 
 from impresa.config import load_experiment
 from impresa.config.experiment import ExperimentConfig
@@ -30,7 +29,6 @@ from impresa.training.parts import build_parts
 from impresa.training.plan import make_plan
 from impresa.training.schedule import make_schedule
 
-RESULTS = Path(__file__).parent / "results"
 PLAIN = ("vision_encoder.memory.enabled=false", "dataset.batch_size=128", "optimization.clip_grad=1.0")
 ATTENTION = ("vision_encoder.use_attention_pooling=true",)
 PERCEIVER = (
@@ -142,12 +140,14 @@ def frozen_backbone(args: argparse.Namespace) -> Callable[[AlignmentModel], None
     return prepare
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command(__doc__)
     parser.add_argument("name", choices=("perceiver", "frozen", "siglip", "matryoshka"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.seeds, args.steps = 1, 2
     args.prepare = None
     match args.name:
         case "perceiver" | "frozen":
@@ -166,10 +166,7 @@ def main() -> None:
             ratio = best(found["matryoshka"], "r_at_1_eighth") / best(found["matryoshka"])
             cut = best(found["plain"], "r_at_1_eighth") / best(found["plain"])
             print(f"an eighth of the width keeps {ratio:.0%} of R@1, by plain cutting {cut:.0%}")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"learning-{args.name}.json"
-    path.write_text(json.dumps({"steps": args.steps, "ratio": ratio, "runs": found}, indent=2) + "\n")
-    print(path)
+    store(args.output, {"steps": args.steps, "ratio": ratio, "runs": found})
 
 
 if __name__ == "__main__":

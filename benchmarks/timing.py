@@ -7,6 +7,7 @@ process's CPU time, which on one thread is the time that passes, without what ot
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import platform
@@ -108,6 +109,16 @@ def report(title: str, costs: Mapping[str, Cost], peers: Sequence[str]) -> None:
     Console(width=160).print(table)
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    return {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+def command(doc: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have; the first line of `doc` says what one is for."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
+    return parser
+
+
+def store(output: Path | None, figures: Mapping[str, object]) -> None:
+    """Write the figures and what they were measured on to a JSON file, if one is named."""
+    if output is not None:
+        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        output.write_text(json.dumps({**machine, **figures}, indent=2) + "\n")

@@ -15,16 +15,13 @@ anything is timed. LoRA's dropout is off, so that they can be. Takes about ten m
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Cost, largest_difference, machine, measure, report
+from timing import Cost, command, largest_difference, measure, report, store
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
@@ -133,10 +130,7 @@ def compare(sizes: Sizes, repeats: int) -> tuple[dict[str, Cost], dict[str, floa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
-    given = parser.parse_args(arguments)
+    given = command(__doc__).parse_args(arguments)
     torch.set_num_threads(1)
     base, deep, repeats = (QUICK, 3, 1) if given.quick else (Sizes(), 24, 7)
     figures: dict[str, Any] = {}
@@ -148,8 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"largest relative difference of loss and gradients: {max(differences.values()):.1e}")
         found = {name: asdict(cost) for name, cost in costs.items()}
         figures[f"{layers} layers"] = {"title": title, "repeats": rounds, "costs": found, "differences": differences}
-    if given.output is not None:
-        given.output.write_text(json.dumps({**machine(), **figures}, indent=2) + "\n")
+    store(given.output, figures)
 
 
 if __name__ == "__main__":

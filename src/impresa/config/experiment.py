@@ -366,7 +366,9 @@ class LossConfig:
     siglip_bias: Literal["auto"] | Float = "auto"
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
-    """Gather embeddings over all processes, so that each sees the whole batch's negatives. Validation never gathers."""
+    """Gather embeddings over all processes, so that each sees the whole batch's negatives and n processes train as one
+    with n times the batch. false: each contrasts its own rows only, so the loss is lower (at most ln of the rows of one
+    process), its negatives fewer, and a row of a short last batch counts more. Validation never gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
