@@ -39,6 +39,7 @@ PERCEIVER = (
 )
 GRID = (1.5e-3, 3e-3)
 EIGHTH = 8
+QUICK = ("dataset.shapes.num_train=256", "dataset.shapes.num_test=32", "optimization.warmup_epochs=0")
 
 
 def train(config: ExperimentConfig, steps: int, prepare: Callable[[AlignmentModel], None] | None = None) -> dict:
@@ -106,9 +107,8 @@ def compare(forms: dict[str, tuple[str, ...]], args: argparse.Namespace, rates: 
         for rate in rates:
             runs = []
             for seed in range(args.seeds):
-                result = train(
-                    settings(args.steps, seed, f"optimization.lr={rate}", *overrides), args.steps, args.prepare
-                )
+                config = settings(args.steps, seed, f"optimization.lr={rate}", *overrides, *args.more)
+                result = train(config, args.steps, args.prepare)
                 result.pop("model")
                 runs.append(result)
                 print(f"{name:12} lr {rate:g} seed {seed}: " + show(result), flush=True)
@@ -127,7 +127,7 @@ def best(runs_by_rate: dict, key: str = "r_at_1") -> float:
 
 def frozen_backbone(args: argparse.Namespace) -> Callable[[AlignmentModel], None]:
     """Train a tower with mean pooling first; hand its backbone, frozen, and its text tower to the forms."""
-    config = settings(2 * args.steps, 100, "vision_encoder.pooling=mean", "optimization.lr=2.5e-3")
+    config = settings(2 * args.steps, 100, "vision_encoder.pooling=mean", "optimization.lr=2.5e-3", *args.more)
     trained = train(config, 2 * args.steps)
     print("backbone:    " + show(trained), flush=True)
     source = trained["model"]
@@ -146,9 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(arguments)
+    args.prepare, args.more = None, ()
     if args.quick:
-        args.seeds, args.steps = 1, 2
-    args.prepare = None
+        args.seeds, args.steps, args.more = 1, 2, QUICK
     match args.name:
         case "perceiver" | "frozen":
             if args.name == "frozen":

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import impresa
-from impresa import manifest as manifest_of
+from forged_runs import forge, refusal
 from impresa.checkpoint import read_run_config, save_run
 from impresa.data.images import ImageTransform
 from impresa.data.tokenizers import train_tokenizer
-from impresa.errors import CheckpointError
 from impresa.models.build import build_alignment
+from impresa.weights import read_weights, write_weights
 from tiny_run import copy_of_run, finished_run, tiny_experiment
-
-
-def refusal(run_dir: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        impresa.load(run_dir, "cpu")
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
-
-
-def forge(run_dir: Path, name: str) -> None:
-    """Make the manifest agree with a changed file."""
-    manifest = json.loads((run_dir / "manifest.json").read_text())
-    manifest["sha256"][name] = manifest_of.checksum(run_dir / name)
-    (run_dir / "manifest.json").write_text(json.dumps(manifest))
 
 
 def shift_golden(run_dir: Path, device: str) -> None:
@@ -165,6 +149,16 @@ def test_weights_that_share_storage_survive(tmp_path: Path) -> None:
     save_run(tmp_path / "run", model, config, tokenizer, ImageTransform(16))
     loaded = impresa.load(tmp_path / "run", "cpu")
     assert all(torch.equal(loaded.model.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_of_a_part_no_other_weights_are_read(tmp_path: Path) -> None:
+    table, other = torch.ones(2, 2), torch.zeros(3)
+    state = {"a.table": table, "b.head": table, "b.bias": other, "c.large": torch.zeros(5)}
+    write_weights(tmp_path / "weights", state)
+    part = read_weights(tmp_path / "weights", "b.")
+    assert part.keys() == {"b.head", "b.bias"}
+    assert torch.equal(part["b.head"], table)
+    assert torch.equal(part["b.bias"], other)
 
 
 def test_a_write_that_fails_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import impresa
-from impresa import manifest as manifest_of
-from impresa.checkpoint import load_answerer, load_embedder, read_run_config, save_run, start_from
+from forged_runs import forge, refusal
+from impresa.checkpoint import (
+    IDENTITY,
+    LANGUAGE_MODEL,
+    load_answerer,
+    load_embedder,
+    read_run_config,
+    save_run,
+    start_from,
+)
 from impresa.config.adopt import adopt_towers
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.chat import ChatFormat, QwenChat
 from impresa.data.images import ImageTransform
 from impresa.errors import CheckpointError, ConfigError
+from impresa.export import export_run
 from impresa.models.answerer import AnsweringModel
 from impresa.models.build import build_vlm
 from impresa.models.vlm import VisionLanguageModel
@@ -73,21 +82,6 @@ def same_states(ours: VisionLanguageModel, theirs: VisionLanguageModel) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def refusal(run_dir: Path, kind: type[Exception] = CheckpointError) -> str:
-    with pytest.raises(kind) as caught:
-        impresa.load(run_dir, "cpu")
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
-
-
-def forge(run_dir: Path, name: str) -> None:
-    """Make the manifest agree with a changed file."""
-    manifest = json.loads((run_dir / "manifest.json").read_text())
-    manifest["sha256"][name] = manifest_of.checksum(run_dir / name)
-    (run_dir / "manifest.json").write_text(json.dumps(manifest))
-
-
 def vlm_copy(target: Path) -> Path:
     shutil.copytree(finished_vlm(), target)
     return target
@@ -108,6 +102,7 @@ def test_qwen_answers_the_same_after_loading(kind: str, qwen: Path, tmp_path: Pa
     loaded = impresa.load(tmp_path, "cpu")
     assert same_states(before.model, loaded.model)
     assert answers(loaded) == answers(before)
+    assert len(set(answers(before))) > 1
 
 
 def test_a_loaded_model_can_be_saved_again(qwen: Path, tmp_path: Path) -> None:
@@ -211,12 +206,82 @@ def test_golden_questions_are_raw_and_few() -> None:
     assert golden["states"].shape == (4, 16)
 
 
+def test_golden_states_are_made_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr("impresa.checkpoint.save_golden", lambda _, user, __: devices.append(user.device.type))
+    monkeypatch.setattr("impresa.checkpoint.write_manifest", lambda _: None)
+    config, chat_format = tiny_vlm(), chat()
+    model = build_vlm(config, chat_format.vocab_size)
+    save_run(tmp_path, model, config, chat_format, ImageTransform(SIZE), device="meta")
+    assert devices == ["meta"]
+
+
 def test_each_kind_of_model_is_refused_where_the_other_is_needed() -> None:
     with pytest.raises(CheckpointError, match=r"^.*: is an alignment and answers nothing; "):
         load_answerer(finished_run(), "cpu")
     with pytest.raises(CheckpointError, match=r"^.*: answers questions and embeds nothing; "):
         load_embedder(finished_vlm(), "cpu")
     assert isinstance(load_answerer(finished_vlm(), "cpu"), AnsweringModel)
+
+
+class FakeHub:
+    """The hub's cache on a machine that is offline, with one model whose owner publishes new commits."""
+
+    ID = "someone/qwen"
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.repo = folder / f"models--{self.ID.replace('/', '--')}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def publish(self, commit: str, scale: float) -> Path:
+        """A new `main`; returns the folder of its files."""
+        (self.repo / "refs").mkdir(parents=True, exist_ok=True)
+        (self.repo / "refs" / "main").write_text(commit)
+        return save_qwen(self.repo / "snapshots" / commit, scale=scale)
+
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    return FakeHub(tmp_path / "hub", monkeypatch)
+
+
+def test_a_run_keeps_the_commit_of_its_language_model(hub: FakeHub, tmp_path: Path) -> None:
+    files = hub.publish(OLD, 0.2)
+    expected = answers(saved(tmp_path / "run", tiny_qwen_vlm(Path(hub.ID), *LORA)))
+    known = json.loads((tmp_path / "run" / LANGUAGE_MODEL / IDENTITY).read_text())
+    assert (known["model"], known["identity"]) == (hub.ID, f"commit {OLD}")
+    hub.publish(NEW, 0.3)
+    loaded = load_answerer(tmp_path / "run", "cpu")
+    assert answers(loaded) == expected
+    # What is loaded and saved again still knows.
+    save_run(tmp_path / "again", loaded.model, loaded.config, loaded.chat, loaded.image_transform, examples=samples())
+    assert answers(load_answerer(tmp_path / "again", "cpu")) == expected
+    # The adapter says what it belongs to.
+    export_run(tmp_path / "run", tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["revision"] == OLD
+    assert f"from_pretrained('{hub.ID}', revision='{OLD}')" in (tmp_path / "adapter" / "README.md").read_text()
+    merged = load_file(export_run(tmp_path / "run", tmp_path / "merged", merge=True) / "model.safetensors")
+    table = "model.embed_tokens.weight"
+    assert torch.equal(merged[table], load_file(files / "model.safetensors")[table])
+
+
+def test_a_folder_may_take_the_place_of_a_model_from_the_hub_if_it_holds_the_same(hub: FakeHub, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    files = hub.publish(OLD, 0.2)
+    expected = answers(saved(run_dir, tiny_qwen_vlm(Path(hub.ID), *LORA)))
+    shutil.copytree(files, tmp_path / "copy")
+    other = save_qwen(tmp_path / "other", scale=0.3)
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace(hub.ID, str(tmp_path / "copy")))
+    assert answers(load_answerer(run_dir, "cpu")) == expected
+    (run_dir / "config.yaml").write_text(config.replace(hub.ID, str(other)))
+    assert f"{other} is not the language model that the run was trained with" in refusal(run_dir)
+    (other / "config.json").unlink()
+    assert "the folder has no config.json" in refusal(run_dir, ConfigError)
 
 
 def second_stage(run_dir: Path, config: ExperimentConfig) -> tuple[VisionLanguageModel, dict[str, Any], int]:
@@ -251,14 +316,71 @@ def test_adapters_go_on_as_adapters(qwen: Path, tmp_path: Path) -> None:
         (LORA, ("decoder.use_lora=true", "decoder.lora.r=2"), r"which this model has not; make them alike$"),
         ((), ("decoder.freeze=true",), r"which is frozen here and would not be kept; "),
         (("fusion.strategy=gated",), (), r"which this model has not; make them alike$"),
+        (
+            ("decoder.prefix_layer=penultimate",),
+            ("decoder.prefix_layer=last",),
+            r"model has vision_encoder.backbone.transformer.blocks.1\S*, which .* would stay at random; ",
+        ),
     ],
 )
-def test_a_second_stage_that_would_lose_weights_is_refused(
+def test_a_second_stage_that_would_lose_weights_or_draw_some_is_refused(
     first: tuple[str, ...], second: tuple[str, ...], message: str, qwen: Path, tmp_path: Path
 ) -> None:
     saved(tmp_path, tiny_qwen_vlm(qwen, *first))
     with pytest.raises(CheckpointError, match=rf"^decoder.init_from: [^\n]*{message}"):
         second_stage(tmp_path, tiny_qwen_vlm(qwen, *second))
+
+
+def test_a_deeper_recursion_of_a_trm_is_not_drawn_beside_the_first_runs(tmp_path: Path) -> None:
+    saved(tmp_path, tiny_vlm())
+    with pytest.raises(CheckpointError, match=r"model has decoder.recursion.network.blocks.1\S*, which .* at random; "):
+        second_stage(tmp_path, tiny_vlm("decoder.recursion.num_layers=2"))
+
+
+@pytest.mark.parametrize("more", [ALL[3:], (*LORA, *ALL[3:])], ids=["recursion", "adapters and recursion"])
+def test_what_changes_nothing_at_first_may_be_new(more: tuple[str, ...], qwen: Path, tmp_path: Path) -> None:
+    saved(tmp_path, tiny_qwen_vlm(qwen, "decoder.freeze=true"))
+    frozen = () if more[: len(LORA)] == LORA else ("decoder.freeze=true",)
+    _, _, num = second_stage(tmp_path, tiny_qwen_vlm(qwen, *frozen, *more))
+    assert num == len(load_file(tmp_path / "model.safetensors"))
+
+
+def test_a_language_model_that_was_frozen_may_be_trained_whole_if_it_is_the_same(qwen: Path, tmp_path: Path) -> None:
+    from impresa.training.parts import build_parts
+
+    saved(tmp_path / "run", tiny_qwen_vlm(qwen, "decoder.freeze=true"))
+    goes_on = f"decoder.init_from={tmp_path / 'run'}"
+    parts = build_parts(tiny_qwen_vlm(qwen, goes_on), None)
+    base = load_file(qwen / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(parts.model.decoder.model.get_input_embeddings().weight, base)
+    other = save_qwen(tmp_path / "other", scale=0.3)
+    for settings in ((), LORA, ("decoder.freeze=true",)):
+        with pytest.raises(CheckpointError, match=r"/other is not the language model that the run was trained with; "):
+            build_parts(tiny_qwen_vlm(other, goes_on, *settings), None)
+
+
+def test_a_second_stage_stands_on_the_commit_of_the_first(hub: FakeHub, tmp_path: Path) -> None:
+    from impresa.training.parts import build_parts
+
+    files = hub.publish(OLD, 0.2)
+    saved(tmp_path / "run", tiny_qwen_vlm(Path(hub.ID), "decoder.freeze=true"))
+    hub.publish(NEW, 0.3)
+    parts = build_parts(tiny_qwen_vlm(Path(hub.ID), f"decoder.init_from={tmp_path / 'run'}", *LORA), None)
+    base = load_file(files / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(parts.model.decoder.model.get_input_embeddings().weight, base)
+
+
+def test_a_second_stage_on_other_data_reads_with_the_tokenizer_of_the_first(tmp_path: Path) -> None:
+    from impresa.training.parts import build_parts
+
+    other = "dataset.shapes.seed=5", "dataset.shapes.num_train=200"
+    own = build_parts(adopt_towers(tiny_vlm_on(finished_run(), *other)), None).tokenizer
+    config = tiny_vlm_on(finished_run(), f"decoder.init_from={finished_vlm()}", *other)
+    chat_format = build_parts(adopt_towers(config), None).tokenizer
+    first = load_answerer(finished_vlm(), "cpu").chat
+    question = "is there a large purple star above the small cyan ring?"
+    assert chat_format.prompt((), question, 48) == first.prompt((), question, 48)
+    assert own.prompt((), question, 48) != first.prompt((), question, 48)
 
 
 def test_a_second_stage_is_trained_from_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,13 @@ from impresa.data.batch import Sample
 from impresa.data.chat import ChatFormat, load_chat
 from impresa.data.images import ImageTransform
 from impresa.data.preparation import AudioTransform, Tokenizer, audio_transform_from_dict, load_tokenizer
+from impresa.decoders.lora import is_adapter
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.files import write_atomic
 from impresa.golden import check_golden, save_golden
-from impresa.hub import identity
+from impresa.hub import digest, is_folder
 from impresa.manifest import verify, write_manifest
 from impresa.models.alignment import AlignmentModel
 from impresa.models.answerer import AnsweringModel
@@ -36,6 +37,8 @@ from impresa.weights import read_weights, trained_state, with_stored_backbone, w
 LANGUAGE_MODEL = f"{BACKBONES}/decoder"
 """Where a run says which language model it stands on, and holds its architecture if it has trained all of it."""
 IDENTITY = "identity.json"
+_RECURSION, _BASE = "decoder.recursion.", "decoder.model."
+"""Names in a vision-language model of the recursion behind its language model, and of that itself."""
 
 
 def save_preparation(
@@ -63,6 +66,7 @@ def save_run(
     *,
     audio_transform: AudioTransform | None = None,
     examples: Sequence[Sample] = (),
+    device: torch.device | str = "cpu",
 ) -> None:
     """Write a whole run, so that `load` gives the model back.
 
@@ -71,18 +75,18 @@ def save_run(
 
     Args:
         run_dir: the folder; made if needed.
-        model: the weights to keep; left in eval mode, an alignment on the CPU.
+        model: the weights to keep; left in eval mode, in float32 but for a frozen language model, on `device`.
         config: the experiment.
         tokenizer: of the texts.
         image_transform: of the images.
         audio_transform: of the sounds, if the model hears any.
         examples: samples that become golden inputs.
+        device: where to compute what the model makes of them; `load` is strict on the same kind of device.
     """
     (run_dir / MANIFEST).unlink(missing_ok=True)
     save_preparation(run_dir, config, tokenizer, image_transform, audio_transform)
     write_weights(run_dir / WEIGHTS, _state_to_keep(model))
     _save_architectures(run_dir, model, config)
-    device = "cpu" if isinstance(model, AlignmentModel) else next(model.parameters()).device
     user = _in_use(model, config, tokenizer, image_transform, device, audio_transform=audio_transform)
     save_golden(run_dir, user, examples)
     write_manifest(run_dir)
@@ -141,11 +145,8 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
     image_transform, audio_transform = read_transforms(run_dir)
     try:
         stored = _with_stored_backbones(config, run_dir)
-        weights = read_weights(run_dir / WEIGHTS)
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-            tokenizer, model = (
-                _load_vlm(stored, run_dir, weights) if config.decoder else _load_alignment(stored, run_dir, weights)
-            )
+            tokenizer, model = (_load_vlm if config.decoder else _load_alignment)(stored, run_dir)
     except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
@@ -180,15 +181,17 @@ def load_answerer(run_dir: Path | str, device: torch.device | str | None = None)
 
 
 def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
-    """Give a new model the weights of a finished vision-language run, whatever it has of them, as a second stage.
+    """Give a new model the weights of a finished vision-language run, as a second stage.
 
-    What the new model has beyond them (adapters, say) stays as it is.
+    What a second stage may have beyond them stays as it is: adapters, recursion, and a language model that was frozen
+    in the run and is trained now. That this is the same one, `revision_of_language_model` tells.
 
     Returns:
         The number of tensors taken over.
 
     Raises:
-        CheckpointError: the run has weights that the model has no place for, or that it would not keep.
+        CheckpointError: the run has weights that the model has no place for, or that it would not keep; or the model
+            has others that the run has not, which would stay at random.
     """
     try:
         weights = read_weights(run_dir / WEIGHTS)
@@ -201,23 +204,30 @@ def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
         if name not in kept:
             fault = f"{run_dir} has trained {name}, which is frozen here and would not be kept"
             raise CheckpointError(f"decoder.init_from: {fault}; train it here too")
+    # These are pretrained, or change nothing at first.
+    may_be_new = [_BASE] if (run_dir / LANGUAGE_MODEL / IDENTITY).is_file() else []
+    may_be_new += [] if any(name.startswith(_RECURSION) for name in weights) else [_RECURSION]
+    for name in sorted(kept.keys() - weights.keys()):
+        if not (is_adapter(name) or name.startswith(tuple(may_be_new))):
+            fault = f"this model has {name}, which {run_dir} has not and which would stay at random"
+            raise CheckpointError(f"decoder.init_from: {fault}; make them alike")
     model.load_state_dict(weights, strict=False)
     return len(weights)
 
 
-def _load_alignment(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+def _load_alignment(config: ExperimentConfig, run_dir: Path) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(run_dir / TOKENIZER)
     model = build_alignment(config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
-    model.load_state_dict(weights)
+    model.load_state_dict(read_weights(run_dir / WEIGHTS))
     return tokenizer, model
 
 
-def _load_vlm(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+def _load_vlm(config: ExperimentConfig, run_dir: Path) -> tuple[Any, Any]:
     assert config.decoder is not None
+    weights = read_weights(run_dir / WEIGHTS)
     chat = load_chat(run_dir / TOKENIZER)
-    if keeps_language_model_elsewhere(config.decoder):
-        check_language_model(run_dir, config.decoder)
-    model = build_vlm(config, chat.vocab_size, load_weights=False)
+    revision = revision_of_language_model(run_dir, config.decoder)
+    model = build_vlm(config, chat.vocab_size, load_weights=False, revision=revision)
     other = weights.keys() ^ _state_to_keep(model).keys()
     if other:
         raise CheckpointError(
@@ -227,17 +237,29 @@ def _load_vlm(config: ExperimentConfig, run_dir: Path, weights: dict[str, torch.
     return chat, model
 
 
-def check_language_model(run_dir: Path, decoder: DecoderConfig) -> None:
-    """Refuse a language model that is not the one of the training, whatever its name.
+def revision_of_language_model(run_dir: Path, decoder: DecoderConfig) -> str | None:
+    """The commit to load from the hub, so that the language model is the one of the training though its owner has
+    changed it since; None where that needs none.
+
+    Args:
+        run_dir: a run; one that holds its language model itself needs none.
+        decoder: what names the language model, of this run or of one that goes on from it.
 
     Raises:
-        CheckpointError: it is another.
+        CheckpointError: the folder that `decoder` names has another one, whatever its name.
         ConfigError: there is none.
     """
-    then = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())["identity"]
-    if identity("decoder.model", decoder.model) != then:
+    if not (run_dir / LANGUAGE_MODEL / IDENTITY).is_file():
+        return None
+    then = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())
+    kind, _, commit = then["identity"].partition(" ")
+    if not is_folder(decoder.model) and kind == "commit":
+        return str(commit)
+    if digest("decoder.model", decoder.model) not in (then["identity"], then.get("content")):
         fault = f"{decoder.model} is not the language model that the run was trained with"
-        raise CheckpointError(f"{run_dir}: {fault}; put that back, or its new place into decoder.model of config.yaml")
+        mend = "put that back, or name it in decoder.model (of a finished run: in its config.yaml)"
+        raise CheckpointError(f"{run_dir}: {fault}; {mend}")
+    return None
 
 
 def _state_to_keep(model: AlignmentModel | VisionLanguageModel) -> dict[str, torch.Tensor]:
@@ -264,14 +286,23 @@ def _save_architectures(run_dir: Path, model: AlignmentModel | VisionLanguageMod
     decoder = config.decoder
     if decoder is None or decoder.type != "qwen":
         return
+    language_decoder: Any = model.decoder
     folder = run_dir / LANGUAGE_MODEL
     folder.mkdir(parents=True, exist_ok=True)
     if keeps_language_model_elsewhere(decoder):
-        known = {"model": decoder.model, "identity": identity("decoder.model", decoder.model)}
+        known = _identity(decoder.model, language_decoder.revision)
         write_atomic(folder / IDENTITY, json.dumps(known, indent=2) + "\n")
     else:
-        language_decoder: Any = model.decoder
         language_decoder.model.config.save_pretrained(folder)
+
+
+def _identity(name: str, commit: str | None) -> dict[str, str]:
+    """What tells a loaded language model from others of the same name: the digest of a folder; of one from the hub the
+    commit, and the digest for those who will give a folder in its place."""
+    content = digest("decoder.model", name, commit)
+    if commit is None:
+        return {"model": name, "identity": content}
+    return {"model": name, "identity": f"commit {commit}", "content": content}
 
 
 def _with_stored_backbones(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:

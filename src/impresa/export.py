@@ -53,42 +53,46 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
         ConfigError: the base model cannot be read.
     """
     # Imported here, so that `check_exportable` needs no torch.
-    from impresa.checkpoint import check_language_model, read_run_config
+    from impresa.checkpoint import read_run_config, revision_of_language_model
     from impresa.manifest import verify
 
     config = read_run_config(run_dir)
     check_exportable(config, run_dir, folder)
-    assert config.decoder is not None
     verify(run_dir)
-    check_language_model(run_dir, config.decoder)
+    assert config.decoder is not None
+    revision = revision_of_language_model(run_dir, config.decoder)
     with replacing_folder(folder) as temporary:
         write = _write_merged if merge else _write_adapter
-        write_atomic(temporary / "README.md", write(run_dir, config, config.decoder, temporary))
+        write_atomic(temporary / "README.md", write(run_dir, config, revision, temporary))
         _tokenizer(run_dir).save_pretrained(temporary)
     return folder
 
 
-def _write_merged(run_dir: Path, config: ExperimentConfig, decoder: DecoderConfig, folder: Path) -> str:
+def _write_merged(run_dir: Path, config: ExperimentConfig, revision: str | None, folder: Path) -> str:
     """Write the merged model; returns the README."""
     from impresa.decoders.qwen import merge_adapter
 
+    decoder = config.decoder
+    assert decoder is not None
     state, _ = _weights(run_dir)
     with quietly():
-        merge_adapter(decoder, state).save_pretrained(folder)
+        merge_adapter(decoder, state, revision=revision).save_pretrained(folder)
     return _about_merged(config.name, _base(decoder))
 
 
-def _write_adapter(run_dir: Path, config: ExperimentConfig, decoder: DecoderConfig, folder: Path) -> str:
+def _write_adapter(run_dir: Path, config: ExperimentConfig, revision: str | None, folder: Path) -> str:
     """Write the adapters and what belongs to them; returns the README."""
     from impresa.decoders.lora import save_adapters
     from impresa.weights import write_weights
 
+    decoder = config.decoder
+    assert decoder is not None
     state, rest = _weights(run_dir)
-    save_adapters(decoder.lora, state, folder, base=_base(decoder))
+    save_adapters(decoder.lora, state, folder, base=_base(decoder), revision=revision)
     write_weights(folder / ENCODERS, rest)
     for name in (CONFIG, PREPROCESSING):
         shutil.copy(run_dir / name, folder)
-    return _about_adapter(config.name, _base(decoder))
+    return _about_adapter(config.name, _base(decoder), revision)
 
 
 def _weights(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -112,7 +116,8 @@ def _tokenizer(run_dir: Path) -> Any:
     return AutoTokenizer.from_pretrained(run_dir / TOKENIZER)
 
 
-def _about_adapter(name: str, base: str) -> str:
+def _about_adapter(name: str, base: str, revision: str | None) -> str:
+    where = repr(base) + (f", revision={revision!r}" if revision else "")
     return f"""---
 library_name: peft
 base_model: {base}
@@ -129,7 +134,7 @@ Low-rank adapters for `{base}`, trained by Impresa to answer questions about ima
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), "this folder")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({where}), "this folder")
 ```
 
 | file | what it is |

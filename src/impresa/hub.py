@@ -53,8 +53,13 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def read_config(key: str, name: str) -> Any:
+def read_config(key: str, name: str, revision: str | None = None) -> Any:
     """The transformers configuration of a model by id or path.
+
+    Args:
+        key: the config key that holds `name`.
+        name: id or path.
+        revision: commit of a model from the hub; None is the newest.
 
     Raises:
         ConfigError: there is none, or transformers does not know the kind of model.
@@ -62,7 +67,7 @@ def read_config(key: str, name: str) -> Any:
     from transformers import AutoConfig
 
     with reading(key, name):
-        return AutoConfig.from_pretrained(location(name))
+        return AutoConfig.from_pretrained(location(name), revision=revision)
 
 
 def import_timm(key: str, name: str) -> Any:
@@ -71,11 +76,7 @@ def import_timm(key: str, name: str) -> Any:
     Raises:
         ConfigError: it cannot be imported.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigError(f"{key}: {name} needs timm, which cannot be imported ({error}); pip install timm") from error
-    return timm
+    return _import(key, "timm", who=name, install="timm")
 
 
 def import_optional(key: str, package: str, extra: str) -> Any:
@@ -89,33 +90,81 @@ def import_optional(key: str, package: str, extra: str) -> Any:
     Raises:
         ConfigError: it cannot be imported.
     """
+    return _import(key, package, who="it", install=f"'impresa[{extra}]'")
+
+
+def _import(key: str, package: str, *, who: str, install: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        install = f"pip install 'impresa[{extra}]'"
-        raise ConfigError(f"{key}: it needs {package}, which cannot be imported ({error}); {install}") from error
+        fault = f"{who} needs {package}, which cannot be imported ({error})"
+        raise ConfigError(f"{key}: {fault}; pip install {install}") from error
 
 
-def identity(key: str, name: str) -> str:
-    """What tells a model from others of the same name: the commit of one from the hub, a digest of a folder's files.
+def recompute_activations(model: Any) -> None:
+    """Let a model of transformers recompute its blocks in the backward pass instead of keeping their activations.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        name = type(model).__name__
+        raise ConfigError(f"activation_checkpointing: {name} cannot recompute its activations; turn it off")
+    # The newer name of the older method, which transformers will drop.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model is named by the path of a folder, and not by its id on the hub."""
+    return Path(location(name)).is_dir()
+
+
+def snapshot(key: str, name: str, revision: str | None = None) -> Path:
+    """The folder with the files of a model: the one that is named, or in the hub's cache that of the commit, which is
+    its name.
+
+    Args:
+        key: the config key that holds `name`.
+        name: id or path.
+        revision: commit of a model from the hub; None is the newest.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    from transformers.utils import cached_file
+
+    if is_folder(name):
+        return Path(location(name))
+    with reading(key, name):
+        return Path(str(cached_file(name, "config.json", revision=revision))).parent
+
+
+def digest(key: str, name: str, revision: str | None = None) -> str:
+    """What tells a model from others, wherever it lies: a digest of its weights, as they were loaded, and its
+    `config.json`; arguments as of `snapshot`.
 
     Of each file the name, the size and the first and last megabyte count, so that large models take no longer.
 
     Raises:
         ConfigError: there is no such model.
     """
-    folder = Path(location(name))
-    if not folder.is_dir():
-        return f"commit {getattr(read_config(key, name), '_commit_hash', None)}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors*")) + sorted(folder.glob("*.bin*")) + [folder / "config.json"]:
+    folder = snapshot(key, name, revision)
+    with reading(key, name):
+        return _digest(folder)
+
+
+def _digest(folder: Path) -> str:
+    weights = sorted(folder.glob("*.safetensors*")) or sorted(folder.glob("*.bin*"))
+    found = hashlib.sha256()
+    for path in (*weights, folder / "config.json"):
         size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
+        found.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            digest.update(file.read(_SAMPLED_BYTES))
+            found.update(file.read(_SAMPLED_BYTES))
             file.seek(max(size - _SAMPLED_BYTES, 0))
-            digest.update(file.read(_SAMPLED_BYTES))
-    return f"sha256 {digest.hexdigest()}"
+            found.update(file.read(_SAMPLED_BYTES))
+    return f"sha256 {found.hexdigest()}"
 
 
 def location(name: str) -> str:

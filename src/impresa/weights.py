@@ -17,12 +17,18 @@ from impresa.files import replacing
 from impresa.run_files import BACKBONES, WEIGHTS
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict; of tensors that share their storage the file has one, and names the others in its metadata."""
+def read_weights(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The state dict, or what of it has names that begin with `prefix`; nothing else is read.
+
+    Of tensors that share their storage the file has one, and names the others in its metadata.
+    """
     with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         twins: dict[str, str] = file.metadata() or {}
-    return weights | {name: weights[kept] for name, kept in twins.items() if kept in weights}
+        stored = {name: name for name in file.keys()}  # noqa: SIM118 - it is no dict
+        stored |= {name: kept for name, kept in twins.items() if kept in stored}
+        wanted = {name: kept for name, kept in stored.items() if name.startswith(prefix)}
+        tensors = {kept: file.get_tensor(kept) for kept in set(wanted.values())}
+    return {name: tensors[kept] for name, kept in wanted.items()}
 
 
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -59,9 +65,8 @@ def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
         CheckpointError: the run's file is damaged or holds other weights.
     """
     try:
-        weights = read_weights(run_dir / WEIGHTS)
-        own = {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
-        module.load_state_dict(own)
+        own = read_weights(run_dir / WEIGHTS, f"{part}.")
+        module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in own.items()})
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {part}: {reason}; name another run, or train this one again") from error

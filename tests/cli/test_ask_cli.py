@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from impresa.config import to_yaml
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, GenerationConfig
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.errors import DataError
+from impresa.models.answerer import AnsweringModel
 
 DEFAULTS = GenerationConfig(max_new_tokens=7, temperature=0.5, top_p=0.9, num_beams=1)
 
@@ -31,15 +33,22 @@ class Parrot:
     generation: GenerationConfig = DEFAULTS
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
-    def ask(self, images: Sequence[Path], question: str, *, batch_size: int) -> list[str]:
+    def ask(self, images: Sequence[Path], questions: str, *, batch_size: int) -> list[str]:
         self.calls.append(("ask", batch_size))
-        return [f"{image.stem}\n{question}" for image in images]
+        return [f"{image.stem}\n{questions}" for image in images]
 
     def stream(self, image: Path, question: str, *, turns: Sequence[Turn] = ()) -> Iterator[str]:
         self.calls.append(("stream", tuple(turns)))
         if question == "too long":
             raise DataError("the frame leaves no room for a question")
         yield from ("" if question == "nothing" else f"{image.stem} ", question)
+
+
+def test_the_stand_in_takes_what_a_model_takes() -> None:
+    for name in ("ask", "stream"):
+        real, ours = (signature(getattr(kind, name)).parameters for kind in (AnsweringModel, Parrot))
+        assert list(ours)[:3] == list(real)[:3]
+        assert all(parameter.kind == real[given].kind for given, parameter in ours.items())
 
 
 class Terminal(io.StringIO):
@@ -63,7 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("red", "blue"):
         Image.new("RGB", (8, 8), name).save(f"{name}.png")
     (tmp_path / "text.txt").write_text("no image")
-    answering = ExperimentConfig(decoder=DecoderConfig(type="trm"))
+    answering = ExperimentConfig(decoder=DecoderConfig(type="trm", generation=DEFAULTS))
     for name, config in (("run", answering), ("alignment", ExperimentConfig()), ("unfinished", answering)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(to_yaml(config))
@@ -133,9 +142,27 @@ def test_a_terminal_sees_one_answer_as_it_comes(
 def test_options_stand_in_for_the_runs_defaults(place: Path, parrot: Parrot) -> None:
     assert main(["ask", "run", "red.png", "what?"]) == 0
     assert parrot.generation == DEFAULTS
-    words = ["--max-new-tokens", "3", "--temperature", "0", "--top-p", "0.25", "--beams", "4"]
+    words = ["--max-new-tokens", "3", "--temperature", "0.2", "--top-p", "0.25", "--beams", "4"]
     assert main(["ask", "run", "red.png", "what?", *words]) == 0
-    assert parrot.generation == GenerationConfig(max_new_tokens=3, temperature=0.0, top_p=0.25, num_beams=4)
+    assert parrot.generation == GenerationConfig(max_new_tokens=3, temperature=0.2, top_p=0.25, num_beams=4)
+
+
+@pytest.mark.parametrize("verb", ["ask", "caption", "chat"])
+def test_options_that_do_nothing_or_cannot_be(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what?\n"))
+    words = [verb, "run", "red.png", *(["what?"] if verb == "ask" else [])]
+    assert main([*words, "--temperature", "0", "--top-p", "0.5"]) == 2
+    assert capsys.readouterr().err == "--top-p: 0.5 does nothing at temperature 0, which draws nothing; leave it out\n"
+    assert main([*words, "--temperature", "1e-45"]) == 2
+    assert capsys.readouterr().err == (
+        "--temperature: 1e-45 is too small to divide by; 0 takes the likeliest token, anything else is at least 0.001\n"
+    )
+    assert parrot.calls == []
+    # The run's own top-p means nothing now, but nobody has asked for it.
+    assert main([*words, "--temperature", "0", "--seed", "3"]) == 0
+    assert capsys.readouterr().err == "--seed: changes nothing at temperature 0, which draws nothing\n"
 
 
 def test_a_seed_repeats_what_is_drawn_and_none_does_not(place: Path, parrot: Parrot) -> None:
@@ -178,6 +205,32 @@ def test_a_chat_ends_with_its_input_and_uses_no_beams(
     assert main(["chat", "run", "red.png", "--max-new-tokens", "2"]) == 0
     assert capsys.readouterr().out == "red what?\n"
     assert parrot.generation == GenerationConfig(max_new_tokens=2, num_beams=1)
+
+
+def test_text_that_is_no_utf_8_is_refused(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "run", "red.png", "how \udcff many?"]) == 2
+    assert capsys.readouterr().err == "QUESTION: is not UTF-8 text; write it in that encoding\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"what?\nhow \xff many?\n"), encoding="utf-8"))
+    assert main(["chat", "run", "red.png"]) == 2
+    told = capsys.readouterr()
+    assert told.err == "standard input: is not UTF-8 text; write it in that encoding\n"
+
+
+def test_images_of_any_name_are_told(place: Path, parrot: Parrot, capsysbinary: Any) -> None:
+    Path("\udcff.png").write_bytes(Path("red.png").read_bytes())
+    parrot.ask = lambda images, *_, **__: ["hi"] * len(images)  # type: ignore[method-assign]
+    for words in ([], ["--json"]):
+        assert main(["ask", "run", "red.png", "\udcff.png", "what?", *words]) == 0
+        assert b"?.png" in capsysbinary.readouterr().out
+
+
+def test_a_question_may_be_longer_than_a_file_name(
+    place: Path, parrot: Parrot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "run", "red.png", "why? " * 1000]) == 0
+    assert capsys.readouterr().out.startswith("red\nwhy?")
 
 
 def test_who_types_is_prompted_and_may_go_on_after_a_fault(

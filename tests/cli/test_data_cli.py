@@ -118,6 +118,15 @@ def test_columns_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "x: 2" in capsys.readouterr().out
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "[odd]"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0.png")
+    (folder / "captions.csv").write_text("image,caption,label\n0.png,a,:cat: [/b]\n")
+    assert main(["data", "check", str(folder)]) == 0
+    assert ":cat: [/b]: 1" in capsys.readouterr().out
+
+
 def test_long_lists_are_cut_in_the_table_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(25):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number:02d}.png")

@@ -11,8 +11,10 @@ import pytest
 from fake_model import ColourModel, colour_source
 from impresa.cli.main import main
 from impresa.config import to_yaml
-from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.data.sources import Source
 from impresa.evaluation.results import Evaluation, read_evaluation
+from tiny_vlm import finished_vlm
 
 SHAPES = ShapesConfig(num_train=40, num_val=11, num_test=13)
 CONFIG = ExperimentConfig(name="tiny", dataset=DatasetConfig(shapes=SHAPES, image_size=16))
@@ -104,6 +106,27 @@ def test_lost_training_data_cost_only_the_histogram(
     assert "lost/train" in shown.err
 
 
+def test_the_baseline_of_a_model_that_hears_sees_no_validation_row(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"image": f"{i}.png" if i % 3 else "", "audio": f"{i}.wav", "caption": f"c {i}"} for i in range(9)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = replace(CONFIG.dataset, train_path=str(folder), val_fraction=0.4)
+    hears = replace(CONFIG, dataset=dataset, audio_encoder=EncoderConfig(backbone="spectrogram"))
+    use(hears, monkeypatch)
+    opened: list[Source] = []
+
+    def keep(model: object, source: Source, *, train_source: Source, **_: object) -> Evaluation:
+        opened.extend((source, train_source))
+        return Evaluation("kept", 0, 0, 0)
+
+    monkeypatch.setattr("impresa.evaluation.of_run.evaluate_run", keep)
+    assert main(["eval", str(run_dir), "--split", "val"]) == 0
+    val, train = (set(source.captions()) for source in opened)
+    assert val | train == {f"c {i}" for i in range(9)}
+    assert not val & train
+
+
 def test_batch_size_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ColourModel(config=CONFIG)
     monkeypatch.setattr("impresa.checkpoint.load", lambda run_dir, device=None: model)
@@ -124,8 +147,9 @@ def test_device_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--batch-size", "0"], "--batch-size: 0 is too small"),
+    (["--batch-size", "0"], "--batch-size: 0 is not a whole number from 1"),
     (["--device", "toaster"], "--device: toaster cannot be used here"),
+    (["--device", "meta"], "--device: meta cannot be used here (it holds no numbers)"),
     (["--data", "no/such/place"], "no/such/place: no such file or folder"),
     (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is evaluated whole"),
 ])  # fmt: skip
@@ -159,3 +183,32 @@ def test_a_run_that_cannot_be_written_still_prints(
     shown = capsys.readouterr()
     assert "13 images" in shown.out
     assert shown.err == f"{run_dir}: cannot be written (Permission denied); the figures above stand\n"
+
+
+def test_what_cannot_be_printed_is_written_before(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise UnicodeError
+
+    monkeypatch.setattr("impresa.reports.table.print_results", refuse)
+    with pytest.raises(UnicodeError):
+        main(["eval", str(run_dir)])
+    assert "evaluation.json" in files(run_dir)
+
+
+def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_vlm()
+    assert main(["eval", str(run), "--split", "val", "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    rows = [line.split("  ")[0].strip() for line in table.splitlines()]
+    assert {"model", "other images", "most frequent answer"} <= set(rows)
+    assert "shapes, val split: 6 images" in table
+    assert "perplexity" in table
+    assert "ROUGE-L" in table
+    assert main(["eval", str(run), "--split", "val", "--device", "cpu", "--json"]) == 0
+    found = Evaluation.from_dict(json.loads(capsys.readouterr().out))
+    assert found.answers is not None
+    assert found.answers.shuffled.num_questions == found.answers.model.num_questions == found.num_texts
+    assert found.answers.kinds
+    for kind, scores in found.answers.kinds.items():
+        assert kind in table
+        assert list(scores) == ["model", "shuffled", "blind"]

@@ -70,3 +70,20 @@ def test_refusals_need_no_torch(place: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *REFUSED], capture_output=True, text=True, check=True)
     assert done.stdout == f"{[2] * len(REFUSED)} False\n"
+
+
+@pytest.mark.parametrize(("folder", "reason"), [
+    ("full/file/new", "File exists"),
+    ("full/file/a/b", "Not a directory"),
+    ("x" * 300, "File name too long"),
+])  # fmt: skip
+def test_a_place_that_cannot_be_written_to_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str, reason: str
+) -> None:
+    monkeypatch.setattr("impresa.manifest.verify", lambda run: None)
+    monkeypatch.setattr("impresa.checkpoint.revision_of_language_model", lambda *_: None)
+    before = sorted(place.rglob("*"))
+    assert main(["export", "adapted", folder]) == 2
+    mend = "name a folder in a place that can be written to"
+    assert capsys.readouterr().err == f"{folder}: cannot be written ({reason}); {mend}\n"
+    assert sorted(place.rglob("*")) == before

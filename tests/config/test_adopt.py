@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,20 @@ def test_a_run_that_is_missing_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (none,) = refusal(asking(tmp_path / "empty"))
     assert none.startswith(f"vision_encoder.checkpoint: {tmp_path}/empty is no run")
+
+
+def test_a_run_that_would_be_refused_is_not_suggested(tmp_path: Path) -> None:
+    place = tmp_path / "runs"
+    place.mkdir()
+    asked = written(place / "asked", load_experiment("shapes_vqa_trm"))
+    (line,) = refusal(asking(place))
+    assert line.startswith(f"vision_encoder.checkpoint: {place} is no run")
+    with pytest.raises(ConfigError, match=f"holds runs and is none itself; name one, such as {asked}$"):
+        read_run("RUN", str(place))
+    aligned = written(place / "aligned", tiny_experiment())
+    os.utime(aligned, (0, 0))
+    (line,) = refusal(asking(place))
+    assert line.endswith(f"holds runs and is none itself; name one, such as {aligned}")
 
 
 def test_an_unfinished_run_is_refused_with_its_mend(tmp_path: Path) -> None:

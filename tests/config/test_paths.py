@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from impresa.config import load_experiment, paths
+from impresa.config.adopt import read_run
 from impresa.config.paths import check_data_paths
 from impresa.errors import ConfigError
 
@@ -45,3 +46,24 @@ def test_the_embedded_data_needs_no_path(tmp_path: Path, monkeypatch: pytest.Mon
     check_data_paths(load_experiment("shapes", ["dataset.source=hub", "dataset.train_path=owner/name"]))
     with pytest.raises(ConfigError, match="shapes does not exist"):
         check_data_paths(load_experiment("shapes", ["dataset.source=folder"]))
+
+
+def test_a_pattern_of_parquet_files_is_there_if_one_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment("shapes", ["dataset.train_path='pq/**/*.parquet'"])
+    with pytest.raises(ConfigError, match=r"^dataset\.train_path .*: pq/\*\*/\*\.parquet does not exist; name an"):
+        check_data_paths(config)
+    (tmp_path / "pq" / "deep").mkdir(parents=True)
+    (tmp_path / "pq" / "deep" / "a.parquet").touch()
+    check_data_paths(config)
+    (tmp_path / "[photos]").mkdir()
+    check_data_paths(load_experiment("shapes", ["dataset.train_path='[photos]'"]))
+
+
+def test_the_home_of_a_user_that_is_not_known_is_a_missing_path() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset\.train_path .*: ~nobody-at-all/data does not exist; name an"):
+        check_data_paths(load_experiment("shapes", ["dataset.train_path='~nobody-at-all/data'"]))
+    with pytest.raises(ConfigError, match=r"^~nobody-at-all/a\.yaml: there is no such file"):
+        load_experiment("~nobody-at-all/a.yaml")
+    with pytest.raises(ConfigError, match=r"^RUN: ~nobody-at-all/run does not exist; name the directory"):
+        read_run("RUN", "~nobody-at-all/run")

@@ -156,6 +156,28 @@ def test_a_question_must_be_asked(kind: str) -> None:
         chat(kind).prompt((), " \n", 100)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_question_is_text(kind: str) -> None:
+    with pytest.raises(DataError, match="the question is not UTF-8 text"):
+        chat(kind).prompt((), "how \udcff many?", 100)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_prompt_leaves_room_for_the_answer_as_training_did(kind: str) -> None:
+    format_ = chat(kind)
+    answer = format_.tokens("a red circle")
+    dialogue = ask(("what is there? " * 100).strip(), "a red circle")
+    ids, supervised = format_.encode(dialogue, 300)
+    asked = ids[: supervised.index(True)]
+    question = dialogue.turns[0].question
+    assert format_.prompt((), question, 300, len(answer) + 1) == asked
+    assert len(format_.prompt((), question, 300)) == 300
+    num_framing = len(format_.prompt((), "is it?", 300)) - len(format_.tokens("is it?"))
+    # Never more than half of what the frame leaves.
+    assert len(format_.prompt((), question, 300, 290)) == 300 - (300 - num_framing) // 2
+    assert len(format_.prompt((), question, num_framing + 1, 290)) == num_framing + 1
+
+
 def test_thoughts_in_an_earlier_answer_are_refused_where_the_template_drops_them() -> None:
     thoughtful = Turn("what is there?", "<think>hm</think>a circle")
     with pytest.raises(DataError, match="the chat template changes what is said"):

@@ -75,6 +75,11 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [7]}, "messages holds 7, which is neither text nor an object of role and content"),
     ({"conversations": [{"from": "bot", "value": "x"}]}, "conversations has the role 'bot'"),
     ({"messages": [{"role": "user", "content": "one?"}, {"role": "assistant"}]}, "the answer is empty"),
+    ({"messages": [{"role": ["user"], "content": "one?"}]}, "messages has the role ['user']"),
+    ({"messages": [{"role": {"a": 1}, "content": "one?"}]}, "messages has the role {'a': 1}"),
+    ({"messages": [{"role": "user", "content": [{"text": 5}]}]}, "messages has a part whose text is no text"),
+    ({"conversations": [{"from": "human", "value": {"a": 1}}, {"from": "gpt", "value": "x"}]}, "is no text but {'a'"),
+    ({"question": "one?", "answer": "1", "kind": "\ud800"}, "the kind of question is not UTF-8 text"),
 ]
 
 
@@ -202,6 +207,16 @@ def test_other_json_beside_a_table_is_left_alone(tmp_path: Path) -> None:
     (folder / "info.json").write_text("{}")
     assert dialogues(open_asking(folder)) == [(ask("one?", "1"),)]
     assert dialogues(open_asking(folder / "rows.jsonl")) == [(ask("one?", "1"),)]
+
+
+def test_json_that_is_no_list_does_not_hide_the_captions_beside_the_images(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "0.txt").write_text("a dog")
+    (tmp_path / "dataset_infos.json").write_text('\ufeff {"rows": []}', encoding="utf-8")
+    assert dialogues(open_asking(tmp_path)) == [dialogues_of_captions(["a dog"])]
+    rows = json.dumps([{"image": "0.png", "question": "one?", "answer": "1"}])
+    (tmp_path / "train.json").write_text("\ufeff\n" + rows, encoding="utf-8")
+    assert dialogues(open_asking(tmp_path)) == [(ask("one?", "1"),)]
 
 
 def test_lists_in_csv_are_lists_of_questions(tmp_path: Path) -> None:

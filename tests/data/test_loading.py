@@ -203,6 +203,20 @@ def test_a_batch_of_bad_samples_takes_the_next_good_one() -> None:
     assert batch.bad == [("picture 4", "broken"), ("picture 5", "broken"), ("picture 0", "broken")]
 
 
+def test_data_are_tried_once_before_they_are_refused() -> None:
+    read: list[int] = []
+
+    class Counted(Pictures):
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index)
+            return super().__getitem__(index)
+
+    dataset = BatchDataset(Counted(4, bad=frozenset(range(4))), COLLATE)
+    with pytest.raises(DataError, match=r"^data: 4 samples in a row cannot be used, the first is picture 1: broken"):
+        dataset.__getitems__([(0, 1), (0, 2)])
+    assert len(read) == 2 + 4
+
+
 def test_data_without_any_good_sample_are_refused() -> None:
     dataset = BatchDataset(Pictures(500, bad=frozenset(range(500))), COLLATE)
     with pytest.raises(DataError, match=r"\d+ samples in a row cannot be used, the first is picture 3: broken"):

@@ -158,3 +158,14 @@ def test_only_training_images_are_decoded_smaller(tmp_path: Path) -> None:
     config = DatasetConfig(train_path=str(tmp_path), val_path=str(tmp_path), image_size=32)
     sizes = [open_source(config, split)[0].image.size for split in ("train", "val", "test")]
     assert sizes == [(64, 64), (256, 256), (256, 256)]
+
+
+def test_the_home_of_a_user_that_is_not_known_is_a_missing_path() -> None:
+    for path in ("~nobody-at-all/data", "~nobody-at-all/*.parquet"):
+        with pytest.raises(DataError, match=r"^~nobody-at-all/.*no (such file|parquet files)"):
+            open_path(DatasetConfig(), path)
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path) -> None:
+    folder = write_jsonl(tmp_path / "[photos]", [{"image": "1.png", "caption": "a"}])
+    assert len(open_path(DatasetConfig(), str(folder))) == 1

@@ -12,6 +12,7 @@ from impresa.config.experiment import DecoderConfig, RecursionConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder
+from impresa.errors import DataError
 from tiny_qwen import save_qwen
 
 N, P, R, T = 3, 4, 5, 6
@@ -70,3 +71,23 @@ def test_the_recursive_model_reads_a_shared_prefix_once(monkeypatch: pytest.Monk
     ids = torch.randint(0, 256, (R, T))
     decoder(ids, torch.ones_like(ids), torch.randn(N, P, 16), ids, prefix_of_row=ROWS)
     assert seen == [(N, P), (R, T)]
+
+
+@pytest.mark.parametrize("name", ["trm", "recomputed", "qwen"])
+def test_texts_are_embedded_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, embedded = decoders(tmp_path)[name], []
+    embed = decoder.embed
+    monkeypatch.setattr(decoder, "embed", lambda ids: (embedded.append(ids), embed(ids))[1])
+    ids = torch.randint(0, 256, (R, T))
+    decoder(ids, torch.ones_like(ids), torch.randn(N, P, decoder.hidden_size), ids, prefix_of_row=ROWS)
+    assert len(embedded) == 1
+
+
+@pytest.mark.parametrize("name", ["trm", "qwen"])
+def test_a_shared_prefix_is_checked_and_takes_the_type_of_the_texts(name: str, tmp_path: Path) -> None:
+    decoder = decoders(tmp_path)[name].bfloat16()
+    ids = torch.randint(0, 256, (R, T))
+    with pytest.raises(DataError, match=r"^prefix_embeds: shape \(3, 4, 99\) does not fit .*; give \(3, 4, \d+\)$"):
+        decoder(ids, torch.ones_like(ids), torch.randn(N, P, 99), ids, prefix_of_row=ROWS)
+    prefix = torch.randn(N, P, decoder.hidden_size)
+    assert decoder(ids, torch.ones_like(ids), prefix, ids, prefix_of_row=ROWS).hidden.dtype == torch.bfloat16

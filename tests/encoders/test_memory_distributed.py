@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from pathlib import Path
-
 import pytest
 import torch
-from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from impresa.config.experiment import MemoryConfig
 from impresa.encoders.memory import MemoryTokens
+from two_processes import in_two_processes
 
 N, D, M = 6, 16, 5
 STEPS = 5
@@ -33,20 +29,8 @@ def batch(step: int) -> torch.Tensor:
     return torch.randn(10, N, D, generator=torch.Generator().manual_seed(step)).double()
 
 
-def run_rank(rank: int, folder: str) -> None:
-    code = 1
-    try:
-        torch.set_num_threads(1)
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-        for memory_init in INITS:
-            torch.save(train(rank, build(memory_init)), f"{folder}/{memory_init}{rank}.pt")
-        distributed.barrier()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        # Leaving the usual way aborts now and then in gloo's threads.
-        os._exit(code)
+def states(rank: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {memory_init: train(rank, build(memory_init)) for memory_init in INITS}
 
 
 def train(rank: int, memory: MemoryTokens) -> dict[str, torch.Tensor]:
@@ -62,22 +46,14 @@ def train(rank: int, memory: MemoryTokens) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What both ranks saved."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=run_rank, args=(rank, str(folder))) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=120)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    return folder
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """The states of both ranks."""
+    return in_two_processes(states, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("memory_init", INITS)
-def test_two_processes_equal_one(folder: Path, memory_init: str) -> None:
-    two = [torch.load(folder / f"{memory_init}{rank}.pt", weights_only=True) for rank in range(2)]
+def test_two_processes_equal_one(ranks: list[dict], memory_init: str) -> None:
+    two = [states_of_rank[memory_init] for states_of_rank in ranks]
     one = build(memory_init)
     if memory_init == "features":
         candidates = batch(1)[PARTS[0][0]].flatten(0, 1) @ one.write.weight.detach()

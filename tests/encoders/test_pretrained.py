@@ -407,6 +407,24 @@ def test_timm_maps_of_features_become_tokens(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(features.tokens[:, 1], model.forward_features(IMAGES)[:, :, 0, 1])
 
 
+def test_the_last_block_of_a_hierarchical_timm_model_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_blocks(*widths: int) -> nn.Module:
+        model = _TimmViT()
+        model.blocks = nn.Sequential(*(nn.Linear(width, width) for width in widths))
+        return model
+
+    _install_timm(monkeypatch, with_blocks(8, 8, 8))
+    vit = load_vision_backbone("timm:vit", 32)
+    vit.drop_last_block()
+    assert len(vit.model.blocks) == 2
+    for model in (with_blocks(4, 4, 8), _TimmConv()):
+        _install_timm(monkeypatch, model)
+        stages = load_vision_backbone("timm:swin", 32)
+        assert not stages.has_block_to_spare
+        with pytest.raises(ConfigError, match=r"^decoder.prefix_layer: .* has no block to spare; use last$"):
+            stages.drop_last_block()
+
+
 def test_timm_sizes_and_names_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     _install_timm(monkeypatch, _TimmViT())
     with pytest.raises(ConfigError, match="64 is not the 32 pixels of timm:vit; set it to 32"):

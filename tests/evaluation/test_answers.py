@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from fake_model import COLOURS, ListSource
 from impresa.data.batch import Sample
 from impresa.data.chat import PlainChat
 from impresa.data.dialogue import Dialogue, Turn, ask
-from impresa.data.sources.base import BadSample
+from impresa.data.sources.base import BadSample, Blocks
 from impresa.errors import DataError
 from impresa.evaluation.answers import NUM_EXAMPLES, evaluate_answers
 from impresa.evaluation.results import AnswerMetrics, AnswerScores, read_evaluation, save_evaluation
@@ -139,6 +140,89 @@ def test_the_data_may_be_sorted() -> None:
     assert answers.kinds["colour"]["shuffled"].exact_match < 0.6
 
 
+def test_other_images_are_other_images() -> None:
+    source = squares(8)
+    for number in range(1, 8):
+        source.items[number] = replace(source.items[number], image=source.items[0].image)  # type: ignore[union-attr]
+    answers = evaluate_answers(seeing(), Squares(source.items[:3]), data="squares").answers
+    assert answers is not None
+    assert answers.shuffled.num_questions == 0
+    source.items[7] = squares(8).items[7]
+    answers = evaluate_answers(seeing(), source, data="squares", batch_size=8).answers
+    assert answers is not None
+    assert answers.shuffled.num_questions == 16
+    asked = [said.turns[0].answer for item in source.items for said in item.dialogues]  # type: ignore[union-attr]
+    # Each square of the one kind is exchanged for the single other one, and that for one of them.
+    assert answers.kinds["colour"]["shuffled"].exact_match == asked[:14:2].count(asked[14]) / 8
+
+
+def test_a_batch_of_many_questions_is_asked_in_parts() -> None:
+    source = squares(4)
+    for number, item in enumerate(source.items):
+        source.items[number] = replace(item, dialogues=item.dialogues * 5)  # type: ignore[union-attr]
+    model, rows = seeing(), []
+    whole = evaluate_answers(model, source, data="squares", batch_size=40)
+    forward = type(model.model.decoder).forward
+
+    def count(self: Any, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        rows.append(len(input_ids))
+        return forward(self, input_ids, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.model.decoder), "forward", count)
+        answer = model.answer
+        model.answer = lambda prefix, place, *rest: (rows.append(len(place)), answer(prefix, place, *rest))[1]  # type: ignore
+        parts = evaluate_answers(model, source, data="squares", batch_size=4)
+    assert max(rows) == 4
+    assert parts.num_texts == whole.num_texts == 40
+    assert parts.answers is not None
+    assert whole.answers is not None
+    assert parts.answers.model == whole.answers.model
+    assert parts.answers.loss == pytest.approx(whole.answers.loss, rel=1e-5)
+
+
+def test_photographs_are_not_held() -> None:
+    class Photos(Squares):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            photo = sample.image.copy()  # type: ignore[union-attr]
+            seen.append(weakref.ref(photo))
+            most.append(sum(photo() is not None for photo in seen))
+            return replace(sample, image=photo)
+
+    seen: list[Any] = []
+    most: list[int] = []
+    evaluate_answers(seeing(), Photos(squares(20).items), data="squares", batch_size=20)
+    assert max(most[:20]) <= 3
+
+
+def test_samples_that_lie_together_are_read_together() -> None:
+    class InBlocks(Squares):
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index // 4)
+            return super().__getitem__(index)
+
+        def blocks(self) -> Blocks:
+            return Blocks((4,) * 6, num_held=2)
+
+    read: list[int] = []
+    evaluate_answers(seeing(), InBlocks(squares(24).items), data="squares", batch_size=8)
+    for start in range(0, 24, 8):
+        assert len(set(read[start : start + 8])) == 2
+    assert len(set(read[:24])) == 6
+
+
+def test_a_long_question_leaves_room_for_the_answer() -> None:
+    model, source = seeing(), squares(2)
+    long = ask("one two three " * 40, "red", "colour")
+    source.items[0] = replace(source.items[0], dialogues=(long,))  # type: ignore[union-attr]
+    lengths: list[int] = []
+    answer = model.answer
+    model.answer = lambda prefix, place, prompts: (lengths.extend(map(len, prompts)), answer(prefix, place, prompts))[1]  # type: ignore
+    evaluate_answers(model, source, data="squares")
+    assert max(lengths) == model.max_len - model.generation.max_new_tokens
+
+
 def test_bad_samples_are_listed_and_nothing_usable_is_an_error() -> None:
     source = squares(4)
     source.items[1] = BadSample("square-1", "truncated")
@@ -151,6 +235,12 @@ def test_bad_samples_are_listed_and_nothing_usable_is_an_error() -> None:
     assert evaluation.num_images == 2
     with pytest.raises(DataError, match=r"^squares: no usable sample \(square-1: truncated\)"):
         evaluate_answers(seeing(), Squares([source.items[1]]), data="squares")
+    bad = [BadSample(f"square-{number}", "truncated" if number < 3 else "no image") for number in range(5)]
+    with pytest.raises(DataError) as caught:
+        evaluate_answers(seeing(), Squares([*bad]), data="squares")
+    told = str(caught.value)
+    assert told.count("truncated") == told.count("no image") == 1
+    assert told.endswith("; `impresa data check PATH --questions` lists them")
 
 
 def test_examples_are_those_of_their_images_and_survive_the_disk(tmp_path: Any) -> None:

@@ -55,6 +55,13 @@ def sample(index: int, *, image: bool = True, audio: bool = True, text: bool = T
     )
 
 
+def test_sounds_of_two_rates_are_two_sounds() -> None:
+    one = sample(0)
+    other = replace(one, id="slower", captions=("red square slower",), audio=replace(one.audio, rate_hz=8_000))
+    result = evaluate(HearingModel(), ListSource([one, replace(one, id="same"), other]), data="squares")
+    assert result.sound["text_to_audio"]["model"].num_candidates == 2
+
+
 def test_every_pair_with_sound_equals_the_plain_metric() -> None:
     samples = [sample(i) for i in range(70)]
     model = HearingModel()

@@ -13,8 +13,14 @@ from impresa.evaluation.text_scores import bleu, exact_match, normalized, rouge_
         ("  A Red   circle. ", "red circle"),
         ("the theatre, an ant", "theatre ant"),
         ("don't", "dont"),
-        ("The", ""),
+        ("The", "the"),  # nothing else would remain
         ("ÉTÉ à 3", "été à 3"),
+        ("A.", "a"),
+        ("1. red; 2. blue", "1 red 2 blue"),
+        ("(-1.5), .5 +7 and 12,345.6", "-1.5 .5 7 and 12345.6"),
+        ("3-5 at 10:30 on 1/2, covid-19", "3-5 at 10:30 on 1/2 covid19"),
+        ("¿Qué? «sí»", "qué sí"),
+        ("`red`", "red"),
     ],
 )
 def test_normalised(text: str, expected: str) -> None:
@@ -28,6 +34,34 @@ def test_exact_match_compares_what_is_normalised() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("", "A"), ("the", "A"), ("+", "-"), ("15", "1.5"), ("5", "-5"), ("35", "3-5"), ("15", "1,5"), ("c+", "c-")],
+)
+def test_what_differs_is_no_match(answer: str, expected: str) -> None:
+    assert not exact_match(answer, expected)
+    assert token_f1(answer, expected) < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("是的。", "是的"),
+        ("it's", "it\u2019s"),
+        ("it's", "it\u02bcs"),
+        ("-5", "\u22125"),
+        ("1,000", "1000"),
+        ("The red circle.", "red circle"),
+        ("50%", "50"),
+        ("+5.", "5"),
+    ],
+)
+def test_what_means_the_same_is_a_match(answer: str, expected: str) -> None:
+    assert exact_match(answer, expected)
+    assert token_f1(answer, expected) == 1
+
+
+@pytest.mark.parametrize(
     ("answer", "expected", "f1"),
     [
         ("red circle", "a red circle", 1.0),
@@ -35,7 +69,8 @@ def test_exact_match_compares_what_is_normalised() -> None:
         ("red red", "red circle", 1 / 2),  # each word counts as often as it is in both
         ("blue", "red", 0.0),
         ("", "red", 0.0),
-        ("the", "a", 1.0),  # nothing is left of either
+        ("the", "a", 0.0),
+        ("", " ", 1.0),  # nothing is left of either
     ],
 )
 def test_f1_of_words(answer: str, expected: str, f1: float) -> None:
@@ -53,7 +88,8 @@ def test_scores_are_means() -> None:
 def test_bleu() -> None:
     said = ["a red circle is left of it"]
     assert bleu(said, ["A red circle is left of it"]) == pytest.approx(1.0)
-    assert bleu(["green"], ["red"]) == 0
+    assert bleu(["a red circle is left of it"], ["there is no such thing"]) == 0
+    assert bleu(["green", "red"], ["red", "a red circle"]) is None  # of four words there are none
     # 6 of 7 words, 4 of 6 pairs, 2 of 5 triples and 1 of 4 quadruples are right, and the lengths are equal.
     expected = (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25
     assert bleu(["a red square is left of it"], said) == pytest.approx(expected)
@@ -63,3 +99,10 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     # "red circle" of three words here and two there: precision 2/3, recall 1.
     assert rouge_l(["red big circle"], ["red circle"]) == pytest.approx(4 / 5)
     assert rouge_l(["red circle", "x"], ["red circle", "y"]) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("大きい 赤い 円", "赤い 円"), ("большой красный круг", "красный круг")]
+)
+def test_rouge_l_reads_every_script(answer: str, expected: str) -> None:
+    assert rouge_l([answer], [expected]) == pytest.approx(4 / 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import tiny_hub
 from impresa.cli.main import main
 from impresa.config.experiment import ShapesConfig
 from impresa.data.sources.shapes import ShapesSource
+from run_metrics import numbers
 from tiny_qwen import save_qwen
 from tiny_run import without_charts
 
@@ -49,8 +49,7 @@ def pixmo(path: Path, *, questions: bool = False) -> Path:
 
 
 def losses(run_dir: Path) -> list[float]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+    return [row["train_loss"] for row in numbers(run_dir, "train_loss") if row]
 
 
 def fell(values: list[float]) -> bool:

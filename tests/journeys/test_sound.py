@@ -79,6 +79,10 @@ def test_every_way_to_hand_over_a_sound_gives_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(model.encode_audio((tone(440, 0.3, 44_100), 44_100)), one, atol=2e-2, rtol=0)
     raw = model.encode_audio([(samples, 16_000)], normalize=False)
     torch.testing.assert_close(raw[0] / raw.norm(), one)
+    cut = torch.nn.functional.normalize(raw[:, :4], dim=1)
+    torch.testing.assert_close(model.encode_audio([(samples, 16_000)], dim=4), cut, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.encode_audio((samples, 16_000), dim=4), cut[0], atol=1e-5, rtol=0)
+    assert torch.equal(model.encode_audio([(samples, 16_000)], dim=4, normalize=False), raw[:, :4])
     assert model.encode_audio([]).shape == (0, 16)
 
 
@@ -95,7 +99,7 @@ def test_neither_the_batch_nor_what_is_cut_changes_an_embedding() -> None:
     ("sound", "message"),
     [
         (["missing.wav"], r"missing\.wav: cannot be decoded as sound"),
-        ([3], "encode_audio: got int; give a path, or a pair"),
+        ([3], "sound: got int; give a path, or a pair"),
         ((np.zeros((2, 5), np.float32), 16_000), r"torch\.float32 and shape \(2, 5\) at 16000 Hz; give \(S,\) floats"),
         ((np.zeros(5, np.int16), 16_000), r"torch\.int16 and shape \(5,\)"),
         ((np.zeros(5, np.float32), 0), "at 0 Hz"),

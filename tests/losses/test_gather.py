@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import traceback
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from impresa.config.experiment import LossConfig
 from impresa.losses.contrastive import ContrastiveLoss, LossOutput
+from two_processes import in_two_processes
 
 WIDTH, E = 10, 16
 MODALITIES = ("image", "text", "audio")
@@ -93,41 +90,21 @@ def rows_of(case: Case, rank: int) -> slice:
     return slice(0, case.rows[0]) if rank == 0 else slice(case.rows[0], sum(case.rows))
 
 
-def run_rank(rank: int, folder: str) -> None:
-    code = 1
-    try:
-        torch.set_num_threads(1)
-        address = f"file://{folder}/store"
-        wait = timedelta(seconds=60)
-        distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=wait)
-        results = {}
-        for name, case in {**CASES, "apart": APART}.items():
-            towers = Towers(case)
-            results[name] = result(DistributedDataParallel(towers), rows_of(case, rank), towers)
-        if rank == 0:  # alone: a collective call would wait for the other for ever
-            towers = Towers(CASES["siglip"]).eval()
-            results["validation"] = {"loss": towers(slice(0, 5)).loss.detach()}
-        torch.save(results, f"{folder}/{rank}.pt")
-        distributed.barrier()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)  # leaving the usual way aborts now and then in gloo's threads
+def results_of(rank: int) -> dict[str, dict[str, Tensor]]:
+    results = {}
+    for name, case in {**CASES, "apart": APART}.items():
+        towers = Towers(case)
+        results[name] = result(DistributedDataParallel(towers), rows_of(case, rank), towers)
+    if rank == 0:  # alone: a collective call would wait for the other for ever
+        towers = Towers(CASES["siglip"]).eval()
+        results["validation"] = {"loss": towers(slice(0, 5)).loss.detach()}
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What both processes saved for each case."""
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, str(folder))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    """What both processes found for each case."""
+    return in_two_processes(results_of, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -150,11 +152,46 @@ def test_a_stream_comes_before_its_end(model: AnsweringModel, monkeypatch: pytes
     assert len(pieces) > 2
 
 
-def test_a_fault_in_the_stream_is_raised_where_it_is_read(model: AnsweringModel) -> None:
+def test_a_stream_refuses_at_once_what_it_cannot_answer(model: AnsweringModel) -> None:
     with pytest.raises(ConfigError, match="beams"):
-        list(model.stream(picture(0), "what?", generation=GenerationConfig(num_beams=2)))
+        model.stream(picture(0), "what?", generation=GenerationConfig(num_beams=2))
     with pytest.raises(DataError, match="the question is empty"):
-        list(model.stream(picture(0), ""))
+        model.stream(picture(0), "")
+
+
+def test_a_fault_in_the_stream_is_raised_where_it_is_read(
+    model: AnsweringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = model.stream(picture(0), "what?")
+    monkeypatch.setattr(model.model.decoder, "head", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+
+
+def test_a_stream_that_nobody_reads_ends(model: AnsweringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make two hundred tokens."""
+    letter, logits, num_tokens = model.chat.tokens("a")[0], model.model.decoder.head, 0
+    read_on = Event()
+
+    def endless(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal num_tokens
+        num_tokens += 1
+        if num_tokens > 2:
+            assert read_on.wait(timeout=20)
+        found = torch.zeros_like(logits(hidden))
+        found[..., letter] = 9.0
+        return found
+
+    monkeypatch.setattr(model.model.decoder, "head", endless)
+    before = set(threading.enumerate())
+    stream = model.stream(picture(0), "what?", generation=GenerationConfig(max_new_tokens=200))
+    assert next(stream) == "a"
+    (generating,) = set(threading.enumerate()) - before
+    stream.close()
+    read_on.set()
+    generating.join(timeout=20)
+    assert not generating.is_alive()
+    assert num_tokens <= 4
 
 
 def test_what_was_said_before_counts(model: AnsweringModel) -> None:
@@ -163,7 +200,7 @@ def test_what_was_said_before_counts(model: AnsweringModel) -> None:
     for number, question in enumerate(QUESTIONS):
         image = picture(number)
         alone, after = ("".join(model.stream(image, question, turns=turns)) for turns in ((), said))
-        prompt = model.chat.prompt(said, question, model.max_len)
+        prompt = model.chat.prompt(said, question, model.max_len, model.generation.max_new_tokens)
         assert model.answer(model._prefix([image], None), torch.tensor([0]), [prompt]) == [after]
         changed.append(after != alone)
     assert any(changed)

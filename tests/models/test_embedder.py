@@ -54,7 +54,11 @@ def test_a_prefix_is_cut_first_and_scaled_then(model: EmbeddingModel) -> None:
     assert torch.allclose(model.encode_text(TEXTS, dim=4), torch.nn.functional.normalize(free[:, :4], dim=1))
     assert torch.equal(model.encode_text(TEXTS, dim=4, normalize=False), free[:, :4])
     assert torch.equal(model.encode_text(TEXTS, dim=16), model.encode_text(TEXTS))
-    assert model.encode_image(picture(0), dim=4).shape == (4,)
+    images = model.encode_image([picture(0), picture(1)], normalize=False)
+    cut = torch.nn.functional.normalize(images[:, :4], dim=1)
+    assert torch.allclose(model.encode_image([picture(0), picture(1)], dim=4), cut)
+    assert torch.allclose(model.encode_image(picture(1), dim=4), cut[1], atol=1e-6)
+    assert torch.equal(model.encode_image([picture(0), picture(1)], dim=4, normalize=False), images[:, :4])
 
 
 @pytest.mark.parametrize("dim", [0, -1, 17])
@@ -87,7 +91,7 @@ def test_a_tensor_of_four_dimensions_is_a_batch(model: EmbeddingModel) -> None:
 
 @pytest.mark.parametrize("tensor", [torch.zeros(3, 9, 9), torch.zeros(1, 16, 16), torch.zeros(16, 16, 3).byte()])
 def test_a_tensor_of_another_shape_is_refused(tensor: Tensor, model: EmbeddingModel) -> None:
-    with pytest.raises(DataError, match=r"encode_image: .*give \(3, 16, 16\) floats"):
+    with pytest.raises(DataError, match=r"^image: .*give \(3, 16, 16\) floats"):
         model.encode_image([tensor])
 
 

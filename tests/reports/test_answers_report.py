@@ -102,3 +102,31 @@ def test_the_card_says_how_to_ask() -> None:
         assert part in text
     assert "encode_image" not in text
     assert "impresa.load('runs/a')" in text
+
+
+@pytest.mark.parametrize("kind", ["[/x]", "count [easy]", ":cat:"])
+def test_a_type_of_question_is_shown_as_it_is(kind: str) -> None:
+    assert f"  {kind} " in table(replace(EVALUATION, answers=replace(ANSWERS, kinds={kind: SCORES})))
+
+
+def test_bleu_is_left_out_where_answers_are_too_short_for_it(tmp_path: Path) -> None:
+    short = replace(EVALUATION, answers=replace(ANSWERS, bleu=None))
+    assert "perplexity 1.28, BLEU 0.123, ROUGE-L 0.456" in table(EVALUATION)
+    assert "perplexity 1.28, ROUGE-L 0.456" in table(short)
+    assert "perplexity 1.28, BLEU 0.123, ROUGE-L 0.456" in page(tmp_path, EVALUATION)
+    assert "perplexity 1.28, ROUGE-L 0.456" in page(tmp_path, short)
+
+
+def test_without_other_images_there_is_nothing_said_of_them(tmp_path: Path) -> None:
+    none = AnswerScores(0, 0.0, 0.0)
+    kinds = {"count": {**SCORES, "shuffled": none}}
+    alone = replace(EVALUATION, answers=replace(ANSWERS, shuffled=none, kinds=kinds))
+    assert "other images" in table(EVALUATION)
+    assert "other images" not in table(alone)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    cells = "<th>other images</th>"
+    assert cells in page(tmp_path / "one", EVALUATION)
+    assert cells not in page(tmp_path / "two", alone)
+    mixed = replace(EVALUATION, answers=replace(ANSWERS, kinds={**kinds, "colour": SCORES}))
+    assert "<td>-</td>" in page(tmp_path / "two", mixed)

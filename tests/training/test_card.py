@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from impresa.evaluation.results import DirectionMetrics, Evaluation, RetrievalMetrics, ZeroShotMetrics
+from impresa.evaluation.results import (
+    AnswerMetrics,
+    AnswerScores,
+    DirectionMetrics,
+    Evaluation,
+    RetrievalMetrics,
+    ZeroShotMetrics,
+)
 from impresa.training.card import model_card
 from tiny_run import tiny_experiment
+from tiny_vlm import tiny_vlm
 
 ENVIRONMENT = {
     **{
@@ -43,6 +52,27 @@ def test_zero_shot_accuracy_stands_beside_chance() -> None:
 def test_labels_and_origin() -> None:
     labels = ("labels.description=Finds things.", "labels.version=2", "labels.tags=[blue]", "labels.model=m")
     text = card(Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL), *labels)
-    for part in ("# shapes 2", "Finds things.", "- 'blue'", "- Model: m", "1,234,567", "abc with changes", "Seed: 7"):
+    for part in ("# shapes 2", "Finds things.", '- "blue"', "- Model: m", "1,234,567", "abc with changes", "Seed: 7"):
         assert part in text
     assert "impresa.load('runs/a')" in text
+
+
+def test_any_tag_is_yaml() -> None:
+    from omegaconf import OmegaConf
+
+    tags = ['it\'s "red"', "\u00e9t\u00e9", "a: b"]
+    text = card(
+        Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL), f"labels.tags={json.dumps(tags, ensure_ascii=False)}"
+    )
+    head = OmegaConf.create(text.split("---")[1])
+    assert list(head.tags)[-3:] == tags
+
+
+def test_a_model_that_hears_is_asked_with_sounds() -> None:
+    scores = AnswerScores(4, 0.5, 0.5)
+    answers = AnswerMetrics(scores, scores, None, None, 0.5, 0.0, 1.0)
+    evaluation = Evaluation("shapes", 4, 4, 4, answers=answers)
+    audio = ("audio_encoder.dim=16", "audio_encoder.depth=1", "audio_encoder.num_heads=2", "audio_encoder.embed_dim=16")
+    hearing, deaf = (model_card(tiny_vlm(*more), evaluation, ENVIRONMENT, Path("runs/a"), 1) for more in (audio, ()))
+    assert 'model.ask("a.jpg", "how many shapes are there?", sounds=["a.wav"])' in hearing
+    assert "sounds" not in deaf

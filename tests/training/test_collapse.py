@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from impresa.data.batch import Batch
 from impresa.training.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
 from impresa.training.module import TrainingModule
+from impresa.training.run import train
 from impresa.training.schedule import Schedule
-from tiny_run import tiny_experiment
+from tiny_run import tiny_experiment, without_charts
 
 WARMUP, SIZE = 10, 8
 
@@ -60,3 +62,27 @@ def test_it_is_silent_when(contrastive: float, cosine: float, steps: int, caplog
 def test_guessing_costs_one_more_under_siglip() -> None:
     assert guessing_loss("clip", 128) == pytest.approx(4.852, abs=1e-3)
     assert guessing_loss("siglip", 128) == pytest.approx(5.852, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        (("optimization.lr=3",), "the loss is that of guessing"),
+        (("optimization.lr=3", "losses.type=siglip", "optimization.lr_logits=0.01"), "nearly the same embedding"),
+    ],
+    ids=["clip", "siglip"],
+)
+def test_a_training_that_is_stuck_is_told(
+    settings: tuple[str, ...],
+    seen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    without_charts(monkeypatch)
+    steps = ("trainer.epochs=10", "trainer.accumulate_grad_batches=1")  # five of them an epoch
+    config = tiny_experiment(*settings, *steps, "optimization.warmup_epochs=0")
+    train(config, tmp_path / "run", command=[])
+    assert f"step {STEPS_AFTER_WARMUP}: " in caplog.text
+    assert seen in caplog.text
+    assert "lower optimization.lr (3)" in caplog.text

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import multiprocessing
-import os
-import socket
-import traceback
 from pathlib import Path
 
 import pytest
@@ -15,7 +10,9 @@ from safetensors.torch import load_file
 
 import impresa
 from impresa.training.run import train
+from run_metrics import numbers
 from tiny_run import tiny_experiment
+from two_processes import in_two_processes
 
 # Full batches only, and no dropout: its draws depend on the rank.
 EVEN = (
@@ -32,19 +29,8 @@ LIKE_ONE = {
 """What the two processes are told besides, and what makes one process see the same negatives."""
 
 
-def one_of_two(rank: int, port: int, folder: Path, overrides: tuple[str, ...]) -> None:
-    """What a launcher would start as process `rank`."""
-    code = 1
-    try:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        os.environ.update(address, LOCAL_RANK=str(rank), NODE_RANK="0")
-        train(tiny_experiment(*EVEN, *TOGETHER, *overrides), folder / "run", command=[])
-        torch.distributed.barrier()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)  # leaving the usual way aborts now and then in gloo's threads
+def train_together(rank: int, run_dir: Path, overrides: tuple[str, ...]) -> None:
+    train(tiny_experiment(*EVEN, *TOGETHER, *overrides), run_dir, command=[])
 
 
 @pytest.fixture(scope="module", params=list(LIKE_ONE))
@@ -52,21 +38,8 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The run of two processes, and that of one."""
     for_two, for_one = LIKE_ONE[request.param]
     folder = tmp_path_factory.mktemp("runs")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # what is imported here need not be imported there
-    processes = [context.Process(target=one_of_two, args=(rank, port, folder, for_two)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_two_processes(train_together, folder, folder / "run", for_two, start="fork")
     return folder / "run", train(tiny_experiment(*EVEN, *for_one), folder / "one", command=[])
-
-
-def metrics(run_dir: Path, *names: str) -> list[dict[str, float]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return [{name: float(row[name]) for name in names if row[name]} for row in csv.DictReader(file)]
 
 
 def test_the_weights_are_equal(runs: tuple[Path, Path]) -> None:
@@ -78,7 +51,7 @@ def test_the_weights_are_equal(runs: tuple[Path, Path]) -> None:
 
 def test_the_metrics_are_equal(runs: tuple[Path, Path]) -> None:
     trained = ("step", "epoch", "train_loss", "lr", "gradient_norm", "val_image_to_text_recall_at_1")
-    together, alone = (metrics(run_dir, *trained) for run_dir in runs)
+    together, alone = (numbers(run_dir, *trained) for run_dir in runs)
     assert len(alone) == 8
     assert together == [pytest.approx(row, rel=1e-3, abs=1e-6) for row in alone]
 

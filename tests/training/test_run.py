@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import gc
 import hashlib
 import json
-import os
-import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.training import run as run_module
+from impresa.training.averaging import WeightAverage
 from impresa.training.folder import is_finished, read_environment
-from impresa.training.recorder import Recorder
+from impresa.training.module import TrainingModule
 from impresa.training.run import train
+from run_metrics import interrupt_after, rows
 from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
 
 COMMAND = ["impresa", "train", "shapes"]
@@ -32,23 +33,6 @@ TOTAL = 3 * STEPS_PER_EPOCH
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
-
-
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in csv.DictReader(file)]
-
-
-def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the given step is made."""
-    record = Recorder.on_train_batch_end
-
-    def press(self: Recorder, trainer: Any, module: Any, *rest: Any) -> None:
-        if module.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        record(self, trainer, module, *rest)
-
-    monkeypatch.setattr(Recorder, "on_train_batch_end", press)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -180,6 +164,34 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
     assert is_finished(tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
+
+
+def test_the_evaluation_has_the_memory_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[dict[str, Any]] = []
+    alive: list[Any] = []
+    real_save, real_load = run_module.save_run, run_module.load
+
+    def save(run_dir: Path, model: Any, *rest: Any, **settings: Any) -> None:
+        saved.append({"model": weakref.ref(model), "device": settings["device"]})
+        real_save(run_dir, model, *rest, **settings)
+
+    def of_training() -> list[Any]:
+        gc.collect()
+        kinds = (TrainingModule, WeightAverage, torch.optim.Optimizer)
+        return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds)]
+
+    before = of_training()  # what other tests hold
+
+    def load(*given: Any) -> Any:
+        alive.extend(thing for thing in of_training() if not any(thing is other for other in before))
+        alive.extend(filter(None, [saved[0]["model"]()]))
+        return real_load(*given)
+
+    monkeypatch.setattr(run_module, "save_run", save)
+    monkeypatch.setattr(run_module, "load", load)
+    train(tiny_experiment("optimization.ema_decay=0.6", "trainer.max_steps=1"), tmp_path / "run", command=COMMAND)
+    assert alive == []
+    assert saved[0]["device"] == torch.device("cpu")  # where it was trained
 
 
 def test_resuming_a_finished_run_says_so(caplog: pytest.LogCaptureFixture) -> None:

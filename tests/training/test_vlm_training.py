@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import multiprocessing
-import os
-import signal
-import socket
-import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 import impresa
 from impresa.config.adopt import adopt_towers
+from impresa.data.batch import DialogueBatch
+from impresa.data.dialogue import ask
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation
+from impresa.models.output import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.dry_run import dry_run
+from impresa.training.module import TrainingModule
 from impresa.training.parts import build_parts
-from impresa.training.recorder import Recorder
 from impresa.training.run import train
+from impresa.training.trainer import build_trainer
+from run_metrics import interrupt_after, numbers, rows
 from tiny_qwen import save_qwen
 from tiny_run import finished_run, without_charts
 from tiny_vlm import finished_vlm, picture, tiny_qwen_vlm, tiny_vlm, tiny_vlm_on
+from two_processes import in_two_processes
 
 COMMAND = ["impresa", "train", "shapes_vqa_trm"]
 LIVELY = ("decoder.recursion.dropout=0.2", "optimization.ema_decay=0.6", "trainer.accumulate_grad_batches=2")
@@ -43,15 +44,6 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
 
 
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in csv.DictReader(file)]
-
-
-def numbers(run_dir: Path, *names: str) -> list[dict[str, float]]:
-    return [{name: float(row[name]) for name in names if row[name]} for row in rows(run_dir)]
-
-
 def assert_same_weights(ours: Path, theirs: Path) -> None:
     one, other = (load_file(run_dir / "model.safetensors") for run_dir in (ours, theirs))
     assert one.keys() == other.keys()
@@ -62,19 +54,43 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
 def test_a_checkpoint_has_what_is_trained_and_nothing_else() -> None:
     checkpoint = read_checkpoint(finished_vlm() / "checkpoints" / "last.ckpt")
     model = impresa.load(finished_vlm(), "cpu").model
-    trained = {*model.fusion.parameters(), *model.decoder.parameters()}
-    expected = {f"model.{name}" for name, parameter in model.named_parameters() if parameter in trained}
-    expected |= {
-        f"model.{name}" for name, buffer in model.named_buffers() if f"model.{name}" in checkpoint["state_dict"]
-    }
-    assert checkpoint["state_dict"].keys() == expected
-    assert not any("vision_encoder" in name for name, _ in model.named_parameters() if f"model.{name}" in expected)
+    kept = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
+    parts = (("fusion", model.fusion), ("decoder", model.decoder))
+    trained = {f"{part}.{name}" for part, module in parts for name in module.state_dict()}
+    memory = {f"vision_encoder.backbone.memory.{name}" for name in ("state", "reset_pending")}
+    assert kept == trained | memory  # buffers are kept, whoever has them
+    assert {"fusion.projections.image.weight", "decoder.embedding.weight", "decoder.gain"} <= kept
+    assert not kept & {name for name, _ in model.named_parameters() if name.startswith("vision_encoder.")}
 
 
-def test_validation_tells_loss_and_exact_match() -> None:
+class Answered(torch.nn.Module):
+    """Gives each batch the loss and the exact match that its name says."""
+
+    def forward(self, batch: DialogueBatch) -> ModelOutput:
+        loss, exact_match = (torch.tensor(float(value)) for value in batch.ids[0].split())
+        return ModelOutput(loss, {"loss": loss, "exact_match": exact_match})
+
+
+def test_a_validation_weighs_losses_by_tokens_and_hits_by_dialogues() -> None:
+    batches = [
+        DialogueBatch(ids=["1.5 1"], dialogues=[ask("what?", "a long answer of nine tokens")], num_supervised=9),
+        DialogueBatch(ids=["0.5 0"], dialogues=[ask("what?", "red")] * 3, num_supervised=3),
+    ]
+    nothing: Any = None
+    module = TrainingModule(Answered(), tiny_vlm(), nothing, nothing, nothing)
+    trainer = build_trainer(module.config, None, callbacks=[], logger=False)
+    trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    loss = (9 * 1.5 + 3 * 0.5) / 12
+    assert metrics == pytest.approx({"val_loss": loss, "val_exact_match": 0.25, "val_perplexity": math.exp(loss)})
+
+
+def test_validation_tells_loss_perplexity_and_exact_match() -> None:
     validated = [row for row in rows(finished_vlm()) if row["val_loss"]]
     assert [int(row["step"]) for row in validated] == [3, 6]
     assert all(0 <= float(row["val_exact_match"]) <= 1 for row in validated)
+    for row in validated:
+        assert float(row["val_perplexity"]) == pytest.approx(math.exp(float(row["val_loss"])), rel=1e-5)
     assert not any("recall" in name for name in validated[0])
 
 
@@ -100,18 +116,6 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert evaluation is not None
     assert evaluation.answers is not None
     assert evaluation.answers.perplexity == pytest.approx(math.exp(evaluation.answers.loss))
-
-
-def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the given step is made."""
-    record = Recorder.on_train_batch_end
-
-    def press(self: Recorder, trainer: Any, module: Any, *rest: Any) -> None:
-        if module.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        record(self, trainer, module, *rest)
-
-    monkeypatch.setattr(Recorder, "on_train_batch_end", press)
 
 
 @pytest.mark.parametrize("stands_on", ["own tower", "tower of a run", "adapters"])
@@ -148,40 +152,21 @@ def test_batches_that_are_added_up_are_one_large_batch(tmp_path: Path) -> None:
     added = train(small, tmp_path / "added", command=COMMAND)
     large = train(tiny_vlm(*PLAIN, "dataset.batch_size=12"), tmp_path / "large", command=COMMAND)
     assert_same_weights(added, large)
-    trained = ("step", "train_loss", "gradient_norm", "val_loss")
+    trained = ("step", "train_loss", "gradient_norm", "val_loss", "val_perplexity")
     assert numbers(added, *trained) == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in numbers(large, *trained)]
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """What a launcher would start as process `rank`."""
-    code = 1
-    try:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        os.environ.update(address, LOCAL_RANK=str(rank), NODE_RANK="0")
-        together = ("dataset.batch_size=4", "trainer.devices=2", "trainer.strategy=ddp")
-        config = tiny_vlm(*PLAIN, *together, "trainer.accumulate_grad_batches=2", "dataset.eval_batch_size=2")
-        train(config, folder / "run", command=[])
-        torch.distributed.barrier()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)  # leaving the usual way aborts now and then in gloo's threads
+def train_together(rank: int, run_dir: Path) -> None:
+    together = ("dataset.batch_size=4", "trainer.devices=2", "trainer.strategy=ddp")
+    config = tiny_vlm(*PLAIN, *together, "trainer.accumulate_grad_batches=2", "dataset.eval_batch_size=2")
+    train(config, run_dir, command=[])
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # what is imported here need not be imported there
-    processes = [context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_two_processes(train_together, tmp_path, tmp_path / "run", start="fork")
     alone = train(tiny_vlm(*PLAIN, "dataset.batch_size=16"), tmp_path / "alone", command=[])
     assert_same_weights(tmp_path / "run", alone)
-    trained = ("step", "train_loss", "gradient_norm", "val_loss")
+    trained = ("step", "train_loss", "gradient_norm", "val_loss", "val_perplexity")
     ours = numbers(tmp_path / "run", *trained)
     assert ours == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in numbers(alone, *trained)]
     assert impresa.load(tmp_path / "run", "cpu").ask([picture(0)], "what?")

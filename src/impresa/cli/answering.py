@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from impresa.cli.device import add_device, checked_device
 from impresa.cli.numbers import count, count_or_zero, fraction, non_negative
+from impresa.config.faults import raise_faults
+from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import ExperimentConfig
+    from impresa.config.experiment import ExperimentConfig, GenerationConfig
     from impresa.models.answerer import AnsweringModel
 
 
@@ -44,16 +46,18 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer")
 
 
-def check_inputs(run: Path, images: Iterable[Path]) -> None:
-    """Refuse what cannot be answered about, without torch.
+def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
+    """Refuse what cannot be answered about, and options that do nothing, without torch.
 
     Raises:
-        ConfigError: the folder is no finished run.
+        ConfigError: the folder is no finished run, or an option cannot be.
         CheckpointError: the run is one of an alignment.
         DataError: an image is missing, or no image.
     """
-    if finished_run(run).decoder is None:
-        raise CheckpointError(f"{run}: is an alignment and answers nothing; train a run with a decoder on it")
+    decoder = finished_run(args.run).decoder
+    if decoder is None:
+        raise CheckpointError(f"{args.run}: is an alignment and answers nothing; train a run with a decoder on it")
+    _check_generation(args, decoder.generation)
     for image in images:
         _check_image(image)
 
@@ -78,13 +82,7 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
     model = load_answerer(args.run, checked_device(args.device))
     # torch starts every process from the same seed.
     torch.manual_seed(torch.seed() if args.seed is None else args.seed)
-    given = {
-        "max_new_tokens": args.max_new_tokens,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "num_beams": getattr(args, "beams", None),
-    }
-    model.generation = replace(model.generation, **{key: value for key, value in given.items() if value is not None})
+    model.generation = replace(model.generation, **_given(args))
     return model
 
 
@@ -95,7 +93,7 @@ def answer(args: argparse.Namespace, question: str) -> None:
         print_pieces(model.stream(args.images[0], question))
         return
     answers = model.ask(args.images, question, batch_size=args.batch_size)
-    pairs = [(str(image), found) for image, found in zip(args.images, answers, strict=True)]
+    pairs = [(printable(str(image)), found) for image, found in zip(args.images, answers, strict=True)]
     if args.json:
         found = [{"image": image, "question": question, "answer": text} for image, text in pairs]
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -104,6 +102,28 @@ def answer(args: argparse.Namespace, question: str) -> None:
     else:
         for image, text in pairs:
             print(f"{image}: {' '.join(text.split())}")
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of generation that the options name."""
+    values = {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "num_beams": getattr(args, "beams", None),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _check_generation(args: argparse.Namespace, defaults: GenerationConfig) -> None:
+    from impresa.config.checks import check_generation
+
+    given = _given(args)
+    generation = replace(defaults, **given)
+    faults = (fault for fault in check_generation(generation) if fault.key in given)
+    raise_faults(replace(fault, key=f"--{fault.key.replace('_', '-')}") for fault in faults)
+    if args.seed is not None and generation.temperature == 0:
+        print("--seed: changes nothing at temperature 0, which draws nothing", file=sys.stderr)
 
 
 def print_pieces(pieces: Iterable[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import os.path
 
 from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.data.text import is_unicode
 from impresa.errors import DataError
 
 HELP = (
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Answer and print; returns the exit code."""
     _check_question(args.question)
-    check_inputs(args.run, args.images)
+    check_inputs(args, args.images)
     answer(args, args.question)
     return 0
 
@@ -33,5 +34,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 def _check_question(question: str) -> None:
     if not question.strip():
         raise DataError("QUESTION: is empty; ask something")
-    if Path(question).is_file():
+    if not is_unicode(question):
+        raise DataError("QUESTION: is not UTF-8 text; write it in that encoding")
+    if os.path.isfile(question):  # pathlib's fails at texts that are longer than a file name may be
         raise DataError(f"{question}: is a file where the question should be; put the question last, in quotes")

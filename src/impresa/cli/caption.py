@@ -22,6 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Describe and print; returns the exit code."""
-    check_inputs(args.run, args.images)
+    check_inputs(args, args.images)
     answer(args, CAPTION_PROMPTS[0])
     return 0

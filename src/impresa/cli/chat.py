@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Talk until there is nothing more to say; returns the exit code."""
-    check_inputs(args.run, [args.image])
+    check_inputs(args, [args.image])
     model = load_model(args)
     model.generation = replace(model.generation, num_beams=1)
     talk(model, args.image)
@@ -66,6 +66,8 @@ def _questions() -> Iterator[str]:
     while True:
         try:
             line = input(prompt).strip()
+        except UnicodeDecodeError as error:
+            raise DataError("standard input: is not UTF-8 text; write it in that encoding") from error
         except EOFError:
             if prompt:
                 print()

@@ -133,7 +133,7 @@ def _print(path: str, summary: SourceSummary) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     table = Table(title=path, show_header=False, title_justify="left")
     for row in _summary_rows(summary):
         table.add_row(*row)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.device import add_device, checked_device
+from impresa.cli.numbers import count
 from impresa.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="part of the run's own data, or of shapes (default: test)",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="images or texts at a time (default: as in training)"
+        "--batch-size", type=count, metavar="N", help="images or texts at a time (default: as in training)"
     )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     else:
         source = open_source(dataset, args.split, audio_seconds=seconds, dialogues=asks)
     try:
-        train_source = open_source(dataset, "train", dialogues=asks)
+        # With sounds as in training: what a row without an image is called decides its part.
+        train_source = open_source(dataset, "train", audio_seconds=seconds, dialogues=asks)
     except DataError as error:
         missing = "most frequent answers" if asks else "colour histogram"
         sys.stderr.write(f"no {missing} beside the model, because the training data cannot be read: {error}\n")
@@ -70,17 +72,17 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         batch_size=args.batch_size,
         show_progress=sys.stderr.isatty(),
     )
-    _print(evaluation, as_json=args.json)
-    if not args.data and args.split == "test":
-        _renew(args.run, evaluation)
+    try:
+        if not args.data and args.split == "test":
+            _renew(args.run, evaluation)
+    finally:
+        _print(evaluation, as_json=args.json)
     return 0
 
 
 def _check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
     if overrides:
         raise ConfigError(f"{overrides[0]}: impresa eval takes no overrides; the run's own config is used")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise ConfigError(f"--batch-size: {args.batch_size} is too small; give 1 or more")
     if args.data and args.data != SHAPES and args.split != "test":
         raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from impresa.cli.answering import add_run, finished_run
+from impresa.errors import CheckpointError
 
 HELP = (
     "Write the language model of a run with a Qwen decoder and low-rank adapters to a folder: the adapters in peft's "
@@ -26,6 +27,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Export and print the folder; returns the exit code."""
     from impresa.export import check_exportable, export_run
 
-    check_exportable(finished_run(args.run), args.run, args.folder)
-    print(export_run(args.run, args.folder, merge=args.merge))
+    config = finished_run(args.run)
+    try:
+        check_exportable(config, args.run, args.folder)
+        print(export_run(args.run, args.folder, merge=args.merge))
+    except OSError as error:
+        mend = "name a folder in a place that can be written to"
+        raise CheckpointError(f"{args.folder}: cannot be written ({error.strerror or error}); {mend}") from error
     return 0

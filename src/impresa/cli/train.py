@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from datetime import datetime
 from itertools import count
@@ -26,6 +27,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # All that can be checked without torch is checked before it is imported.
     from impresa.config.adopt import adopt_towers
     from impresa.config.checks import check_built
+    from impresa.config.effects import notices
     from impresa.config.load import load_experiment
     from impresa.config.paths import check_data_paths
 
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.training.notices import show_notices
 
     show_notices()
+    for line in notices(config):
+        logging.getLogger("impresa").info(line)
     if run_dir is None:
         from impresa.training.dry_run import dry_run
 

@@ -10,7 +10,7 @@ from impresa.config.checks import FROM_SCRATCH, towers
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, Modality
 from impresa.config.faults import Fault, raise_faults, show
 from impresa.config.load import read_config
-from impresa.config.paths import shipped_names
+from impresa.config.paths import expanded, shipped_names
 from impresa.errors import ConfigError
 from impresa.run_files import CONFIG, MANIFEST
 
@@ -32,7 +32,7 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
     for modality, part, tower in towers(config):
         if tower.checkpoint is None:
             continue
-        run = read_run(f"{part}.checkpoint", tower.checkpoint)
+        run = read_run(f"{part}.checkpoint", tower.checkpoint, alignment=True)
         theirs: EncoderConfig | None = getattr(run, part)
         if run.decoder is not None:  # its towers have lost what makes embeddings
             fault = f"{tower.checkpoint} is a run with a decoder; name the alignment that it stands on"
@@ -53,23 +53,29 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
     return replace(config, **changed)
 
 
-def read_run(key: str, path: str) -> ExperimentConfig:
+def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfig:
     """The config of a finished run.
 
+    Args:
+        key: what the line of an error begins with.
+        path: the run.
+        alignment: an alignment is wanted, so that no other run is suggested.
+
     Raises:
-        ConfigError: there is none at `path`; the line begins with `key`.
+        ConfigError: there is none at `path`.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{key}: {path} {_no_run(folder, path)}")
+        raise ConfigError(f"{key}: {path} {_no_run(folder, path, alignment)}")
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{key}: {path} has not finished; `impresa train --output-dir {path} --resume` finishes it")
     return read_config(folder / CONFIG)
 
 
-def _no_run(folder: Path, path: str) -> str:
+def _no_run(folder: Path, path: str, alignment: bool) -> str:
     """What is wrong with a path that is no run, and the mend."""
     within = sorted((found.parent for found in folder.glob(f"*/{MANIFEST}")), key=lambda run: run.stat().st_mtime)
+    within = [run for run in within if not (alignment and _has_decoder(run))]
     if within:
         return f"holds runs and is none itself; name one, such as {Path(path) / within[-1].name}"
     if folder.exists():
@@ -77,6 +83,14 @@ def _no_run(folder: Path, path: str) -> str:
     if folder.name in shipped_names():
         return f"does not exist; `impresa train {folder.name} --output-dir {path}` makes it, or name another run"
     return "does not exist; name the directory that `impresa train` printed last"
+
+
+def _has_decoder(run: Path) -> bool:
+    """True also where the config cannot be read: such a run is no suggestion either."""
+    try:
+        return read_config(run / CONFIG).decoder is not None
+    except ConfigError:
+        return True
 
 
 def _contradictions(part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:

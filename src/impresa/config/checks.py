@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from impresa.config.dialects import both_names
-from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig, FusionConfig, Modality
+from impresa.config.effects import check_effects
+from impresa.config.experiment import (
+    DecoderConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    FusionConfig,
+    GenerationConfig,
+    Modality,
+)
 from impresa.config.faults import Fault, listed, raise_faults, show
 from impresa.config.memory_vlm import MemoryVLMConfig
 
@@ -45,6 +53,8 @@ _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
 _MIN_CAPTION_TOKENS = 3
 _NUM_MELS = 128
+LEAST_TEMPERATURE = 1e-3
+"""Of sampling: what scores are divided by; much less overflows, and only the likeliest token is drawn anyway."""
 
 
 def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
@@ -67,6 +77,7 @@ def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     yield from _check_dataset(config)
     yield from _check_optimization(config)
     yield from _check_checkpoint(config)
+    yield from check_effects(config)
 
 
 def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderConfig]]:
@@ -207,6 +218,8 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault("decoder.num_heads", f"{fault} need an even width, so change it or `decoder.dim`")
         if decoder.dim * decoder.mlp_ratio < 1:
             yield Fault("decoder.mlp_ratio", f"{decoder.mlp_ratio} leaves the MLPs no hidden width; make it larger")
+    for found in check_generation(decoder.generation):
+        yield replace(found, key=f"decoder.generation.{found.key}")
     if decoder.type == "qwen" and decoder.freeze and decoder.use_lora:
         yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
     if vision.checkpoint is not None:
@@ -215,6 +228,16 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("decoder.prefix", "memory needs `vision_encoder.memory.enabled` true; turn it on, or use tokens")
     if decoder.prefix == "perceiver" and not vision.use_perceiver:
         yield Fault("decoder.prefix", "perceiver needs `vision_encoder.use_perceiver` true; turn it on, or use tokens")
+
+
+def check_generation(generation: GenerationConfig) -> Iterator[Fault]:
+    """What cannot be, or means nothing, in settings of generation; the keys are bare names."""
+    temperature = generation.temperature
+    if 0 < temperature < LEAST_TEMPERATURE:
+        mend = f"0 takes the likeliest token, anything else is at least {LEAST_TEMPERATURE:g}"
+        yield Fault("temperature", f"{temperature:g} is too small to divide by; {mend}")
+    if temperature == 0 and generation.top_p < 1:
+        yield Fault("top_p", f"{generation.top_p:g} does nothing at temperature 0, which draws nothing; leave it out")
 
 
 def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:

@@ -278,9 +278,9 @@ class GenerationConfig:
     num_beams: Count = 1
     """Beams; 1 is no beam search."""
     temperature: NonNegative = 0.0
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature, at least 0.001; 0 is greedy."""
     top_p: Fraction = 1.0
-    """Sample from the smallest set of tokens that has this probability."""
+    """Sample from the smallest set of tokens that has this probability; needs a temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,8 +367,8 @@ class LossConfig:
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
     """Gather embeddings over all processes, so that each sees the whole batch's negatives and n processes train as one
-    with n times the batch. false: each contrasts its own rows only, so the loss is lower (at most ln of the rows of one
-    process), its negatives fewer, and a row of a short last batch counts more. Validation never gathers."""
+    with n times the batch. false: each contrasts its own rows only, with fewer negatives and a lower loss (at chance
+    the ln of the rows of one process), and a row of a short last batch counts more. Validation never gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
@@ -415,7 +415,7 @@ class OptimizationConfig:
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
-    """Numbers of the computation: full, or mixed with 16-bit floats."""
+    """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
     ema_decay: Rate | None = None
     """Average of the weights over the steps, of which each keeps this share; validated, kept and evaluated in place of
     the weights themselves. null: no average."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from glob import has_magic, iglob
 from pathlib import Path
 
 from impresa.config.dialects import both_names
@@ -13,6 +15,11 @@ EMBEDDED = "shapes"
 """The path that stands for the embedded data set."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
+
+
+def expanded(path: str) -> Path:
+    """`path` with `~` replaced by the home it stands for; of a user that is not known it stays, and names no file."""
+    return Path(os.path.expanduser(path))  # pathlib's raises RuntimeError where there is no such user
 
 
 def shipped_folder() -> Path:
@@ -35,7 +42,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is no such file, or no shipped config of that name.
     """
-    path, shipped = Path(name).expanduser(), shipped_folder()
+    path, shipped = expanded(name), shipped_folder()
     if path.suffix not in _YAML_SUFFIXES and path.parent == Path() and not name.startswith("."):
         path = shipped / f"{name}.yaml"
     elif not path.exists() and path.parent == Path("configs"):
@@ -72,7 +79,10 @@ def check_data_paths(config: ExperimentConfig) -> None:
 def _is_there(dataset: DatasetConfig, path: str) -> bool:
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
         return True
-    return Path(path).expanduser().exists()
+    place = expanded(path)
+    if has_magic(path) and not place.exists() and dataset.source in ("auto", "parquet"):
+        return next(iglob(str(place), recursive=True), None) is not None
+    return place.exists()
 
 
 def _mend(path: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from impresa.config.experiment import DecoderConfig
 from impresa.data.dialogue import Dialogue, Turn, texts_of
+from impresa.data.text import is_unicode
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import ConfigError, DataError
 from impresa.hub import location, reading
@@ -75,21 +76,28 @@ class ChatFormat(ABC):
         """
         return self._fit([text for turn in dialogue.turns for text in (turn.question, turn.answer)], max_len)
 
-    def prompt(self, turns: Sequence[Turn], question: str, max_len: int) -> list[int]:
+    def prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> list[int]:
         """Token ids up to the place of the answer to `question`, the same as `encode` has there.
 
         Args:
             turns: what was said before, oldest first.
             question: what is asked now.
-            max_len: bound of the number of ids, kept in the way of `encode`.
+            max_len: bound of the number of ids and new ones, kept in the way of `encode`.
+            num_new: longest answer in tokens. Room is kept for it, as `encode` keeps it for the answer that it knows,
+                but never more than half of what the frame leaves.
 
         Raises:
-            DataError: the question is empty, or there is no room for one.
+            DataError: the question is empty or no UTF-8 text, or there is no room for one.
         """
         if not question.strip():
             raise DataError("the question is empty; ask something")
+        if not is_unicode(question):
+            raise DataError("the question is not UTF-8 text; write it in that encoding")
         said = [text for turn in turns for text in (turn.question, turn.answer)]
-        return self._fit([*said, question.strip()], max_len)[0]
+        question = question.strip()
+        num_framing = len(self._join(self.frames([question]), [[]])[0])
+        room = min(num_new, max(max_len - num_framing, 0) // 2)
+        return self._fit([*said, question], max_len - room)[0]
 
     def _fit(self, texts: list[str], max_len: int) -> tuple[list[int], list[bool]]:
         while True:

@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 
 from impresa.data.batch import Sample
-from impresa.data.dialogue import Dialogue
 from impresa.data.sources import BadSample, Source
 
 
@@ -92,7 +91,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     bad: list[BadRow] = []
     widths, heights, words, lengths_ms = [], [], [], []
     captions: set[str] = set()
-    dialogues: list[Dialogue] = []
+    kinds: Counter[str] = Counter()
+    num_dialogues, answer_words = 0, []
     labels: Counter[str] = Counter()
     ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
     for index in track(range(len(source))):
@@ -107,7 +107,9 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             ids_of_image[_fingerprint(sample.image)].append(sample.id)
         if sample.audio is not None:
             lengths_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
-        dialogues += sample.dialogues
+        num_dialogues += len(sample.dialogues)
+        kinds.update(dialogue.kind for dialogue in sample.dialogues if dialogue.kind)
+        answer_words += [len(turn.answer.split()) for dialogue in sample.dialogues for turn in dialogue.turns]
         words += [len(caption.split()) for caption in sample.captions]
         captions.update(sample.captions)
         if sample.label is not None:
@@ -120,9 +122,9 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         caption_words=Spread.of(words),
         num_sounds=len(lengths_ms),
         sound_ms=Spread.of(lengths_ms),
-        num_dialogues=len(dialogues),
-        kinds=dict(Counter(dialogue.kind for dialogue in dialogues if dialogue.kind).most_common()),
-        answer_words=Spread.of([len(turn.answer.split()) for dialogue in dialogues for turn in dialogue.turns]),
+        num_dialogues=num_dialogues,
+        kinds=dict(kinds.most_common()),
+        answer_words=Spread.of(answer_words),
         num_captions=len(words),
         num_distinct_captions=len(captions),
         labels=dict(labels.most_common()),

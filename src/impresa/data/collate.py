@@ -59,12 +59,17 @@ def stack_images(transform: ImageTransform, samples: Sequence[Sample], present: 
     Without `present` samples without an image have no row.
     """
     images = [sample.image for sample in samples if sample.image is not None]
-    pixels = transform.normalize(transform.pixels(images)) if images else None
+    return image_rows(transform, transform.pixels(images) if images else None, present)
+
+
+def image_rows(transform: ImageTransform, pixels: Tensor | None, present: Tensor | None = None) -> Tensor | None:
+    """The same from the pixels (K, S, S, 3) of the K samples that have an image; None stands for K = 0."""
+    images = None if pixels is None else transform.normalize(pixels)
     if present is None:
-        return pixels
-    rows = torch.zeros(len(samples), 3, transform.size, transform.size)
-    if pixels is not None:
-        rows[present] = pixels
+        return images
+    rows = torch.zeros(len(present), 3, transform.size, transform.size)
+    if images is not None:
+        rows[present] = images
     return rows
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from impresa.data.batch import DialogueBatch, Sample
 from impresa.data.chat import ChatFormat
-from impresa.data.collate import mask_of, stack_images, stack_sounds
+from impresa.data.collate import image_rows, mask_of, stack_sounds
 from impresa.data.dialogue import Dialogue
 from impresa.data.images import ImageTransform
 from impresa.data.preparation import AudioTransform
@@ -42,9 +43,14 @@ class DialogueCollator:
         self._max_len = max_len
         self._audio_transform = audio_transform
 
-    def __call__(self, samples: Sequence[Sample]) -> DialogueBatch:
-        """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out."""
+    def __call__(self, samples: Iterable[Sample]) -> DialogueBatch:
+        """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out.
+
+        Samples are taken one by one, and only the squares of their images are kept: a batch of photographs would not
+        fit into memory.
+        """
         good: list[Sample] = []
+        pixels: list[Tensor | None] = []
         rows: list[list[Row]] = []
         bad: list[tuple[str, str]] = []
         for sample in samples:
@@ -53,10 +59,12 @@ class DialogueCollator:
             except DataError as fault:
                 bad.append((sample.id, str(fault)))
             else:
-                good.append(sample)
+                pixels.append(None if sample.image is None else self._image_transform.pixels([sample.image])[0])
+                good.append(replace(sample, image=None))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
         if good:
-            self._add_inputs(batch, good)
+            self._add_images(batch, pixels)
+            self._add_sounds(batch, good)
             self._add_rows(batch, rows)
             batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
         return batch
@@ -69,9 +77,12 @@ class DialogueCollator:
             raise DataError("no token of an answer is supervised")
         return rows
 
-    def _add_inputs(self, batch: DialogueBatch, samples: list[Sample]) -> None:
-        batch.image_present = mask_of([sample.image is not None for sample in samples])
-        batch.image = stack_images(self._image_transform, samples, batch.image_present)
+    def _add_images(self, batch: DialogueBatch, pixels: list[Tensor | None]) -> None:
+        there = [square for square in pixels if square is not None]
+        batch.image_present = mask_of([square is not None for square in pixels])
+        batch.image = image_rows(self._image_transform, torch.stack(there) if there else None, batch.image_present)
+
+    def _add_sounds(self, batch: DialogueBatch, samples: list[Sample]) -> None:
         if self._audio_transform is not None:
             batch.audio_present = mask_of([sample.audio is not None for sample in samples])
             batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)

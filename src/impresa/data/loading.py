@@ -86,14 +86,17 @@ class BatchDataset(Dataset[B]):
         on.
 
         Raises:
-            DataError: none of the next hundred samples is good either.
+            DataError: none of the next hundred samples, or of all, is good either.
         """
         bad: list[tuple[str, str]] = []
         epoch, last = items[-1]
         batch = self._batch(items, bad)
+        num_tried = 0
         while batch is None:
-            if len(bad) > len(items) + _MOST_REPLACEMENTS:
-                raise DataError(f"data: {len(bad)} samples in a row cannot be used, the first is {': '.join(bad[0])}")
+            if num_tried == min(_MOST_REPLACEMENTS, len(self)):
+                num_bad = len({id for id, _ in bad})
+                raise DataError(f"data: {num_bad} samples in a row cannot be used, the first is {': '.join(bad[0])}")
+            num_tried += 1
             last = (last + 1) % len(self)
             batch = self._batch([(epoch, last)], bad)
         return replace(batch, bad=bad)

@@ -127,13 +127,16 @@ class BatchSampler(Sampler[list[Item]]):
         if not self._shuffle:
             return np.arange(self._num_samples)
         generator = np.random.default_rng((self._seed, epoch))
-        if self._blocks is None:
-            return generator.permutation(self._num_samples)
-        return _order_in_blocks(self._blocks, generator)
+        return shuffled_order(self._num_samples, self._blocks, generator)
 
 
-def _order_in_blocks(blocks: Blocks, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Shuffle the blocks, take as many as can be held at once, shuffle their samples together, and go on."""
+def shuffled_order(num_samples: int, blocks: Blocks | None, generator: np.random.Generator) -> NDArray[np.int64]:
+    """(N,) the numbers of all samples in a random order that reads each block only once.
+
+    With blocks: shuffle the blocks, take as many as can be held at once, shuffle their samples together, and go on.
+    """
+    if blocks is None:
+        return generator.permutation(num_samples)
     ends = np.cumsum(blocks.lengths)
     shuffled = generator.permutation(len(blocks.lengths))
     parts = []

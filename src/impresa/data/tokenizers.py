@@ -81,10 +81,6 @@ class TextTokenizer:
         """The text of token ids, normalised as the tokenizer saw it; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(" ")
 
-    def normalize(self, text: str) -> str:
-        """The text that is encoded in place of `text`."""
-        return self._tokenizer.normalizer.normalize_str(text)
-
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` into the directory, in the format that other tools read as well."""
         directory.mkdir(parents=True, exist_ok=True)

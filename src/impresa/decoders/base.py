@@ -140,15 +140,14 @@ class Decoder(nn.Module, ABC):
         Raises:
             DataError: shapes do not fit, or a row has no supervised token.
         """
+        prefix, prefix_mask, text = self._read(input_ids, prefix_embeds, prefix_mask, prefix_of_row)
+        mask_of_row = prefix_mask if prefix_of_row is None else prefix_mask[prefix_of_row]
+        mask = torch.cat((mask_of_row, attention_mask.bool()), dim=1)
         shared = None
         if prefix_of_row is not None:
-            if prefix_mask is None:
-                prefix_mask = attention_mask.new_ones(prefix_embeds.shape[:2])
-            mask = torch.cat((prefix_mask[prefix_of_row].bool(), attention_mask.bool()), dim=1)
-            shared = self.run_shared(prefix_embeds, prefix_mask.bool(), self.embed(input_ids), mask, prefix_of_row)
-            prefix_embeds, prefix_mask = prefix_embeds[prefix_of_row], prefix_mask[prefix_of_row]
+            shared = self.run_shared(prefix, prefix_mask, text, mask, prefix_of_row)
         if shared is None:
-            embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
+            embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)
         if labels is None:
             hidden = (shared or self.run(embeds, mask, positions_of(mask)))[-1]
             return DecoderOutput(None, self.head(hidden), hidden)
@@ -208,9 +207,10 @@ class Decoder(nn.Module, ABC):
 
         if self.training:
             raise ConfigError("decoder: it is in training mode, where dropout would act on the text; call eval() first")
-        if streamer is not None and settings.num_beams > 1:
-            raise ConfigError("generation.num_beams: beams are chosen at the end and cannot be streamed; set 1")
-        embeds, mask = self._join(input_ids, attention_mask, prefix_embeds, prefix_mask)
+        if streamer is not None:
+            refuse_streamed_beams(settings)
+        prefix, prefix_mask, text = self._read(input_ids, prefix_embeds, prefix_mask, None)
+        embeds, mask = torch.cat((prefix, text), dim=1), torch.cat((prefix_mask, attention_mask.bool()), dim=1)
         if not bool(mask[:, -1].all()):
             raise DataError("input_ids: a text ends with padding; generation needs the padding on the left")
         return self.causal_lm.generate(
@@ -222,24 +222,34 @@ class Decoder(nn.Module, ABC):
             streamer=streamer,
         )
 
-    def _join(
+    def _read(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
         prefix_embeds: torch.Tensor,
         prefix_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (B, S, H) and mask (B, S) bool of prefix and text."""
-        P = prefix_embeds.shape[1]
-        wanted = (len(input_ids), P, self.hidden_size)
+        prefix_of_row: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Prefixes (I, P, H) in the type of the texts, their mask (I, P) bool, and the texts' embeddings (B, T, H); I
+        is B where each text has its own."""
+        num_prefixes, P = prefix_embeds.shape[:2]
+        wanted = (len(input_ids) if prefix_of_row is None else num_prefixes, P, self.hidden_size)
         if prefix_embeds.shape != wanted:
             given = tuple(prefix_embeds.shape)
             raise DataError(f"prefix_embeds: shape {given} does not fit the texts and the decoder; give {wanted}")
         text = self.embed(input_ids)
         if prefix_mask is None:
-            prefix_mask = attention_mask.new_ones(len(input_ids), P)
-        embeds = torch.cat((prefix_embeds.to(text.dtype), text), dim=1)
-        return embeds, torch.cat((prefix_mask.bool(), attention_mask.bool()), dim=1)
+            prefix_mask = torch.ones(num_prefixes, P, device=text.device)
+        return prefix_embeds.to(text.dtype), prefix_mask.bool(), text
+
+
+def refuse_streamed_beams(settings: GenerationConfig) -> None:
+    """Refuse to stream what is known at its end only.
+
+    Raises:
+        ConfigError: `settings` ask for beams.
+    """
+    if settings.num_beams > 1:
+        raise ConfigError("generation.num_beams: beams are chosen at the end and cannot be streamed; set 1")
 
 
 def positions_of(mask: torch.Tensor) -> torch.Tensor:

@@ -36,8 +36,8 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     _check_targets(model, config.target_modules)
     tuner = peft.LoraModel(model, _settings(peft, config), _NAME)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_MARK in name)
-        if _MARK in name:
+        parameter.requires_grad_(is_adapter(name))
+        if is_adapter(name):
             parameter.data = parameter.data.float()
     return tuner
 
@@ -56,7 +56,7 @@ def merged(model: Any, config: LoraConfig, adapters: Mapping[str, torch.Tensor])
         CheckpointError: the adapters are not those of this model and these settings.
     """
     tuner = add_adapters(model, config)
-    own = {name: parameter for name, parameter in model.named_parameters() if _MARK in name}
+    own = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
     if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
         raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
     with torch.no_grad():
@@ -67,10 +67,12 @@ def merged(model: Any, config: LoraConfig, adapters: Mapping[str, torch.Tensor])
 
 def adapters_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The adapters' parameters in a state dict, by their names below `prefix`."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if _MARK in name}
+    return {name.removeprefix(prefix): value for name, value in state.items() if is_adapter(name)}
 
 
-def save_adapters(config: LoraConfig, state: Mapping[str, torch.Tensor], folder: Path, *, base: str) -> None:
+def save_adapters(
+    config: LoraConfig, state: Mapping[str, torch.Tensor], folder: Path, *, base: str, revision: str | None = None
+) -> None:
     """Write trained adapters in peft's own format, which its `PeftModel.from_pretrained` reads.
 
     Args:
@@ -78,6 +80,7 @@ def save_adapters(config: LoraConfig, state: Mapping[str, torch.Tensor], folder:
         state: the state dict of the decoder that they were trained in, or its part that was trained.
         folder: where to; it exists.
         base: id or path of the model that they belong to, as peft will note it.
+        revision: its commit, if it comes from the hub.
 
     Raises:
         ConfigError: peft cannot be imported.
@@ -85,15 +88,19 @@ def save_adapters(config: LoraConfig, state: Mapping[str, torch.Tensor], folder:
     from safetensors.torch import save_file
 
     peft = _import_peft()
-    _settings(peft, config, task_type="CAUSAL_LM", base_model_name_or_path=base, inference_mode=True).save_pretrained(
-        folder
-    )
+    belongs = {"base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+    _settings(peft, config, task_type="CAUSAL_LM", **belongs).save_pretrained(folder)
     # peft leaves the adapter's name out in files, and calls the model that it wraps `base_model.model`.
     adapters = {
         f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": value.contiguous()
         for name, value in adapters_of(state, "model.").items()
     }
     save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the parameter of this name belongs to an adapter."""
+    return _MARK in name
 
 
 def _import_peft() -> Any:

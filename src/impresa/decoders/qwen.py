@@ -19,7 +19,7 @@ from impresa.decoders.lora import adapters_of, add_adapters, merged
 from impresa.decoders.quantization import check_widths, keep_one_arithmetic, quantization_config
 from impresa.decoders.recursion import CausalContext, RecursionHead
 from impresa.errors import CheckpointError, ConfigError
-from impresa.hub import location, read_config, reading
+from impresa.hub import is_folder, location, read_config, reading, recompute_activations, snapshot
 
 KEY = "decoder.model"
 KNOWN = ("qwen2", "qwen3")
@@ -39,6 +39,7 @@ class QwenDecoder(Decoder):
             in four bits is always read, for its weights are kept nowhere else.
         precision: the run's. A frozen model is held in bfloat16 if this is a bfloat16 one (Qwen's own files are), else
             in float32, and so is one that is trained whole.
+        revision: commit of a model from the hub; None is the newest.
 
     Raises:
         ConfigError: the model cannot be read or is no Qwen2, Qwen2.5 or Qwen3; a library is missing; a target of the
@@ -46,9 +47,19 @@ class QwenDecoder(Decoder):
         CheckpointError: the model's files lack weights.
     """
 
-    def __init__(self, config: DecoderConfig, *, load_weights: bool = True, precision: Precision = "32-true") -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        load_weights: bool = True,
+        precision: Precision = "32-true",
+        revision: str | None = None,
+    ) -> None:
         super().__init__()
-        self.model = _load(config, load_weights=load_weights, precision=precision)
+        # Looked up once, so that all files are of one commit.
+        self.revision = None if is_folder(config.model) else snapshot(KEY, config.model, revision).name
+        """Commit of a model from the hub."""
+        self.model = _load(config, load_weights=load_weights, precision=precision, revision=self.revision)
         self.hidden_size = self.model.config.hidden_size
         if config.use_lora:
             add_adapters(self.model, config.lora)
@@ -56,7 +67,7 @@ class QwenDecoder(Decoder):
             self.model.requires_grad_(False)
         self.recomputes = config.activation_checkpointing
         if self.recomputes:
-            _recompute_activations(self.model)
+            recompute_activations(self.model)
         self.recursion = _build_recursion(config, self.hidden_size) if config.use_trm_recursion else None
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -89,12 +100,13 @@ class QwenDecoder(Decoder):
         return RecursiveCausalLM(self.model, self.recursion)
 
 
-def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor]) -> Any:
+def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor], *, revision: str | None = None) -> Any:
     """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32.
 
     Args:
         config: of the decoder that the adapters were trained in, in four bits or not.
         state: that decoder's state dict, or its part that was trained.
+        revision: as of `QwenDecoder`.
 
     Raises:
         ConfigError: there is nothing to merge, or latent recursion, which no plain model holds.
@@ -104,7 +116,8 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor]) -> A
         raise ConfigError("decoder.use_lora: it is off, so that there is no adapter to merge; leave merging out")
     if config.use_trm_recursion:
         raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; leave merging out")
-    model = _read(read_config(KEY, config.model), config.model, dtype=torch.float32)
+    architecture = read_config(KEY, config.model, revision)
+    model = _read(architecture, config.model, dtype=torch.float32, revision=revision)
     return merged(model, config.lora, adapters_of(state, "model."))
 
 
@@ -134,23 +147,23 @@ def _is_frozen(config: DecoderConfig) -> bool:
     return config.use_lora or config.load_in_4bit or config.freeze
 
 
-def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision) -> Any:
+def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, revision: str | None) -> Any:
     """transformers' model, on the CPU, with nothing of its files but weights and architecture."""
     import transformers
 
-    architecture = read_config(KEY, config.model)
+    architecture = read_config(KEY, config.model, revision)
     _check(architecture, config.model)
     frozen = _is_frozen(config)
     dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
     if frozen:
         architecture.attention_dropout = 0.0  # frozen weights answer the same in training as in evaluation
     if config.load_in_4bit:
-        quantized = quantization_config(precision)
-        model = _read(architecture, config.model, dtype=dtype, quantization_config=quantized, device_map={"": "cpu"})
+        quantized = {"quantization_config": quantization_config(precision), "device_map": {"": "cpu"}}
+        model = _read(architecture, config.model, dtype=dtype, revision=revision, **quantized)
         check_widths(config.model, model)
         keep_one_arithmetic(model)
     elif load_weights:
-        model = _read(architecture, config.model, dtype=dtype)
+        model = _read(architecture, config.model, dtype=dtype, revision=revision)
     else:
         model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     model.generation_config = transformers.GenerationConfig()
@@ -181,9 +194,3 @@ def _read(architecture: Any, name: str, **settings: Any) -> Any:
 
 def _build_recursion(config: DecoderConfig, dim: int) -> RecursionHead:
     return RecursionHead(config.recursion, dim=dim, activation_checkpointing=config.activation_checkpointing)
-
-
-def _recompute_activations(model: Any) -> None:
-    # The newer name of the older method, which transformers will drop.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

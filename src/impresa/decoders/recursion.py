@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import RecursionConfig
 from impresa.decoders.causal_network import CausalContext, CausalNetwork, Sight, rms_normalise
+from impresa.encoders.transformer import fitting_heads
 from impresa.errors import ConfigError
 
 __all__ = ["CausalContext", "LatentRecursion", "RecursionHead"]
@@ -179,4 +180,4 @@ def _heads_of(dim: int) -> int:
         raise ConfigError(
             f"decoder.use_trm_recursion: the model's width {dim} is odd, which rotary positions cannot use"
         )
-    return max(heads for heads in range(1, max(1, dim // _HEAD_DIM) + 1) if dim % (2 * heads) == 0)
+    return fitting_heads(dim // 2, max(1, dim // _HEAD_DIM))  # each of them has an even width

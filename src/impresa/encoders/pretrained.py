@@ -16,7 +16,7 @@ from torch import nn
 
 from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
-from impresa.hub import location, read_config, reading
+from impresa.hub import location, read_config, reading, recompute_activations
 
 _log = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ class PretrainedBackbone(nn.Module):
         self.pooler = None
 
     @property
+    def blocks(self) -> nn.ModuleList | nn.Sequential | None:
+        """The stack of equal blocks that the tokens pass; None where there is none, or a family has not named it."""
+        return None
+
+    @property
     def has_block_to_spare(self) -> bool:
         """Whether the model has a stack of more than one block."""
-        return len(self._blocks()) > 1
-
-    def _blocks(self) -> nn.ModuleList | nn.Sequential:
-        """The longest stack of modules, which is that of the blocks."""
-        stacks = [module for module in self.model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
-        return max(stacks, key=len, default=nn.ModuleList())
+        return len(self.blocks or ()) > 1
 
     def drop_last_block(self) -> None:
         """Leave the last block out from now on.
@@ -79,21 +79,13 @@ class PretrainedBackbone(nn.Module):
         Raises:
             ConfigError: the model has no stack of blocks, or a single one.
         """
-        blocks = self._blocks()
-        if len(blocks) < 2:
+        if self.blocks is None or len(self.blocks) < 2:
             raise ConfigError(f"decoder.prefix_layer: {type(self.model).__name__} has no block to spare; use last")
-        del blocks[-1]
+        del self.blocks[-1]
 
     def recompute_activations(self) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, where the model can."""
-        if not getattr(self.model, "supports_gradient_checkpointing", False):
-            name = type(self.model).__name__
-            raise ConfigError(f"activation_checkpointing: {name} cannot recompute its activations; turn it off")
-        # The newer name of the older method, which transformers will drop.
-        enable = (
-            getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
+        recompute_activations(self.model)
 
 
 ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")

@@ -26,6 +26,10 @@ class CLIPVision(PretrainedBackbone):
         super().__init__(tower, dim=tower.config.hidden_size, summary="cls")
         self.head = getattr(model, "visual_projection", None)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.encoder.layers
+
     def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
         out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
         if summary_only:
@@ -43,6 +47,10 @@ class SigLIPVision(PretrainedBackbone):
             self.pooler, tower.head, tower.use_head = tower.head, None, False
             self.head = nn.Identity()
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.encoder.layers
+
     def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
         summary = None if self.pooler is None else self.pooler(tokens)
@@ -56,6 +64,10 @@ class DINOv2Vision(PretrainedBackbone):
         super().__init__(model, dim=model.config.hidden_size, summary="cls")
         self.num_registers = getattr(model.config, "num_register_tokens", 0)
         model.embeddings.mask_token = None  # only its own pretraining has a use for it
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.encoder.layer
 
     def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image).last_hidden_state
@@ -72,6 +84,15 @@ class TimmVision(PretrainedBackbone):
         self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
         if hasattr(model, "fc_norm"):
             model.fc_norm.requires_grad_(False)  # behind the pooling that is left out
+
+    @property
+    def blocks(self) -> nn.ModuleList | nn.Sequential | None:
+        """Those of a ViT; the stages of hierarchical models, which some call so too, are of different widths."""
+        blocks = getattr(self.model, "blocks", None)
+        if not isinstance(blocks, nn.ModuleList | nn.Sequential):
+            return None
+        shapes = {tuple(parameter.shape for parameter in block.parameters()) for block in blocks}
+        return blocks if len(shapes) == 1 else None
 
     def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
         features = self.model.forward_features(image)  # (B, N, D), or (B, D, H, W), or (B, H, W, D)

@@ -6,17 +6,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from hashlib import blake2b
+from itertools import chain, islice
 
 import numpy as np
 import torch
 
-from impresa.data.batch import DialogueBatch
+from impresa.data.batch import DialogueBatch, Sample
 from impresa.data.dialogue import Dialogue
 from impresa.data.dialogue_collate import DialogueCollator
+from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
-from impresa.errors import DataError
-from impresa.evaluation.evaluate import read_samples
+from impresa.decoders.base import IGNORED
+from impresa.evaluation.evaluate import nothing_usable, read_samples
 from impresa.evaluation.gallery import data_uri
 from impresa.evaluation.progress import progress_bar
 from impresa.evaluation.results import (
@@ -63,14 +65,14 @@ def evaluate_answers(
     """Generated answers against the right ones, beside answers to other images and the most frequent answers.
 
     Every turn of every dialogue is asked, with the right answers to the turns before it. Images are exchanged within
-    batches of a random but fixed order. Bad samples are skipped and listed.
+    batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed.
 
     Args:
         model: the model; its weights are not changed.
         source: the data, opened with dialogues.
         data: what the data are called in the result.
         train_source: the training data, opened with dialogues, for the most frequent answers; None leaves them out.
-        batch_size: images at a time. None: the config's evaluation batch size.
+        batch_size: images, and questions, at a time. None: the config's evaluation batch size.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -79,8 +81,7 @@ def evaluate_answers(
     config = model.config.dataset
     asked = _ask_all(model, source, batch_size or config.eval_batch_size or config.batch_size, show_progress)
     if not asked.questions:
-        reasons = "; ".join(f"{note.id}: {note.reason}" for note in asked.bad[:3]) or "it is empty"
-        raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
+        raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
     guesses = None if train_source is None else _Guesses(train_source.dialogues())
     blind = None if guesses is None else [guesses(q, k) for q, k in zip(asked.questions, asked.kinds, strict=True)]
     loss = asked.loss_sum / asked.num_tokens
@@ -108,53 +109,93 @@ def _ask_all(model: AnsweringModel, source: Source, batch_size: int, show_progre
     asked = _Asked()
     assert model.config.decoder is not None
     collate = DialogueCollator(model.image_transform, model.chat, model.max_len, model.audio_transform)
-    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
+    positions: dict[str, int] = {}
+
+    def read() -> Iterator[Sample]:
+        for position, sample in read_samples(source, bar.track(order, description="asking"), asked.bad):
+            positions[sample.id] = position
+            yield sample
+
     with progress_bar(show_progress) as bar:
-        samples = read_samples(source, bar.track(order, description="asking"), asked.bad)
-        while chosen := list(islice(samples, batch_size)):
-            positions = {sample.id: position for position, sample in chosen}
-            batch = collate([sample for _, sample in chosen])
+        samples = read()
+        for first in samples:
+            batch = collate(chain([first], islice(samples, batch_size - 1)))
             asked.bad += [BadSampleNote(*note) for note in batch.bad]
             if len(batch):
-                _ask_batch(model, batch, [positions[name] for name in batch.ids], asked)
+                _ask_batch(model, batch, [positions[name] for name in batch.ids], asked, batch_size)
     return asked
 
 
 @torch.inference_mode()
-def _ask_batch(model: AnsweringModel, batch: DialogueBatch, positions: Sequence[int], asked: _Asked) -> None:
+def _ask_batch(
+    model: AnsweringModel, batch: DialogueBatch, positions: Sequence[int], asked: _Asked, num_rows: int
+) -> None:
+    """Ask all questions about the images of a batch, so many at a time."""
+    other = _others(batch)
     batch = batch.to(model.device)
     prefix = model.prefix(batch)
-    _add_loss(model, batch, prefix, asked)
-    images, prompts = [], []
+    _add_loss(model, batch, prefix, asked, num_rows)
+    images, prompts, num_new = [], [], model.generation.max_new_tokens
     assert batch.image_of_row is not None
     for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
         for number, turn in enumerate(dialogue.turns):
-            prompts.append(model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len))
+            prompts.append(model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new))
             images.append(image)
             asked.questions.append(turn.question)
             asked.expected.append(turn.answer)
             asked.kinds.append(dialogue.kind)
             asked.positions.append(positions[image])
-    place = torch.tensor(images, device=model.device)
+
+    def answers(rows: Sequence[int], images: Sequence[int]) -> list[str]:
+        found: list[str] = []
+        for start in range(0, len(rows), num_rows):
+            place = torch.tensor(images[start : start + num_rows], device=model.device)
+            found += model.answer(prefix, place, [prompts[row] for row in rows[start : start + num_rows]])
+        return found
+
     asked.num_images += len(batch)
-    asked.answers += model.answer(prefix, place, prompts)
-    can_exchange = len(batch) > 1
-    others = (place + 1) % len(batch)
-    asked.shuffled += model.answer(prefix, others, prompts) if can_exchange else [""] * len(prompts)
-    asked.is_shuffled += [can_exchange] * len(prompts)
+    asked.answers += answers(range(len(prompts)), images)
+    rows = [row for row, image in enumerate(images) if image in other]
+    said = dict(zip(rows, answers(rows, [other[images[row]] for row in rows]), strict=True))
+    asked.shuffled += [said.get(row, "") for row in range(len(prompts))]
+    asked.is_shuffled += [row in said for row in range(len(prompts))]
 
 
-def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked: _Asked) -> None:
-    output = model.model.decoder(
-        batch.input_ids,
-        batch.attention_mask,
-        prefix.tokens,
-        batch.labels,
-        prefix.mask,
-        prefix_of_row=batch.image_of_row,
-    )
-    asked.loss_sum += float(output.loss) * batch.num_supervised
-    asked.num_tokens += batch.num_supervised
+def _others(batch: DialogueBatch) -> dict[int, int]:
+    """For each sample of a batch the next one, in a circle, that does not look and sound the same, if there is one."""
+    parts = [part for part in (batch.image, batch.audio) if part is not None]
+    names = [
+        blake2b(b"".join(part[row].numpy().tobytes() for part in parts), digest_size=16).digest()
+        for row in range(len(batch))
+    ]
+    found = {}
+    for row, name in enumerate(names):
+        circle = ((row + step) % len(names) for step in range(1, len(names)))
+        if (other := next((place for place in circle if names[place] != name), None)) is not None:
+            found[row] = other
+    return found
+
+
+def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked: _Asked, num_rows: int) -> None:
+    assert batch.input_ids is not None
+    assert batch.attention_mask is not None
+    assert batch.labels is not None
+    assert batch.image_of_row is not None
+    for start in range(0, len(batch.input_ids), num_rows):
+        rows = slice(start, start + num_rows)
+        labels = batch.labels[rows]
+        output = model.model.decoder(
+            batch.input_ids[rows],
+            batch.attention_mask[rows],
+            prefix.tokens,
+            labels,
+            prefix.mask,
+            prefix_of_row=batch.image_of_row[rows],
+        )
+        num_tokens = int((labels != IGNORED).sum())
+        asked.loss_sum += float(output.loss) * num_tokens
+        asked.num_tokens += num_tokens
 
 
 class _Guesses:

@@ -97,8 +97,7 @@ def evaluate(
         test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds, fused=fused)
         train = _look_at(train_source, bar) if train_source is not None else _Seen()
     if not test.positions and not (sounds and sounds.num_samples):
-        reasons = "; ".join(f"{note.id}: {note.reason}" for note in test.bad[:3]) or "it is empty"
-        raise DataError(f"{data}: no usable sample ({reasons}); `impresa data check` lists every bad one")
+        raise nothing_usable(data, test.bad, "impresa data check PATH")
 
     dims = vision.mrl_dimensions if (vision := model.config.vision_encoder).use_mrl else ()
     evaluation = Evaluation(
@@ -127,6 +126,13 @@ def evaluate(
     if evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
     return evaluation
+
+
+def nothing_usable(data: str, bad: Sequence[BadSampleNote], command: str) -> DataError:
+    """The error that no sample can be used: up to three different reasons, each with the first sample that has it."""
+    first_of = {note.reason: note.id for note in reversed(bad)}
+    reasons = [f"{first_of[reason]}: {reason}" for reason in dict.fromkeys(note.reason for note in bad)]
+    return DataError(f"{data}: no usable sample ({'; '.join(reasons[:3]) or 'it is empty'}); `{command}` lists them")
 
 
 def name_of_data(config: DatasetConfig, split: Split) -> str:

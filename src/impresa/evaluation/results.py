@@ -88,8 +88,8 @@ class AnswerMetrics:
     """The same, but each question is asked about another image: what the words alone give away."""
     blind: AnswerScores | None
     """Always the most frequent training answer to the same question, or to its type; None without training data."""
-    bleu: float
-    """Corpus BLEU of the generated answers, 0 to 1."""
+    bleu: float | None
+    """Corpus BLEU of the generated answers, 0 to 1; None where no right answer has the four words that it counts."""
     rouge_l: float
     """Mean F1 of their longest common subsequence with the right ones, 0 to 1."""
     loss: float
@@ -117,9 +117,9 @@ class AnswerMetrics:
         return math.sqrt(spread + wrong * (1 - wrong) / max(self.shuffled.num_questions, 1))
 
     def rows(self) -> dict[str, AnswerScores]:
-        """Scores by name, in the order of a table."""
+        """Scores by name, in the order of a table; without other images where there were none to try."""
         found = {"model": self.model, "other images": self.shuffled, "most frequent answer": self.blind}
-        return {name: scores for name, scores in found.items() if scores is not None}
+        return {name: scores for name, scores in found.items() if scores is not None and scores.num_questions}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Directions = dict[str, dict[str, DirectionMetrics]]
 
 
 class Sounds:
-    """The sounds of an evaluation, embedded as they come. Sounds that are equal, sample by sample, are one sound.
+    """The sounds of an evaluation, embedded as they come. Sounds of one rate that are equal, sample by sample, are one.
 
     Args:
         encode: turns N clips into embeddings (N, E).
@@ -42,7 +42,8 @@ class Sounds:
         if sample.audio is None:
             return
         self.num_samples += 1
-        name = blake2b(sample.audio.samples.numpy().tobytes(), digest_size=16).digest()
+        content = f"{sample.audio.rate_hz}:".encode() + sample.audio.samples.numpy().tobytes()
+        name = blake2b(content, digest_size=16).digest()
         if name not in self._number:
             self._number[name] = len(self._number)
             self._waiting.append(sample.audio)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from impresa.data.chat import ChatFormat
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.data.images import ImageTransform
 from impresa.data.preparation import AudioTransform
+from impresa.decoders.base import refuse_streamed_beams
 from impresa.errors import DataError
 from impresa.fusion import Prefix
 from impresa.models.inputs import Picture, Sound, best_device, clip_of, is_one_picture, pixels_of
@@ -47,7 +48,7 @@ class AnsweringModel:
         audio_transform: AudioTransform | None = None,
     ) -> None:
         assert config.decoder is not None
-        self.model = model.eval()  # what was trained keeps its mark: by that it is known what to save
+        self.model = _as_loaded(model).eval()  # what was trained keeps its mark: by that it is known what to save
         self.config = config
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
@@ -92,7 +93,8 @@ class AnsweringModel:
         image_of_question, asked = _paired(len(pictures), asked, one_image=one_image, one_question=one_question)
         if sounds is not None and len(sounds) != len(pictures):
             raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
-        prompts = [self.chat.prompt((), question, self.max_len) for question in asked]
+        num_new = (generation or self.generation).max_new_tokens
+        prompts = [self.chat.prompt((), question, self.max_len, num_new) for question in asked]
         answers: list[str] = []
         for start in range(0, len(asked), batch_size):
             rows = image_of_question[start : start + batch_size]
@@ -114,8 +116,8 @@ class AnsweringModel:
         turns: Sequence[Turn] = (),
         sound: Sound | None = None,
         generation: GenerationConfig | None = None,
-    ) -> Iterator[str]:
-        """The answer piece by piece, as it is generated.
+    ) -> Generator[str, None, None]:
+        """The answer piece by piece, as it is generated; `close()`, or dropping it, ends it early.
 
         Args:
             image: what is asked about.
@@ -128,25 +130,36 @@ class AnsweringModel:
             DataError: as `ask`.
             ConfigError: beams are asked for.
         """
-        prompt = self.chat.prompt(turns, question, self.max_len)
+        refuse_streamed_beams(generation or self.generation)
+        prompt = self.chat.prompt(turns, question, self.max_len, (generation or self.generation).max_new_tokens)
         prefix = self._prefix([image], None if sound is None else [sound])
+        return self._pieces(prefix, prompt, generation)
+
+    def _pieces(
+        self, prefix: Prefix, prompt: list[int], generation: GenerationConfig | None
+    ) -> Generator[str, None, None]:
+        """The answer to one prompt, generated in a thread that stops when nobody reads on."""
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        abandoned = Event()
 
         def generate() -> None:
             try:
-                streamer = _Pieces(self.chat, pieces.put)
-                self.answer(
-                    prefix, torch.zeros(1, dtype=torch.long, device=self.device), [prompt], generation, streamer
-                )
+                place = torch.zeros(1, dtype=torch.long, device=self.device)
+                self.answer(prefix, place, [prompt], generation, _Pieces(self.chat, pieces.put, abandoned))
                 pieces.put(None)
+            except _Abandoned:
+                pass
             except BaseException as error:  # it is raised where the pieces are read
                 pieces.put(error)
 
         Thread(target=generate, daemon=True).start()
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            abandoned.set()
 
     @torch.inference_mode()
     def answer(
@@ -207,17 +220,27 @@ class AnsweringModel:
         return self.prefix(batch)
 
 
-class _Pieces:
-    """transformers' streamer: turns tokens into text as soon as they make whole characters."""
+class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
+    """Ends a generation that nobody reads."""
 
-    def __init__(self, chat: ChatFormat, put: Callable[[str], None]) -> None:
+
+class _Pieces:
+    """transformers' streamer: turns tokens into text as soon as they make whole characters.
+
+    transformers' own `TextIteratorStreamer` holds each word back until the next one begins.
+    """
+
+    def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
         self._chat = chat
         self._put = put
+        self._abandoned = abandoned
         self._ids: list[int] = []
         self._told = ""
 
     def put(self, value: Tensor) -> None:
         """Take the next token. The first call has the prompt, of which there are no ids behind embeddings."""
+        if self._abandoned.is_set():
+            raise _Abandoned
         self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
         text = self._chat.decode(self._ids).strip()
         if text.endswith(_REPLACEMENT) or not text.startswith(self._told):
@@ -231,6 +254,15 @@ class _Pieces:
         rest = self._chat.decode(self._ids).strip()[len(self._told) :]
         if rest:
             self._put(rest)
+
+
+def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:
+    """The model in float32, whatever it was trained in, but for a frozen language model: that is large."""
+    frozen = {id(parameter) for parameter in model.decoder.parameters() if not parameter.requires_grad}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and id(tensor) not in frozen:
+            tensor.data = tensor.data.float()
+    return model
 
 
 def _paired(

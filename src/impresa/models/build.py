@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from impresa.config.checks import FUSED_PAIR, is_from_scratch
 from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig, Modality
+from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
@@ -64,7 +64,9 @@ def build_alignment(
     return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)
 
 
-def build_vlm(config: ExperimentConfig, vocab_size: int, *, load_weights: bool = True) -> VisionLanguageModel:
+def build_vlm(
+    config: ExperimentConfig, vocab_size: int, *, load_weights: bool = True, revision: str | None = None
+) -> VisionLanguageModel:
     """A vision-language model as training starts from it, on the CPU; seeds as of `build_alignment`.
 
     Args:
@@ -72,6 +74,7 @@ def build_vlm(config: ExperimentConfig, vocab_size: int, *, load_weights: bool =
         vocab_size: tokens of the decoder's texts; a pretrained language model has its own.
         load_weights: false builds what is pretrained without its weights, but for what a run does not store: a frozen
             language model.
+        revision: commit of a language model from the hub; None is the newest.
 
     Raises:
         ConfigError: a part cannot be loaded, or the image tower has not the tokens that `decoder.prefix` names.
@@ -86,7 +89,7 @@ def build_vlm(config: ExperimentConfig, vocab_size: int, *, load_weights: bool =
         audio_encoder.keep("tokens" if audio_encoder.perceiver is None else "perceiver", drop_last_block=False)
         widths["audio"] = audio_encoder.dim
     with _own_seed():
-        decoder = _build_decoder(config, config.decoder, vocab_size, load_weights)
+        decoder = _build_decoder(config, config.decoder, vocab_size, load_weights, revision)
     with _own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
     return VisionLanguageModel(
@@ -99,13 +102,16 @@ def keeps_language_model_elsewhere(decoder: DecoderConfig) -> bool:
     return decoder.type == "qwen" and (decoder.use_lora or decoder.load_in_4bit or decoder.freeze)
 
 
-def _build_decoder(config: ExperimentConfig, decoder: DecoderConfig, vocab_size: int, load_weights: bool) -> Decoder:
+def _build_decoder(
+    config: ExperimentConfig, decoder: DecoderConfig, vocab_size: int, load_weights: bool, revision: str | None
+) -> Decoder:
     match decoder.type:
         case "qwen":
             from impresa.decoders.qwen import QwenDecoder
 
             needs = load_weights or keeps_language_model_elsewhere(decoder)
-            return QwenDecoder(decoder, load_weights=needs, precision=config.optimization.precision)
+            precision = config.optimization.precision
+            return QwenDecoder(decoder, load_weights=needs, precision=precision, revision=revision)
         case "trm":
             from impresa.decoders.trm import TRMDecoder
 
@@ -152,7 +158,7 @@ def _build_tower(
     with _own_seed():
         if tower.checkpoint is None or not load_weights:
             return build(tower, load_weights)
-        run_dir = Path(tower.checkpoint).expanduser()
+        run_dir = expanded(tower.checkpoint)
         built = build(with_stored_backbone(tower, run_dir, part), False)
         load_part(built, run_dir, part)
         return built

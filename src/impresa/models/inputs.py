@@ -41,7 +41,7 @@ def pixels_of(image: Picture, transform: ImageTransform) -> Tensor:
     if image.is_floating_point() and image.shape == (3, size, size):
         return image.float().cpu()
     raise DataError(
-        f"encode_image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
+        f"image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
         "preprocessed as in training, or (3, H, W) uint8"
     )
 
@@ -58,15 +58,15 @@ def clip_of(sound: Sound, transform: AudioTransform) -> Clip:
         return load_audio(sound, transform.max_seconds)
     if not is_array_with_rate(sound):
         what = type(sound).__name__
-        raise DataError(f"encode_audio: got {what}; give a path, or a pair of samples and their number per second")
+        raise DataError(f"sound: got {what}; give a path, or a pair of samples and their number per second")
     samples, rate_hz = torch.as_tensor(sound[0]), int(sound[1])
     if samples.ndim != 1 or not samples.is_floating_point() or rate_hz < 1:
-        fault = f"encode_audio: samples of {samples.dtype} and shape {tuple(samples.shape)} at {rate_hz} Hz"
+        fault = f"sound: samples of {samples.dtype} and shape {tuple(samples.shape)} at {rate_hz} Hz"
         raise DataError(f"{fault}; give (S,) floats of one channel, about -1 to 1, and a positive rate")
     try:
         return checked_clip(samples.detach().cpu().float(), rate_hz)
     except ValueError as error:
-        raise DataError(f"encode_audio: an array {error}; leave it out") from error
+        raise DataError(f"sound: an array {error}; leave it out") from error
 
 
 def is_array_with_rate(sound: object) -> bool:

@@ -28,7 +28,7 @@ def results(evaluation: Evaluation) -> Markup:
         '<section><h2>Answers</h2>{warning}<p class="soft small">{data}: {texts} questions about {images} images. '
         "Exact match and F1 of words compare lower case without punctuation and articles. With “other images” each "
         "question is asked about another image of the data; the most frequent answer is that to the same question in "
-        "training, or to its type. Loss {loss}, perplexity {perplexity}, BLEU {bleu}, ROUGE-L {rouge}.</p>"
+        "training, or to its type. Loss {loss}, perplexity {perplexity}, {bleu}ROUGE-L {rouge}.</p>"
         '<div class="card scroll"><table><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table></div>'
         "{kinds}</section>",
         warning=NOTHING if answers.looks_at_images else _not_looking(),
@@ -37,7 +37,7 @@ def results(evaluation: Evaluation) -> Markup:
         images=f"{evaluation.num_images:,}",
         loss=f"{answers.loss:.3f}",
         perplexity=f"{answers.perplexity:.2f}",
-        bleu=f"{answers.bleu:.3f}",
+        bleu="" if answers.bleu is None else f"BLEU {answers.bleu:.3f}, ",
         rouge=f"{answers.rouge_l:.3f}",
         columns=join(fill("<th>{name}</th>", name=name) for name in COLUMNS),
         rows=join(rows),
@@ -71,13 +71,18 @@ def _cells(scores: AnswerScores) -> list[Markup]:
 def _kinds(answers: AnswerMetrics) -> Markup:
     if not answers.kinds:
         return NOTHING
-    names = [name for name in KIND_COLUMNS if all(name in scores for scores in answers.kinds.values())]
+    names = [
+        name
+        for name in KIND_COLUMNS
+        if all(name in scores for scores in answers.kinds.values())
+        and any(scores[name].num_questions for scores in answers.kinds.values())
+    ]
     rows = [
         fill(
             '<tr><th scope="row">{kind}</th><td>{num}</td>{cells}</tr>',
             kind=kind,
             num=f"{scores['model'].num_questions:,}",
-            cells=join(fill("<td>{value}</td>", value=percent(scores[name].exact_match)) for name in names),
+            cells=join(fill("<td>{value}</td>", value=_exact_match(scores[name])) for name in names),
         )
         for kind, scores in answers.kinds.items()
     ]
@@ -87,6 +92,10 @@ def _kinds(answers: AnswerMetrics) -> Markup:
         columns=join(fill("<th>{name}</th>", name=KIND_COLUMNS[name]) for name in names),
         rows=join(rows),
     )
+
+
+def _exact_match(scores: AnswerScores) -> str:
+    return percent(scores.exact_match) if scores.num_questions else "-"
 
 
 def _example(found: AnsweredQuestion) -> Markup:

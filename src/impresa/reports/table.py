@@ -54,12 +54,10 @@ def _answers(evaluation: Evaluation, answers: AnswerMetrics) -> Iterator[Rendera
     for name, scores in answers.rows().items():
         table.add_row(name, *_answer_cells(scores), style="bold" if name == "model" else "")
     for kind, by_name in answers.kinds.items():
-        table.add_row(f"  {kind}", *_answer_cells(by_name["model"]))
+        table.add_row(Text(f"  {kind}"), *_answer_cells(by_name["model"]))  # a string would be read as markup
     yield table
-    yield Text(
-        f"loss {answers.loss:.3f}, perplexity {answers.perplexity:.2f}, BLEU {answers.bleu:.3f}, "
-        f"ROUGE-L {answers.rouge_l:.3f}"
-    )
+    bleu = "" if answers.bleu is None else f"BLEU {answers.bleu:.3f}, "
+    yield Text(f"loss {answers.loss:.3f}, perplexity {answers.perplexity:.2f}, {bleu}ROUGE-L {answers.rouge_l:.3f}")
     if not answers.looks_at_images:
         yield Text("the model is not looking: other images give the same answers", style="yellow")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _head(config: ExperimentConfig) -> str:
         "image-text" if config.decoder is None else "visual-question-answering",
         *(["audio"] if hears else []),
     ]
-    tags = ["tags:", *(f"- {tag!r}" for tag in ("impresa", *modalities, *labels.tags))]
+    tags = ["tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in ("impresa", *modalities, *labels.tags))]
     title = f"# {config.name}" + (f" {labels.version}" if labels.version else "")
     what = "Images, texts and sounds" if hears else "Images and texts"
     about = labels.description or f"{what} in one embedding space."
@@ -41,17 +42,18 @@ def _head(config: ExperimentConfig) -> str:
 
 
 def _use(config: ExperimentConfig, run_dir: Path) -> str:
+    hears = config.audio_encoder is not None
     if config.decoder is not None:
+        sounds = ', sounds=["a.wav"]' if hears else ""
         return f"""## Use
 
 ```python
 import impresa
 
 model = impresa.load({str(run_dir)!r})
-print(model.ask("a.jpg", "how many shapes are there?"))
+print(model.ask("a.jpg", "how many shapes are there?"{sounds}))
 print(model.caption(["a.jpg", "b.jpg"]))
 ```"""
-    hears = config.audio_encoder is not None
     sounds = '\nsounds = model.encode_audio(["a.wav", "b.mp3"])' if hears else ""
     return f"""## Use
 

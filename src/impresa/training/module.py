@@ -19,7 +19,7 @@ from impresa.data.module import DataModule
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.models.alignment import AlignmentOutput
-from impresa.training.averaging import WeightAverage
+from impresa.training.averaging import WeightAverage, copy_weights
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
@@ -116,9 +116,9 @@ class TrainingModule(LightningModule):
         output = self.model(batch)
         metrics = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
         metrics["val_loss"] = output.loss
-        # Lightning averages the weights over processes in whole numbers; as multiples of their number they stay exact.
-        weight = batch.weight * self.trainer.world_size
-        self.log_dict(metrics, on_epoch=True, batch_size=weight, sync_dist=True, logger=False)
+        if isinstance(batch, DialogueBatch):  # the loss is one of tokens, this one of dialogues
+            self._log_mean({"val_exact_match": metrics.pop("val_exact_match")}, len(batch.dialogues))
+        self._log_mean(metrics, batch.weight)
         if not isinstance(output, AlignmentOutput) or not isinstance(batch, Batch):
             return
         num_kept = sum(len(captions) for *_, captions in self._validated) * self.trainer.world_size
@@ -130,9 +130,13 @@ class TrainingModule(LightningModule):
             self._validated.append((image, text, list(compress(batch.captions, rows))))
 
     def on_validation_epoch_end(self) -> None:
-        """Retrieval over the first validation samples, one caption for each image."""
+        """Perplexity of the answers; of an alignment retrieval over the first validation samples, one caption for each
+        image."""
         if self.average is not None:
             self.average.swap()  # here and not later: what is saved after a validation are both, each in its place
+        if self.config.decoder is not None:
+            perplexity = self.trainer.callback_metrics["val_loss"].exp()
+            self.log("val_perplexity", perplexity, logger=False, sync_dist=True)
         validated, self._validated = self._gathered(self._validated), []
         if not any(captions for *_, captions in validated):
             return
@@ -154,7 +158,10 @@ class TrainingModule(LightningModule):
             CheckpointError: they are not those of this model.
         """
         self._refuse_other_weights(checkpoint["state_dict"])
-        self.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("average", {})}, strict=False)
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+        average = checkpoint.get("average", {})
+        # By parameter, because the state dict has a second name for an LM head that is the embedding table.
+        copy_weights(average, {name: p for name, p in self.named_parameters() if name in average})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = trained_state(self)
@@ -237,6 +244,12 @@ class TrainingModule(LightningModule):
         if optimization.precision == "16-mixed":
             mend += "; float16 overflows easily: optimization.precision=bf16-mixed does not"
         return f"step {self.step + 1}: {what}, most likely because the steps are too large; {mend}"
+
+    def _log_mean(self, metrics: Mapping[str, Tensor], weight: int) -> None:
+        """Log means over the validation, to which this batch gives its values with a weight."""
+        # Lightning averages the weights over processes in whole numbers; as multiples of their number they stay exact.
+        weight *= self.trainer.world_size
+        self.log_dict(metrics, on_epoch=True, batch_size=weight, sync_dist=True, logger=False)
 
     def _gathered(self, parts: list[Any]) -> list[Any]:
         """`parts` of all processes, in the order of their ranks."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from impresa.checkpoint import read_transforms, start_from
+from impresa.checkpoint import read_transforms, revision_of_language_model, start_from
 from impresa.config.adopt import read_run
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.paths import expanded
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.module import DataModule
@@ -34,7 +35,7 @@ from impresa.run_files import BAD_SAMPLES, TOKENIZER
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
     """What is trained, and on what."""
 
@@ -50,6 +51,10 @@ class Parts:
     def num_parameters(self) -> int:
         """Parameters of the model, frozen ones included."""
         return sum(number for _, number in self.parameters())
+
+    def drop_model(self) -> None:
+        """Give the memory of the model back, once it is saved."""
+        del self.model
 
     def parameters(self) -> Iterator[tuple[str, int]]:
         """Name and number of parameters of each part of the model."""
@@ -78,13 +83,17 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
 
 
 def _model(config: ExperimentConfig, tokenizer: Tokenizer | ChatFormat) -> AlignmentModel | VisionLanguageModel:
-    if isinstance(tokenizer, ChatFormat):
-        model = build_vlm(config, tokenizer.vocab_size)
-        if config.decoder is not None and config.decoder.init_from is not None:
-            num = start_from(model, Path(config.decoder.init_from).expanduser())
-            logger.info(f"decoder.init_from: {num} tensors from {config.decoder.init_from}")
-        return model
-    return build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
+    if not isinstance(tokenizer, ChatFormat):
+        return build_alignment(config, tokenizer.vocab_size, tokenizer.end_id)
+    decoder = config.decoder
+    if decoder is None or decoder.init_from is None:
+        return build_vlm(config, tokenizer.vocab_size)
+    first_run = expanded(decoder.init_from)
+    revision = revision_of_language_model(first_run, decoder)
+    model = build_vlm(config, tokenizer.vocab_size, revision=revision)
+    num = start_from(model, first_run)
+    logger.info(f"decoder.init_from: {num} tensors from {decoder.init_from}")
+    return model
 
 
 def _tokenizer(config: ExperimentConfig, source: Source, resumed_run: Path | None) -> Tokenizer | ChatFormat:
@@ -92,7 +101,7 @@ def _tokenizer(config: ExperimentConfig, source: Source, resumed_run: Path | Non
     decoder, text = config.decoder, config.text_encoder
     if decoder is None:
         if resumed_run is not None or text.checkpoint is not None:
-            return load_tokenizer((resumed_run or Path(text.checkpoint or "").expanduser()) / TOKENIZER)
+            return load_tokenizer((resumed_run or expanded(text.checkpoint or "")) / TOKENIZER)
         return prepare_tokenizer(config, source.captions())
     if resumed_run is not None:
         return load_chat(resumed_run / TOKENIZER)
@@ -101,7 +110,7 @@ def _tokenizer(config: ExperimentConfig, source: Source, resumed_run: Path | Non
             raise ConfigError(
                 f"decoder.init_from: {decoder.init_from} is an alignment; name it in vision_encoder.checkpoint"
             )
-        return load_chat(Path(decoder.init_from).expanduser() / TOKENIZER)
+        return load_chat(expanded(decoder.init_from) / TOKENIZER)
     return prepare_chat(decoder, source.dialogues())
 
 
@@ -109,6 +118,6 @@ def _transforms(config: ExperimentConfig) -> tuple[ImageTransform, AudioTransfor
     """The towers' own preprocessing; that of their run where they come from one."""
     image_run = config.vision_encoder.checkpoint
     audio_run = None if config.audio_encoder is None else config.audio_encoder.checkpoint
-    image = prepare_image_transform(config) if image_run is None else read_transforms(Path(image_run).expanduser())[0]
-    audio = prepare_audio_transform(config) if audio_run is None else read_transforms(Path(audio_run).expanduser())[1]
+    image = prepare_image_transform(config) if image_run is None else read_transforms(expanded(image_run))[0]
+    audio = prepare_audio_transform(config) if audio_run is None else read_transforms(expanded(audio_run))[1]
     return image, audio

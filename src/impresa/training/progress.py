@@ -22,6 +22,7 @@ SHOWN = {
     "val_loss": "val_loss",
     "val_image_to_text_recall_at_1": "image to text R@1",
     "val_text_to_image_recall_at_1": "text to image R@1",
+    "val_perplexity": "perplexity",
     "val_exact_match": "exact match",
 }
 """Validation metrics that are shown, and as what; all of them are in `metrics.csv`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,6 +127,8 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> 
         module.load_trained(read_checkpoint(checkpoints.best))
     elif module.average is not None and start.step < module.plan.total_steps:
         module.average.swap()
+    # What only training needs does not stay beside the evaluation: the optimizer's state and the averaged weights.
+    module.average = parts.data.trainer = None
     return trainer.strategy.root_device
 
 
@@ -141,7 +144,11 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         parts.image_transform,
         audio_transform=parts.audio_transform,
         examples=_examples(parts.data.val_source),
+        device=device,
     )
+    num_parameters = parts.num_parameters
+    parts.drop_model()  # the evaluation loads what was saved
+    gc.collect()  # the trainer and its module know each other
     evaluation = evaluate_run(
         load(run_dir, device),
         open_source(
@@ -153,7 +160,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     )
     save_evaluation(evaluation, run_dir)
     environment = {**read_environment(run_dir), "finished": now()}
-    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, parts.num_parameters))
+    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, num_parameters))
     write_report(run_dir)
     write_environment(run_dir, environment)
 

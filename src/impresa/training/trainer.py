@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.errors import ConfigError
+from impresa.training.precision import BFloat16Weights
 
 UNHELPFUL = (
     ".*does not have many workers.*",  # the user chose num_workers
@@ -46,14 +47,17 @@ def build_trainer(
         ConfigError: the hardware that the config asks for is not there.
     """
     _turn_down_lightning()
-    settings = config.trainer
+    settings, precision = config.trainer, config.optimization.precision
+    plugins: list[Any] = [BFloat16Weights()] if precision == "bf16-true" else []
+    # A requeued job resumes through --resume; Lightning's own way would get between.
+    plugins += [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     try:
         return Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
             strategy=settings.strategy,
-            precision=config.optimization.precision,
+            precision=None if precision == "bf16-true" else precision,
             deterministic=settings.deterministic,
             default_root_dir=run_dir,
             callbacks=callbacks,
@@ -62,8 +66,7 @@ def build_trainer(
             check_val_every_n_epoch=1,
             enable_progress_bar=False,
             enable_model_summary=False,
-            # A requeued job resumes through --resume; Lightning's own way would get between.
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            plugins=plugins,
             **more,
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from impresa.config.experiment import DatasetConfig
+from impresa.config.paths import expanded
 from impresa.data.sources.base import BadSample as BadSample
 from impresa.data.sources.base import Blocks as Blocks
 from impresa.data.sources.base import DivisibleSource
@@ -111,7 +112,7 @@ def _open_files(
         )
     from impresa.data.sources.folder import FolderSource
 
-    place = Path(path).expanduser()
+    place = expanded(path)
     table = place if place.is_file() else None
     return FolderSource(
         place.parent if table else place,
@@ -138,10 +139,10 @@ def _kind(config: DatasetConfig, path: str) -> Kind:
 def _kind_of_path(path: str) -> Kind:
     if path == SHAPES:
         return "shapes"
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not path.strip():
         raise DataError("data: the path is empty; name existing data, or shapes for the embedded data")
-    if place.suffix.lower() == ".parquet" or has_magic(path):
+    if place.suffix.lower() == ".parquet" or (has_magic(path) and not place.exists()):
         return "parquet"
     if not place.exists():
         raise DataError(f"{path}: no such file or folder; name existing data, or shapes for the embedded data")
@@ -153,7 +154,7 @@ def _kind_of_path(path: str) -> Kind:
 
 
 def _parquet_files(path: str) -> list[Path]:
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_dir():
         files = sorted(place.rglob("*.parquet"))
     elif place.exists():

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+from impresa.data.text import is_unicode
 
 NO_MODALITY = "has only one of image, caption and sound"
 """What is wrong with a sample that nothing can be learned from."""
+NOTHING_TO_ASK_ABOUT = "has neither image nor sound to ask about"
+"""What is wrong with a row that has nothing but text."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read beside images and captions."""
+
+    sound: bool
+    dialogues: bool
+
+    def lack(self, *, image: bool, audio: bool, captions: bool) -> str | None:
+        """What is wrong with a sample that has no more than this; None if nothing can be."""
+        if self.dialogues:
+            return None if image or audio else NOTHING_TO_ASK_ABOUT
+        return NO_MODALITY if image + audio + captions < 2 else None
 
 
 def read_captions(value: Any) -> tuple[str, ...]:
@@ -36,25 +55,18 @@ def read_optional_captions(value: Any) -> tuple[str, ...]:
     return () if is_empty else read_captions(value)
 
 
-def is_unicode(text: str) -> bool:
-    """False where bytes could not be read as UTF-8, or JSON escaped half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def printable(name: str) -> str:
-    """A file name that can be written as UTF-8, whatever its bytes are."""
-    return name.encode("utf-8", errors="replace").decode()
-
-
 def is_web_address(path: str) -> bool:
     """Whether a path is a URL: data are read from disk only."""
     return "://" in path
 
 
-def read_label(value: Any) -> str | None:
-    """The class name of a cell; numbers become their digits, and an empty cell is no class."""
-    return None if value is None or value == "" else str(value)
+def read_label(value: Any, what: str = "label") -> str | None:
+    """The class name of a cell, or the type of a question; numbers become their digits, an empty cell is none.
+
+    Raises:
+        ValueError: its text is no UTF-8; the message is the reason alone.
+    """
+    label = "" if value is None else str(value)
+    if not is_unicode(label):
+        raise ValueError(f"the {what} is not UTF-8 text")
+    return label or None

@@ -21,14 +21,13 @@ from typing import Any
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
-from impresa.data.sources.columns import is_unicode, read_label, read_optional_captions
+from impresa.data.sources.columns import read_label, read_optional_captions
+from impresa.data.text import is_unicode
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold whole dialogues."""
 NO_DIALOGUE = "there is neither a question nor a caption"
 """What is wrong with a row in which nothing is asked."""
-NOTHING_TO_ASK_ABOUT = "has neither image nor sound to ask about"
-"""What is wrong with a row that has nothing but text."""
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _TAG = re.compile(r"\[(USER|ASSISTANT)\]")
@@ -67,7 +66,7 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     kind = cells.get(config.kind_column)
     for column in MESSAGES:
         if messages := cells.get(column):
-            return (Dialogue(_turns_of_messages(messages, column), read_label(kind)),)
+            return (Dialogue(_turns_of_messages(messages, column), read_label(kind, "kind of question")),)
     question, answer = cells.get(config.question_column), cells.get(config.answer_column)
     if not (_is_blank(question) and _is_blank(answer)):
         return _pairs(question, answer, kind)
@@ -85,7 +84,7 @@ def _pairs(question: Any, answer: Any, kind: Any) -> tuple[Dialogue, ...]:
     if len(kinds) != len(questions):
         raise ValueError(f"there are {len(questions)} questions and {len(kinds)} kinds of question")
     return tuple(
-        Dialogue(_turns_of_pair(question, answer), read_label(kind))
+        Dialogue(_turns_of_pair(question, answer), read_label(kind, "kind of question"))
         for question, answer, kind in zip(questions, answers, kinds, strict=True)
     )
 
@@ -117,11 +116,14 @@ def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
     if not isinstance(message, dict):
         raise ValueError(f"{column} holds {message!r:.60}, which is neither text nor an object of role and content")
     role = message.get("role") or message.get("from")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"{column} has the role {role!r:.60}; known are {', '.join(_ROLES)}")
     content = message.get("content") or message.get("value")
     if isinstance(content, list | tuple):  # parts, of which the images are left out
-        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("text"))
+        texts = [part["text"] for part in content if isinstance(part, dict) and part.get("text")]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{column} has a part whose text is no text ({content!r:.60})")
+        content = "\n".join(texts)
     return _ROLES[role], content
 
 

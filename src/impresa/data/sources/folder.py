@@ -12,8 +12,8 @@ Where captions are found, in this order:
 The columns are those of the config; the image's column may also be called `file_name`, as Hugging Face calls it.
 A caption is a string or a list of strings (in csv: a JSON list).
 
-Where questions are asked for, a row holds them in one of the layouts of `impresa.data.sources.dialogues`, and a single
-`*.json` file, a list of rows, will do too. A row whose only text is a caption is asked for that.
+Where questions are asked for, a row holds them in one of the layouts of `impresa.data.sources.dialogues`, and in place
+of 2 a single `*.json` file that is a list of rows will do too. A row whose only text is a caption is asked for that.
 
 Where sound is read, a row may name a sound file too, and `cat.wav` (flac, ogg, mp3) lies beside `cat.jpg`. Then a
 sample needs only two of image, caption and sound: the cells of the others are empty, or the files are not there.
@@ -21,6 +21,7 @@ sample needs only two of image, caption and sound: the cells of the others are e
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -40,14 +41,14 @@ from impresa.data.dialogue import Dialogue, dialogues_of_captions
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample
 from impresa.data.sources.columns import (
-    NO_MODALITY,
+    Wanted,
     is_web_address,
-    printable,
     read_captions,
     read_label,
     read_optional_captions,
 )
-from impresa.data.sources.dialogues import NO_DIALOGUE, NOTHING_TO_ASK_ABOUT, missing_columns, read_dialogues
+from impresa.data.sources.dialogues import NO_DIALOGUE, missing_columns, read_dialogues
+from impresa.data.text import printable
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -69,14 +70,6 @@ class _Row:
     """Why the row is unusable, whatever its image."""
     audio: Path | None = None
     dialogues: tuple[Dialogue, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is read beside images and captions."""
-
-    sound: bool
-    dialogues: bool
 
 
 class FolderSource:
@@ -108,7 +101,7 @@ class FolderSource:
             raise DataError(f"{folder}: no such folder; name a folder of images and captions")
         self._shrink_to_px = shrink_to_px
         self._audio_seconds = audio_seconds
-        wanted = _Wanted(sound=audio_seconds is not None, dialogues=dialogues)
+        wanted = Wanted(sound=audio_seconds is not None, dialogues=dialogues)
         metadata = [table] if table else _metadata_files(folder, wanted)
         rows = _rows_of_metadata(folder, metadata, config, wanted) if metadata else _rows_of_sidecars(folder, wanted)
         self._folder = folder
@@ -174,21 +167,27 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _metadata_files(folder: Path, wanted: _Wanted) -> list[Path]:
+def _metadata_files(folder: Path, wanted: Wanted) -> list[Path]:
     named = [path for path in _files(folder) if path.name in METADATA_NAMES]
     if named:
         return named
     files = sorted(path for path in folder.iterdir() if path.is_file())
     others = [path for path in files if path.suffix.lower() in _METADATA_SUFFIXES]
     if wanted.dialogues and not others:
-        others = [path for path in files if path.suffix.lower() == _JSON]
+        others = [path for path in files if path.suffix.lower() == _JSON and _holds_a_list(path)]
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
         raise DataError(f"{folder}: several files could hold the captions ({names}); call one {METADATA_NAMES[0]}")
     return others
 
 
-def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig, wanted: _Wanted) -> Iterator[_Row]:
+def _holds_a_list(file: Path) -> bool:
+    """Whether a JSON file begins like a list; others, such as `dataset_infos.json`, only lie beside the data."""
+    with file.open("rb") as data:
+        return data.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig, wanted: Wanted) -> Iterator[_Row]:
     for file in files:
         read = {".csv": _read_csv, _JSON: _read_json}.get(file.suffix.lower(), _read_jsonl)
         columns: set[str] = set()
@@ -206,7 +205,7 @@ def _rows_of_metadata(folder: Path, files: list[Path], config: DatasetConfig, wa
 
 
 def _row_of_values(
-    folder: Path, file: Path, id: str, values: dict[str, Any], config: DatasetConfig, *, wanted: _Wanted
+    folder: Path, file: Path, id: str, values: dict[str, Any], config: DatasetConfig, *, wanted: Wanted
 ) -> _Row:
     cells = {"image": values.get(config.image_column) or values.get(_FILE_NAME_COLUMN)}
     if wanted.sound:
@@ -224,20 +223,14 @@ def _row_of_values(
     try:
         captions = (read_optional_captions if may_lack_captions else read_captions)(values.get(config.caption_column))
         dialogues = read_dialogues(values, config) if wanted.dialogues else ()
+        label = read_label(values.get(config.label_column))
     except ValueError as error:
         return _Row(id, image, fault=str(error), audio=audio)
-    fault = _lack(image, audio, captions, wanted)
-    return _Row(id, image, captions, read_label(values.get(config.label_column)), fault, audio, dialogues)
+    fault = wanted.lack(image=image is not None, audio=audio is not None, captions=bool(captions))
+    return _Row(id, image, captions, label, fault, audio, dialogues)
 
 
-def _lack(image: Path | None, audio: Path | None, captions: tuple[str, ...], wanted: _Wanted) -> str | None:
-    """What is wrong with a sample that nothing can be learned from."""
-    if wanted.dialogues:
-        return None if image or audio else NOTHING_TO_ASK_ABOUT
-    return NO_MODALITY if sum(map(bool, (image, audio, captions))) < 2 else None
-
-
-def _check_columns(file: Path, columns: set[str], config: DatasetConfig, wanted: _Wanted) -> None:
+def _check_columns(file: Path, columns: set[str], config: DatasetConfig, wanted: Wanted) -> None:
     if wanted.dialogues and (fault := missing_columns(columns, config)):
         raise DataError(f"{file}: {fault}")
     if wanted.sound:
@@ -252,7 +245,7 @@ def _check_columns(file: Path, columns: set[str], config: DatasetConfig, wanted:
         raise DataError(f"{file}: {fault}; set dataset.caption_column")
 
 
-def _check_columns_with_sound(file: Path, columns: set[str], config: DatasetConfig, wanted: _Wanted) -> None:
+def _check_columns_with_sound(file: Path, columns: set[str], config: DatasetConfig, wanted: Wanted) -> None:
     found = ", ".join(sorted(columns))
     if config.audio_column not in columns:
         fault = f"no column {config.audio_column!r} for the sound (there are: {found})"
@@ -312,7 +305,7 @@ def _list_or_text(cell: str) -> Any:
     return cell
 
 
-def _rows_of_sidecars(folder: Path, wanted: _Wanted) -> Iterator[_Row]:
+def _rows_of_sidecars(folder: Path, wanted: Wanted) -> Iterator[_Row]:
     formats = Image.registered_extensions()
     files = list(_files(folder))
     images = [file for file in files if file.suffix.lower() in formats]
@@ -337,16 +330,17 @@ def _row_of_sidecar(folder: Path, image: Path) -> _Row:
         return _Row(id, image, fault=str(error))
 
 
-def _row_with_sound(folder: Path, file: Path, image: Path | None, audio: Path | None, wanted: _Wanted) -> _Row:
+def _row_with_sound(folder: Path, file: Path, image: Path | None, audio: Path | None, wanted: Wanted) -> _Row:
     id, text = str(file.relative_to(folder)), file.with_suffix(".txt")
     try:
         captions = read_optional_captions(_lines(text)) if text.exists() else ()
     except ValueError as error:
         return _Row(id, image, fault=str(error), audio=audio)
-    return _Row(id, image, captions, fault=_lack(image, audio, captions, wanted), audio=audio)
+    fault = wanted.lack(image=image is not None, audio=audio is not None, captions=bool(captions))
+    return _Row(id, image, captions, fault=fault, audio=audio)
 
 
-def _asked_for_captions(row: _Row, wanted: _Wanted) -> _Row:
+def _asked_for_captions(row: _Row, wanted: Wanted) -> _Row:
     """The row with its captions as answers, if questions are wanted."""
     if not wanted.dialogues or row.fault:
         return row

@@ -32,20 +32,19 @@ from impresa.data.dialogue import Dialogue
 from impresa.data.images import decode_image
 from impresa.data.sources.base import BadSample, Blocks
 from impresa.data.sources.columns import (
-    NO_MODALITY,
+    Wanted,
     is_web_address,
-    printable,
     read_captions,
     read_label,
     read_optional_captions,
 )
 from impresa.data.sources.dialogues import (
     MESSAGES,
-    NOTHING_TO_ASK_ABOUT,
     dialogue_columns,
     missing_columns,
     read_dialogues,
 )
+from impresa.data.text import printable
 from impresa.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -66,14 +65,6 @@ class _RowGroup:
     """Size in memory, about, of the columns that are read."""
     first_row: int
     """Number in the file of its first row."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is read beside images and captions."""
-
-    sound: bool
-    dialogues: bool
 
 
 class ParquetSource:
@@ -106,7 +97,7 @@ class ParquetSource:
         self._audio_seconds = audio_seconds
         self._max_bytes_kept = max_bytes_kept
         self._folder = Path(os.path.commonpath([file.parent for file in files]))
-        self._wanted = _Wanted(sound=audio_seconds is not None, dialogues=dialogues)
+        self._wanted = Wanted(sound=audio_seconds is not None, dialogues=dialogues)
         self._groups = [group for file in files for group in _row_groups(file, config, self._wanted)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
@@ -132,16 +123,18 @@ class ParquetSource:
             dialogues = read_dialogues(cells, self._config) if self._wanted.dialogues else ()
             image_cell = cells.get(self._config.image_column)
             audio = self._read_audio(cells.get(self._config.audio_column), group.file.parent)
-            if self._wanted.sound:
-                self._check_modalities(bool(captions), not _is_empty(image_cell), audio is not None)
+            label = read_label(cells.get(self._config.label_column))
+            has_image = not _is_empty(image_cell)
+            lack = self._wanted.lack(image=has_image, audio=audio is not None, captions=bool(captions))
+            if lack and self._wanted.sound:
+                raise ValueError(lack)
             image = None
-            if not (self._wanted.sound and _is_empty(image_cell)):
+            if has_image or not self._wanted.sound:
                 image = decode_image(_file_bytes(image_cell, group.file.parent, "image"), self._shrink_to_px)
         except OSError as error:
             raise BadSample(id, f"the row cannot be read ({error.strerror or error})") from error
         except ValueError as error:
             raise BadSample(id, str(error)) from error
-        label = read_label(cells.get(self._config.label_column))
         return Sample(id=id, image=image, audio=audio, captions=captions, label=label, dialogues=dialogues)
 
     def captions(self) -> Iterator[str]:
@@ -191,12 +184,6 @@ class ParquetSource:
     def _read_captions(self, cell: Any) -> tuple[str, ...]:
         may_lack = self._wanted.sound or self._wanted.dialogues
         return read_optional_captions(cell) if may_lack else read_captions(cell)
-
-    def _check_modalities(self, text: bool, image: bool, audio: bool) -> None:
-        if self._wanted.dialogues and not (image or audio):
-            raise ValueError(NOTHING_TO_ASK_ABOUT)
-        if not self._wanted.dialogues and sum((text, image, audio)) < 2:
-            raise ValueError(NO_MODALITY)
 
     def _read_audio(self, cell: Any, folder: Path) -> Clip | None:
         if not self._wanted.sound or _is_empty(cell):
@@ -259,7 +246,7 @@ class ParquetSource:
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
-def _row_groups(file: Path, config: DatasetConfig, wanted: _Wanted) -> Iterator[_RowGroup]:
+def _row_groups(file: Path, config: DatasetConfig, wanted: Wanted) -> Iterator[_RowGroup]:
     try:
         opened = _open(file)
     except (OSError, ValueError) as error:
@@ -280,13 +267,13 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
 
 
-def _columns_read(config: DatasetConfig, wanted: _Wanted) -> list[str]:
+def _columns_read(config: DatasetConfig, wanted: Wanted) -> list[str]:
     sound = [config.audio_column] if wanted.sound else []
     asked = dialogue_columns(config) if wanted.dialogues else ()
     return list(dict.fromkeys([config.image_column, config.caption_column, config.label_column, *sound, *asked]))
 
 
-def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, wanted: _Wanted) -> None:
+def _check_columns(file: Path, schema: pa.Schema, config: DatasetConfig, wanted: Wanted) -> None:
     found = ", ".join(schema.names)
     if wanted.dialogues and (fault := missing_columns(set(schema.names), config)):
         raise DataError(f"{file}: {fault}")

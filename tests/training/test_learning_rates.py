@@ -1,0 +1,59 @@
+"""Each part of a model moves as fast as its own learning rate says, in a real step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny_hub
+from impresa.config import EncoderConfig, ExperimentConfig
+from impresa.config.adopt import adopt_towers
+from impresa.training.parts import build_parts
+from impresa.training.run import Start, join
+from impresa.training.trainer import build_trainer
+from tiny_run import finished_run, tiny_experiment
+from tiny_vlm import tiny_vlm_on
+
+ONE_STEP = (
+    *("trainer.max_steps=1", "optimization.warmup_epochs=0", "optimization.scheduler=constant"),
+    *("optimization.optimizer=adam", "optimization.weight_decay=0", "optimization.ema_decay=null"),
+    *("optimization.lr=1e-3", "optimization.lr_pretrained=1e-4", "optimization.lr_memory=5e-3"),
+    "optimization.eps=1e-20",
+)
+"""The first step of Adam moves a number by the learning rate, whatever its gradient."""
+
+
+def moved(config: ExperimentConfig) -> dict[str, float]:
+    """How far one step moves the parameters: the longest way in each part of the model."""
+    parts = build_parts(config, None)
+    trained = {name: p for name, p in parts.model.named_parameters() if p.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    trainer = build_trainer(config, None, callbacks=[], logger=False, enable_checkpointing=False, max_epochs=1)
+    module, steps = join(config, parts, trainer, Start())
+    trainer.fit(module, steps)
+    assert module.step == 1
+    ways: dict[str, float] = {}
+    for name, parameter in trained.items():
+        part = "memory" if ".memory." in name else name.split(".")[0]
+        ways[part] = max(ways.get(part, 0.0), (parameter.detach() - before[name]).abs().max().item())
+    return ways
+
+
+def test_memory_logits_and_a_pretrained_tower_have_rates_of_their_own(tmp_path: Path) -> None:
+    width = ("vision_encoder.embed_dim=20", "text_encoder.embed_dim=20")
+    config = tiny_experiment(*ONE_STEP, *width, "optimization.lr_logits=2e-2")
+    tower = EncoderConfig(backbone=str(tiny_hub.clip(tmp_path)), projection="none", embed_dim=20, max_len=12)
+    ways = moved(replace(config, text_encoder=tower))
+    expected = {"vision_encoder": 1e-3, "memory": 5e-3, "loss": 2e-2, "text_encoder": 1e-4}
+    assert ways == pytest.approx(expected, rel=1e-2)
+
+
+def test_towers_of_a_run_that_are_trained_on_are_pretrained() -> None:
+    towers = (f"vision_encoder.checkpoint={finished_run()}", "vision_encoder.freeze=false")
+    towers += (f"text_encoder.checkpoint={finished_run()}", "text_encoder.freeze=false")
+    ways = moved(adopt_towers(tiny_experiment(*ONE_STEP, *towers)))
+    assert ways == pytest.approx({"vision_encoder": 1e-4, "memory": 5e-3, "loss": 1e-3, "text_encoder": 1e-4}, rel=1e-2)
+    ways = moved(adopt_towers(tiny_vlm_on(finished_run(), *ONE_STEP, "vision_encoder.freeze=false")))
+    assert ways == pytest.approx({"vision_encoder": 1e-4, "memory": 5e-3, "fusion": 1e-3, "decoder": 1e-3}, rel=1e-2)

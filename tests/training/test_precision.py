@@ -1,0 +1,83 @@
+"""Every precision that a CPU has trains, validates, saves, and gives a model that loads and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import impresa
+from impresa.config import ExperimentConfig
+from impresa.data.batch import Batch
+from impresa.decoders.lora import is_adapter
+from impresa.models.build import build_vlm
+from impresa.training.precision import BFloat16Weights
+from impresa.training.run import train
+from tiny_qwen import VOCAB, save_qwen
+from tiny_run import tiny_experiment, without_charts
+from tiny_vlm import collated, picture, samples, tiny_qwen_vlm, tiny_vlm
+
+ADAPTED = ("decoder.use_lora=true", "decoder.use_trm_recursion=true", "decoder.recursion.num_layers=1")
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_charts(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+def experiment(kind: str, qwen: Path, precision: str) -> ExperimentConfig:
+    settings = (f"optimization.precision={precision}", "optimization.ema_decay=0.9", "trainer.epochs=1")
+    match kind:
+        case "alignment":
+            return tiny_experiment(*settings, "optimization.warmup_epochs=0")
+        case "trm":
+            return tiny_vlm(*settings)
+        case "whole":
+            return tiny_qwen_vlm(qwen, *settings)
+        case _:
+            return tiny_qwen_vlm(qwen, *settings, *ADAPTED)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("kind", ["alignment", "trm", "whole", "adapted"])
+def test_a_run_of_any_precision_loads_and_computes(kind: str, precision: str, qwen: Path, tmp_path: Path) -> None:
+    run_dir = train(experiment(kind, qwen, precision), tmp_path / "run", command=[])
+    loaded = impresa.load(run_dir, "cpu")  # which compares the golden outputs
+    if kind == "alignment":
+        assert loaded.encode_image(picture(0)).isfinite().all()
+    else:
+        assert isinstance(loaded.ask(picture(0), "what?"), str)
+        prefix = loaded.prefix(collated(samples()))
+        assert prefix.tokens.dtype == torch.float32
+
+
+def test_small_steps_are_not_rounded_away_beside_a_frozen_language_model(qwen: Path) -> None:
+    config = tiny_qwen_vlm(qwen, *ADAPTED, "optimization.precision=bf16-true")
+    model = build_vlm(config, VOCAB)
+    adapters = {name: value.clone() for name, value in model.named_parameters() if is_adapter(name)}
+    rotary = model.decoder.model.model.rotary_emb.inv_freq.clone()
+    BFloat16Weights().convert_module(model)
+    precise = {name for name, value in model.named_parameters() if value.dtype == torch.float32}
+    assert precise == {n for n, _ in model.named_parameters() if is_adapter(n) or n.startswith("decoder.recursion.")}
+    assert all(torch.equal(value, model.get_parameter(name)) for name, value in adapters.items())
+    assert model.vision_encoder.backbone.positions.dtype == torch.bfloat16
+    assert torch.equal(model.decoder.model.model.rotary_emb.inv_freq, rotary)
+
+
+def test_batches_are_wholes_whose_pixels_alone_are_rounded() -> None:
+    plugin = BFloat16Weights()
+    batch = collated(samples())
+    (converted,) = plugin.convert_input([batch])
+    assert converted.image.dtype == torch.bfloat16
+    assert converted.dialogues is batch.dialogues
+    assert batch.image is not None
+    assert batch.image.dtype == torch.float32
+    sounds = Batch(ids=["a"], audio=torch.zeros(1, 4, 2), audio_mask=torch.ones(1, 4, dtype=torch.bool))
+    converted = plugin.convert_input(sounds)
+    assert (converted.audio.dtype, converted.audio_mask.dtype) == (torch.bfloat16, torch.bool)
