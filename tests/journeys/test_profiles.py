@@ -18,12 +18,17 @@ from run_metrics import numbers
 from tiny_qwen import save_qwen
 from tiny_run import without_charts
 
-NUM = 48
 SMALL = (
-    *("dataset.image_size=32", "dataset.batch_size=8", "dataset.num_workers=0", "dataset.val_fraction=0.25"),
-    *("optimization.precision=32-true", "optimization.lr=2e-3", "optimization.warmup_epochs=0", "trainer.epochs=6"),
-    *("trainer.accelerator=cpu", "trainer.logging.tensorboard=false", "trainer.logging.log_interval=1"),
+    *("dataset.image_size=32", "dataset.batch_size=8", "dataset.num_workers=0"),
+    *("optimization.precision=32-true", "optimization.warmup_epochs=0", "trainer.accelerator=cpu"),
+    *("trainer.logging.tensorboard=false", "trainer.logging.log_interval=1"),
 )
+ALIGNMENT = (
+    *("optimization.lr=1e-3", "optimization.lr_pretrained=1e-3", "dataset.val_fraction=0.333", "trainer.epochs=80"),
+    *("trainer.logging.eval_interval=80", "trainer.logging.save_interval=80"),
+)
+"""Eight training rows of twelve, all of them in every step: the loss of a batch depends on its rows' number."""
+QUESTIONS = ("optimization.lr=1e-2", "dataset.val_fraction=0.25", "trainer.epochs=6")
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +36,11 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
 
 
-def pixmo(path: Path, *, questions: bool = False) -> Path:
-    """Rows of image bytes and a caption, or of image bytes, a flattened dialogue and the answer to its end."""
-    source = ShapesSource(ShapesConfig(num_train=NUM), "train", 40, dialogues=True)
+def pixmo(path: Path, num: int, *, questions: bool = False) -> Path:
+    """`num` rows of image bytes and a caption, or of image bytes, a flattened dialogue and the answer to its end."""
+    source = ShapesSource(ShapesConfig(num_train=num), "train", 40, dialogues=True)
     rows = []
-    for i in range(NUM):
+    for i in range(num):
         sample, file = source[i], io.BytesIO()
         assert sample.image is not None
         sample.image.save(file, "PNG")
@@ -54,13 +59,16 @@ def losses(run_dir: Path) -> list[float]:
 
 def fell(values: list[float]) -> bool:
     """Whether the loss of the last steps is clearly below that of the first."""
-    return sum(values[-6:]) / 6 < 0.97 * sum(values[:3]) / 3
+    return sum(values[-6:]) / 6 < 0.85 * sum(values[:3]) / 3
 
 
 @pytest.mark.parametrize("profile", ["pixmo_alignment", "perceiver_mrl_alignment"])
 def test_alignment_profiles(profile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, clip = pixmo(tmp_path / "pixmo.parquet"), tiny_hub.clip(tmp_path / "clip")
-    small = [*SMALL, f"dataset.train_path={data}", f"vision_encoder.backbone={clip}", f"text_encoder.backbone={clip}"]
+    data, clip = pixmo(tmp_path / "pixmo.parquet", 12), tiny_hub.clip(tmp_path / "clip")
+    small = [
+        *(*SMALL, *ALIGNMENT, f"dataset.train_path={data}"),
+        *(f"vision_encoder.backbone={clip}", f"text_encoder.backbone={clip}"),
+    ]
     if profile == "perceiver_mrl_alignment":
         small.append("vision_encoder.perceiver_num_heads=2")
     assert main(["train", profile, "--output-dir", str(tmp_path / "run"), *small]) == 0, capsys.readouterr().err
@@ -72,16 +80,17 @@ def test_alignment_profiles(profile: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_question_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = pixmo(tmp_path / "qa.parquet", questions=True)
+    data = pixmo(tmp_path / "qa.parquet", 48, questions=True)
     clip, qwen = tiny_hub.clip(tmp_path / "clip"), save_qwen(tmp_path / "qwen")
     small = [
-        *(*SMALL, f"dataset.train_path={data}", f"vision_encoder.backbone={clip}", f"text_encoder.backbone={clip}"),
+        *(*SMALL, *QUESTIONS, f"dataset.train_path={data}"),
+        *(f"vision_encoder.backbone={clip}", f"text_encoder.backbone={clip}"),
         *(f"decoder.model={qwen}", "vision_encoder.perceiver_num_heads=2", "trainer.accumulate_grad_batches=1"),
     ]
     command = ["train", "trm_vlm_qa_3b_reg", "--output-dir", str(tmp_path / "run"), *small]
     assert main(command) == 0, capsys.readouterr().err
     assert fell(losses(tmp_path / "run"))
-    assert isinstance(impresa.load(tmp_path / "run", "cpu").ask(first_image(tmp_path), "what?"), str)
+    assert impresa.load(tmp_path / "run", "cpu").ask(first_image(tmp_path), "how many shapes can you see?")
 
 
 def first_image(folder: Path) -> Path:
