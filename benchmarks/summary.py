@@ -1,21 +1,23 @@
-"""The table of `docs/benchmarks.md`: what the stored runs found, beside what is promised.
+"""The tables of `docs/benchmarks.md`: what the stored runs found, beside what is promised.
 
     python benchmarks/summary.py
 
-Reads `results/` and writes the table anew; a test compares the two, and holds each figure against its promise.
+Reads `results/` and writes the tables anew; a test compares the two, and holds each figure against its promise.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import recursion
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+RECURSION = ("shapes_vqa_trm", "digits_vqa")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def _ratio(run: dict[str, Any], peer: str, path: tuple[str, ...], ours: str, wha
 
 def steadiness(decoder: str) -> Callable[[dict[str, Any]], float]:
     return lambda run: 1 / run["decoders"][decoder]["cached"]["ratio"]
+
+
+def ratio(run: dict[str, Any]) -> float:
+    return float(run["ratio"])
 
 
 PADDED, LONGEST = "transformers, padded to the context", 'transformers, padding="longest"'
@@ -105,25 +111,40 @@ FIGURES = (
     Figure("the same with recursion", "generation", 1 / 1.5, steadiness("qwen with recursion")),
     Figure("the same with TRM", "generation", 1 / 1.5, steadiness("trm")),
 )
+LEARNED = (
+    Figure("siglip against clip", "learning-siglip", 0.6, ratio),
+    Figure("Matryoshka, an eighth of the width against the whole", "learning-matryoshka", 0.95, ratio),
+    Figure("Perceiver against attention pooling, from scratch", "learning-perceiver", 0.85, ratio),
+    Figure("the same on a frozen trained backbone", "learning-frozen", 0.95, ratio),
+)
 
 
-def stored() -> list[Figure]:
-    """The figures of the runs that are there."""
-    return [figure for figure in FIGURES if figure.path.exists()]
+def table(title: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    rule = tuple("---" for _ in title)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (title, rule, *rows))
 
 
-def table() -> str:
-    rows = [f"| {f.question} | {f.value:.2f} | {f.at_least:.2f} | `{f.file}.py` |" for f in stored()]
-    return "\n".join(
-        ["| how many times better | stored run | at least | script |", "| --- | ---: | ---: | --- |", *rows]
-    )
+def tables() -> dict[str, str]:
+    """Each table of the page, under the name of its place."""
+    found = {}
+    for name, figures in (("figures", FIGURES), ("learned", LEARNED)):
+        unit = "how many times better" if figures is FIGURES else "R@1, the share kept"
+        rows = ((f.question, f"{f.value:.2f}", f"{f.at_least:.2f}", f"`{f.file}`") for f in figures)
+        found[name] = table((unit, "stored run", "at least", "stored in"), rows)
+    for profile in RECURSION:
+        title, *rows = recursion.rows(json.loads((RESULTS / f"recursion-{profile}.json").read_text()))
+        found[profile] = table(title, rows)
+    return found
 
 
-def with_table(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+def with_tables(page: str) -> str:
+    for name, text in tables().items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text()))
+    PAGE.write_text(with_tables(PAGE.read_text()))
