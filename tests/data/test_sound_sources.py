@@ -188,3 +188,12 @@ def test_every_way_to_open_data_reads_sound(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         assert open_source(shapes, split, audio_seconds=0.1)[0].audio is not None
         assert open_source(shapes, split)[0].audio is None
+
+
+def test_sounds_may_be_in_a_column_of_another_name(tmp_path: Path) -> None:
+    rows = [{key.replace("audio", "noise"): value for key, value in row.items()} for row in ROWS]
+    config = DatasetConfig(audio_column="noise")
+    assert read_all(FolderSource(jsonl(tmp_path / "folder", *rows), config, audio_seconds=1.0)) == PARTS
+    sounds = [{"caption": "tone", "noise": wav(300)}]
+    file = parquet(tmp_path / "parquet", sounds, pa.schema({"caption": pa.string(), "noise": pa.binary()}))
+    assert read_all(ParquetSource([file], config, audio_seconds=1.0)) == [(False, True, True)]

@@ -1,4 +1,4 @@
-"""How many threads compute beside the data workers."""
+"""What the trainer is told of the hardware, and how many threads compute beside the data workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from impresa.training.trainer import leave_cores_to_workers
+from impresa.config.experiment import ExperimentConfig, TrainerConfig
+from impresa.training.trainer import build_trainer, leave_cores_to_workers
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +40,20 @@ def test_a_gpu_leaves_the_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     leave_cores_to_workers(3)
     assert torch.get_num_threads() == 4
+
+
+def test_only_deterministic_algorithms_are_allowed_where_that_is_asked() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for asked in (True, False):
+            config = ExperimentConfig(trainer=TrainerConfig(deterministic=asked, accelerator="cpu"))
+            build_trainer(config, None, callbacks=[], logger=False)
+            assert torch.are_deterministic_algorithms_enabled() is asked
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_processes_are_counted_over_all_nodes() -> None:
+    settings = TrainerConfig(num_nodes=3, devices=2, strategy="ddp", accelerator="cpu")
+    trainer = build_trainer(ExperimentConfig(trainer=settings), None, callbacks=[], logger=False)
+    assert (trainer.num_nodes, trainer.world_size) == (3, 6)
