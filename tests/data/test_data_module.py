@@ -14,11 +14,12 @@ import torch
 from pictures import numbered, write_jsonl
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
-from impresa.data.batch import Batch
 from impresa.data.images import ImageTransform
-from impresa.data.module import DataModule
+from impresa.data.preprocessing import Preprocessing
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import DataError
+from impresa.tasks.alignment.batch import Batch
+from impresa.training.data import DataModule
 
 CONFIG = DatasetConfig(
     image_size=16, batch_size=4, num_workers=0, shapes=ShapesConfig(num_train=22, num_val=10, num_test=4)
@@ -32,7 +33,7 @@ def tokenizer() -> TextTokenizer:
 
 def data(tokenizer: TextTokenizer, bad: Path | None = None, seed: int = 0, **changes: Any) -> DataModule:
     config = ExperimentConfig(seed=seed, dataset=replace(CONFIG, **changes))
-    return DataModule(config, tokenizer, ImageTransform(16), bad)
+    return DataModule(config, Preprocessing(tokenizer, ImageTransform(16)), bad)
 
 
 class Recorder(lightning.LightningModule):
@@ -179,8 +180,7 @@ def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> Non
     first = data(tokenizer)
     second = DataModule(
         ExperimentConfig(dataset=replace(CONFIG, train_path="gone")),
-        tokenizer,
-        ImageTransform(16),
+        Preprocessing(tokenizer, ImageTransform(16)),
         train_source=first.train_source,
         val_source=first.val_source,
     )

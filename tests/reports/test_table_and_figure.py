@@ -13,10 +13,10 @@ from rich.console import Console
 from fake_model import ColourModel, colour_source
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError
-from impresa.evaluation.evaluate import evaluate
 from impresa.evaluation.results import Evaluation, save_evaluation
 from impresa.reports.figure import main, write_figure
 from impresa.reports.table import print_results
+from impresa.tasks.alignment.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

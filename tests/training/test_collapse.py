@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
 from impresa.training.module import TrainingModule
 from impresa.training.run import train

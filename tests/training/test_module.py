@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from impresa.data.batch import Batch
 from impresa.errors import CheckpointError, TrainingError
-from impresa.models.alignment import AlignmentOutput
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.model import AlignmentOutput
 from impresa.training.module import TrainingModule, mean_cosine, seed_step
 from impresa.training.plan import make_plan
 from impresa.training.schedule import Schedule

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from impresa.config import LoggingConfig
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training import progress
 from impresa.training.module import TrainingModule
 from impresa.training.plan import Plan

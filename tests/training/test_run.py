@@ -18,9 +18,9 @@ from impresa.data.sources import open_source
 from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.run_dir.environment import is_finished, read_environment
 from impresa.training import run as run_module
 from impresa.training.averaging import WeightAverage
-from impresa.training.folder import is_finished, read_environment
 from impresa.training.module import TrainingModule
 from impresa.training.run import train
 from run_metrics import interrupt_after, rows
@@ -158,7 +158,7 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate_run", lambda *_, **__: 1 / 0)
+        patch.setattr("impresa.tasks.alignment.evaluate.evaluate", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny_experiment(), tmp_path / "run", command=COMMAND)
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)

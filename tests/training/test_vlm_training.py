@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 import impresa
 from impresa.config.adopt import adopt_towers
-from impresa.data.batch import DialogueBatch
 from impresa.data.dialogue import ask
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation
-from impresa.models.output import ModelOutput
+from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.base import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.dry_run import dry_run
 from impresa.training.module import TrainingModule

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.errors import ConfigError
-from impresa.run_files import CONFIG
+from impresa.run_dir.layout import CONFIG
 
 HELP = "Train a model. Progress goes to standard error; the last line on standard output is the run directory."
 
@@ -74,7 +74,7 @@ def _config_to_train(args: argparse.Namespace) -> str | None:
 def _run_dir(args: argparse.Namespace, config: object) -> Path:
     """The run directory, free to be used; every process of a training gets the same."""
     from impresa.config.experiment import ExperimentConfig
-    from impresa.training.folder import claim
+    from impresa.run_dir.claim import claim
     from impresa.training.processes import inherited_run_dir, is_main_process, tell_run_dir
 
     assert isinstance(config, ExperimentConfig)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from impresa.config.experiment import CheckpointConfig
 from impresa.errors import CheckpointError, ConfigError
-from impresa.training.folder import LAST
+from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted
 from impresa.training.module import TrainingModule
 

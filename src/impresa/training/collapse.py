@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training.module import TrainingModule
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.files import write_atomic
-from impresa.run_files import EVENTS, METRICS
+from impresa.run_dir.layout import EVENTS, METRICS
 from impresa.training.processes import is_main_process
 
 if TYPE_CHECKING:

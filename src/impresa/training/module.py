@@ -14,16 +14,17 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.batch import Batch, DialogueBatch
-from impresa.data.module import DataModule
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
-from impresa.models.alignment import AlignmentOutput
+from impresa.run_dir.weights import trained_state
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.model import AlignmentOutput
+from impresa.tasks.answering.batch import DialogueBatch
 from impresa.training.averaging import WeightAverage, copy_weights
+from impresa.training.data import DataModule
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
-from impresa.weights import trained_state
 
 AnyBatch = Batch | DialogueBatch
 

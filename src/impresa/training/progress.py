@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training.module import TrainingModule
 from impresa.training.recorder import Speedometer, validation_metrics
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training.module import TrainingModule
 
 

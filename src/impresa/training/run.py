@@ -14,26 +14,25 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from impresa.checkpoint import load, save_preparation, save_run
 from impresa.config.adopt import adopt_towers
 from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.validate import validate
-from impresa.data.batch import Sample
-from impresa.data.preparation import seconds_of_sound
+from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, open_source
-from impresa.evaluation.evaluate import name_of_data
-from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.html import write_report
-from impresa.run_files import MODEL_CARD
+from impresa.run_dir.claim import claim, clear
+from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
+from impresa.run_dir.layout import MODEL_CARD
+from impresa.run_dir.load import load
+from impresa.run_dir.save import save_run, save_start
+from impresa.tasks.base import name_of_data, seconds_of_sound
 from impresa.training.card import model_card
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.collapse import CollapseWatch
-from impresa.training.environment import describe_environment, now
-from impresa.training.folder import claim, clear, is_finished, read_environment, write_environment
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted
 from impresa.training.loggers import build_loggers
 from impresa.training.module import TrainingModule
@@ -140,20 +139,16 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         run_dir,
         parts.model,
         config,
-        parts.tokenizer,
-        parts.image_transform,
-        audio_transform=parts.audio_transform,
+        parts.preprocessing,
         examples=_examples(parts.data.val_source),
         device=device,
     )
     num_parameters = parts.num_parameters
     parts.drop_model()  # the evaluation loads what was saved
     gc.collect()  # the trainer and its module know each other
-    evaluation = evaluate_run(
+    evaluation = parts.task.evaluate(
         load(run_dir, device),
-        open_source(
-            config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=config.decoder is not None
-        ),
+        open_source(config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=parts.task.answers),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),
@@ -185,7 +180,7 @@ def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Seq
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": start.step, "command": list(command)}
         write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
-    save_preparation(run_dir, config, parts.tokenizer, parts.image_transform, parts.audio_transform)
+    save_start(run_dir, config, parts.preprocessing)
 
 
 def join(config: ExperimentConfig, parts: Parts, trainer: Trainer, start: Start) -> tuple[TrainingModule, StepLoader]:

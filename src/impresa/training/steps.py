@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from impresa.data.batch import Batch
+from impresa.tasks.alignment.batch import Batch
 from impresa.training.plan import Plan
 
 
