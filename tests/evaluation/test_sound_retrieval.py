@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from impresa.evaluation.results import Evaluation, read_evaluation, save_evaluat
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.evaluation.sound import SOUNDS_AT_A_TIME
 from impresa.reports.html import render_report
-from impresa.reports.table import print_results
+from impresa.reports.terminal import print_results
 
 HEARING = ExperimentConfig(audio_encoder=EncoderConfig(backbone="spectrogram"))
 DIRECTIONS = ["audio_to_text", "text_to_audio", "audio_to_image", "image_to_audio"]
@@ -138,7 +139,10 @@ def test_tables_and_files_show_sound(tmp_path: Path) -> None:
     assert read_evaluation(tmp_path) == result
     page = render_report(tmp_path)
     assert "Retrieval with sound" in page
-    assert "image → audio, chance" in page
+    _, table = page.split("<h2>Retrieval with sound</h2>")
+    headings = re.findall(r">(\w+ → \w+)</th>", table.partition("</table>")[0])
+    assert headings == [direction.replace("_to_", " → ") for direction in DIRECTIONS]
+    assert table.partition("</table>")[0].count('<th scope="row">chance</th>') == len(DIRECTIONS)
 
 
 def test_a_model_that_does_not_hear_reports_no_sound(tmp_path: Path) -> None:

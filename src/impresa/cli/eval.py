@@ -108,7 +108,7 @@ def _print(evaluation: Evaluation, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from impresa.reports.table import print_results
+    from impresa.reports.terminal import print_results
 
     print_results(evaluation, Console())
 

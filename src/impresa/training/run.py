@@ -27,9 +27,9 @@ from impresa.evaluation.evaluate import name_of_data
 from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
+from impresa.reports.card import model_card
 from impresa.reports.html import write_report
 from impresa.run_files import MODEL_CARD
-from impresa.training.card import model_card
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.collapse import CollapseWatch
 from impresa.training.environment import describe_environment, now
