@@ -17,9 +17,9 @@ from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.data.batch import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.evaluation.evaluate import CHANCE, HISTOGRAM, evaluate
+from impresa.evaluation.evaluate import HISTOGRAM, evaluate
 from impresa.evaluation.results import Evaluation, read_evaluation, save_evaluation
-from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.evaluation.retrieval import CHANCE, retrieval_metrics
 from impresa.run_files import EVALUATION, GALLERY
 
 DIRECTION = '{"recall_at": {"1": 0.5, "5": 1.0, "10": 1.0}, "mean_rank": 1.5, "median_rank": 1.0, %s}'

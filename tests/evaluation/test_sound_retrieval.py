@@ -18,9 +18,9 @@ from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.data.audio import Clip
 from impresa.data.batch import Sample
 from impresa.errors import DataError
-from impresa.evaluation.evaluate import CHANCE, evaluate
+from impresa.evaluation.evaluate import evaluate
 from impresa.evaluation.results import Evaluation, read_evaluation, save_evaluation
-from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.evaluation.retrieval import CHANCE, retrieval_metrics
 from impresa.evaluation.sound import SOUNDS_AT_A_TIME
 from impresa.reports.html import render_report
 from impresa.reports.terminal import print_results

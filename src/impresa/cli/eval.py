@@ -47,8 +47,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.checkpoint import load
     from impresa.data.preparation import seconds_of_sound
     from impresa.data.sources import open_source
-    from impresa.evaluation.evaluate import name_of_data
     from impresa.evaluation.of_run import evaluate_run
+    from impresa.evaluation.samples import name_of_data
 
     model = load(args.run, device=checked_device(args.device))
     dataset = model.config.dataset

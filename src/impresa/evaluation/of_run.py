@@ -1,4 +1,4 @@
-"""Evaluate whatever a run holds."""
+"""Evaluate the model of a run, whichever kind it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Retrieval and classification of a model that embeds, answers of one that answers.
 
-    Arguments and errors as of `evaluate` and `evaluate_answers`.
+    Arguments and errors are those of `evaluate` and `evaluate_answers`.
     """
     if isinstance(model, AnsweringModel):
         return evaluate_answers(

@@ -23,9 +23,9 @@ from impresa.config.validate import validate
 from impresa.data.batch import Sample
 from impresa.data.preparation import seconds_of_sound
 from impresa.data.sources import BadSample, Source, open_source
-from impresa.evaluation.evaluate import name_of_data
 from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
+from impresa.evaluation.samples import name_of_data
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
 from impresa.reports.html import write_report
