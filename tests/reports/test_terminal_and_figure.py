@@ -1,4 +1,4 @@
-"""The table of the terminal and the picture of the README."""
+"""The tables of the terminal and the picture of the README."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_table_shows_model_and_baselines_in_both_directions(evaluation: Evaluati
     for direction in ("image_to_text", "text_to_image"):
         metrics = getattr(evaluation.retrieval, direction)
         row = ["model", *(f"{metrics.recall_at[k]:.1%}" for k in (1, 5, 10))]
-        assert [*row, f"{metrics.median_rank:g}", f"{metrics.mean_rank:.1f}"] in lines
+        assert [*row, f"{metrics.median_rank:g}", f"{metrics.mean_rank:.1f}"] in [line[:6] for line in lines]
     of_retrieval = [" ".join(line[:-5]) for line in lines if len(line) > 5]
     assert of_retrieval.count("chance") == of_retrieval.count("colour histogram") == 2
     text = shown(evaluation)
