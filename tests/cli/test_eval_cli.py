@@ -189,7 +189,7 @@ def test_what_cannot_be_printed_is_written_before(run_dir: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise UnicodeError
 
-    monkeypatch.setattr("impresa.reports.table.print_results", refuse)
+    monkeypatch.setattr("impresa.reports.terminal.print_results", refuse)
     with pytest.raises(UnicodeError):
         main(["eval", str(run_dir)])
     assert "evaluation.json" in files(run_dir)

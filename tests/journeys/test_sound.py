@@ -127,7 +127,7 @@ def test_the_run_keeps_preprocessing_golden_sounds_and_figures(tmp_path: Path) -
     assert len(evaluation.sound) == 4
     card = (run() / "README.md").read_text()
     assert "model.encode_audio(" in card
-    assert "audio to text" in card
+    assert "| **audio → text** |" in card
 
 
 def test_a_run_whose_hearing_has_changed_is_refused(tmp_path: Path) -> None:

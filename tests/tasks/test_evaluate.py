@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,30 @@ from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.evaluation.results import EVALUATION_FILE, GALLERY_FILE, Evaluation, read_evaluation, save_evaluation
-from impresa.evaluation.retrieval import retrieval_metrics
-from impresa.tasks.alignment.evaluate import CHANCE, HISTOGRAM, evaluate
+from impresa.evaluation.results import Evaluation, read_evaluation, save_evaluation
+from impresa.evaluation.retrieval import CHANCE, retrieval_metrics
+from impresa.run_dir.layout import EVALUATION, GALLERY
+from impresa.tasks.alignment.evaluate import HISTOGRAM, evaluate
+
+DIRECTION = '{"recall_at": {"1": 0.5, "5": 1.0, "10": 1.0}, "mean_rank": 1.5, "median_rank": 1.0, %s}'
+DIRECTION %= '"num_queries": 2, "num_candidates": 2'
+BOTH = f'{{"image_to_text": {DIRECTION}, "text_to_image": {DIRECTION}}}'
+SCORES = '{"num_questions": 4, "exact_match": 0.25, "token_f1": 0.5}'
+STORED = f"""{{
+  "data": "shapes, test split", "num_images": 2, "num_texts": 2, "num_distinct_texts": 2,
+  "bad_samples": [{{"id": "a.png", "reason": "no image"}}],
+  "retrieval": {BOTH}, "baselines": {{"chance": {BOTH}}}, "by_dimension": {{"8": {BOTH}}},
+  "num_sounds": 1, "sound": {{"audio_to_text": {{"model": {DIRECTION}}}}},
+  "zero_shot": {{
+    "classes": ["a", "b"], "templates": ["{{}}"], "num_samples": 2, "accuracy": 0.5, "per_class_accuracy": {{"a": 0.5}},
+    "confusion": [[1, 1], [0, 0]], "chance": 0.5, "majority": 1.0
+  }},
+  "answers": {{
+    "model": {SCORES}, "shuffled": {SCORES}, "blind": null,
+    "bleu": null, "rouge_l": 0.5, "loss": 1.0, "perplexity": 2.7,
+    "kinds": {{"count": {{"model": {SCORES}, "shuffled": {SCORES}, "blind": {SCORES}}}}}
+  }}
+}}"""
 
 
 def test_counts_metrics_and_baselines() -> None:
@@ -172,8 +194,24 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     again = read_evaluation(tmp_path)
     assert again == result
     assert again.gallery == result.gallery
-    assert Evaluation.from_dict(json.loads((tmp_path / EVALUATION_FILE).read_text(encoding="utf-8"))) == result
+    assert Evaluation.from_dict(json.loads((tmp_path / EVALUATION).read_text(encoding="utf-8"))) == result
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "evaluation.json"]
+
+
+def test_stored_evaluations_stay_readable(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it: new fields need defaults, and old ones keep their names."""
+    (tmp_path / EVALUATION).write_text(STORED)
+    result = read_evaluation(tmp_path)
+    assert result.baselines["chance"].text_to_image.recall_at == {1: 0.5, 5: 1.0, 10: 1.0}
+    assert result.answers.kinds["count"]["blind"].token_f1 == 0.5
+    save_evaluation(result, tmp_path)
+    stored = json.loads(STORED)
+    assert known_part(json.loads((tmp_path / EVALUATION).read_text()), stored) == stored
+
+
+def known_part(new: Any, old: Any) -> Any:
+    """What is under the keys of `old` in `new`, which may have more of them."""
+    return {key: known_part(new[key], value) for key, value in old.items()} if isinstance(old, dict) else new
 
 
 def test_run_without_evaluation_has_none(tmp_path: Path) -> None:
@@ -182,7 +220,7 @@ def test_run_without_evaluation_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ['{"data": 3}', "{broken", "[]", '{"data": "x", "num_images": "many"}'])
 def test_broken_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / EVALUATION_FILE).write_text(content)
+    (tmp_path / EVALUATION).write_text(content)
     with pytest.raises(CheckpointError, match=r"evaluation\.json: .*; run `impresa eval`") as caught:
         read_evaluation(tmp_path)
     assert len(caught.value.lines) == 1
@@ -191,7 +229,7 @@ def test_broken_file_is_refused_in_one_line(tmp_path: Path, content: str) -> Non
 
 def test_gallery_alone_is_not_needed(tmp_path: Path) -> None:
     save_evaluation(evaluate(ColourModel(), colour_source(), data="squares"), tmp_path)
-    (tmp_path / GALLERY_FILE).unlink()
+    (tmp_path / GALLERY).unlink()
     assert read_evaluation(tmp_path).gallery.image_queries == ()
 
 

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.data.sources import open_source
     from impresa.run_dir.load import load
     from impresa.tasks import task_of
-    from impresa.tasks.base import name_of_data, seconds_of_sound
+    from impresa.tasks.base import seconds_of_sound
+    from impresa.tasks.samples import name_of_data
 
     model = load(args.run, device=checked_device(args.device))
     dataset = model.config.dataset
@@ -109,7 +110,7 @@ def _print(evaluation: Evaluation, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from impresa.reports.table import print_results
+    from impresa.reports.terminal import print_results
 
     print_results(evaluation, Console())
 

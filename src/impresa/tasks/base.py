@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.checks import towers
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.preprocessing import (
     Preprocessing,
     Tokenizer,
@@ -24,7 +24,7 @@ from impresa.data.preprocessing import (
     prepare_image_transform,
 )
 from impresa.data.sample import Sample
-from impresa.data.sources import Source, Split
+from impresa.data.sources import Source
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
 from impresa.evaluation.results import Evaluation
@@ -197,14 +197,6 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def name_of_data(config: DatasetConfig, split: Split) -> str:
-    """What a split of the configured data is called in results; data without a test split are tested on `val`."""
-    if split == "test" and config.test_path is None and config.train_path != "shapes":
-        split = "val"
-    path = {"train": config.train_path, "val": config.val_path, "test": config.test_path}[split]
-    return f"{path or config.train_path}, {split} split"
 
 
 def seconds_of_sound(config: ExperimentConfig) -> float | None:

@@ -23,14 +23,15 @@ from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, open_source
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
+from impresa.reports.card import model_card
 from impresa.reports.html import write_report
 from impresa.run_dir.claim import claim, clear
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
 from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
 from impresa.run_dir.save import save_run, save_start
-from impresa.tasks.base import name_of_data, seconds_of_sound
-from impresa.training.card import model_card
+from impresa.tasks.base import seconds_of_sound
+from impresa.tasks.samples import name_of_data
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.collapse import CollapseWatch
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,17 +13,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.checks import FUSED_PAIR
+from impresa.data.audio import Clip
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
-from impresa.evaluation.baselines import CHANCE, ColourHistogramModel, chance, colour_histogram
-from impresa.evaluation.gallery import GalleryMaker
-from impresa.evaluation.progress import progress_bar
+from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
-from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
+from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import Fused, Sounds
-from impresa.tasks.samples import nothing_usable, read_samples
+from impresa.tasks.alignment.sound import Rows, content_of
+from impresa.tasks.gallery import GalleryMaker
+from impresa.tasks.samples import Embedder, nothing_usable, progress_bar, read_samples
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -36,7 +35,7 @@ EncodeText = Callable[[list[str]], Tensor]
 
 @dataclass
 class _Seen:
-    """What is kept of a source's samples once their images are gone."""
+    """All that is kept of a source's samples once their images are gone."""
 
     positions: list[int] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
@@ -67,13 +66,13 @@ def evaluate(
 ) -> Evaluation:
     """Retrieval in both directions, baselines beside it, and zero-shot classification where there are labels.
 
-    A model that hears is judged on the sounds of the data too. Every caption of every image takes part. Bad samples
-    are skipped and listed. The prompts are the `dataset.prompt_templates` of the model's config.
+    A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part. Bad
+    samples are skipped and listed. The prompts are the `dataset.prompt_templates` of the model's config.
 
     Args:
         model: the model; its weights are not changed.
         source: the data.
-        data: what the data are called in the result.
+        data: name of the data in the result.
         train_source: the data that the model was trained on. The colour-histogram baseline is fitted on up to 4096 of
             its samples, and their class names join those to choose from; None leaves the baseline out.
         batch_size: images or texts at a time. None: the config's evaluation batch size.
@@ -89,13 +88,11 @@ def evaluate(
     encode_text = partial(model.encode_text, batch_size=batch_size, device=device, show_progress=show_progress)
     check_templates(config.prompt_templates)
 
-    hears = model.config.audio_encoder is not None
-    sounds = Sounds(partial(model.encode_audio, batch_size=batch_size, device=device)) if hears else None
-    fuses = FUSED_PAIR in (model.config.losses.pairs or ())
-    fused = Fused(partial(model.encode_image_audio, batch_size=batch_size, device=device)) if fuses else None
+    inputs = _Inputs(model, batch_size, device)
     with progress_bar(show_progress) as bar:
-        test, embeddings = _embed(model, source, batch_size, device, bar, sounds=sounds, fused=fused)
+        test = _embed(source, inputs, bar)
         train = _look_at(train_source, bar) if train_source is not None else _Seen()
+    sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
 
@@ -109,7 +106,7 @@ def evaluate(
         num_sounds=sounds.num_samples if sounds else 0,
         sound={
             **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
-            **(fused.retrieval(encode_text, dims) if fused else {}),
+            **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
         zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
@@ -128,48 +125,59 @@ def evaluate(
     return evaluation
 
 
-def _embed(
-    model: EmbeddingModel,
-    source: Source,
-    batch_size: int,
-    device: torch.device | str | None,
-    bar: Progress,
-    *,
-    sounds: Sounds | None,
-    fused: Fused | None,
-) -> tuple[_Seen, Tensor]:
-    """The usable samples and the embeddings (I, E) of their images; sounds go to `sounds`, both to `fused`."""
-    seen, embeddings = _Seen(), []
+class _Inputs:
+    """The inputs of an evaluation, embedded as they come: images, and as far as the model takes them sounds and both.
 
-    def pixels() -> Iterator[Tensor]:
-        # Preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
-        for position, sample in read_samples(
-            source, bar.track(range(len(source)), description="embedding images"), seen.bad
-        ):
-            if sounds is not None:
-                sounds.add(sample, None if sample.image is None else len(seen.positions))
-            if sample.image is not None:
-                seen.add(position, sample, sample.image)
-                square = model.preprocessing.image(sample.image)
-                if fused is not None:
-                    fused.add(sample, square)
-                yield square
-            elif sounds is None or sample.audio is None:
-                seen.bad.append(BadSampleNote(sample.id, "no image"))
+    Images are preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
+    """
 
-    stream = pixels()
-    while batch := list(islice(stream, batch_size)):
-        embeddings.append(model.encode_image(batch, batch_size=batch_size, device=device))
-    return seen, torch.cat(embeddings) if embeddings else torch.zeros(0, 0)
+    def __init__(self, model: EmbeddingModel, batch_size: int, device: torch.device | str | None) -> None:
+        def encode_pairs(pairs: list[tuple[Tensor, Clip]]) -> Tensor:
+            pixels, clips = zip(*pairs, strict=True)
+            return model.encode_image_audio(list(pixels), list(clips), batch_size=batch_size, device=device)
+
+        self._preprocess = model.preprocessing.image
+        self.images = Embedder(partial(model.encode_image, batch_size=batch_size, device=device), batch_size)
+        self.sounds: Rows[Clip] | None = None
+        self.fused: Rows[tuple[Tensor, Clip]] | None = None
+        if model.config.audio_encoder is not None:
+            self.sounds = Rows("audio", partial(model.encode_audio, batch_size=batch_size, device=device))
+        if FUSED_PAIR in (model.config.losses.pairs or ()):
+            self.fused = Rows("image+audio", encode_pairs)
+
+    def add(self, position: int, sample: Sample, row: int) -> bool:
+        """Embed what the model takes of a sample; False if that is nothing. `row` is that of its image, if any."""
+        clip, captions = sample.audio, sample.captions
+        if self.sounds is not None and clip is not None:
+            image = None if sample.image is None else row
+            self.sounds.add(clip, content_of(clip), image=image, captions=captions)
+        if sample.image is None:
+            return self.sounds is not None and clip is not None
+        pixels = self._preprocess(sample.image)
+        self.images.add(pixels)
+        if self.fused is not None and clip is not None and captions:
+            self.fused.add((pixels, clip), position, image=None, captions=captions)
+        return True
+
+
+def _embed(source: Source, inputs: _Inputs, bar: Progress) -> _Seen:
+    """Embed the usable samples; returns those that have an image."""
+    seen = _Seen()
+    positions = bar.track(range(len(source)), description="embedding images")
+    for position, sample in read_samples(source, positions, seen.bad):
+        if not inputs.add(position, sample, len(seen.positions)):
+            seen.bad.append(BadSampleNote(sample.id, "no image"))
+        elif sample.image is not None:
+            seen.add(position, sample, sample.image)
+    return seen
 
 
 def _look_at(train_source: Source, bar: Progress) -> _Seen:
-    """What the baseline is fitted on: training samples at even distances, so that sorted data are seen whole."""
+    """Training samples for the baseline, at even distances, so that sorted data are seen whole."""
     seen, num = _Seen(), min(len(train_source), NUM_BASELINE_SAMPLES)
-    positions = [i * len(train_source) // num for i in range(num)]
-    for position, sample in read_samples(
-        train_source, bar.track(positions, description="fitting the baseline"), seen.bad
-    ):
+    chosen = [i * len(train_source) // num for i in range(num)]
+    positions = bar.track(chosen, description="fitting the baseline")
+    for position, sample in read_samples(train_source, positions, seen.bad):
         if sample.image is not None:
             seen.add(position, sample, sample.image)
     return seen

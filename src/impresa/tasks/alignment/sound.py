@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from hashlib import blake2b
+from typing import Generic
 
 import torch
 from torch import Tensor
 
 from impresa.data.audio import Clip
-from impresa.data.sample import Sample
-from impresa.evaluation.baselines import CHANCE, chance
 from impresa.evaluation.results import DirectionMetrics, RetrievalMetrics, dimension_rows
-from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts
+from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
+from impresa.tasks.samples import Embedder, Item
 
 SOUNDS_AT_A_TIME = 32
 """Sounds held before they are embedded; long ones are much larger than their embeddings."""
@@ -20,39 +20,32 @@ SOUNDS_AT_A_TIME = 32
 Directions = dict[str, dict[str, DirectionMetrics]]
 
 
-class Sounds:
-    """The sounds of an evaluation, embedded as they come. Sounds of one rate that are equal, sample by sample, are one.
+class Rows(Generic[Item]):
+    """One side of a retrieval: items that are embedded as they come, beside the images and captions of their samples.
 
     Args:
-        encode: turns N clips into embeddings (N, E).
+        name: the modality, as the names of directions have it.
+        encode: turns N items into embeddings (N, E).
     """
 
-    def __init__(self, encode: Callable[[list[Clip]], Tensor]) -> None:
+    def __init__(self, name: str, encode: Callable[[list[Item]], Tensor]) -> None:
         self.num_samples = 0
-        """Samples that have a sound."""
-        self._encode = encode
-        self._waiting: list[Clip] = []
-        self._embedded: list[Tensor] = []
-        self._number: dict[bytes, int] = {}
+        """Samples that were added."""
+        self._name, self._embedder = name, Embedder(encode, SOUNDS_AT_A_TIME)
+        self._row: dict[Hashable, int] = {}
         self._images: list[tuple[int, int]] = []
         self._captions: list[tuple[int, str]] = []
 
-    def add(self, sample: Sample, image: int | None) -> None:
-        """Take up a sample's sound, if it has one; `image` is the row of its image among the embedded ones."""
-        if sample.audio is None:
-            return
+    def add(self, item: Item, key: Hashable, *, image: int | None, captions: Iterable[str]) -> None:
+        """Add the item of a sample; items of equal `key` are one row. `image` is the row of the sample's image."""
         self.num_samples += 1
-        content = f"{sample.audio.rate_hz}:".encode() + sample.audio.samples.numpy().tobytes()
-        name = blake2b(content, digest_size=16).digest()
-        if name not in self._number:
-            self._number[name] = len(self._number)
-            self._waiting.append(sample.audio)
-        if len(self._waiting) == SOUNDS_AT_A_TIME:
-            self._embed_waiting()
-        number = self._number[name]
+        if key not in self._row:
+            self._row[key] = len(self._row)
+            self._embedder.add(item)
+        row = self._row[key]
         if image is not None:
-            self._images.append((number, image))
-        self._captions += ((number, caption) for caption in sample.captions)
+            self._images.append((row, image))
+        self._captions += ((row, caption) for caption in captions)
 
     def retrieval(
         self, images: Tensor, encode_text: Callable[[list[str]], Tensor], dims: Sequence[int] = ()
@@ -66,66 +59,21 @@ class Sounds:
             encode_text: turns N strings into (N, E).
             dims: Matryoshka dimensions to cut the embeddings to.
         """
-        self._embed_waiting()
+        rows = self._embedder.embeddings()
         directions: Directions = {}
         if self._captions:
-            texts, pairs = _number_texts(self._captions)
-            sounds = torch.cat(self._embedded)
-            directions |= _directions("audio", "text", sounds, encode_text(texts), pairs, dims=dims)
+            texts = list(dict.fromkeys(caption for _, caption in self._captions))
+            number = {text: i for i, text in enumerate(texts)}
+            pairs = [(row, number[caption]) for row, caption in self._captions]
+            directions |= _directions(self._name, "text", rows, encode_text(texts), pairs, dims=dims)
         if self._images:
-            directions |= _directions("audio", "image", torch.cat(self._embedded), images, self._images, dims=dims)
+            directions |= _directions(self._name, "image", rows, images, self._images, dims=dims)
         return directions
 
-    def _embed_waiting(self) -> None:
-        if self._waiting:
-            self._embedded.append(self._encode(self._waiting))
-            self._waiting = []
 
-
-class Fused:
-    """The fused embeddings of images and sounds, beside the captions of the same samples.
-
-    Args:
-        encode: turns N preprocessed images and N clips into embeddings (N, E).
-    """
-
-    def __init__(self, encode: Callable[[list[Tensor], list[Clip]], Tensor]) -> None:
-        self._encode = encode
-        self._waiting: list[tuple[Tensor, Clip]] = []
-        self._embedded: list[Tensor] = []
-        self._captions: list[tuple[int, str]] = []
-        self._num_samples = 0
-
-    def add(self, sample: Sample, pixels: Tensor) -> None:
-        """Take up a sample, if it has a sound and a caption; `pixels` is its image as the model wants it."""
-        if sample.audio is None or not sample.captions:
-            return
-        self._captions += ((self._num_samples, caption) for caption in sample.captions)
-        self._num_samples += 1
-        self._waiting.append((pixels, sample.audio))
-        if len(self._waiting) == SOUNDS_AT_A_TIME:
-            self._embed_waiting()
-
-    def retrieval(self, encode_text: Callable[[list[str]], Tensor], dims: Sequence[int] = ()) -> Directions:
-        """Metrics of `image+audio_to_text` and `text_to_image+audio` by name, as of `Sounds.retrieval`."""
-        self._embed_waiting()
-        if not self._captions:
-            return {}
-        texts, pairs = _number_texts(self._captions)
-        return _directions("image+audio", "text", torch.cat(self._embedded), encode_text(texts), pairs, dims=dims)
-
-    def _embed_waiting(self) -> None:
-        if self._waiting:
-            images, sounds = zip(*self._waiting, strict=True)
-            self._embedded.append(self._encode(list(images), list(sounds)))
-            self._waiting = []
-
-
-def _number_texts(captions: Sequence[tuple[int, str]]) -> tuple[list[str], list[tuple[int, int]]]:
-    """The different texts, and (row, caption) as (row, number of the text)."""
-    texts = list(dict.fromkeys(caption for _, caption in captions))
-    number = {text: i for i, text in enumerate(texts)}
-    return texts, [(row, number[caption]) for row, caption in captions]
+def content_of(clip: Clip) -> bytes:
+    """A key that clips share if they have one rate and are equal, sample by sample."""
+    return blake2b(f"{clip.rate_hz}:".encode() + clip.samples.numpy().tobytes(), digest_size=16).digest()
 
 
 def _directions(
@@ -133,8 +81,8 @@ def _directions(
 ) -> Directions:
     """Both directions between `rows` of one kind and `others`; `pairs` are the numbers that belong together."""
     used = list(dict.fromkeys(row for row, _ in pairs))
-    place = {row: i for i, row in enumerate(used)}
-    of_pair = torch.tensor([place[row] for row, _ in pairs])
+    index = {row: i for i, row in enumerate(used)}
+    of_pair = torch.tensor([index[row] for row, _ in pairs])
     right = RightAnswers(of_pair, [str(number) for _, number in pairs], len(used))
     rows, others = rows[used], others[[int(number) for number in right.texts]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain, islice
@@ -17,8 +17,6 @@ from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
 from impresa.decoders.base import IGNORED
-from impresa.evaluation.gallery import data_uri
-from impresa.evaluation.progress import progress_bar
 from impresa.evaluation.results import (
     AnsweredQuestion,
     AnswerMetrics,
@@ -31,22 +29,32 @@ from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score
 from impresa.fusion import Prefix
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.samples import nothing_usable, read_samples
+from impresa.tasks.gallery import data_uri
+from impresa.tasks.samples import nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
+Guess = Callable[[str, str | None], str]
+
+
+@dataclass
+class _Question:
+    """A question about an image, and the answers to it."""
+
+    question: str
+    expected: str
+    kind: str | None
+    position: int
+    """Index of its sample in the source."""
+    answer: str = ""
+    shuffled: str | None = None
+    """The answer about another image; None if its batch has no other."""
 
 
 @dataclass
 class _Asked:
-    """Every question that was asked, and what was answered."""
+    """All that was asked, and the loss of the right answers."""
 
-    questions: list[str] = field(default_factory=list)
-    kinds: list[str | None] = field(default_factory=list)
-    expected: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    shuffled: list[str] = field(default_factory=list)
-    is_shuffled: list[bool] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
+    questions: list[_Question] = field(default_factory=list)
     loss_sum: float = 0.0
     num_tokens: int = 0
     num_images: int = 0
@@ -70,7 +78,7 @@ def evaluate_answers(
     Args:
         model: the model; its weights are not changed.
         source: the data, opened with dialogues.
-        data: what the data are called in the result.
+        data: name of the data in the result.
         train_source: the training data, opened with dialogues, for the most frequent answers; None leaves them out.
         batch_size: images, and questions, at a time. None: the config's evaluation batch size.
         show_progress: a progress bar on standard error.
@@ -80,28 +88,34 @@ def evaluate_answers(
     """
     config = model.config.dataset
     asked = _ask_all(model, source, batch_size or config.eval_batch_size or config.batch_size, show_progress)
-    if not asked.questions:
+    questions = asked.questions
+    if not questions:
         raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
-    guesses = None if train_source is None else _Guesses(train_source.dialogues())
-    blind = None if guesses is None else [guesses(q, k) for q, k in zip(asked.questions, asked.kinds, strict=True)]
+    guess = None if train_source is None else _most_frequent(train_source.dialogues())
+    kinds: dict[str, list[_Question]] = defaultdict(list)
+    for question in questions:
+        if question.kind is not None:
+            kinds[question.kind].append(question)
+    scores = _scores(questions, guess)
+    answers, expected = [q.answer for q in questions], [q.expected for q in questions]
     loss = asked.loss_sum / asked.num_tokens
     return Evaluation(
         data=data,
         num_images=asked.num_images,
-        num_texts=len(asked.questions),
-        num_distinct_texts=len(set(asked.questions)),
+        num_texts=len(questions),
+        num_distinct_texts=len({q.question for q in questions}),
         bad_samples=tuple(asked.bad),
         answers=AnswerMetrics(
-            model=score(asked.answers, asked.expected),
-            shuffled=_score_shuffled(asked, range(len(asked.questions))),
-            blind=None if blind is None else score(blind, asked.expected),
-            bleu=bleu(asked.answers, asked.expected),
-            rouge_l=rouge_l(asked.answers, asked.expected),
+            model=scores["model"],
+            shuffled=scores["shuffled"],
+            blind=scores.get("blind"),
+            bleu=bleu(answers, expected),
+            rouge_l=rouge_l(answers, expected),
             loss=loss,
             perplexity=math.exp(min(loss, 700.0)),
-            kinds=_by_kind(asked, blind),
+            kinds={kind: _scores(of_kind, guess) for kind, of_kind in sorted(kinds.items())},
         ),
-        gallery=Gallery(questions=tuple(_examples(source, asked))),
+        gallery=Gallery(questions=tuple(_examples(source, questions))),
     )
 
 
@@ -136,34 +150,31 @@ def _ask_batch(
     batch = batch.to(model.device)
     prefix = model.prefix(batch)
     _add_loss(model, batch, prefix, asked, num_rows)
-    images, prompts, num_new = [], [], model.generation.max_new_tokens
     assert batch.image_of_row is not None
+    asked.num_images += len(batch)
+    questions, prompts, images = [], [], []
     for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
         for number, turn in enumerate(dialogue.turns):
-            prompts.append(model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new))
+            before, num_new = dialogue.turns[:number], model.generation.max_new_tokens
+            prompts.append(model.chat.prompt(before, turn.question, model.max_len, num_new))
+            questions.append(_Question(turn.question, turn.answer, dialogue.kind, positions[image]))
             images.append(image)
-            asked.questions.append(turn.question)
-            asked.expected.append(turn.answer)
-            asked.kinds.append(dialogue.kind)
-            asked.positions.append(positions[image])
+    asked.questions += questions
 
-    def answers(rows: Sequence[int], images: Sequence[int]) -> list[str]:
-        found: list[str] = []
+    def answers(rows: Sequence[int], images: Sequence[int]) -> Iterator[str]:
         for start in range(0, len(rows), num_rows):
-            place = torch.tensor(images[start : start + num_rows], device=model.device)
-            found += model.answer(prefix, place, [prompts[row] for row in rows[start : start + num_rows]])
-        return found
+            image_of_row = torch.tensor(images[start : start + num_rows], device=model.device)
+            yield from model.answer(prefix, image_of_row, [prompts[row] for row in rows[start : start + num_rows]])
 
-    asked.num_images += len(batch)
-    asked.answers += answers(range(len(prompts)), images)
+    for question, answer in zip(questions, answers(range(len(prompts)), images), strict=True):
+        question.answer = answer
     rows = [row for row, image in enumerate(images) if image in other]
-    said = dict(zip(rows, answers(rows, [other[images[row]] for row in rows]), strict=True))
-    asked.shuffled += [said.get(row, "") for row in range(len(prompts))]
-    asked.is_shuffled += [row in said for row in range(len(prompts))]
+    for row, answer in zip(rows, answers(rows, [other[images[row]] for row in rows]), strict=True):
+        questions[row].shuffled = answer
 
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
-    """For each sample of a batch the next one, in a circle, that does not look and sound the same, if there is one."""
+    """For each sample of a batch the next one, in a circle, that differs in image or sound, if there is one."""
     parts = [part for part in (batch.image, batch.audio) if part is not None]
     names = [
         blake2b(b"".join(part[row].numpy().tobytes() for part in parts), digest_size=16).digest()
@@ -172,7 +183,7 @@ def _others(batch: DialogueBatch) -> dict[int, int]:
     found = {}
     for row, name in enumerate(names):
         circle = ((row + step) % len(names) for step in range(1, len(names)))
-        if (other := next((place for place in circle if names[place] != name), None)) is not None:
+        if (other := next((index for index in circle if names[index] != name), None)) is not None:
             found[row] = other
     return found
 
@@ -198,59 +209,42 @@ def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked
         asked.num_tokens += num_tokens
 
 
-class _Guesses:
-    """The most frequent answers of the training data, by question and by type."""
+def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
+    """The most frequent answer to a question in these dialogues, or else to a type of question."""
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    by_kind: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for dialogue in dialogues:
+        for turn in dialogue.turns:
+            by_question[turn.question][turn.answer] += 1
+            by_kind[dialogue.kind][turn.answer] += 1
 
-    def __init__(self, dialogues: Iterable[Dialogue]) -> None:
-        self._by_question: dict[str, Counter[str]] = defaultdict(Counter)
-        self._by_kind: dict[str | None, Counter[str]] = defaultdict(Counter)
-        for dialogue in dialogues:
-            for turn in dialogue.turns:
-                self._by_question[turn.question][turn.answer] += 1
-                self._by_kind[dialogue.kind][turn.answer] += 1
-
-    def __call__(self, question: str, kind: str | None) -> str:
-        counts = self._by_question.get(question) or self._by_kind.get(kind)
+    def guess(question: str, kind: str | None) -> str:
+        counts = by_question.get(question) or by_kind.get(kind)
         return counts.most_common(1)[0][0] if counts else ""
 
-
-def _by_kind(asked: _Asked, blind: Sequence[str] | None) -> dict[str, dict[str, AnswerScores]]:
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, kind in enumerate(asked.kinds):
-        if kind is not None:
-            rows_of[kind].append(row)
-    found = {}
-    for kind, rows in sorted(rows_of.items()):
-        expected = [asked.expected[row] for row in rows]
-        scores = {
-            "model": score([asked.answers[row] for row in rows], expected),
-            "shuffled": _score_shuffled(asked, rows),
-        }
-        if blind is not None:
-            scores["blind"] = score([blind[row] for row in rows], expected)
-        found[kind] = scores
-    return found
+    return guess
 
 
-def _score_shuffled(asked: _Asked, rows: Iterable[int]) -> AnswerScores:
-    """Of those that could be asked about another image; a batch of one image has no other."""
-    chosen = [row for row in rows if asked.is_shuffled[row]]
-    if not chosen:
-        return AnswerScores(num_questions=0, exact_match=0.0, token_f1=0.0)
-    return score([asked.shuffled[row] for row in chosen], [asked.expected[row] for row in chosen])
+def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, AnswerScores]:
+    """Scores by the names that `AnswerMetrics` has for them."""
+    others = [(q.shuffled, q.expected) for q in questions if q.shuffled is not None]
+    scores = {"model": score((q.answer, q.expected) for q in questions), "shuffled": score(others)}
+    if guess is not None:
+        scores["blind"] = score((guess(q.question, q.kind), q.expected) for q in questions)
+    return scores
 
 
-def _examples(source: Source, asked: _Asked) -> Iterator[AnsweredQuestion]:
+def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[AnsweredQuestion]:
     """A few questions at even distances, not picked by their outcome."""
-    num = min(NUM_EXAMPLES, len(asked.questions))
+    num = min(NUM_EXAMPLES, len(questions))
     for number in range(num):
-        row = number * len(asked.questions) // num
-        picture = source[asked.positions[row]].image
+        chosen = questions[number * len(questions) // num]
+        picture = source[chosen.position].image
         yield AnsweredQuestion(
             image=None if picture is None else data_uri(picture),
-            question=asked.questions[row],
-            expected=asked.expected[row],
-            answer=asked.answers[row],
-            right=exact_match(asked.answers[row], asked.expected[row]),
-            kind=asked.kinds[row],
+            question=chosen.question,
+            expected=chosen.expected,
+            answer=chosen.answer,
+            right=exact_match(chosen.answer, chosen.expected),
+            kind=chosen.kind,
         )

@@ -11,7 +11,7 @@ from impresa.evaluation.results import (
     RetrievalMetrics,
     ZeroShotMetrics,
 )
-from impresa.training.card import model_card
+from impresa.reports.card import model_card
 from tiny_run import tiny_experiment
 from tiny_vlm import tiny_vlm
 
@@ -37,15 +37,16 @@ def card(evaluation: Evaluation, *overrides: str) -> str:
 
 def test_retrieval_stands_beside_its_baselines() -> None:
     text = card(Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL, baselines={"chance": RETRIEVAL}))
-    assert "| image to text | 50.0% | 75.0% | 100.0% | 2.2 | 1.5 |" in text
-    assert "| text to image (chance) |" in text
+    row = "50.0% | 75.0% | 100.0% | 1.5 | 2.2 |"
+    assert f"| **image → text** | | | | | |\n| model | {row}\n| chance | {row}\n| **text → image** |" in text
     assert "Zero-shot" not in text
 
 
 def test_zero_shot_accuracy_stands_beside_chance() -> None:
     shot = ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((1,),), 0.5, 0.6)
     text = card(Evaluation("digits", 10, 0, 0, zero_shot=shot))
-    assert "90.0% of 10 images are named right (2 classes; chance 50.0%, most frequent class 60.0%)" in text
+    assert "| model | 90.0% |\n| most frequent class | 60.0% |\n| chance | 50.0% |" in text
+    assert "9 of 10 images are named right; 2 classes" in text
     assert "R@1" not in text
 
 
@@ -68,11 +69,13 @@ def test_any_tag_is_yaml() -> None:
     assert list(head.tags)[-3:] == tags
 
 
-def test_a_model_that_hears_is_asked_with_sounds() -> None:
+def test_a_model_with_an_audio_encoder_is_asked_with_sounds() -> None:
     scores = AnswerScores(4, 0.5, 0.5)
     answers = AnswerMetrics(scores, scores, None, None, 0.5, 0.0, 1.0)
     evaluation = Evaluation("shapes", 4, 4, 4, answers=answers)
     audio = ("audio_encoder.dim=16", "audio_encoder.depth=1", "audio_encoder.num_heads=2", "audio_encoder.embed_dim=16")
-    hearing, deaf = (model_card(tiny_vlm(*more), evaluation, ENVIRONMENT, Path("runs/a"), 1) for more in (audio, ()))
-    assert 'model.ask("a.jpg", "how many shapes are there?", sounds=["a.wav"])' in hearing
-    assert "sounds" not in deaf
+    with_audio, without = (
+        model_card(tiny_vlm(*more), evaluation, ENVIRONMENT, Path("runs/a"), 1) for more in (audio, ())
+    )
+    assert 'model.ask("a.jpg", "how many shapes are there?", sounds=["a.wav"])' in with_audio
+    assert "sounds" not in without
