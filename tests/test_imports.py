@@ -38,8 +38,8 @@ LENT = {("models", "data")}
 """Beside one another, and yet: a model takes the batches that the data part makes."""
 ONLY_IN = {
     "lightning": ("training/", "data/module.py"),
-    "hydra": ("config/load.py",),
-    "omegaconf": ("config/load.py", "config/yaml_safety.py"),
+    "hydra": ("config/compose.py",),
+    "omegaconf": ("config/compose.py",),
 }
 
 

@@ -23,8 +23,8 @@ from impresa.checkpoint import (
     save_run,
     start_from,
 )
-from impresa.config.adopt import adopt_towers
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.runs import adopt_towers
 from impresa.data.chat import ChatFormat, QwenChat
 from impresa.data.images import ImageTransform
 from impresa.errors import CheckpointError, ConfigError

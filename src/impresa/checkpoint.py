@@ -12,8 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from impresa.config import read_config, to_yaml
-from impresa.config.checks import towers
-from impresa.config.experiment import DecoderConfig, ExperimentConfig
+from impresa.config.experiment import DecoderConfig, ExperimentConfig, towers
 from impresa.data.batch import Sample
 from impresa.data.chat import ChatFormat, load_chat
 from impresa.data.images import ImageTransform

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, is_from_scratch
 from impresa.data.audio import LogMelTransform
 from impresa.data.images import ImageTransform
 from impresa.data.pretrained import PretrainedAudioTransform, PretrainedTokenizer, pretrained_image_transform

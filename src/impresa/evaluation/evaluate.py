@@ -13,8 +13,7 @@ from PIL.Image import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from impresa.config.checks import FUSED_PAIR
-from impresa.config.experiment import DatasetConfig
+from impresa.config.experiment import FUSED_PAIR, DatasetConfig
 from impresa.data.batch import Sample
 from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError

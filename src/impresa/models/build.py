@@ -8,8 +8,14 @@ from typing import TypeVar
 
 import torch
 
-from impresa.config.checks import FUSED_PAIR, is_from_scratch
-from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig, Modality
+from impresa.config.experiment import (
+    FUSED_PAIR,
+    DecoderConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    Modality,
+    is_from_scratch,
+)
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.decoders.base import Decoder

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from impresa.config.load import read_config
+from impresa.config.compose import read_config
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import read_evaluation
 from impresa.files import write_atomic

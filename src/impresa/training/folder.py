@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.load import read_config
 from impresa.config.tree import leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.files import write_atomic

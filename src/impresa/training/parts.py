@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from impresa.checkpoint import read_transforms, revision_of_language_model, start_from
-from impresa.config.adopt import read_run
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded
+from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.module import DataModule
