@@ -39,8 +39,8 @@ LEVELS = {
 names, the weights and the checksums are below the tasks, saving and loading of whole models above them."""
 ONLY_IN = {
     "lightning": ("training/",),
-    "hydra": ("config/load.py",),
-    "omegaconf": ("config/load.py", "config/yaml_safety.py"),
+    "hydra": ("config/compose.py",),
+    "omegaconf": ("config/compose.py",),
 }
 
 

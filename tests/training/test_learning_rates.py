@@ -9,7 +9,7 @@ import pytest
 
 import tiny_hub
 from impresa.config import EncoderConfig, ExperimentConfig
-from impresa.config.adopt import adopt_towers
+from impresa.config.runs import adopt_towers
 from impresa.training.parts import build_parts
 from impresa.training.run import Start, join
 from impresa.training.trainer import build_trainer

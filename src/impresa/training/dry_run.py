@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 from lightning.pytorch import Trainer
 
-from impresa.config.adopt import adopt_towers
-from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import check_data_paths
-from impresa.config.validate import validate
+from impresa.config.runs import prepare
 from impresa.training.module import TrainingModule
 from impresa.training.parts import Parts, build_parts
 from impresa.training.progress import memory_in_use
@@ -27,9 +24,7 @@ def dry_run(config: ExperimentConfig) -> str:
     Raises:
         ImpresaError: what `train` would raise up to there.
     """
-    config = validate(adopt_towers(config))
-    check_built(config)
-    check_data_paths(config)
+    config = prepare(config)
     parts = build_parts(config, run_dir=None)
     once = {"logger": False, "enable_checkpointing": False, "limit_train_batches": 1, "limit_val_batches": 1}
     trainer = build_trainer(config, None, callbacks=[], max_epochs=1, num_sanity_val_steps=0, **once)

@@ -14,11 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from impresa.config.adopt import adopt_towers
-from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import check_data_paths
-from impresa.config.validate import validate
+from impresa.config.runs import prepare
 from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, open_source
 from impresa.evaluation.results import save_evaluation
@@ -82,9 +79,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         TrainingError: the training diverged.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
-    config = validate(adopt_towers(config))
-    check_built(config)
-    check_data_paths(config)
+    config = prepare(config)
     start = _start(config, output_dir, resume)
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
