@@ -18,7 +18,7 @@ from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
 from impresa.data.preparation import AudioTransform
 from impresa.data.sampler import BatchSampler
-from impresa.data.sources import Source, open_source, open_train_and_val
+from impresa.data.sources import Reading, Source, open_source, open_train_and_val
 from impresa.data.tokenizers import TextBatcher
 
 _log = logging.getLogger(__name__)
@@ -63,11 +63,11 @@ class DataModule(lightning.LightningDataModule):
         self._image_size_px = image_transform.size
         self._bad_samples = bad_samples
         seconds = None if audio_transform is None else audio_transform.max_seconds
-        asks = config.decoder is not None
+        reading = Reading(seconds, dialogues=config.decoder is not None)
         if train_source is None and val_source is None:
-            train_source, val_source = open_train_and_val(config.dataset, audio_seconds=seconds, dialogues=asks)
-        self.train_source = train_source or open_source(config.dataset, "train", audio_seconds=seconds, dialogues=asks)
-        self.val_source = val_source or open_source(config.dataset, "val", audio_seconds=seconds, dialogues=asks)
+            train_source, val_source = open_train_and_val(config.dataset, reading)
+        self.train_source = train_source or open_source(config.dataset, "train", reading)
+        self.val_source = val_source or open_source(config.dataset, "val", reading)
         self._train_sampler: BatchSampler | None = None
         self._resume_state: dict[str, Any] | None = None
         if self._config.num_workers == 0 and self._config.persistent_workers:

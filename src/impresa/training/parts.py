@@ -23,9 +23,8 @@ from impresa.data.preparation import (
     prepare_audio_transform,
     prepare_image_transform,
     prepare_tokenizer,
-    seconds_of_sound,
 )
-from impresa.data.sources import Source, open_source
+from impresa.data.sources import Source, open_source, reading_of
 from impresa.errors import ConfigError
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment, build_vlm
@@ -70,8 +69,7 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
         run_dir: the run; None writes nothing.
         resumed: the run has a tokenizer already.
     """
-    asks = config.decoder is not None
-    train_source = open_source(config.dataset, "train", audio_seconds=seconds_of_sound(config), dialogues=asks)
+    train_source = open_source(config.dataset, "train", reading_of(config))
     tokenizer = _tokenizer(config, train_source, run_dir if resumed else None)
     image_transform, audio_transform = _transforms(config)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None

@@ -21,8 +21,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.validate import validate
 from impresa.data.batch import Sample
-from impresa.data.preparation import seconds_of_sound
-from impresa.data.sources import BadSample, Source, open_source
+from impresa.data.sources import BadSample, Source, open_source, reading_of
 from impresa.evaluation.evaluate import name_of_data
 from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
@@ -151,9 +150,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     gc.collect()  # the trainer and its module know each other
     evaluation = evaluate_run(
         load(run_dir, device),
-        open_source(
-            config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=config.decoder is not None
-        ),
+        open_source(config.dataset, "test", reading_of(config)),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),
