@@ -69,6 +69,18 @@ def test_paths_and_the_struct_of_hugging_face(tmp_path: Path) -> None:
     assert [source[i].image.getpixel((0, 0))[0] for i in range(2)] == [43, 42]
 
 
+def test_a_column_of_file_names_stands_in_for_an_image_column_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(42))
+    named = table(range(1), file_name=["a.png"])
+    assert (
+        ParquetSource(write(tmp_path / "a.parquet", named.drop(["image"])), CONFIG)[0].image.getpixel((0, 0))[0] == 42
+    )
+    assert ParquetSource(write(tmp_path / "a.parquet", named), CONFIG)[0].image.getpixel((0, 0))[0] == 0
+    empty = pa.table({"image": pa.array([None], pa.binary()), "caption": ["x"], "file_name": ["a.png"]})
+    with pytest.raises(BadSample, match="there is no image"):
+        ParquetSource(write(tmp_path / "a.parquet", empty), CONFIG)[0]
+
+
 def test_columns_lists_and_labels(tmp_path: Path) -> None:
     content = pa.table(
         {"jpg": [png(0), png(1)], "texts": [["a", "b"], ["c"]], "digit": [7, None], "image": [1, 2], "x": ["", ""]}

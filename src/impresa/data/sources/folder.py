@@ -27,7 +27,7 @@ from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.cells import read_captions
-from impresa.data.sources.rows import FILE_NAME, Columns, Row, RowSource, is_web_address
+from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
 from impresa.data.sources.tables import JSON, read_table
 from impresa.data.text import printable
 from impresa.errors import DataError
@@ -41,14 +41,13 @@ class FolderSource(RowSource):
     """Samples of a folder, in the order of its tables, or of the file names where there is none.
 
     Args:
-        path: the folder, or the one table in it that holds the rows.
-        config: its columns are used; the image's may also be called `file_name`.
-        reading: what is read beside images and captions.
-        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+        path: the folder, or the one table in it that holds the rows; the other arguments are those of `RowSource`.
 
     Raises:
         DataError: the folder is missing or holds no samples, or a table lacks columns.
     """
+
+    only_paths = True
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class FolderSource(RowSource):
         folder = place.parent if place.is_file() else place
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
-        super().__init__(Columns(config, reading, only_paths=True), folder, shrink_to_px)
+        super().__init__(folder, config, reading, shrink_to_px)
         tables = [place] if place.is_file() else _tables(folder, reading)
         rows = chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._rows_of_sidecars()
         self._rows = _unique(rows)
@@ -87,32 +86,32 @@ class FolderSource(RowSource):
             else:
                 found |= values.keys()
                 rows.append(self._row(id, values, file.parent))
-        if found and (fault := self._columns.missing(found)):
+        if found and (fault := self.missing(found)):
             raise DataError(f"{file}: {fault}")
         return rows
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
         """A row with the name of its image, or else of its sound; with `id` if it names neither."""
-        names = (*self._columns.names, FILE_NAME)
+        names = (*self.columns, FILE_NAME)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
-        config = self._columns.config
         try:
-            image, sound = self._columns.files(row.cells)
+            image, sound = self.files(row.cells)
+            if file := image or sound:
+                path = folder / str(file)
+                name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
+                row = replace(row, id=str(name))
+            self.read_texts(row.cells)
         except ValueError as error:
-            address = row.cells.get(config.image_column) or row.cells.get(FILE_NAME)
-            name = address if isinstance(address, str) and is_web_address(address) else id
-            return replace(row, id=name, fault=str(error))
-        named = image or sound
-        if named is None:
-            return row
-        path = folder / str(named)
-        return replace(row, id=str(path.relative_to(self._root) if path.is_relative_to(self._root) else path))
+            named = map(row.cells.get, (self._config.image_column, FILE_NAME, self._config.audio_column))
+            addresses = (name for name in named if isinstance(name, str) and is_web_address(name))
+            return replace(row, id=next(addresses, row.id), fault=str(error))
+        return row
 
     def _rows_of_sidecars(self) -> Iterator[Row]:
         formats = Image.registered_extensions()
         files = list(_files(self._root))
         images = [file for file in files if file.suffix.lower() in formats]
-        if not self._columns.reading.sounds:
+        if not self._reading.sounds:
             yield from (self._row_of_sidecar(image, image, None) for image in images)
             return
         sounds = {file.with_suffix(""): file for file in files if file.suffix.lower() in _SOUND_SUFFIXES}
@@ -122,19 +121,18 @@ class FolderSource(RowSource):
             yield self._row_of_sidecar(file, image, sounds.get(file.with_suffix("")))
 
     def _row_of_sidecar(self, file: Path, image: Path | None, sound: Path | None) -> Row:
-        config, text = self._columns.config, file.with_suffix(".txt")
+        text = file.with_suffix(".txt")
         captions, fault = [], None
         try:
             captions = text.read_text("utf-8-sig", "surrogateescape").splitlines()
-            if not self._columns.reading.sounds:
+            if not self._reading.sounds:
                 read_captions(captions)
         except FileNotFoundError:
-            fault = None if self._columns.reading.sounds else f"no caption file {text.name} beside the image"
+            fault = None if self._reading.sounds else f"no caption file {text.name} beside the image"
         except ValueError as error:
             fault = str(error)
-        cells: dict[str, Any] = {config.caption_column: captions}
-        files = ((config.image_column, image), (config.audio_column, sound))
-        cells |= {column: path.name for column, path in files if path}
+        files = ((self._config.image_column, image), (self._config.audio_column, sound))
+        cells = {self._config.caption_column: captions, **{column: path.name for column, path in files if path}}
         return Row(str(file.relative_to(self._root)), cells, file.parent, fault)
 
 

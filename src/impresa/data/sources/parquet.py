@@ -26,7 +26,7 @@ from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
 from impresa.data.sources.dialogues import MESSAGES
-from impresa.data.sources.rows import FILE_NAME, Columns, Row, RowSource
+from impresa.data.sources.rows import FILE_NAME, Row, RowSource
 from impresa.data.text import printable
 from impresa.errors import DataError
 
@@ -69,10 +69,8 @@ class ParquetSource(RowSource):
     """Samples of one or more parquet files, in the order of files and rows.
 
     Args:
-        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`.
-        config: its columns are used.
-        reading: what is read beside images and captions.
-        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`; the next
+            three arguments are those of `RowSource`.
         max_bytes_kept: bound of the row groups kept in memory; one group is kept whatever its size.
 
     Raises:
@@ -89,11 +87,10 @@ class ParquetSource(RowSource):
         max_bytes_kept: int = _MOST_BYTES_KEPT,
     ) -> None:
         files = _files(str(path))
-        super().__init__(
-            Columns(config, reading), Path(os.path.commonpath([file.parent for file in files])), shrink_to_px
-        )
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        super().__init__(root, config, reading, shrink_to_px)
         self._max_bytes_kept = max_bytes_kept
-        self._groups = [group for file in files for group in _row_groups(file, self._root, self._columns)]
+        self._groups = [group for file in files for group in self._row_groups(file)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         if not self._groups:
@@ -133,6 +130,44 @@ class ParquetSource(RowSource):
     def _largest(self) -> int:
         return max(group.num_bytes for group in self._groups)
 
+    def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
+        try:
+            opened = _open(file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
+        found = set(opened.schema_arrow.names)
+        if fault := self.missing(found) or self._wrong_type(opened.schema_arrow):
+            raise DataError(f"{file}: {fault}")
+        wanted = self.columns if self._config.image_column in found else (FILE_NAME, *self.columns)
+        names = tuple(name for name in dict.fromkeys(wanted) if name in found)
+        first_row = 0
+        for number in range(opened.num_row_groups):
+            group = opened.metadata.row_group(number)
+            parts = (group.column(i) for i in range(group.num_columns))
+            num_bytes = sum(
+                part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in names
+            )
+            if group.num_rows:
+                name = printable(str(file.relative_to(self._root)))
+                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row)
+            first_row += group.num_rows
+
+    def _wrong_type(self, schema: pa.Schema) -> str | None:
+        """The first column that holds something else than it must, with what that would be; None if all are right."""
+        config, reading = self._config, self._reading
+        image = config.image_column if config.image_column in schema.names else FILE_NAME
+        checks = [(image, _FILE, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
+        if reading.sounds:
+            checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
+        if reading.dialogues:
+            asked = (config.question_column, config.answer_column)
+            checks += [(name, {*_TEXT, "null"}, "text or lists of text") for name in asked]
+            checks += [(name, {"list", "list of text", "null"}, "lists of what was said") for name in MESSAGES]
+        for name, allowed, what in checks:
+            if name in schema.names and _content(kind := schema.field(name).type) not in allowed:
+                return f"column {name!r} is {kind}; it must hold {what}"
+        return None
+
     def _read(self, number: int) -> dict[str, pa.ChunkedArray]:
         """The columns of a row group, from memory if it was read lately."""
         if number in self._kept:
@@ -171,27 +206,6 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
 
 
-def _row_groups(file: Path, root: Path, columns: Columns) -> Iterator[_RowGroup]:
-    try:
-        opened = _open(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
-    found = set(opened.schema_arrow.names)
-    if fault := columns.missing(found) or _wrong_type(opened.schema_arrow, columns):
-        raise DataError(f"{file}: {fault}")
-    wanted = columns.names if columns.config.image_column in found else (FILE_NAME, *columns.names)
-    names = tuple(name for name in dict.fromkeys(wanted) if name in found)
-    first_row = 0
-    for number in range(opened.num_row_groups):
-        group = opened.metadata.row_group(number)
-        parts = (group.column(i) for i in range(group.num_columns))
-        num_bytes = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in names)
-        if group.num_rows:
-            name = printable(str(file.relative_to(root)))
-            yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row)
-        first_row += group.num_rows
-
-
 def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     names = [name for name in columns if name in group.columns]
     if not names:
@@ -208,23 +222,6 @@ def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, 
                 num_read += 1
     except (OSError, ValueError):
         yield from repeat({}, group.num_rows - num_read)
-
-
-def _wrong_type(schema: pa.Schema, columns: Columns) -> str | None:
-    """The first column that holds something else than it must, with what that would be; None if all are right."""
-    config, reading = columns.config, columns.reading
-    image = config.image_column if config.image_column in schema.names else FILE_NAME
-    checks = [(image, _FILE, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
-    if reading.sounds:
-        checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
-    if reading.dialogues:
-        asked = (config.question_column, config.answer_column)
-        checks += [(name, {*_TEXT, "null"}, "text or lists of text") for name in asked]
-        checks += [(name, {"list", "list of text", "null"}, "lists of what was said") for name in MESSAGES]
-    for name, allowed, what in checks:
-        if name in schema.names and _content(kind := schema.field(name).type) not in allowed:
-            return f"column {name!r} is {kind}; it must hold {what}"
-    return None
 
 
 def _content(kind: pa.DataType) -> str:

@@ -23,7 +23,7 @@ from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 
 _MOST_BYTES_KEPT = 256 << 20
 _BYTES_PER_PIXEL = 4  # as Pillow stores RGB
-_BYTES_PER_SCENE = 4096  # at most about so much, with its texts
+_BYTES_PER_SCENE = 2048  # about, with its texts
 
 
 class ShapesSource:
