@@ -108,7 +108,7 @@ def resample(clip: Clip, rate_hz: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LogMelTransform:
-    """What an audio tower from scratch sees of clips: log-mel features, 128 bins, 100 frames a second."""
+    """The input of an audio tower from scratch: log-mel features of clips, 128 bins, 100 frames a second."""
 
     max_seconds: float
     """Longer clips are cut at the end."""
@@ -129,12 +129,12 @@ class LogMelTransform:
         return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` needs to make it again."""
+        """Plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LogMelTransform:
-        """The inverse of `to_dict`."""
+        """The transform that `to_dict` described."""
         return cls(**values)
 
 

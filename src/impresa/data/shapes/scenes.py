@@ -1,4 +1,4 @@
-"""Scenes of one to three coloured shapes, as structured data: what a picture, a caption or a question is made from.
+"""Scenes of one to three coloured shapes, as structured data, from which pictures, captions and questions are made.
 
 All lengths are thousandths of the image's side and all numbers are whole, so that a scene is the same everywhere.
 """

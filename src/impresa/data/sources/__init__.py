@@ -1,4 +1,4 @@
-"""Where samples come from. The kind of data is told by the path, or by `dataset.source`:
+"""Sources of samples. Their kind follows from the path, or is `dataset.source`:
 
 - `shapes`: the embedded procedural data set;
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet`;

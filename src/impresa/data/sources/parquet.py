@@ -39,7 +39,7 @@ _CONTENTS = {
     **dict.fromkeys(("string", "large_string", "string_view"), "text"),
     "null": "null",
 }
-"""What a column of each arrow type holds."""
+"""The content of a column of each arrow type."""
 _FILE = {"bytes", "text", "struct"}
 _TEXT = {"text", "list of text"}
 
@@ -225,7 +225,7 @@ def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, 
 
 
 def _content(kind: pa.DataType) -> str:
-    """What a column holds, whatever its encoding."""
+    """The content of a column, whatever its encoding."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
