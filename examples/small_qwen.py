@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import texts_of
-from impresa.data.sources import open_source
+from impresa.data.sources import Reading, open_source
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHATML = (
@@ -77,7 +77,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 def write(directory: Path, seed: int) -> None:
     """Write tokenizer and model."""
-    source = open_source(DatasetConfig(), "train", dialogues=True)
+    source = open_source(DatasetConfig(), "train", Reading(dialogues=True))
     dialogues = (dialogue for index in range(NUM_SCENES) for dialogue in source[index].dialogues)
     tokenizer = train_tokenizer(texts_of(dialogues))
     torch.manual_seed(seed)

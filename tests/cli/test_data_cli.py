@@ -50,7 +50,7 @@ def test_too_many_bad_rows_are_exit_code_2(folder: Path, capsys: pytest.CaptureF
     assert main(["data", "check", str(folder)]) == 2
     out, err = capsys.readouterr()
     assert "2.png: the caption is empty" in out
-    assert err.startswith(f"{folder}: 1 of 4 samples cannot be used; mend")
+    assert err.startswith(f"{folder}: 1 of 4 samples cannot be used; fix")
     assert err.count("\n") == 1
 
 

@@ -10,7 +10,7 @@ from sounds_on_disk import wav
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.check import BadRow, Spread, inspect_source
-from impresa.data.sources import open_path
+from impresa.data.sources import Reading, open_path
 
 CONFIG = DatasetConfig()
 
@@ -64,7 +64,7 @@ def test_sounds_are_counted_where_they_are_read(tmp_path: Path) -> None:
     folder = write_jsonl(tmp_path, rows)
     (folder / "0.wav").write_bytes(wav(300, 0.5))
     (folder / "1.wav").write_bytes(wav(300, 0.25, 8_000))
-    summary = inspect_source(open_path(CONFIG, str(folder), audio_seconds=1.0))
+    summary = inspect_source(open_path(CONFIG, str(folder), Reading(1.0)))
     assert (summary.num_sounds, summary.sound_ms) == (2, Spread(250, 375, 500))
     assert summary.bad[0].reason.startswith("the sound cannot be decoded")
     unheard = inspect_source(open_path(CONFIG, str(folder)))

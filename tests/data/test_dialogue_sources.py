@@ -14,7 +14,7 @@ from sounds_on_disk import write_wavs
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import CAPTION_PROMPTS, Dialogue, Turn, ask, dialogues_of_captions
-from impresa.data.sources import BadSample, Source, open_path, open_source, open_train_and_val
+from impresa.data.sources import BadSample, Reading, Source, open_path, open_source, open_train_and_val
 from impresa.errors import DataError
 
 TALK = Dialogue((Turn("what is it?", "a dog"), Turn("is it big?", "no")))
@@ -95,7 +95,7 @@ def dialogues(source: Source) -> list[tuple[Dialogue, ...] | str]:
 
 
 def open_asking(path: Path, **columns: str) -> Source:
-    return open_path(DatasetConfig(**columns), str(path), dialogues=True)
+    return open_path(DatasetConfig(**columns), str(path), Reading(dialogues=True))
 
 
 def parquet(folder: Path, rows: list[dict[str, Any]], name: str = "a.parquet") -> Path:
@@ -257,22 +257,22 @@ def test_nothing_is_read_unasked(tmp_path: Path) -> None:
 def test_parts_of_one_source_keep_their_questions(tmp_path: Path) -> None:
     rows = [{"image": f"{n % 10}.png", "question": f"{n}?", "answer": "1"} for n in range(20)]
     config = DatasetConfig(train_path=str(write_jsonl(tmp_path, rows)), val_fraction=0.3)
-    train, val = open_train_and_val(config, dialogues=True)
+    train, val = open_train_and_val(config, Reading(dialogues=True))
     asked = [{dialogue.turns[0].question for dialogue in part.dialogues()} for part in (train, val)]
     assert sorted(asked[0] | asked[1]) == sorted(f"{n}?" for n in range(20))
     assert {int(question[:-1]) % 10 for question in asked[0]}.isdisjoint(int(q[:-1]) % 10 for q in asked[1])
     assert dialogues(val) == [(dialogue,) for dialogue in val.dialogues()]
-    assert list(open_source(config, "val", dialogues=True).dialogues()) == list(val.dialogues())
+    assert list(open_source(config, "val", Reading(dialogues=True)).dialogues()) == list(val.dialogues())
 
 
 def test_embedded_data_are_asked_through_every_door() -> None:
     config = DatasetConfig(image_size=16)
-    train, val = open_train_and_val(config, dialogues=True)
+    train, val = open_train_and_val(config, Reading(dialogues=True))
     assert train[0].dialogues
-    assert val[0].dialogues == open_source(config, "val", dialogues=True)[0].dialogues
+    assert val[0].dialogues == open_source(config, "val", Reading(dialogues=True))[0].dialogues
     assert (
-        open_path(config, "shapes", dialogues=True)[0].dialogues
-        == open_source(config, "test", dialogues=True)[0].dialogues
+        open_path(config, "shapes", Reading(dialogues=True))[0].dialogues
+        == open_source(config, "test", Reading(dialogues=True))[0].dialogues
     )
     assert open_source(config, "val")[0].dialogues == ()
 
@@ -282,12 +282,12 @@ def test_questions_can_be_about_sounds(tmp_path: Path) -> None:
     rows = [{"image": "0.png", "audio": "0.wav"}, {"image": "", "audio": "1.wav"}, {"image": "2.png", "audio": ""}]
     rows = [*({**row, **question} for row in rows), {"image": "", "audio": "", **question}]
     write_wavs(write_jsonl(tmp_path / "folder", rows), 2)
-    folder = open_path(DatasetConfig(), str(tmp_path / "folder"), audio_seconds=1.0, dialogues=True)
+    folder = open_path(DatasetConfig(), str(tmp_path / "folder"), Reading(1.0, dialogues=True))
     for row in rows:
         row["image"] = png(1) if row["image"] else None
         row["audio"] = (tmp_path / "folder" / row["audio"]).read_bytes() if row["audio"] else None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    table = open_path(DatasetConfig(), str(tmp_path / "a.parquet"), audio_seconds=1.0, dialogues=True)
+    table = open_path(DatasetConfig(), str(tmp_path / "a.parquet"), Reading(1.0, dialogues=True))
     for source in (folder, table):
         assert dialogues(source) == [(ask("how loud?", "very"),)] * 3 + ["has neither image nor sound to ask about"]
         assert [(source[i].image is None, source[i].audio is None) for i in range(3)] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from impresa.config.experiment import DatasetConfig
-from impresa.data.sources import open_path
+from impresa.data.sources import Reading, open_path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 
@@ -25,7 +25,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("split", "count"), [("train", 1257), ("val", 180), ("test", 360)])
 def test_both_layouts_hold_the_same(digits: Path, split: str, count: int) -> None:
     table, folder = (
-        open_path(DatasetConfig(), str(digits / place), dialogues=True)
+        open_path(DatasetConfig(), str(digits / place), Reading(dialogues=True))
         for place in (f"{split}.parquet", f"folders/{split}")
     )
     assert len(table) == len(folder) == count
@@ -35,7 +35,7 @@ def test_both_layouts_hold_the_same(digits: Path, split: str, count: int) -> Non
 
 
 def test_answers_follow_from_the_digit(digits: Path) -> None:
-    source = open_path(DatasetConfig(), str(digits / "test.parquet"), dialogues=True)
+    source = open_path(DatasetConfig(), str(digits / "test.parquet"), Reading(dialogues=True))
     said = {}
     for index in range(100):
         sample = source[index]
@@ -48,7 +48,7 @@ def test_answers_follow_from_the_digit(digits: Path) -> None:
 
 
 def test_the_most_frequent_answers_are_right_for_a_third(digits: Path) -> None:
-    asked = list(open_path(DatasetConfig(), str(digits / "test.parquet"), dialogues=True).dialogues())
+    asked = list(open_path(DatasetConfig(), str(digits / "test.parquet"), Reading(dialogues=True)).dialogues())
     answers = {kind: Counter(d.turns[0].answer for d in asked if d.kind == kind) for kind in {d.kind for d in asked}}
     shares = [counts.most_common(1)[0][1] / counts.total() for counts in answers.values()]
     assert len(shares) == 4

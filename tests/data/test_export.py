@@ -11,7 +11,7 @@ import pytest
 
 from impresa.config.experiment import DatasetConfig, ShapesConfig
 from impresa.data.export import export_shapes
-from impresa.data.sources import open_path
+from impresa.data.sources import Reading, open_path
 from impresa.data.sources.shapes import ShapesSource
 from impresa.errors import DataError
 
@@ -28,8 +28,8 @@ def test_what_is_read_is_what_the_embedded_data_hold(tmp_path: Path, file_format
     assert folders == {split: tmp_path / "data" / split for split in ("train", "val", "test")}
     assert names(tmp_path / "data") == {"train", "val", "test"}
     for split, folder in folders.items():
-        embedded = ShapesSource(SHAPES, split, 24, dialogues=True)
-        exported = open_path(DatasetConfig(), str(folder), dialogues=True)
+        embedded = ShapesSource(SHAPES, split, 24, Reading(dialogues=True))
+        exported = open_path(DatasetConfig(), str(folder), Reading(dialogues=True))
         assert len(exported) == len(embedded)
         for index in range(len(embedded)):
             assert exported[index].image.tobytes() == embedded[index].image.tobytes()

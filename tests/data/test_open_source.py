@@ -141,12 +141,12 @@ def test_bad_rows_belong_to_a_part_and_to_no_captions(tmp_path: Path) -> None:
 
 
 def test_parts_of_parquet_keep_its_row_groups_together(tmp_path: Path) -> None:
-    source = ParquetSource([write_parquet(tmp_path / "a.parquet", 14)], SHAPES, max_bytes_kept=1)
+    source = ParquetSource(write_parquet(tmp_path / "a.parquet", 14), SHAPES, max_bytes_kept=1)
     part = Subset(source, np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1], bool))
     assert part.blocks().lengths == (2, 4, 1)
     assert [sample.captions[0] for sample in (part[0], part[2], part[6])] == ["number 4", "number 8", "number 13"]
     assert list(part.captions()) == captions(part)
-    assert Subset(ParquetSource([tmp_path / "a.parquet"], SHAPES), np.ones(14, bool)).blocks() is None
+    assert Subset(ParquetSource(tmp_path / "a.parquet", SHAPES), np.ones(14, bool)).blocks() is None
 
 
 def test_only_training_images_are_decoded_smaller(tmp_path: Path) -> None:

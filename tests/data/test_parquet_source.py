@@ -30,8 +30,9 @@ def write(path: Path, content: pa.Table, rows_per_group: int = 4) -> Path:
 
 
 def test_rows_come_in_the_order_of_files_and_rows(tmp_path: Path) -> None:
-    files = [write(tmp_path / "a.parquet", table(range(7))), write(tmp_path / "b.parquet", table(range(7, 10)))]
-    source = ParquetSource(files, CONFIG)
+    write(tmp_path / "a.parquet", table(range(7)))
+    write(tmp_path / "b.parquet", table(range(7, 10)))
+    source = ParquetSource(tmp_path, CONFIG)
     assert len(source) == 10
     samples = [source[i] for i in (9, 0, 6, 7, 3, 4)]
     assert [sample.captions for sample in samples] == [(f"number {n}",) for n in (9, 0, 6, 7, 3, 4)]
@@ -44,18 +45,17 @@ def test_rows_come_in_the_order_of_files_and_rows(tmp_path: Path) -> None:
 
 
 def test_the_same_file_name_in_two_folders_gives_different_names(tmp_path: Path) -> None:
-    files = []
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
-        files.append(write(tmp_path / name / "part.parquet", table()))
-    source = ParquetSource(files, CONFIG)
+        write(tmp_path / name / "part.parquet", table())
+    source = ParquetSource(tmp_path, CONFIG)
     assert len({source[i].id for i in range(20)}) == 20
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_bytes_of_any_kind(tmp_path: Path, kind: pa.DataType) -> None:
     content = table(image=pa.array([png(n) for n in range(10)], kind))
-    assert ParquetSource([write(tmp_path / "a.parquet", content)], CONFIG)[5].image.getpixel((0, 0)) == (5, 0, 7)
+    assert ParquetSource(write(tmp_path / "a.parquet", content), CONFIG)[5].image.getpixel((0, 0)) == (5, 0, 7)
 
 
 def test_paths_and_the_struct_of_hugging_face(tmp_path: Path) -> None:
@@ -63,10 +63,22 @@ def test_paths_and_the_struct_of_hugging_face(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a.png").write_bytes(png(42))
     paths = table(range(1), image=["pictures/a.png"])
     structs = table(range(2), image=[{"bytes": png(43), "path": None}, {"bytes": None, "path": "pictures/a.png"}])
-    source = ParquetSource([write(tmp_path / "a.parquet", paths)], CONFIG)
+    source = ParquetSource(write(tmp_path / "a.parquet", paths), CONFIG)
     assert source[0].image.getpixel((0, 0))[0] == 42
-    source = ParquetSource([write(tmp_path / "b.parquet", structs)], CONFIG)
+    source = ParquetSource(write(tmp_path / "b.parquet", structs), CONFIG)
     assert [source[i].image.getpixel((0, 0))[0] for i in range(2)] == [43, 42]
+
+
+def test_a_column_of_file_names_stands_in_for_an_image_column_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(42))
+    named = table(range(1), file_name=["a.png"])
+    assert (
+        ParquetSource(write(tmp_path / "a.parquet", named.drop(["image"])), CONFIG)[0].image.getpixel((0, 0))[0] == 42
+    )
+    assert ParquetSource(write(tmp_path / "a.parquet", named), CONFIG)[0].image.getpixel((0, 0))[0] == 0
+    empty = pa.table({"image": pa.array([None], pa.binary()), "caption": ["x"], "file_name": ["a.png"]})
+    with pytest.raises(BadSample, match="there is no image"):
+        ParquetSource(write(tmp_path / "a.parquet", empty), CONFIG)[0]
 
 
 def test_columns_lists_and_labels(tmp_path: Path) -> None:
@@ -74,7 +86,7 @@ def test_columns_lists_and_labels(tmp_path: Path) -> None:
         {"jpg": [png(0), png(1)], "texts": [["a", "b"], ["c"]], "digit": [7, None], "image": [1, 2], "x": ["", ""]}
     )
     config = DatasetConfig(image_column="jpg", caption_column="texts", label_column="digit")
-    source = ParquetSource([write(tmp_path / "a.parquet", content)], config)
+    source = ParquetSource(write(tmp_path / "a.parquet", content), config)
     assert [(source[i].captions, source[i].label) for i in range(2)] == [(("a", "b"), "7"), (("c",), None)]
     assert list(source.captions()) == ["a", "b", "c"]
 
@@ -82,7 +94,7 @@ def test_columns_lists_and_labels(tmp_path: Path) -> None:
 def test_bad_rows_are_named_with_their_reason(tmp_path: Path) -> None:
     images = [png(0), None, b"", b"junk", png(4), png(5), png(6, 300, 300)[:90]]
     captions = ["good", "no image", "empty", "junk", "", None, "torn"]
-    source = ParquetSource([write(tmp_path / "a.parquet", pa.table({"image": images, "caption": captions}))], CONFIG)
+    source = ParquetSource(write(tmp_path / "a.parquet", pa.table({"image": images, "caption": captions})), CONFIG)
     assert source[0].captions == ("good",)
     reasons = [
         "there is no image",
@@ -101,7 +113,7 @@ def test_bad_rows_are_named_with_their_reason(tmp_path: Path) -> None:
 
 def test_paths_that_lead_nowhere_are_bad_rows(tmp_path: Path) -> None:
     content = table(range(2), image=["gone.png", "http://example.org/a.png"])
-    source = ParquetSource([write(tmp_path / "a.parquet", content)], CONFIG)
+    source = ParquetSource(write(tmp_path / "a.parquet", content), CONFIG)
     for row, reason in enumerate(("No such file", "address on the web")):
         with pytest.raises(BadSample, match=reason):
             source[row]
@@ -122,7 +134,7 @@ def test_paths_that_lead_nowhere_are_bad_rows(tmp_path: Path) -> None:
 )
 def test_unfit_tables_are_refused(tmp_path: Path, content: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        ParquetSource([write(tmp_path / "a.parquet", content)], CONFIG)
+        ParquetSource(write(tmp_path / "a.parquet", content), CONFIG)
 
 
 def test_files_that_are_no_parquet_are_refused(tmp_path: Path) -> None:
@@ -130,7 +142,7 @@ def test_files_that_are_no_parquet_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "broken.parquet"
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"broken\.parquet: no readable parquet file"):
-            ParquetSource([path], CONFIG)
+            ParquetSource(path, CONFIG)
 
 
 def test_a_damaged_row_group_costs_its_rows_alone(tmp_path: Path) -> None:
@@ -139,7 +151,7 @@ def test_a_damaged_row_group_costs_its_rows_alone(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[start : start + 40] = b"\xff" * 40
     path.write_bytes(data)
-    source = ParquetSource([path], CONFIG)
+    source = ParquetSource(path, CONFIG)
     for row in range(10):
         if 4 <= row < 8:
             with pytest.raises(BadSample):
@@ -152,7 +164,7 @@ def test_memory_is_bounded_and_the_last_row_groups_are_kept(tmp_path: Path) -> N
     path = write(tmp_path / "a.parquet", table(range(40)))
     group_bytes = pq.ParquetFile(path).metadata.row_group(0)
     size = sum(group_bytes.column(i).total_uncompressed_size for i in range(group_bytes.num_columns))
-    source = ParquetSource([path], CONFIG, max_bytes_kept=int(2.5 * size))
+    source = ParquetSource(path, CONFIG, max_bytes_kept=int(2.5 * size))
     order = [*range(40), *range(40)]
     assert [source[i].captions[0] for i in order] == [f"number {i}" for i in order]
     assert len(source._kept) == 2
@@ -160,15 +172,15 @@ def test_memory_is_bounded_and_the_last_row_groups_are_kept(tmp_path: Path) -> N
         source[row]
     assert set(source._kept) == {0, 2}
     assert source.blocks() == Blocks(lengths=(4,) * 10, num_held=2)
-    assert ParquetSource([path], CONFIG).blocks() is None
-    tiny = ParquetSource([path], CONFIG, max_bytes_kept=1)
+    assert ParquetSource(path, CONFIG).blocks() is None
+    tiny = ParquetSource(path, CONFIG, max_bytes_kept=1)
     assert [tiny[i].captions[0] for i in (0, 39)] == ["number 0", "number 39"]
     assert len(tiny._kept) == 1
     assert tiny.blocks().num_held == 1
 
 
 def test_each_row_group_is_read_once_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ParquetSource([write(tmp_path / "a.parquet", table())], CONFIG)
+    source = ParquetSource(write(tmp_path / "a.parquet", table()), CONFIG)
     reads = []
     read = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -181,23 +193,23 @@ def test_each_row_group_is_read_once_while_it_is_kept(tmp_path: Path, monkeypatc
 
 def test_too_large_row_groups_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.parquet", table())
-    ParquetSource([path], CONFIG)
+    ParquetSource(path, CONFIG)
     assert not caplog.messages
-    ParquetSource([path], CONFIG, max_bytes_kept=100)
+    ParquetSource(path, CONFIG, max_bytes_kept=100)
     assert "smaller row groups need less memory" in caplog.text
 
 
 def test_keys_tell_images_apart_by_content_or_by_path(tmp_path: Path) -> None:
-    by_bytes = ParquetSource([write(tmp_path / "a.parquet", table(range(3), image=[png(1), png(2), png(1)]))], CONFIG)
+    by_bytes = ParquetSource(write(tmp_path / "a.parquet", table(range(3), image=[png(1), png(2), png(1)])), CONFIG)
     keys = list(by_bytes.image_keys())
     assert keys[0] == keys[2] != keys[1]
     content = table(range(3), image=["a.png", "b.png", "./a.png"])
-    by_path = ParquetSource([write(tmp_path / "b.parquet", content)], CONFIG)
+    by_path = ParquetSource(write(tmp_path / "b.parquet", content), CONFIG)
     assert list(by_path.image_keys()) == ["a.png", "b.png", "a.png"]
 
 
 def test_a_source_can_be_sent_to_another_process(tmp_path: Path) -> None:
-    source = ParquetSource([write(tmp_path / "a.parquet", table(range(10)))], CONFIG)
+    source = ParquetSource(write(tmp_path / "a.parquet", table(range(10))), CONFIG)
     fresh = len(pickle.dumps(source))
     before = source[3]
     assert len(pickle.dumps(source)) == fresh

@@ -34,6 +34,8 @@ from impresa.data.shapes.scenes import (
     draw_scene,
     relations,
 )
+from impresa.data.sources import Reading
+from impresa.data.sources import shapes as source_module
 from impresa.data.sources.shapes import ShapesSource
 from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 
@@ -218,6 +220,22 @@ def test_split_is_kept_in_memory_only_when_it_is_small() -> None:
     assert small[0] is small[0]
     assert large[0] is not large[0]
     assert large[0].image.tobytes() == large[0].image.tobytes()
+
+
+def test_scenes_of_a_small_split_are_drawn_once_for_texts_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: Counter[int] = Counter()
+    draw = source_module.draw_scene
+    monkeypatch.setattr(source_module, "draw_scene", lambda seed, split, i: drawn.update([i]) or draw(seed, split, i))
+    reading = Reading(audio_seconds=1.0, dialogues=True)
+    source = ShapesSource(ShapesConfig(num_val=4), "val", 32, reading)
+    texts = [(captions, list(source.dialogues())) for captions in source.captions()]
+    for _ in range(2):
+        assert [source[i].captions[0] for i in range(4)] == [captions for captions, _ in texts]
+    assert drawn == {0: 1, 1: 1, 2: 1, 3: 1}
+    large = ShapesSource(ShapesConfig(num_val=4000), "val", 256)
+    for _ in range(2):
+        large[5]
+    assert drawn[5] == 2
 
 
 def test_drawn_pictures_do_not_travel_to_other_processes() -> None:

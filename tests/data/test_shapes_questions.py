@@ -15,6 +15,7 @@ from impresa.data.shapes.captions import WHERE
 from impresa.data.shapes.draws import Draws
 from impresa.data.shapes.questions import KINDS, NUMBERS, Kind, ask_about
 from impresa.data.shapes.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, TRAINED_PAIRS, Scene, SceneObject, draw_scene
+from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 
 NUM_SCENES = 3000
@@ -174,11 +175,11 @@ def test_training_and_validation_never_speak_of_held_out_pairs() -> None:
 
 def test_a_source_asks_when_it_is_told_to_and_the_same_every_time() -> None:
     config = ShapesConfig(num_train=6, num_val=2, num_test=2, seed=5)
-    silent, asking = ShapesSource(config, "train", 16), ShapesSource(config, "train", 16, dialogues=True)
-    longer = ShapesSource(ShapesConfig(num_train=9, seed=5), "train", 16, dialogues=True)
+    silent, asking = ShapesSource(config, "train", 16), ShapesSource(config, "train", 16, Reading(dialogues=True))
+    longer = ShapesSource(ShapesConfig(num_train=9, seed=5), "train", 16, Reading(dialogues=True))
     assert list(silent.dialogues()) == []
     assert silent[0].dialogues == ()
     assert list(asking.dialogues()) == [dialogue for index in range(6) for dialogue in asking[index].dialogues]
     assert [longer[index].dialogues for index in range(6)] == [asking[index].dialogues for index in range(6)]
     assert asking[3].captions == silent[3].captions
-    assert asking[3].dialogues != ShapesSource(ShapesConfig(seed=6), "train", 16, dialogues=True)[3].dialogues
+    assert asking[3].dialogues != ShapesSource(ShapesConfig(seed=6), "train", 16, Reading(dialogues=True))[3].dialogues

@@ -12,6 +12,7 @@ import torch
 from impresa.config.experiment import ShapesConfig
 from impresa.data.shapes.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject, draw_scene
 from impresa.data.shapes.sounds import HARMONICS, NUM_SAMPLES, PITCH_HZ, RATE_HZ, synthesize
+from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 
 QUIET = draw_scene(0, "train", 0).background
@@ -92,7 +93,7 @@ def test_objects_of_a_column_sound_together_and_nothing_clips() -> None:
 
 def test_a_source_draws_sounds_only_when_asked() -> None:
     silent = ShapesSource(ShapesConfig(), "val", 16)
-    loud = ShapesSource(ShapesConfig(), "val", 16, with_sound=True)
+    loud = ShapesSource(ShapesConfig(), "val", 16, Reading(audio_seconds=1.0))
     assert silent[3].audio is None
     assert replace(loud[3], audio=None) == silent[3]
     for _ in range(2):  # drawn, and kept

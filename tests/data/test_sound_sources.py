@@ -14,7 +14,7 @@ from sounds_on_disk import sine, wav, write_wavs
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sample import Sample
-from impresa.data.sources import BadSample, Source, open_path, open_source, open_train_and_val
+from impresa.data.sources import BadSample, Reading, Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError
@@ -61,7 +61,7 @@ PARTS = [(True, True, True), (True, True, False), (False, True, True), (True, Fa
 
 
 def test_a_folder_s_samples_may_lack_one_of_three(tmp_path: Path) -> None:
-    source = FolderSource(jsonl(tmp_path, *ROWS), CONFIG, audio_seconds=0.25)
+    source = FolderSource(jsonl(tmp_path, *ROWS), CONFIG, Reading(0.25))
     assert read_all(source) == PARTS
     assert [source[i].id for i in range(4)] == ["0.png", "1.png", "1.wav", "2.png"]
     clip = source[2].audio
@@ -90,7 +90,7 @@ def test_bad_rows_of_a_folder_with_sound(tmp_path: Path) -> None:
     expected = ["the sound cannot be decoded", "the sound cannot be decoded", "the sound is an address on the web"]
     expected += ["no sound path", "has only one of image, caption and sound", "the image cannot be read"]
     expected += ["the caption is no text but 7"]
-    reasons = read_all(FolderSource(jsonl(tmp_path, *rows), CONFIG, audio_seconds=1.0))
+    reasons = read_all(FolderSource(jsonl(tmp_path, *rows), CONFIG, Reading(1.0)))
     assert [str(reason)[: len(start)] for reason, start in zip(reasons, expected, strict=True)] == expected
 
 
@@ -103,10 +103,10 @@ def test_bad_rows_of_a_folder_with_sound(tmp_path: Path) -> None:
 )
 def test_columns_that_sound_needs(tmp_path: Path, row: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        FolderSource(jsonl(tmp_path / "folder", row), CONFIG, audio_seconds=1.0)
+        FolderSource(jsonl(tmp_path / "folder", row), CONFIG, Reading(1.0))
     file = parquet(tmp_path / "parquet", [row], pa.schema(dict.fromkeys(row, pa.string())))
     with pytest.raises(DataError, match=r"data\.parquet: .*; set dataset\."):
-        ParquetSource([file], CONFIG, audio_seconds=1.0)
+        ParquetSource(file, CONFIG, Reading(1.0))
 
 
 def test_sound_files_lie_beside_images_and_captions(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_sound_files_lie_beside_images_and_captions(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(wav(300))
     for name in ("both", "silent", "alone"):
         (tmp_path / f"{name}.txt").write_text(f"{name}\n")
-    source = FolderSource(tmp_path, CONFIG, audio_seconds=1.0)
+    source = FolderSource(tmp_path, CONFIG, Reading(1.0))
     assert dict(zip(source.image_keys(), read_all(source), strict=True)) == {
         "alone.wav": (False, True, True),
         "bare.png": "has only one of image, caption and sound",
@@ -144,12 +144,12 @@ def test_parquet_holds_sounds_as_bytes_paths_or_structs(tmp_path: Path, kind: pa
     ]
     schema = pa.schema({"image": pa.binary(), "caption": pa.string(), "audio": kind})
     file = parquet(tmp_path, rows, schema)
-    source = ParquetSource([file], CONFIG, audio_seconds=0.25)
+    source = ParquetSource(file, CONFIG, Reading(0.25))
     assert read_all(source) == PARTS
     torch.testing.assert_close(source[2].audio.samples, sine(300)[:4_000], atol=1e-4, rtol=0)
     assert len(set(source.image_keys())) == 4
     assert list(source.captions()) == ["all", "no sound", "no image"]
-    assert read_all(ParquetSource([file], CONFIG)) == [
+    assert read_all(ParquetSource(file, CONFIG)) == [
         *((True, True, False) for _ in range(2)),
         "there is no image",
         "the caption is empty",
@@ -163,7 +163,7 @@ def test_bad_rows_of_parquet_with_sound(tmp_path: Path) -> None:
         {"image": b"no picture", "caption": "x", "audio": wav(300)},
     ]
     schema = pa.schema({"image": pa.binary(), "caption": pa.string(), "audio": pa.binary()})
-    reasons = read_all(ParquetSource([parquet(tmp_path, rows, schema)], CONFIG, audio_seconds=1.0))
+    reasons = read_all(ParquetSource(parquet(tmp_path, rows, schema), CONFIG, Reading(1.0)))
     expected = ["the sound cannot be decoded", "has only one of image, caption and sound", "not an image"]
     assert [str(reason)[: len(start)] for reason, start in zip(reasons, expected, strict=True)] == expected
 
@@ -171,7 +171,7 @@ def test_bad_rows_of_parquet_with_sound(tmp_path: Path) -> None:
 def test_sounds_with_captions_alone_are_data_too(tmp_path: Path) -> None:
     rows = [{"caption": f"tone {i // 2}", "audio": wav(200 + 100 * (i // 2))} for i in range(8)]
     file = parquet(tmp_path, rows, pa.schema({"caption": pa.string(), "audio": pa.binary()}))
-    train, val = open_train_and_val(DatasetConfig(train_path=str(file), val_fraction=0.5), audio_seconds=1.0)
+    train, val = open_train_and_val(DatasetConfig(train_path=str(file), val_fraction=0.5), Reading(1.0))
     assert set(read_all(train)) | set(read_all(val)) == {(False, True, True)}
     assert len(train) == len(val) == 4
     assert not set(train.captions()) & set(val.captions())  # equal sounds stay together
@@ -181,19 +181,19 @@ def test_every_way_to_open_data_reads_sound(tmp_path: Path) -> None:
     rows = [{"image": f"{i % 10}.png", "caption": f"number {i}", "audio": "0.wav"} for i in range(10)]
     config = DatasetConfig(train_path=str(jsonl(tmp_path, *rows)), val_fraction=0.3)
     for split in ("train", "val", "test"):
-        assert open_source(config, split, audio_seconds=0.1)[0].audio is not None
+        assert open_source(config, split, Reading(0.1))[0].audio is not None
         assert open_source(config, split)[0].audio is None
-    assert open_path(config, str(tmp_path), audio_seconds=0.1)[0].audio.samples.shape == (1_600,)
+    assert open_path(config, str(tmp_path), Reading(0.1))[0].audio.samples.shape == (1_600,)
     shapes = DatasetConfig(image_size=16)
     for split in ("train", "val", "test"):
-        assert open_source(shapes, split, audio_seconds=0.1)[0].audio is not None
+        assert open_source(shapes, split, Reading(0.1))[0].audio is not None
         assert open_source(shapes, split)[0].audio is None
 
 
 def test_sounds_may_be_in_a_column_of_another_name(tmp_path: Path) -> None:
     rows = [{key.replace("audio", "noise"): value for key, value in row.items()} for row in ROWS]
     config = DatasetConfig(audio_column="noise")
-    assert read_all(FolderSource(jsonl(tmp_path / "folder", *rows), config, audio_seconds=1.0)) == PARTS
+    assert read_all(FolderSource(jsonl(tmp_path / "folder", *rows), config, Reading(1.0))) == PARTS
     sounds = [{"caption": "tone", "noise": wav(300)}]
     file = parquet(tmp_path / "parquet", sounds, pa.schema({"caption": pa.string(), "noise": pa.binary()}))
-    assert read_all(ParquetSource([file], config, audio_seconds=1.0)) == [(False, True, True)]
+    assert read_all(ParquetSource(file, config, Reading(1.0))) == [(False, True, True)]

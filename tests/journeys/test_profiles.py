@@ -13,6 +13,7 @@ import impresa
 import tiny_hub
 from impresa.cli.main import main
 from impresa.config.experiment import ShapesConfig
+from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 from run_metrics import numbers
 from tiny_qwen import save_qwen
@@ -38,7 +39,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pixmo(path: Path, num: int, *, questions: bool = False) -> Path:
     """`num` rows of image bytes and a caption, or of image bytes, a flattened dialogue and the answer to its end."""
-    source = ShapesSource(ShapesConfig(num_train=num), "train", 40, dialogues=True)
+    source = ShapesSource(ShapesConfig(num_train=num), "train", 40, Reading(dialogues=True))
     rows = []
     for i in range(num):
         sample, file = source[i], io.BytesIO()

@@ -95,11 +95,11 @@ def test_validation_tells_loss_perplexity_and_exact_match() -> None:
 
 
 def test_the_evaluation_asked_every_question_of_the_test_split() -> None:
-    from impresa.data.sources import open_source
+    from impresa.data.sources import Reading, open_source
 
     evaluation = read_evaluation(finished_vlm())
     config = impresa.load(finished_vlm(), "cpu").config
-    source = open_source(config.dataset, "test", dialogues=True)
+    source = open_source(config.dataset, "test", Reading(dialogues=True))
     assert evaluation is not None
     assert evaluation.answers is not None
     assert evaluation.num_texts == sum(len(source[i].dialogues) for i in range(len(source)))

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from impresa.data.check import SourceSummary, Spread
 
 HELP = "Check data before training on them, or write the embedded data set to a folder."
+_COLUMNS = {
+    "image": "image or its path",
+    "caption": "caption or captions",
+    "audio": "sound or its path, with --audio",
+    "label": "class name",
+    "question": "question or questions, with --questions",
+    "answer": "answer or answers, with --questions",
+    "kind": "type of the question, with --questions",
+}
 _MOST_LABELS = 20
 _MOST_COPIES = 10
 _MOST_SECONDS = 600.0
@@ -36,16 +45,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
     )
-    columns = {
-        "image": "image or its path",
-        "caption": "caption or captions",
-        "audio": "sound or its path, with --audio",
-        "label": "class name",
-        "question": "question or questions, with --questions",
-        "answer": "answer or answers, with --questions",
-        "kind": "type of the question, with --questions",
-    }
-    for name, what in columns.items():
+    for name, what in _COLUMNS.items():
         column = getattr(defaults, f"{name}_column")
         parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
     parser.add_argument("--questions", action="store_true", help="read questions too, as for a config with a decoder")
@@ -79,54 +79,39 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Check or export; returns the exit code."""
     if overrides:
         raise ConfigError(f"{overrides[0]}: impresa data takes no overrides; see impresa data {args.action} --help")
-    if args.action == "check":
-        _check(args)
-    else:
-        _export(args)
+    (_check if args.action == "check" else _export)(args)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     from impresa.data.check import inspect_source
-    from impresa.data.sources import open_path
+    from impresa.data.sources import Reading, open_path
 
-    config = DatasetConfig(
-        image_column=args.image_column,
-        caption_column=args.caption_column,
-        audio_column=args.audio_column,
-        label_column=args.label_column,
-        question_column=args.question_column,
-        answer_column=args.answer_column,
-        kind_column=args.kind_column,
-    )
-    seconds = _MOST_SECONDS if args.audio else None
-    source = open_path(config, args.path, audio_seconds=seconds, dialogues=args.questions)
+    config = DatasetConfig(**{f"{name}_column": getattr(args, f"{name}_column") for name in _COLUMNS})
+    reading = Reading(_MOST_SECONDS if args.audio else None, dialogues=args.questions)
+    source = open_path(config, args.path, reading)
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     if args.json:
         print(json.dumps(summary.to_dict(), indent=2))
     else:
         _print(args.path, summary)
     if summary.num_good == 0:
-        raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; mend those listed above")
+        raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; fix those listed above")
     if summary.bad_fraction > args.max_bad_fraction:
         part = f"{len(summary.bad)} of {summary.num_samples} samples cannot be used"
-        raise DataError(f"{args.path}: {part}; mend those listed above, or raise dataset.max_bad_fraction")
+        raise DataError(f"{args.path}: {part}; fix those listed above, or raise dataset.max_bad_fraction")
 
 
 def _export(args: argparse.Namespace) -> None:
     from impresa.data.export import export_shapes
 
+    size = args.image_size
     config = ShapesConfig(num_train=args.num_train, num_val=args.num_val, num_test=args.num_test, seed=args.seed)
     folders = export_shapes(
-        config,
-        args.folder,
-        image_size_px=args.image_size,
-        file_format=args.format,
-        force=args.force,
-        track=_track,
+        config, args.folder, image_size_px=size, file_format=args.format, force=args.force, track=_track
     )
     for split, folder in folders.items():
-        print(f"{folder}: {getattr(config, f'num_{split}')} images of {args.image_size} x {args.image_size} pixels")
+        print(f"{folder}: {getattr(config, f'num_{split}')} images of {size} x {size} pixels")
 
 
 def _print(path: str, summary: SourceSummary) -> None:
@@ -169,13 +154,9 @@ def _spread(spread: Spread | None, unit: str) -> str:
 
 
 def _print_list(console: Console, title: str, lines: list[str], most: int) -> None:
-    if not lines:
-        return
-    console.print(f"\n{title}")
-    for line in lines[:most]:
-        console.print(f"  {line}")
-    if len(lines) > most:
-        console.print(f"  and {len(lines) - most} more; --json has them all")
+    if lines:
+        rest = [f"and {len(lines) - most} more; --json has them all"] if len(lines) > most else []
+        console.print("\n  ".join([f"\n{title}", *lines[:most], *rest]))
 
 
 def _track(indices: Iterable[int], what: str) -> Iterable[int]:

@@ -14,7 +14,7 @@ from impresa.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig
-    from impresa.data.sources import Source
+    from impresa.data.sources import Reading, Source
     from impresa.evaluation.results import Evaluation
 
 HELP = (
@@ -44,23 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate and print; returns the exit code."""
     _check_arguments(args, overrides)
-    from impresa.data.sources import open_source
+    from impresa.data.sources import open_source, reading_of
     from impresa.run_dir.load import load
     from impresa.tasks import task_of
-    from impresa.tasks.base import seconds_of_sound
     from impresa.tasks.samples import name_of_data
 
     model = load(args.run, device=checked_device(args.device))
     dataset = model.config.dataset
     task = task_of(model.config)
-    seconds, asks = seconds_of_sound(model.config), task.answers
-    if args.data:
-        source = _open_data(args, dataset, seconds, asks)
-    else:
-        source = open_source(dataset, args.split, audio_seconds=seconds, dialogues=asks)
+    reading = reading_of(model.config)
+    source = _open_data(args, dataset, reading) if args.data else open_source(dataset, args.split, reading)
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(dataset, "train", audio_seconds=seconds, dialogues=asks)
+        train_source = open_source(dataset, "train", reading)
     except DataError as error:
         sys.stderr.write(
             f"no {task.blind_baseline} beside the model, because the training data cannot be read: {error}\n"
@@ -89,15 +85,15 @@ def _check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
         raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
 
 
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig, audio_seconds: float | None, asks: bool) -> Source:
+def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> Source:
     from dataclasses import replace
 
     from impresa.data.sources import open_path, open_source
 
     if args.data == SHAPES:
         shapes = replace(dataset, source="auto", train_path=SHAPES, val_path=None, test_path=None)
-        return open_source(shapes, args.split, audio_seconds=audio_seconds, dialogues=asks)
-    return open_path(dataset, args.data, audio_seconds=audio_seconds, dialogues=asks)
+        return open_source(shapes, args.split, reading)
+    return open_path(dataset, args.data, reading)
 
 
 def _name(args: argparse.Namespace) -> str:

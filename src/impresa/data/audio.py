@@ -58,10 +58,10 @@ def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> 
 
 
 def decode_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
-    """What `load_audio` does.
+    """Decode as `load_audio` does.
 
     Raises:
-        ValueError: the sound cannot be used; the message is the reason alone.
+        ValueError: the sound is missing, empty or damaged; the message is the reason alone.
     """
     import soundfile
 
@@ -71,7 +71,8 @@ def decode_audio(source: Path | str | bytes, max_seconds: float | None = None) -
             channels = torch.from_numpy(file.read(num_samples, dtype="float32", always_2d=True))  # (S, channels)
             rate_hz = int(file.samplerate)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"cannot be decoded as sound ({error})") from error
+        # The library's own message names the address of a buffer, which is another in each process.
+        raise ValueError(f"cannot be decoded as sound ({getattr(error, 'error_string', error)})") from error
     return checked_clip(channels.mean(dim=1), rate_hz)
 
 
@@ -107,7 +108,7 @@ def resample(clip: Clip, rate_hz: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LogMelTransform:
-    """What an audio tower from scratch sees of clips: log-mel features, 128 bins, 100 frames a second."""
+    """The input of an audio tower from scratch: log-mel features of clips, 128 bins, 100 frames a second."""
 
     max_seconds: float
     """Longer clips are cut at the end."""
@@ -128,12 +129,12 @@ class LogMelTransform:
         return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` needs to make it again."""
+        """Plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LogMelTransform:
-        """The inverse of `to_dict`."""
+        """The transform that `to_dict` described."""
         return cls(**values)
 
 

@@ -1,4 +1,4 @@
-"""What is in a source: every sample is read once; how many are usable, how large, how described, and what is bad."""
+"""Summary of a source: how many samples are usable, how large, how described, and what is bad. Each is read once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from PIL import Image
 
-from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source
 
 
@@ -39,7 +38,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """What `inspect_source` found."""
+    """Result of `inspect_source`."""
 
     num_samples: int
     """All samples, good and bad."""
@@ -88,44 +87,40 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         source: the samples.
         track: wraps the iteration over their numbers, for a progress bar.
     """
-    bad: list[BadRow] = []
-    widths, heights, words, lengths_ms = [], [], [], []
-    captions: set[str] = set()
-    kinds: Counter[str] = Counter()
-    num_dialogues, answer_words = 0, []
-    labels: Counter[str] = Counter()
+    bad, images, sounds_ms = [], [], []
+    caption_words, answer_words, captions = [], [], set[str]()
+    kinds, labels = Counter[str](), Counter[str]()
+    num_dialogues = 0
     ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
     for index in track(range(len(source))):
         try:
-            sample: Sample = source[index]
+            sample = source[index]
         except BadSample as fault:
             bad.append(BadRow(fault.id, fault.reason))
             continue
         if sample.image is not None:
-            widths.append(sample.image.width)
-            heights.append(sample.image.height)
+            images.append(sample.image.size)
             ids_of_image[_fingerprint(sample.image)].append(sample.id)
         if sample.audio is not None:
-            lengths_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
+            sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
         num_dialogues += len(sample.dialogues)
         kinds.update(dialogue.kind for dialogue in sample.dialogues if dialogue.kind)
         answer_words += [len(turn.answer.split()) for dialogue in sample.dialogues for turn in dialogue.turns]
-        words += [len(caption.split()) for caption in sample.captions]
+        caption_words += [len(caption.split()) for caption in sample.captions]
         captions.update(sample.captions)
-        if sample.label is not None:
-            labels[sample.label] += 1
+        labels.update([sample.label] if sample.label is not None else [])
     return SourceSummary(
         num_samples=len(source),
         bad=tuple(bad),
-        width_px=Spread.of(widths),
-        height_px=Spread.of(heights),
-        caption_words=Spread.of(words),
-        num_sounds=len(lengths_ms),
-        sound_ms=Spread.of(lengths_ms),
+        width_px=Spread.of([width for width, _ in images]),
+        height_px=Spread.of([height for _, height in images]),
+        caption_words=Spread.of(caption_words),
+        num_sounds=len(sounds_ms),
+        sound_ms=Spread.of(sounds_ms),
         num_dialogues=num_dialogues,
         kinds=dict(kinds.most_common()),
         answer_words=Spread.of(answer_words),
-        num_captions=len(words),
+        num_captions=len(caption_words),
         num_distinct_captions=len(captions),
         labels=dict(labels.most_common()),
         same_image=tuple(tuple(ids) for ids in ids_of_image.values() if len(ids) > 1),

@@ -14,7 +14,7 @@ CAPTION_PROMPTS = (
     "write a caption for this image.",
     "what can be seen here?",
 )
-"""Questions to which a caption is the answer; the first one is what using a model asks."""
+"""Questions to which a caption is the answer; the first one is asked in use."""
 
 
 @dataclass(frozen=True)

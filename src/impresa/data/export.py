@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from impresa.config.experiment import ShapesConfig
 from impresa.data.shapes.scenes import Split
+from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 from impresa.errors import DataError
 
@@ -59,9 +58,9 @@ def export_shapes(
     try:
         with _splits_in(folder, force) as unfinished:
             for split in _SPLITS:
-                source = ShapesSource(config, split, image_size_px, dialogues=True)
+                source = ShapesSource(config, split, image_size_px, Reading(dialogues=True))
                 (unfinished / split).mkdir()
-                write(source, unfinished / split, _rows(source, track(range(len(source)), split)))
+                write(unfinished / split, _rows(source, track(range(len(source)), split)))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
     return {split: folder / split for split in _SPLITS}
@@ -107,7 +106,7 @@ def _rows(source: ShapesSource, indices: Iterable[int]) -> Iterator[dict[str, An
         }
 
 
-def _write_folder(source: ShapesSource, folder: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_folder(folder: Path, rows: Iterator[dict[str, Any]]) -> None:
     (folder / "images").mkdir()
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
         for row in rows:
@@ -117,15 +116,12 @@ def _write_folder(source: ShapesSource, folder: Path, rows: Iterator[dict[str, A
             metadata.write(json.dumps({"image": path.as_posix(), **columns}) + "\n")
 
 
-def _write_parquet(source: ShapesSource, folder: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_parquet(folder: Path, rows: Iterator[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     texts = {"caption": pa.string(), **dict.fromkeys(("question", "answer", "kind"), pa.list_(pa.string()))}
     schema = pa.schema({"name": pa.string(), "image": pa.binary(), **texts, "scene": pa.string()})
     with pq.ParquetWriter(folder / "shapes.parquet", schema) as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            group.append({**row, "scene": json.dumps(row["scene"])})
-            if len(group) == _ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                group.clear()
-        if group:
+        while group := [{**row, "scene": json.dumps(row["scene"])} for row in islice(rows, _ROWS_PER_GROUP)]:
             writer.write_table(pa.Table.from_pylist(group, schema))

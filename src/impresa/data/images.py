@@ -54,8 +54,7 @@ class ImageTransform:
         """(B, S, S, 3) uint8 to (B, 3, S, S) float32."""
         scale = torch.tensor([1 / (255 * s) for s in self.std]).view(3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)]).view(3, 1, 1)
-        colours_first = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return colours_first.mul_(scale).add_(shift)
+        return pixels.permute(0, 3, 1, 2).contiguous().float().mul_(scale).add_(shift)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

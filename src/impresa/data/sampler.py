@@ -1,4 +1,4 @@
-"""Which samples make which batch: a function of seed and epoch, shared out over ranks, with a state."""
+"""The samples of each batch: a function of seed and epoch, shared out over ranks, with a state."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ class BatchSampler(Sampler[list[Item]]):
     cut into consecutive parts, so that the ranks' parts one after the other are the batch that one process would see.
     The last global batch is shared out evenly; if it is too small to give each rank a sample, or is a single sample
     (which has no negatives), it joins the batch before it.
+
+    Args:
+        num_samples: length of the data.
+        batch_size: samples of a batch on one rank.
+        seed: with the epoch it decides the order.
+        shuffle: false reads in file order.
+        rank: number of this process.
+        world_size: number of processes.
+        blocks: storage of the data; shuffling keeps to a few blocks at a time.
+
+    Raises:
+        DataError: there are fewer samples than processes.
     """
 
     def __init__(
@@ -37,19 +49,6 @@ class BatchSampler(Sampler[list[Item]]):
         world_size: int = 1,
         blocks: Blocks | None = None,
     ) -> None:
-        """
-        Args:
-            num_samples: length of the data.
-            batch_size: samples of a batch on one rank.
-            seed: with the epoch it decides the order.
-            shuffle: false reads in file order.
-            rank: number of this process.
-            world_size: number of processes.
-            blocks: storage of the data; shuffling keeps to a few blocks at a time.
-
-        Raises:
-            DataError: there are fewer samples than processes.
-        """
         if num_samples < world_size:
             raise DataError(f"data: {num_samples} samples for {world_size} processes; use fewer devices or more data")
         self._num_samples = num_samples
@@ -70,7 +69,7 @@ class BatchSampler(Sampler[list[Item]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """What is left of the current epoch."""
+        """The rest of the current epoch."""
         epoch = self._epoch
         order = self._order(epoch)
         for number in range(self._next_batch, self._num_batches):
@@ -89,7 +88,7 @@ class BatchSampler(Sampler[list[Item]]):
             self._epoch, self._next_batch = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The place of the next batch, and what it depends on."""
+        """The position of the next batch, and all that it depends on."""
         return {"epoch": self._epoch, "next_batch": self._next_batch, **self._layout()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,7 +96,7 @@ class BatchSampler(Sampler[list[Item]]):
 
         Raises:
             DataError: the state is from the middle of an epoch over other data, another batch size, seed or number of
-                processes, where its place means nothing.
+                processes, where its position means nothing.
         """
         changed = [key for key, value in self._layout().items() if state[key] != value]
         if state["next_batch"] and changed:

@@ -196,8 +196,3 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def seconds_of_sound(config: ExperimentConfig) -> float | None:
-    """How much of each sound is read; None without an audio tower, which reads no sound at all."""
-    return None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds

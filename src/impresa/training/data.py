@@ -14,7 +14,7 @@ from impresa.data.bad_samples import BadSampleList
 from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler
-from impresa.data.sources import Source, open_source, open_train_and_val
+from impresa.data.sources import Reading, Source, open_source, open_train_and_val
 from impresa.tasks import task_of
 
 _log = logging.getLogger(__name__)
@@ -52,11 +52,11 @@ class DataModule(lightning.LightningDataModule):
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         seconds = None if preprocessing.audio is None else preprocessing.audio.max_seconds
-        asks = task.answers
+        reading = Reading(seconds, dialogues=task.answers)
         if train_source is None and val_source is None:
-            train_source, val_source = open_train_and_val(config.dataset, audio_seconds=seconds, dialogues=asks)
-        self.train_source = train_source or open_source(config.dataset, "train", audio_seconds=seconds, dialogues=asks)
-        self.val_source = val_source or open_source(config.dataset, "val", audio_seconds=seconds, dialogues=asks)
+            train_source, val_source = open_train_and_val(config.dataset, reading)
+        self.train_source = train_source or open_source(config.dataset, "train", reading)
+        self.val_source = val_source or open_source(config.dataset, "val", reading)
         self._train_sampler: BatchSampler | None = None
         self._resume_state: dict[str, Any] | None = None
         if self._config.num_workers == 0 and self._config.persistent_workers:

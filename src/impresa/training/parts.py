@@ -10,10 +10,10 @@ import torch
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.preprocessing import Preprocessing
-from impresa.data.sources import open_source
+from impresa.data.sources import open_source, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
-from impresa.tasks.base import Task, TrainableModel, seconds_of_sound
+from impresa.tasks.base import Task, TrainableModel
 from impresa.training.data import DataModule
 
 
@@ -50,7 +50,7 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
         resumed: the run has its preprocessing already.
     """
     task = task_of(config)
-    train_source = open_source(config.dataset, "train", audio_seconds=seconds_of_sound(config), dialogues=task.answers)
+    train_source = open_source(config.dataset, "train", reading_of(config))
     preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(train_source)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
     data = DataModule(config, preprocessing, bad_samples, train_source=train_source)

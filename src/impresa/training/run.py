@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
 from impresa.data.sample import Sample
-from impresa.data.sources import BadSample, Source, open_source
+from impresa.data.sources import BadSample, Source, open_source, reading_of
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
@@ -27,7 +27,6 @@ from impresa.run_dir.environment import describe_environment, is_finished, now, 
 from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
 from impresa.run_dir.save import save_run, save_start
-from impresa.tasks.base import seconds_of_sound
 from impresa.tasks.samples import name_of_data
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.collapse import CollapseWatch
@@ -144,7 +143,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     gc.collect()  # the trainer and its module know each other
     evaluation = parts.task.evaluate(
         load(run_dir, device),
-        open_source(config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=parts.task.answers),
+        open_source(config.dataset, "test", reading_of(config)),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),

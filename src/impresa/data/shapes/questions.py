@@ -85,7 +85,7 @@ def _existence(scene: Scene, split: Split, draws: Draws) -> tuple[str, str]:
 
 
 def _is_alone_at_its_place(thing: SceneObject, scene: Scene) -> bool:
-    """Whether the words for its place can mean no other object: what is at the top left is at the top as well."""
+    """True if the words for its place can mean no other object: what is at the top left is at the top as well."""
     others = [item for item in scene.objects if item is not thing]
     match thing.place:
         case "top" | "bottom":

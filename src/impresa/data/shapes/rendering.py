@@ -131,7 +131,10 @@ def _ground(background: Background, size: int) -> Pixels:
     """(size, size, 3): brightness, texture, noise and tint."""
     # The strengths in `scenes` keep every sum within 0 to 255; negative parts may wrap around on the way.
     level = (background.level + _texture(background, size)).astype(np.uint8) + _grain(background.grain, size)
-    return level[:, :, None] + np.array(background.tint, dtype=np.int16).astype(np.uint8)
+    ground = np.empty((size, size, 3), np.uint8)
+    for channel, tint in enumerate(background.tint):  # several times as fast as one addition with a last axis of 3
+        np.add(level, np.uint8(tint % 256), out=ground[:, :, channel])
+    return ground
 
 
 def _texture(background: Background, size: int) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Scenes of one to three coloured shapes, as structured data: what a picture, a caption or a question is made from.
+"""Scenes of one to three coloured shapes, as structured data, from which pictures, captions and questions are made.
 
 All lengths are thousandths of the image's side and all numbers are whole, so that a scene is the same everywhere.
 """
@@ -36,7 +36,7 @@ _JITTER = 42
 COUNTS = (1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3)  # 15% one object, 40% two, 45% three
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SceneObject:
     """One shape: what it is, and where and how exactly it is drawn."""
 
@@ -71,7 +71,7 @@ class SceneObject:
         return PLACES.index(self.place) % 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Background:
     """A grey, faintly tinted ground with a texture that no caption speaks of."""
 
@@ -90,7 +90,7 @@ class Background:
     """Which piece of the noise lies over it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
     """A picture's content."""
 

@@ -1,4 +1,4 @@
-"""What every source of samples offers, and how one says that a sample is unusable."""
+"""The interface of every source of samples, what is read of them, and how one says that a sample is unusable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.errors import DataError
@@ -22,6 +23,31 @@ class BadSample(DataError):  # noqa: N818 - a state of the data that training go
     def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
         # The default would call the constructor with the message alone, and fail to cross a process boundary.
         return BadSample, (self.id, self.reason)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which parts of the data are read beside images and captions."""
+
+    audio_seconds: float | None = None
+    """Read sounds, each up to so many seconds: then a sample needs only two of image, caption and sound. None reads no
+    sound, and every sample has an image and a caption."""
+    dialogues: bool = False
+    """Read questions and answers: then a sample needs them, and no caption."""
+
+    @property
+    def sounds(self) -> bool:
+        """True where sounds are read."""
+        return self.audio_seconds is not None
+
+
+IMAGES_AND_CAPTIONS = Reading()
+
+
+def reading_of(config: ExperimentConfig) -> Reading:
+    """The parts that an experiment needs: sounds with an audio encoder, questions and answers with a decoder."""
+    seconds = None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
+    return Reading(seconds, dialogues=config.decoder is not None)
 
 
 @dataclass(frozen=True)
@@ -52,28 +78,9 @@ class Source(Protocol):
         ...
 
     def dialogues(self) -> Iterator[Dialogue]:
-        """All questions and answers, without decoding an image; none where they were not asked for."""
+        """All questions and answers, without decoding an image; none where they are not read."""
         ...
 
     def blocks(self) -> Blocks | None:
         """How samples lie together in storage; None where every order costs the same."""
-        ...
-
-
-class DivisibleSource(Source, Protocol):
-    """A source that can be divided by image."""
-
-    def image_keys(self) -> Iterator[str]:
-        """For each sample, in order, a name of its image, or of its sound where there is no image.
-
-        Names of equal images are equal, and they are the same in every run.
-        """
-        ...
-
-    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
-        """For each sample, in order, its captions, without decoding an image; none where they are unusable."""
-        ...
-
-    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
-        """The same for questions and answers."""
         ...

@@ -1,4 +1,4 @@
-"""What the cells of a row say about an image: questions with answers, in each of the layouts in use.
+"""Questions with answers about an image, read from the cells of a row in each of the layouts in use.
 
 A row is read as the first of these that it has:
 
@@ -21,13 +21,11 @@ from typing import Any
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
-from impresa.data.sources.columns import read_label, read_optional_captions
+from impresa.data.sources.cells import as_list, read_label, read_optional_captions
 from impresa.data.text import is_unicode
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold whole dialogues."""
-NO_DIALOGUE = "there is neither a question nor a caption"
-"""What is wrong with a row in which nothing is asked."""
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _TAG = re.compile(r"\[(USER|ASSISTANT)\]")
@@ -40,7 +38,7 @@ def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
 
 
 def missing_columns(columns: Set[str], config: DatasetConfig) -> str | None:
-    """What a table lacks to have dialogues, with the mend; None if nothing."""
+    """The column that a table lacks to have dialogues, with the fix; None if it has all."""
     pair = {config.question_column, config.answer_column}
     if columns & set(MESSAGES) or pair <= columns:
         return None
@@ -61,7 +59,7 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
         config: names of the columns.
 
     Raises:
-        ValueError: there is none, or it is not well formed; the message is the reason alone.
+        ValueError: the row has none, or a malformed one; the message is the reason alone.
     """
     kind = cells.get(config.kind_column)
     for column in MESSAGES:
@@ -72,15 +70,15 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
         return _pairs(question, answer, kind)
     captions = read_optional_captions(cells.get(config.caption_column))
     if not captions:
-        raise ValueError(NO_DIALOGUE)
+        raise ValueError("there is neither a question nor a caption")
     return dialogues_of_captions(captions)
 
 
 def _pairs(question: Any, answer: Any, kind: Any) -> tuple[Dialogue, ...]:
-    questions, answers = _as_list(question), _as_list(answer)
+    questions, answers = as_list(question), as_list(answer)
     if len(questions) != len(answers):
         raise ValueError(f"there are {len(questions)} questions and {len(answers)} answers")
-    kinds = _as_list(kind) if isinstance(kind, list | tuple) else [kind] * len(questions)
+    kinds = as_list(kind) if isinstance(kind, list | tuple) else [kind] * len(questions)
     if len(kinds) != len(questions):
         raise ValueError(f"there are {len(questions)} questions and {len(kinds)} kinds of question")
     return tuple(
@@ -150,9 +148,5 @@ def _text(value: Any, what: str) -> str:
     return text
 
 
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _is_blank(value: Any) -> bool:
-    return all(text is None or (isinstance(text, str) and not text.strip()) for text in _as_list(value))
+    return all(text is None or (isinstance(text, str) and not text.strip()) for text in as_list(value))

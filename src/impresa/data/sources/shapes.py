@@ -19,67 +19,75 @@ from impresa.data.shapes.questions import ask_about
 from impresa.data.shapes.rendering import render
 from impresa.data.shapes.scenes import Scene, Split, draw_scene
 from impresa.data.shapes.sounds import RATE_HZ, synthesize
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 
 _MOST_BYTES_KEPT = 256 << 20
 _BYTES_PER_PIXEL = 4  # as Pillow stores RGB
+_BYTES_PER_SCENE = 2048  # about, with its texts
 
 
 class ShapesSource:
-    """One split of the scenes, drawn on demand at `image_size_px`.
+    """One split of the scenes, drawn on demand.
 
     `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
-    of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). A split that fits into a quarter of a gigabyte is drawn
-    once and kept, by each process that reads it. Sounds are computed anew each time, if they are asked for at all.
-    Questions are of five types, see `impresa.data.shapes.questions`.
+    of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). Questions are of five types, see
+    `impresa.data.shapes.questions`. A split that fits into a quarter of a gigabyte is drawn once and kept, by each
+    process that reads it; a larger one is drawn anew each time. Sounds are synthesized anew in any case.
+
+    Args:
+        config: sizes of the splits, and the seed.
+        split: which of them.
+        image_size_px: side of the images.
+        reading: the parts that are made beside images and captions.
     """
 
     def __init__(
-        self,
-        config: ShapesConfig,
-        split: Split,
-        image_size_px: int,
-        *,
-        with_sound: bool = False,
-        dialogues: bool = False,
+        self, config: ShapesConfig, split: Split, image_size_px: int, reading: Reading = IMAGES_AND_CAPTIONS
     ) -> None:
         self._seed = config.seed
         self._split = split
         self._size = image_size_px
-        self._with_sound = with_sound
-        self._with_dialogues = dialogues
+        self._reading = reading
         self._length = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
-        self._keeps = self._length * _BYTES_PER_PIXEL * image_size_px**2 <= _MOST_BYTES_KEPT
-        self._kept: dict[int, Sample] = {}
+        sample_bytes = _BYTES_PER_PIXEL * image_size_px**2 + _BYTES_PER_SCENE
+        self._keeps = self._length * sample_bytes <= _MOST_BYTES_KEPT
+        self._scenes: dict[int, Scene] = {}
+        self._samples: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._kept.get(index)
+        sample = self._samples.get(index)
         if sample is None:
             sample = self._draw(index)
             if self._keeps:
-                self._kept[index] = sample
-        return replace(sample, audio=_clip(self.scene(index))) if self._with_sound else sample
+                self._samples[index] = sample
+        return replace(sample, audio=_clip(self.scene(index))) if self._reading.sounds else sample
 
     def scene(self, index: int) -> Scene:
         """The structured content of a sample."""
-        if not 0 <= index < self._length:
-            raise IndexError(f"scene {index} of {self._length}")
-        return draw_scene(self._seed, self._split, index)
+        scene = self._scenes.get(index)
+        if scene is None:
+            if not 0 <= index < self._length:
+                raise IndexError(f"scene {index} of {self._length}")
+            scene = draw_scene(self._seed, self._split, index)
+            if self._keeps:
+                self._scenes[index] = scene
+        return scene
 
     def captions(self) -> Iterator[str]:
         return (self._describe(index, self.scene(index)) for index in range(self._length))
 
     def dialogues(self) -> Iterator[Dialogue]:
-        indices = range(self._length if self._with_dialogues else 0)
+        indices = range(self._length if self._reading.dialogues else 0)
         return (dialogue for index in indices for dialogue in self._ask(index, self.scene(index)))
 
     def blocks(self) -> None:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "_scenes": {}, "_samples": {}}
 
     def _draw(self, index: int) -> Sample:
         scene = self.scene(index)
@@ -87,7 +95,7 @@ class ShapesSource:
             id=f"shapes/{self._split}/{index:06d}",
             image=Image.fromarray(render(scene, self._size)),
             captions=(self._describe(index, scene),),
-            dialogues=self._ask(index, scene) if self._with_dialogues else (),
+            dialogues=self._ask(index, scene) if self._reading.dialogues else (),
         )
 
     def _describe(self, index: int, scene: Scene) -> str:

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import chain, compress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
-from impresa.data.sources.base import Blocks, DivisibleSource
+from impresa.data.sources.base import Blocks
 from impresa.errors import DataError
+
+if TYPE_CHECKING:
+    from impresa.data.sources.rows import RowSource
 
 
 class Subset:
-    """Some samples of another source, in its order."""
+    """Some samples of another source, in its order.
 
-    def __init__(self, source: DivisibleSource, chosen: NDArray[np.bool_]) -> None:
-        """
-        Args:
-            source: the whole.
-            chosen: (N,) true for each sample that belongs to the part.
-        """
+    Args:
+        source: the whole.
+        chosen: (N,) true for each sample that belongs to the part.
+    """
+
+    def __init__(self, source: RowSource, chosen: NDArray[np.bool_]) -> None:
         self._source = source
         self._chosen = chosen
         self._indices = np.flatnonzero(chosen)
@@ -49,7 +53,7 @@ class Subset:
         return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
 
 
-def split_by_image(source: DivisibleSource, val_fraction: float) -> tuple[Subset, Subset]:
+def split_by_image(source: RowSource, val_fraction: float) -> tuple[Subset, Subset]:
     """Training and validation part of a source; samples of the same image are in the same part.
 
     The images with the smallest hashes are held out, so that the parts depend on the images alone, not on their order,

@@ -1,0 +1,240 @@
+"""Rows of a table, whatever files hold it, and the one place that makes samples of them.
+
+A format (a folder, parquet, ...) is a subclass of `RowSource` that yields rows. `RowSource` has every rule of what the
+columns of a row mean, which of them a table needs, and which cells may be empty.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from PIL import Image
+
+from impresa.config.experiment import DatasetConfig
+from impresa.data.audio import Clip, decode_audio
+from impresa.data.dialogue import Dialogue
+from impresa.data.images import decode_image
+from impresa.data.sample import Sample
+from impresa.data.sources.base import BadSample, Blocks, Reading
+from impresa.data.sources.cells import read_captions, read_label, read_optional_captions
+from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
+
+T = TypeVar("T")
+File = bytes | str
+"""An image or a sound: what is in it, or the path to it."""
+
+FILE_NAME = "file_name"
+"""A second name of the image's column: that of Hugging Face's image folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table, before its image and its sound are read."""
+
+    id: str
+    """Name of the sample, unique in its source."""
+    cells: Mapping[str, Any]
+    """Values by column. An image or a sound is bytes, a path, or Hugging Face's struct of `bytes` and `path`."""
+    folder: Path
+    """Folder that paths in the cells are relative to."""
+    fault: str | None = None
+    """Reason why the row cannot be used, if it is known without reading its files."""
+
+
+class RowSource(ABC):
+    """Samples made of rows. A format has a constructor of `path` and the last three arguments, and yields its rows.
+
+    Args:
+        root: folder of the data; images are named by their paths as seen from here.
+        config: the columns' names.
+        reading: what is read beside images and captions.
+        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+    """
+
+    only_paths: ClassVar[bool] = False
+    """Images and sounds are named by paths, and never held as bytes."""
+
+    def __init__(self, root: Path, config: DatasetConfig, reading: Reading, shrink_to_px: int | None) -> None:
+        self._root = root
+        self._config = config
+        self._reading = reading
+        self._shrink_to_px = shrink_to_px
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """The row at `index`; what is wrong with it is its `fault`."""
+
+    @abstractmethod
+    def scan(self, columns: Sequence[str]) -> Iterator[Row]:
+        """All rows in order, of each at least the cells of these columns, for a single pass."""
+
+    def blocks(self) -> Blocks | None:
+        """How rows lie together in storage; None where every order costs the same."""
+        return None
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.row(index)
+        try:
+            if row.fault:
+                raise ValueError(row.fault)
+            captions, dialogues, label = self.read_texts(row.cells)
+            image, sound = self.files(row.cells)
+            num_modalities = (image is not None) + (sound is not None) + bool(captions)
+            if self._reading.dialogues and image is sound is None:
+                raise ValueError("has neither image nor sound to ask about")
+            if not self._reading.dialogues and num_modalities < 2:
+                raise ValueError("has only one of image, caption and sound")
+            return Sample(
+                id=row.id,
+                image=None if image is None else _image(image, row.folder, self._shrink_to_px),
+                audio=None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds),
+                captions=captions,
+                label=label,
+                dialogues=dialogues,
+            )
+        except ValueError as error:
+            raise BadSample(row.id, str(error)) from error
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(self.captions_by_sample())
+
+    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
+        """For each sample, in order, its captions, without decoding an image; none where they are unusable."""
+        return self._by_sample((self._config.caption_column,), self._captions)
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(self.dialogues_by_sample())
+
+    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
+        """The same for questions and answers; nothing at all where they are not read."""
+        columns = dialogue_columns(self._config)
+        return self._by_sample(columns, self._dialogues) if self._reading.dialogues else iter(())
+
+    def image_keys(self) -> Iterator[str]:
+        """For each sample, in order, a name of its image, or of its sound where there is no image.
+
+        Names of equal images are equal, and they are the same in every run: the division into training and validation
+        data follows from them. Images held as bytes are all read once.
+        """
+        sound = (self._config.audio_column,) if self._reading.sounds else ()
+        return map(self._key, self.scan((self._config.image_column, FILE_NAME, *sound)))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read, if they are there; `FILE_NAME` may stand in for that of the image."""
+        config = self._config
+        sound = (config.audio_column,) if self._reading.sounds else ()
+        asked = dialogue_columns(config) if self._reading.dialogues else ()
+        return tuple(dict.fromkeys((config.image_column, config.caption_column, config.label_column, *sound, *asked)))
+
+    def missing(self, found: Set[str]) -> str | None:
+        """The column that a table with the columns `found` lacks, with the fix; None if it has all."""
+        config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
+        has_image, has_caption = bool(found & {config.image_column, FILE_NAME}), config.caption_column in found
+        lack = None
+        if dialogues and (fault := missing_columns(found, config)):
+            return fault
+        if sounds and config.audio_column not in found:
+            fix = "dataset.audio_column, or leave the audio_encoder out"
+            lack = f"no column {config.audio_column!r} for the sound", fix
+        elif sounds and not (has_image or has_caption or dialogues):
+            fix = "dataset.image_column or dataset.caption_column"
+            lack = "no column for the image or the caption beside the sound", fix
+        elif not (sounds or has_image):
+            lack = f"no column {config.image_column!r}", "dataset.image_column"
+        elif not (sounds or has_caption or dialogues):
+            lack = f"no column {config.caption_column!r}", "dataset.caption_column"
+        return lack and f"{lack[0]} (there are: {', '.join(sorted(found))}); set {lack[1]}"
+
+    def files(self, cells: Mapping[str, Any]) -> tuple[File | None, File | None]:
+        """Image and sound of a row; None for what may be, and is, missing.
+
+        Raises:
+            ValueError: a needed file is missing or lies on the web; the message is the reason alone.
+        """
+        image, sound = self._file_cells(cells)
+        return self._file(image, "image"), self._file(sound, "sound") if self._reading.sounds else None
+
+    def read_texts(self, cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Dialogue, ...], str | None]:
+        """Captions, dialogues and label of a row.
+
+        Raises:
+            ValueError: one that is needed is missing, or one is malformed; the message is the reason alone.
+        """
+        return self._captions(cells), self._dialogues(cells), read_label(cells.get(self._config.label_column))
+
+    def _captions(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
+        may_lack = self._reading.sounds or self._reading.dialogues
+        return (read_optional_captions if may_lack else read_captions)(cells.get(self._config.caption_column))
+
+    def _dialogues(self, cells: Mapping[str, Any]) -> tuple[Dialogue, ...]:
+        return read_dialogues(cells, self._config) if self._reading.dialogues else ()
+
+    def _by_sample(
+        self, columns: Sequence[str], read: Callable[[Mapping[str, Any]], tuple[T, ...]]
+    ) -> Iterator[tuple[T, ...]]:
+        for row in self.scan(columns):
+            try:
+                yield () if row.fault else read(row.cells)
+            except ValueError:
+                yield ()
+
+    def _key(self, row: Row) -> str:
+        if self.only_paths:  # a row that names no file counts as an image of its own
+            try:
+                if not any(self.files(row.cells)):
+                    return row.id
+            except ValueError:
+                return row.id
+        image, sound = self._file_cells(row.cells)
+        file = sound if self._reading.sounds and not image else image
+        if isinstance(file, bytes):
+            return blake2b(file, digest_size=16).hexdigest()
+        return os.path.relpath(row.folder / (file or ""), self._root)
+
+    def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
+        image = cells.get(self._config.image_column)
+        found = image or cells.get(FILE_NAME, image), cells.get(self._config.audio_column)
+        image, sound = (cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell for cell in found)
+        return image, sound
+
+    def _file(self, cell: Any, what: Literal["image", "sound"]) -> File | None:
+        if self._reading.sounds and cell in (None, "", b""):
+            return None
+        if self.only_paths and not (isinstance(cell, str) and cell.strip()):
+            raise ValueError(f"no {what} path")
+        if not cell:
+            raise ValueError(f"there is no {what}")
+        if isinstance(cell, str) and is_web_address(cell):
+            raise ValueError(f"the {what} is an address on the web; download it first")
+        return cell
+
+
+def is_web_address(path: str) -> bool:
+    """True for a URL: data are read from disk only."""
+    return "://" in path
+
+
+def _image(file: File, folder: Path, shrink_to_px: int | None) -> Image.Image:
+    try:
+        data = file if isinstance(file, bytes) else (folder / file).read_bytes()
+    except OSError as error:
+        raise ValueError(f"the image cannot be read ({error.strerror or error})") from error
+    return decode_image(data, shrink_to_px)
+
+
+def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
+    try:
+        return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
+    except ValueError as error:
+        raise ValueError(f"the sound {error}") from error
