@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from impresa.config.experiment import MemoryConfig, MemoryInit, MemoryUpdate
+from impresa.config.types import MemoryConfig, MemoryInit, MemoryUpdate
 from impresa.encoders.memory import MemoryTokens
 
 B, N, D, M, HEADS = 4, 6, 16, 5, 4

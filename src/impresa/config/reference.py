@@ -39,8 +39,6 @@ _GUIDE_INTRODUCTION = """\
 `training.optimizer=adamw`, `training.optimizer_kwargs.*`, `training.scheduler=cosine` and
 `training.scheduler_kwargs.*` are short for the full keys below. A *label* names things and changes no number.
 """
-
-
 _ROOTS: dict[str, Any] = {
     ENGINE: ExperimentConfig(audio_encoder=EncoderConfig(backbone="spectrogram"), decoder=DecoderConfig()),
     GUIDE: MemoryVLMConfig(),

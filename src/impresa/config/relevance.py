@@ -44,10 +44,12 @@ _UNUSED: dict[Modality, tuple[str, ...]] = {
     "text": (*_IMAGE_ONLY, *_PERCEIVER, "patch_size", "audio_max_seconds"),
     "audio": (*_IMAGE_ONLY, "vocab_size", "max_len"),
 }
+"""Fields of `EncoderConfig` that mean nothing for a modality."""
 _SCRATCH_ONLY = (
     *("dim", "depth", "mlp_ratio", "activation", "pre_norm", "patch_bias", "drop_rate", "attn_drop_rate"),
     *("patch_size", "vocab_size"),
 )
+"""Fields that shape a backbone from scratch and mean nothing for a pretrained one, as does `num_heads`."""
 
 
 def _below(section: str, *names: str) -> tuple[str, ...]:
