@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import Qwen2Config
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig
-from impresa.decoders.base import Decoder, positions_of
+from impresa.decoders.base import Decoder
+from impresa.decoders.context import positions_of
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder
 

@@ -32,7 +32,7 @@ from impresa.models.build import build_alignment, build_vlm, keeps_language_mode
 from impresa.models.embedder import EmbeddingModel
 from impresa.models.vlm import VisionLanguageModel
 from impresa.run_files import BACKBONES, CONFIG, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
-from impresa.weights import read_weights, trained_state, with_stored_backbone, write_weights
+from impresa.weights import read_weights, with_stored_backbone, write_weights
 
 LANGUAGE_MODEL = f"{BACKBONES}/decoder"
 """Where a run says which language model it stands on, and holds its architecture if it has trained all of it."""
@@ -267,7 +267,7 @@ def _state_to_keep(model: AlignmentModel | VisionLanguageModel) -> dict[str, tor
     state = model.state_dict()
     if isinstance(model, AlignmentModel):
         return state
-    trained = {f"decoder.{name}" for name in trained_state(model.decoder)}
+    trained = {f"decoder.{name}" for name in model.decoder.state_to_save()}
     return {name: value for name, value in state.items() if not name.startswith("decoder.") or name in trained}
 
 

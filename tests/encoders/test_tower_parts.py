@@ -76,7 +76,9 @@ def test_the_projection_is_left_out_under_the_perceiver() -> None:
 def test_attention_pooling_is_ignored_under_the_perceiver_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         encoder = VisionEncoder(replace(PERCEIVER, use_attention_pooling=True), 32)
-    assert encoder.attention_pooling is None
+    assert {name.partition(".")[0] for name, _ in encoder.named_parameters()} == {"backbone", "perceiver", "head"}
+    tokens = encoder(IMAGES, return_tokens=True).tokens
+    torch.testing.assert_close(encoder(IMAGES).pooled, encoder.head(tokens.mean(dim=1)))
     lines = [record.getMessage() for record in caplog.records if "use_attention_pooling" in record.getMessage()]
     assert lines == ["use_attention_pooling: ignored under the Perceiver, whose latents are averaged"]
 

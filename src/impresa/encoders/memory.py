@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 from impresa.config.experiment import MemoryConfig
-from impresa.encoders.transformer import Attention, fitting_heads
+from impresa.layers.attention import Attention, fitting_heads
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from impresa.config.checks import FUSED_PAIR, is_from_scratch
 from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig, Modality
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
-from impresa.decoders.base import Decoder
+from impresa.decoders.kinds import decoder_class
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
@@ -89,33 +89,21 @@ def build_vlm(
         audio_encoder.keep("tokens" if audio_encoder.perceiver is None else "perceiver", drop_last_block=False)
         widths["audio"] = audio_encoder.dim
     with _own_seed():
-        decoder = _build_decoder(config, config.decoder, vocab_size, load_weights, revision)
+        decoder = decoder_class(config.decoder).from_config(
+            config.decoder,
+            vocab_size,
+            precision=config.optimization.precision,
+            load_weights=load_weights,
+            revision=revision,
+        )
     with _own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
-    return VisionLanguageModel(
-        vision_encoder, fusion, decoder, prefix=config.decoder.prefix, audio_encoder=audio_encoder
-    )
+    return VisionLanguageModel(vision_encoder, fusion, decoder, audio_encoder=audio_encoder)
 
 
 def keeps_language_model_elsewhere(decoder: DecoderConfig) -> bool:
     """Whether a run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
-    return decoder.type == "qwen" and (decoder.use_lora or decoder.load_in_4bit or decoder.freeze)
-
-
-def _build_decoder(
-    config: ExperimentConfig, decoder: DecoderConfig, vocab_size: int, load_weights: bool, revision: str | None
-) -> Decoder:
-    match decoder.type:
-        case "qwen":
-            from impresa.decoders.qwen import QwenDecoder
-
-            needs = load_weights or keeps_language_model_elsewhere(decoder)
-            precision = config.optimization.precision
-            return QwenDecoder(decoder, load_weights=needs, precision=precision, revision=revision)
-        case "trm":
-            from impresa.decoders.trm import TRMDecoder
-
-            return TRMDecoder(decoder, vocab_size)
+    return decoder_class(decoder).is_stored_by_name(decoder)
 
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:

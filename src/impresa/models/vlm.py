@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from impresa.config.experiment import Modality, PrefixTokens
+from impresa.config.experiment import Modality
 from impresa.data.batch import DialogueBatch
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
@@ -23,7 +22,6 @@ class VisionLanguageModel(nn.Module):
         vision_encoder: encoder of images, reduced to its tokens (`Tower.keep`).
         fusion: makes the prefix; its width is the decoder's.
         decoder: the language model.
-        prefix: which of the image tower's tokens are read.
         audio_encoder: encoder of sounds, reduced likewise.
     """
 
@@ -33,7 +31,6 @@ class VisionLanguageModel(nn.Module):
         fusion: Fusion,
         decoder: Decoder,
         *,
-        prefix: PrefixTokens,
         audio_encoder: AudioEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -41,7 +38,6 @@ class VisionLanguageModel(nn.Module):
         self.audio_encoder = audio_encoder
         self.fusion = fusion
         self.decoder = decoder
-        self.prefix_tokens: PrefixTokens = prefix
 
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
@@ -67,7 +63,7 @@ class VisionLanguageModel(nn.Module):
         """What the decoder sees of each image, and of the sound beside it: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
         if batch.image is not None:
-            encoded["image"] = encode_rows(self._read_image, batch.image_present, batch.image)
+            encoded["image"] = encode_rows(self.vision_encoder.read, batch.image_present, batch.image)
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
         return self.fusion(encoded, batch.present)
@@ -75,6 +71,3 @@ class VisionLanguageModel(nn.Module):
     def commit(self, step: int) -> None:
         """What follows optimizer step number `step` (from 1): the memory takes up what it read."""
         self.vision_encoder.commit(step)
-
-    def _read_image(self, image: torch.Tensor) -> EncoderOutput:
-        return self.vision_encoder.read(image, self.prefix_tokens)

@@ -18,12 +18,12 @@ from impresa.data.batch import Batch, DialogueBatch
 from impresa.data.module import DataModule
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.layers.state import trained_state
 from impresa.models.alignment import AlignmentOutput
 from impresa.training.averaging import WeightAverage, copy_weights
 from impresa.training.optimizer import build_optimizer
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule
-from impresa.weights import trained_state
 
 AnyBatch = Batch | DialogueBatch
 
