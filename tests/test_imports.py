@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,12 @@ def test_imports_point_down_and_heavy_libraries_stay_at_home(path: Path) -> None
             assert other == part or lower or (part, other) in LENT, f"{here} imports {module}, which is no lower part"
         allowed = ONLY_IN.get(root)
         assert allowed is None or here.startswith(allowed), f"{here} imports {root}"
+
+
+def test_no_circle_of_imports_not_even_inside_functions() -> None:
+    modules = {".".join(("impresa", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    graph = {name: set(imports_of(path)) & modules.keys() for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_only_who_exports_knows_which_decoders_there_are() -> None:

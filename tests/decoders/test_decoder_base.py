@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from impresa.config.experiment import GenerationConfig
+from impresa.config.experiment import DecoderConfig, GenerationConfig
 from impresa.decoders.base import IGNORED, Decoder
 from impresa.decoders.qwen import QwenDecoder
 from impresa.errors import ConfigError, DataError
@@ -35,7 +35,9 @@ class Sums(Decoder):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.table(input_ids)
 
-    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def run(
+        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Any = None
+    ) -> tuple[torch.Tensor, ...]:
         self.calls.append((embeds, mask, position_ids))
         sums = ((embeds + self.places(position_ids)) * mask[..., None]).cumsum(dim=1)
         return sums.tanh(), sums.sin()
@@ -43,10 +45,6 @@ class Sums(Decoder):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         self.head_rows.append(hidden.numel() // H)
         return self.lm_head(hidden)
-
-    @property
-    def causal_lm(self) -> Any:
-        raise AssertionError("nothing is generated here")
 
 
 @pytest.fixture
@@ -169,3 +167,13 @@ def test_generation_refuses_what_would_give_other_text(decoder: Sums) -> None:
     beams = SETTINGS | {"settings": GenerationConfig(num_beams=2)}
     with pytest.raises(ConfigError, match=r"generation\.num_beams: .* cannot be streamed; set 1"):
         decoder.generate(IDS, MASK.flip(1), PREFIX, **beams, streamer=object())
+
+
+def test_what_a_decoder_says_of_itself_unless_it_knows_better(decoder: Sums) -> None:
+    decoder.table.requires_grad_(False)
+    decoder.register_buffer("steps", torch.tensor(3))
+    assert set(decoder.state_to_save()) == {"places.weight", "lm_head.weight", "lm_head.bias", "steps"}
+    assert list(decoder.full_precision_parameters()) == []
+    config = DecoderConfig(type="trm")
+    assert not decoder.is_stored_by_name(config)
+    assert decoder.why_not_exportable(config) == ("no other library knows its decoder, a trm; use it by impresa.load")
