@@ -21,6 +21,9 @@ from impresa.layers.attention import fitting_heads
 from impresa.layers.init import init_linear
 from impresa.layers.perceiver import PerceiverStack
 
+Encoded = Mapping[Modality, EncoderOutput]
+Present = Mapping[Modality, torch.Tensor]
+
 
 @dataclass
 class Prefix:
@@ -53,9 +56,7 @@ class Fusion(nn.Module, ABC):
             self.projections[modality] = init_linear(nn.Linear(width, dim), std=width**-0.5)
             self.marks[modality] = 0.02 * torch.randn(dim)
 
-    def forward(
-        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
-    ) -> Prefix:
+    def forward(self, encoded: Encoded, present: Present | None = None) -> Prefix:
         """Fuse the tokens.
 
         Args:
@@ -152,9 +153,7 @@ class FusedEmbedding(nn.Module):
         self.fusion = fusion
         self.head = init_linear(nn.Linear(fusion.dim, embed_dim, bias=False), std=fusion.dim**-0.5)
 
-    def forward(
-        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def forward(self, encoded: Encoded, present: Present | None = None) -> torch.Tensor:
         """(B, E), not normalised; zero for a sample that has no modality. Arguments: see `Fusion.forward`."""
         prefix = self.fusion(encoded, present)
         return self.head(mean_pool(prefix.tokens, prefix.mask))

@@ -103,7 +103,7 @@ class Uncached(CausalLM):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
     ) -> dict[str, Any]:
-        embeds = torch.cat([inputs_embeds, self.network.embed(input_ids)], dim=1)
+        embeds = torch.cat([inputs_embeds, self.wrapped.embed(input_ids)], dim=1)
         return {"inputs_embeds": embeds, "attention_mask": attention_mask, "logits_to_keep": 1}
 
 

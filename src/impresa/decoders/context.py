@@ -46,7 +46,7 @@ class SharedPast:
 
 @dataclass(frozen=True)
 class CausalContext:
-    """What the positions of a call may see.
+    """The positions that those of a call may see.
 
     Raises:
         ConfigError: the cache cannot grow beyond the layers that it was made for.

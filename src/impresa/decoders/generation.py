@@ -8,7 +8,7 @@ Letters of shapes: B batch, S new positions, C positions in the cache and the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import transformers
 from torch import Tensor
@@ -16,33 +16,21 @@ from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedMod
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from impresa.config.experiment import GenerationConfig
-from impresa.decoders.context import Past, positions_of
+from impresa.decoders.context import positions_of
 from impresa.errors import DataError
 
 
-class Network(Protocol):
-    """The three steps of a decoder; see `Decoder`."""
-
-    training: bool
-
-    def embed(self, input_ids: Tensor) -> Tensor: ...
-    def run(
-        self, embeds: Tensor, mask: Tensor, position_ids: Tensor, cache: Past | None = None
-    ) -> tuple[Tensor, ...]: ...
-    def head(self, hidden: Tensor) -> Tensor: ...
-
-
 class CausalLM(PreTrainedModel, GenerationMixin):
-    """A shell around a decoder, whose weights it shares; it has none of its own.
+    """A shell around a `Decoder`, whose weights it shares; it has none of its own.
 
     The cache must be an empty `DynamicCache()`: it grows as recursion fills a slot for each layer of each pass, and
     beam search reorders all of them.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, decoder: Any) -> None:
         super().__init__(PreTrainedConfig())
-        self.network = network
-        self.training = network.training
+        self.wrapped = decoder
+        self.training = decoder.training
         # Empty, for transformers fills in from here whatever a caller leaves open.
         self.generation_config = transformers.GenerationConfig()
 
@@ -77,7 +65,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             ConfigError: the decoder recurses, and the cache has no room for it.
         """
         if input_ids is not None:
-            inputs_embeds = self.network.embed(input_ids)
+            inputs_embeds = self.wrapped.embed(input_ids)
         if inputs_embeds is None:
             raise DataError("input_ids: neither token ids nor embeddings are given; pass one of them")
         cache = past_key_values if use_cache else None
@@ -87,8 +75,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         mask = attention_mask.bool()
         if position_ids is None:
             position_ids = positions_of(mask)[:, -inputs_embeds.shape[1] :]
-        hidden = self.network.run(inputs_embeds, mask, position_ids, cache)[-1]
-        return CausalLMOutputWithPast(logits=self.network.head(hidden[:, -logits_to_keep:]), past_key_values=cache)
+        hidden = self.wrapped.run(inputs_embeds, mask, position_ids, cache)[-1]
+        return CausalLMOutputWithPast(logits=self.wrapped.head(hidden[:, -logits_to_keep:]), past_key_values=cache)
 
 
 def settings_of(config: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> transformers.GenerationConfig:

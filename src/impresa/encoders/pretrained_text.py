@@ -87,7 +87,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_text_backbone(name: str, *, load_weights: bool = True) -> PretrainedBackbone:
-    """The text tower of a pretrained model by Hugging Face id or path; arguments and errors as of `load_backbone`."""
+    """The text tower of a pretrained model by Hugging Face id or path; arguments and errors: see `load_backbone`."""
     known = "CLIP, SigLIP, or an encoder such as BERT or a sentence-transformers model"
     return load_backbone(name, _family_of, key=KEY, modality="text", known=known, load_weights=load_weights)
 

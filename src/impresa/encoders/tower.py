@@ -119,6 +119,19 @@ class Tower(nn.Module):
         """The embedding is made of CLS alone, so that nothing trains what the last block does to the other tokens."""
         return isinstance(self.pooling, SummaryPooling) and self.summary == "cls"
 
+    @property
+    def has_block_to_spare(self) -> bool:
+        """The backbone has a stack of more than one block."""
+        return len(getattr(self.backbone, "blocks", None) or ()) > 1
+
+    def _drop_last_block(self) -> None:
+        if not self.has_block_to_spare:
+            fault = "the tower has a single block"
+            if isinstance(self.backbone, PretrainedBackbone):
+                fault = f"{type(self.backbone.model).__name__} has no block to spare"
+            raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
+        del self.backbone.blocks[-1]  # type: ignore[union-attr, operator]
+
     def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
         """Turn into a tower that is only read from now on (see `read`): the parts of its embedding go.
 
@@ -134,7 +147,7 @@ class Tower(nn.Module):
         if which == "memory" and getattr(self.backbone, "memory", None) is None:
             raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
         if drop_last_block:
-            self.backbone.drop_last_block()  # type: ignore[operator]
+            self._drop_last_block()
         self.reads_memory = which == "memory"
         if which != "perceiver":
             self.perceiver = None

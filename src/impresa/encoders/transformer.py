@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import EncoderConfig
-from impresa.errors import ConfigError
 from impresa.layers.attention import Attention
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import MLP
@@ -101,16 +100,6 @@ class Transformer(nn.Module):
         for block in blocks:
             x = self._run(block, x, None, visible)
         return self.norm(self._run(last, x, only, visible))
-
-    def drop_last_block(self) -> None:
-        """Leave the last block out from now on.
-
-        Raises:
-            ConfigError: it is the only one.
-        """
-        if len(self.blocks) == 1:
-            raise ConfigError("decoder.prefix_layer: the tower has a single block; use last")
-        del self.blocks[-1]
 
     def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():

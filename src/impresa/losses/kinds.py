@@ -27,7 +27,7 @@ class LossKind:
     has_bias: bool = False
     """A learned bias is added to the scaled cosines."""
     loss_at_chance: Callable[[int], float] = math.log
-    """The loss of B samples that cannot be told apart, from B."""
+    """B -> the loss of a batch of B whose embeddings are all the same."""
     lr_scale: float = 1.0
     """Learning rate of scale and bias, as a multiple of `lr`."""
 
@@ -40,7 +40,7 @@ _KINDS = (
         temperature=0.1,
         has_bias=True,
         loss_at_chance=lambda batch_size: 1 + math.log(batch_size),  # a common plateau of it
-        # The bias has to go from the floor of a fresh model, about -ln B, to where pairs are told apart, several times
+        # The bias has to go from the floor of a fresh model, about -ln B, to where pairs are separated, several times
         # as far down, in the steps in which the towers learn.
         lr_scale=100.0,
     ),

@@ -109,7 +109,7 @@ def keeps_language_model_elsewhere(decoder: DecoderConfig) -> bool:
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
     match decoder.prefix_layer:
         case "auto":
-            return tower.is_frozen and tower.sums_up_in_cls and tower.backbone.has_block_to_spare
+            return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
         case layer:
             return layer == "penultimate"
 
