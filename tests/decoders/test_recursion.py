@@ -227,7 +227,7 @@ def test_a_cache_that_cannot_grow_is_refused() -> None:
 
     fixed = DynamicCache(config=Qwen2Config(num_hidden_layers=2))
     with pytest.raises(ConfigError, match=r"past_key_values: .* pass an empty DynamicCache\(\)"):
-        replace(_all_real(1, 2), cache=fixed)
+        _recursion()(_sequence(1, 2), None, replace(_all_real(1, 2), cache=fixed))
 
 
 def test_heads_must_divide_the_width_into_even_parts() -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig, Precision
-from impresa.decoders.context import Past, SharedPast, positions_of
+from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
 from impresa.layers.state import trained_state
 
@@ -98,31 +98,24 @@ class Decoder(nn.Module, ABC):
         """Token ids (B, T) -> embeddings (B, T, H)."""
 
     @abstractmethod
-    def run(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Past | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
         """The network without its LM head.
 
         Args:
             embeds: (B, S, H).
-            mask: (B, S), or (B, past + S) behind a cache; bool, true where a position is real; masked ones are seen by
-                no other.
-            position_ids: (B, S) int64.
-            cache: keys and values of earlier positions, to which those of the new ones are added.
+            context: mask and positions, and the cache that keys and values are added to.
 
         Returns:
             Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
             without deep supervision returns one tensor.
         """
 
-    def run_at(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, read: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def run_at(self, embeds: torch.Tensor, context: CausalContext, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`run`, when its result is read where `read` (B, S) bool is true and may be anything elsewhere.
 
         A decoder that can save work by it overrides this; the values that are read, and their gradients, stay the same.
         """
-        return self.run(embeds, mask, position_ids)
+        return self.run(embeds, context)
 
     @abstractmethod
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -174,11 +167,11 @@ class Decoder(nn.Module, ABC):
         else:
             embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)
             if labels is None or return_logits:
-                rounds = self.run(embeds, mask, positions_of(mask))
+                rounds = self.run(embeds, CausalContext.of(mask))
             else:
                 read = torch.zeros_like(mask)
                 read[rows, before] = True
-                rounds = self.run_at(embeds, mask, positions_of(mask), read)
+                rounds = self.run_at(embeds, CausalContext.of(mask), read)
         if labels is None:
             return DecoderOutput(None, self.head(rounds[-1]), rounds[-1])
         answers = [self.head(states[rows, before]).float() for states in rounds]
@@ -239,7 +232,7 @@ class Decoder(nn.Module, ABC):
         return self.causal_lm.generate(
             inputs_embeds=embeds,
             attention_mask=mask.long(),
-            position_ids=positions_of(mask),
+            position_ids=CausalContext.of(mask).position_ids,
             past_key_values=DynamicCache(),
             generation_config=settings_of(settings, end_ids, pad_id),
             streamer=streamer,
@@ -255,10 +248,10 @@ class Decoder(nn.Module, ABC):
     ) -> tuple[torch.Tensor, ...]:
         """`run` for texts (B, T, H) behind I prefixes (I, P, H), with the mask (B, P + T) of both: causality lets all
         texts of a prefix read the same states of it."""
-        past, P = SharedPast(), prefix.shape[1]
-        before = self.run(prefix, prefix_mask, positions_of(prefix_mask), past)
+        past = SharedPast()
+        before = self.run(prefix, CausalContext.of(prefix_mask, cache=past))
         past.share(prefix_of_row)
-        behind = self.run(text, mask, positions_of(mask)[:, P:], past)
+        behind = self.run(text, CausalContext.of(mask, text.shape[1], past))
         return tuple(torch.cat((a[prefix_of_row], b), dim=1) for a, b in zip(before, behind, strict=True))
 
     def _read(

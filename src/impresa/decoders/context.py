@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from impresa.errors import ConfigError
-
 
 class Past(Protocol):
     """Keys and values of the C - S positions before: transformers' plain `DynamicCache()`, or a `SharedPast`."""
@@ -46,14 +44,10 @@ class SharedPast:
 
 @dataclass(frozen=True)
 class CausalContext:
-    """The positions that those of a call may see.
-
-    Raises:
-        ConfigError: the cache cannot grow beyond the layers that it was made for.
-    """
+    """The positions that those of a call may see."""
 
     mask: Tensor
-    """(B, C) bool, true where a position is real; the last S are the new ones."""
+    """(B, C) bool, true where a position is real; the last S are the new ones. Masked ones are seen by no other."""
     position_ids: Tensor
     """(B, S) int64, positions of the new tokens in the text."""
     cache: Past | None = None
@@ -61,14 +55,9 @@ class CausalContext:
     first_slot: int = 0
     """Slots of the cache that other layers fill, before ours."""
 
-    def __post_init__(self) -> None:
-        if self.cache is None or isinstance(self.cache, SharedPast):
-            return
-        if getattr(self.cache, "layer_class_to_replicate", None) is None:
-            fault = f"{type(self.cache).__name__} was made for a fixed number of layers, and the recursion needs more"
-            raise ConfigError(f"past_key_values: {fault}; pass an empty DynamicCache()")
-
-
-def positions_of(mask: Tensor) -> Tensor:
-    """Positions (B, S) int64 that count the real tokens of a mask (B, S), so that padding moves nothing."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    @classmethod
+    def of(cls, mask: Tensor, num_new: int | None = None, cache: Past | None = None) -> CausalContext:
+        """The context of the last `num_new` positions, or of all; real tokens are counted, so that padding moves
+        nothing."""
+        position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return cls(mask, position_ids if num_new is None else position_ids[:, -num_new:], cache)

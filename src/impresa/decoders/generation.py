@@ -8,6 +8,7 @@ Letters of shapes: B batch, S new positions, C positions in the cache and the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import transformers
@@ -16,7 +17,7 @@ from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedMod
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from impresa.config.experiment import GenerationConfig
-from impresa.decoders.context import positions_of
+from impresa.decoders.context import CausalContext
 from impresa.errors import DataError
 
 
@@ -73,9 +74,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             num_past = 0 if cache is None else cache.get_seq_length()
             attention_mask = inputs_embeds.new_ones(len(inputs_embeds), num_past + inputs_embeds.shape[1])
         mask = attention_mask.bool()
-        if position_ids is None:
-            position_ids = positions_of(mask)[:, -inputs_embeds.shape[1] :]
-        hidden = self.wrapped.run(inputs_embeds, mask, position_ids, cache)[-1]
+        context = CausalContext.of(mask, inputs_embeds.shape[1], cache)
+        if position_ids is not None:
+            context = replace(context, position_ids=position_ids)
+        hidden = self.wrapped.run(inputs_embeds, context)[-1]
         return CausalLMOutputWithPast(logits=self.wrapped.head(hidden[:, -logits_to_keep:]), past_key_values=cache)
 
 

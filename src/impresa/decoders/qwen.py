@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
-from impresa.decoders.context import CausalContext, Past
+from impresa.decoders.context import CausalContext
 from impresa.decoders.lora import adapters_of, add_adapters, is_adapter, merged
 from impresa.decoders.quantization import check_widths, keep_one_arithmetic, quantization_config
 from impresa.decoders.recursion import RecursionHead
@@ -78,30 +79,25 @@ class QwenDecoder(Decoder):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.get_input_embeddings()(input_ids)
 
-    def run(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Past | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
         hidden = self.model.model(
             inputs_embeds=embeds,
-            attention_mask=mask.long(),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            attention_mask=context.mask.long(),
+            position_ids=context.position_ids,
+            past_key_values=context.cache,
+            use_cache=context.cache is not None,
         ).last_hidden_state
         if self.recursion is None:
             return (hidden,)
         # The recursion's slots of the cache lie behind those of the blocks.
-        num_layers = self.model.config.num_hidden_layers
-        return self.recursion(hidden, CausalContext(mask, position_ids, cache, first_slot=num_layers))
+        return self.recursion(hidden, replace(context, first_slot=self.model.config.num_hidden_layers))
 
-    def run_at(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, read: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def run_at(self, embeds: torch.Tensor, context: CausalContext, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # The recursion reads every position, and blocks that are recomputed run again when the hooks are gone.
         if self.recursion is not None or self.recomputes:
-            return self.run(embeds, mask, position_ids)
+            return self.run(embeds, context)
         with _only_at(read, self.model.model.layers[-1].mlp):
-            return self.run(embeds, mask, position_ids)
+            return self.run(embeds, context)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(hidden)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import RecursionConfig
 from impresa.decoders.causal_network import AttentionInputs, CausalNetwork
-from impresa.decoders.context import CausalContext
+from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError
 from impresa.layers.attention import fitting_heads
 from impresa.layers.norms import rms_normalise
@@ -96,7 +96,11 @@ class LatentRecursion(nn.Module):
 
         Returns:
             H (B, S, D) after each of the N rounds, with a root mean square of one; the last is the answer.
+
+        Raises:
+            ConfigError: the cache cannot grow beyond the layers that it was made for.
         """
+        _check_room(context)
         x = rms_normalise(x)
         inputs = AttentionInputs.of(context, self.head_dim)
         slots = iter(range(context.first_slot, context.first_slot + self.num_slots, self.config.num_layers))
@@ -176,6 +180,14 @@ class RecursionHead(nn.Module):
         h = hidden.to(self.norm.weight.dtype)
         rounds = self.recursion(h, h, context)
         return tuple(hidden + (self.gate * self.norm(answer)).to(hidden.dtype) for answer in rounds)
+
+
+def _check_room(context: CausalContext) -> None:
+    if context.cache is None or isinstance(context.cache, SharedPast):
+        return
+    if getattr(context.cache, "layer_class_to_replicate", None) is None:
+        fault = f"{type(context.cache).__name__} was made for a fixed number of layers, and the recursion needs more"
+        raise ConfigError(f"past_key_values: {fault}; pass an empty DynamicCache()")
 
 
 def _heads_of(dim: int) -> int:

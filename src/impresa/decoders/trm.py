@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from impresa.config.experiment import DecoderConfig
 from impresa.decoders.base import Decoder
-from impresa.decoders.context import CausalContext, Past
+from impresa.decoders.context import CausalContext
 from impresa.decoders.recursion import LatentRecursion
 from impresa.errors import ConfigError
 
@@ -58,10 +58,8 @@ class TRMDecoder(Decoder):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.embedding(input_ids)
 
-    def run(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Past | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        return self.recursion(embeds, None, CausalContext(mask, position_ids, cache))
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+        return self.recursion(embeds, None, context)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden * self.gain, self.embedding.weight)
