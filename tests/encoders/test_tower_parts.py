@@ -202,3 +202,18 @@ def test_unknown_backbones_are_refused_by_their_key(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=rf"^{key}\.backbone: .* there is no such folder"):
             build(_pretrained(str(tmp_path / "none")))
+
+
+def test_runs_of_before_know_these_names() -> None:
+    """Renaming an attribute would leave the weights of every finished run without a home."""
+    own = ("query", "attention.query.weight", "attention.key_value.bias", "attention.out.weight")
+    pooled = VisionEncoder(replace(PERCEIVER, use_perceiver=False, use_attention_pooling=True), 32).state_dict()
+    assert {f"attention_pooling.{name}" for name in own} < pooled.keys()
+    assert {name.partition(".")[0] for name in pooled} == {"backbone", "projection", "attention_pooling", "head"}
+    layer = ("norm_tokens.weight", "norm_latents.bias", "attention.query.weight", "up.weight", "down.weight")
+    compressed = VisionEncoder(PERCEIVER, 32).state_dict().keys()
+    assert {
+        "perceiver.latents",
+        "perceiver.norm.weight",
+        *(f"perceiver.layers.1.{name}" for name in layer),
+    } < compressed
