@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import Qwen2Config
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig
-from impresa.decoders.base import Decoder, positions_of
+from impresa.decoders.base import Decoder
+from impresa.decoders.context import CausalContext
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder
 
@@ -99,7 +100,7 @@ class Text:
         ids = torch.cat((self.prompt, self.new[:, :num_new]), dim=1)
         embeds = torch.cat((self.prefix, self.decoder.embed(ids)), dim=1)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-        return self.decoder.head(self.decoder.run(embeds, mask, positions_of(mask))[-1][0, -keep:])
+        return self.decoder.head(self.decoder.run(embeds, CausalContext.of(mask))[-1][0, -keep:])
 
     def check(self) -> None:
         """Every token is the likeliest one without the cache too."""

@@ -124,3 +124,14 @@ def test_gates_are_shares() -> None:
     shares = (both - alone[1]) / (alone[0] - alone[1])
     assert (shares.std(dim=2) < 1e-3).all()
     assert ((shares.mean(dim=2) > 0) & (shares.mean(dim=2) < 1)).all()
+
+
+def test_runs_of_before_know_these_names() -> None:
+    shared = {f"projections.{name}.{part}" for name in DIMS for part in ("weight", "bias")} | {
+        "marks.image",
+        "marks.audio",
+    }
+    assert fusion("concat").state_dict().keys() == shared
+    read = {"reader.queries", "reader.norm.weight", "reader.layers.1.attention.key_value.weight"}
+    assert read | shared < fusion("cross_attention").state_dict().keys()
+    assert {"reader.queries", "gate.weight", "gate.bias"} | shared < fusion("gated").state_dict().keys()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import DecoderConfig, ExperimentConfig
+from impresa.decoders.kinds import why_not_exportable
 from impresa.errors import CheckpointError
 from impresa.files import replacing_folder, write_atomic
 from impresa.hub import location, quietly
@@ -18,20 +19,16 @@ _DECODER = "decoder."
 
 
 def check_exportable(config: ExperimentConfig, run_dir: Path, folder: Path) -> None:
-    """Refuse runs that no other library could use, and folders that are taken.
+    """Refuse runs that no other library could use, and folders that are taken; needs no torch.
 
     Raises:
-        CheckpointError: it is so.
+        CheckpointError: the run has nothing to export, or the folder is not empty.
     """
     decoder = config.decoder
     if decoder is None:
         raise CheckpointError(f"{run_dir}: is an alignment; what can be exported so far is the adapter of a Qwen model")
-    if decoder.type == "trm":
-        raise CheckpointError(f"{run_dir}: no other library knows its decoder, a trm; use it by impresa.load")
-    if not decoder.use_lora:
-        raise CheckpointError(f"{run_dir}: was trained without decoder.use_lora and has no adapter to export")
-    if decoder.use_trm_recursion:
-        raise CheckpointError(f"{run_dir}: no plain Qwen model holds its latent recursion; use it by impresa.load")
+    if reason := why_not_exportable(decoder):
+        raise CheckpointError(f"{run_dir}: {reason}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CheckpointError(f"{folder}: is there already; name a new or an empty folder")
 
@@ -52,7 +49,6 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
         CheckpointError: the run is damaged or cannot be exported, or the folder is taken.
         ConfigError: the base model cannot be read.
     """
-    # Imported here, so that `check_exportable` needs no torch.
     from impresa.run_dir.integrity import verify
     from impresa.run_dir.load import read_run_config
     from impresa.tasks.answering.language_model import revision_of_language_model

@@ -16,14 +16,18 @@ from torch import nn
 
 from impresa.config.experiment import FusionConfig, Modality
 from impresa.encoders.output import EncoderOutput
-from impresa.encoders.perceiver import PerceiverLayer
 from impresa.encoders.pooling import mean_pool
-from impresa.encoders.transformer import fitting_heads, init_linear
+from impresa.layers.attention import fitting_heads
+from impresa.layers.init import init_linear
+from impresa.layers.perceiver import PerceiverStack
+
+Encoded = Mapping[Modality, EncoderOutput]
+Present = Mapping[Modality, torch.Tensor]
 
 
 @dataclass
 class Prefix:
-    """What a fusion makes of the modalities."""
+    """The tokens that a fusion makes of the modalities."""
 
     tokens: torch.Tensor
     """(B, P, H), zero where the mask is false."""
@@ -32,7 +36,7 @@ class Prefix:
 
 
 class Fusion(nn.Module, ABC):
-    """What the strategies share: each modality is brought to the width H and marked as what it is.
+    """The common part of the strategies: each modality is projected to the width H and gets its modality embedding.
 
     Args:
         config: the strategy's settings.
@@ -47,16 +51,12 @@ class Fusion(nn.Module, ABC):
         self.modalities = tuple(dims)
         self.dropout = nn.Dropout(config.dropout)
         self.projections = nn.ModuleDict()
-        self.marks = nn.ParameterDict()
+        self.marks = nn.ParameterDict()  # the modality embeddings, under the name that runs have stored
         for modality, width in dims.items():
-            linear = nn.Linear(width, dim)
-            init_linear(linear, std=width**-0.5)
-            self.projections[modality] = linear
+            self.projections[modality] = init_linear(nn.Linear(width, dim), std=width**-0.5)
             self.marks[modality] = 0.02 * torch.randn(dim)
 
-    def forward(
-        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
-    ) -> Prefix:
+    def forward(self, encoded: Encoded, present: Present | None = None) -> Prefix:
         """Fuse the tokens.
 
         Args:
@@ -65,15 +65,15 @@ class Fusion(nn.Module, ABC):
         """
         present = present or {}
         names = [name for name in self.modalities if name in encoded]
-        brought = [self._bring(name, encoded[name], present.get(name)) for name in names]
-        tokens, mask = self.fuse(brought)
+        projected = [self._project(name, encoded[name], present.get(name)) for name in names]
+        tokens, mask = self.fuse(projected)
         return Prefix(self.dropout(tokens).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
     @abstractmethod
     def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
         """The modalities' tokens (B, N, H) and masks (B, N) to (B, P, H) and (B, P)."""
 
-    def _bring(self, name: str, encoded: EncoderOutput, present: torch.Tensor | None) -> Prefix:
+    def _project(self, name: str, encoded: EncoderOutput, present: torch.Tensor | None) -> Prefix:
         assert encoded.tokens is not None  # whoever fuses asks the encoders for them
         mask = encoded.mask
         if mask is None:
@@ -112,8 +112,7 @@ class GatedFusion(Fusion):
     def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
         super().__init__(config, dims, dim)
         self.reader = Reader(config, 1, dim)
-        self.gate = nn.Linear(dim, 1)
-        init_linear(self.gate, std=dim**-0.5)
+        self.gate = init_linear(nn.Linear(dim, 1), std=dim**-0.5)
 
     def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
         found = torch.stack([self.reader(m.tokens, m.mask) for m in modalities], dim=1)  # (B, modalities, P, H)
@@ -123,7 +122,7 @@ class GatedFusion(Fusion):
         return (scores.softmax(dim=1) * found).sum(dim=1), _any_real(is_there, self.config.num_queries)
 
 
-class Reader(nn.Module):
+class Reader(PerceiverStack):
     """Learned queries that read tokens (B, N, H) with their mask (B, N) and give (B, P, H).
 
     Args:
@@ -133,22 +132,12 @@ class Reader(nn.Module):
     """
 
     def __init__(self, config: FusionConfig, num_layers: int, dim: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(0.02 * torch.randn(config.num_queries, dim))
-        self.layers = nn.ModuleList(
-            PerceiverLayer(
-                dim=dim, num_heads=fitting_heads(dim, config.num_heads), mlp_ratio=4.0, damping=(2 * num_layers) ** -0.5
-            )
-            for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(dim)
+        queries = 0.02 * torch.randn(config.num_queries, dim)  # drawn before the layers: seeds keep their meaning
+        super().__init__(dim=dim, num_layers=num_layers, num_heads=fitting_heads(dim, config.num_heads))
+        self.queries = nn.Parameter(queries)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        found = self.queries.expand(len(tokens), -1, -1)
-        seen = nn.functional.pad(mask, (0, found.shape[1]), value=True)[:, None, None, :]  # queries see one another
-        for layer in self.layers:
-            found = layer(found, tokens, seen)
-        return self.norm(found)
+        return self.read(self.queries, tokens, mask)
 
 
 class FusedEmbedding(nn.Module):
@@ -162,13 +151,10 @@ class FusedEmbedding(nn.Module):
     def __init__(self, fusion: Fusion, embed_dim: int) -> None:
         super().__init__()
         self.fusion = fusion
-        self.head = nn.Linear(fusion.dim, embed_dim, bias=False)
-        init_linear(self.head, std=fusion.dim**-0.5)
+        self.head = init_linear(nn.Linear(fusion.dim, embed_dim, bias=False), std=fusion.dim**-0.5)
 
-    def forward(
-        self, encoded: Mapping[Modality, EncoderOutput], present: Mapping[Modality, torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """(B, E), not normalised; zero for a sample that has none of the modalities. Arguments as of `Fusion`."""
+    def forward(self, encoded: Encoded, present: Present | None = None) -> torch.Tensor:
+        """(B, E), not normalised; zero for a sample that has no modality. Arguments: see `Fusion.forward`."""
         prefix = self.fusion(encoded, present)
         return self.head(mean_pool(prefix.tokens, prefix.mask))
 
@@ -181,7 +167,7 @@ STRATEGIES: dict[str, type[Fusion]] = {
 
 
 def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> Fusion:
-    """The fusion of `config.strategy`; arguments as of `Fusion`."""
+    """The fusion of `config.strategy`; arguments: see there."""
     return STRATEGIES[config.strategy](config, dims, dim)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from impresa.errors import ConfigError, ImpresaError
 
 TIMM = "timm:"
-"""What stands before the name of one of timm's models."""
+"""Prefix of the name of one of timm's models."""
 _SAMPLED_BYTES = 1 << 20
 
 
@@ -25,7 +25,7 @@ def reading(key: str, name: str) -> Iterator[None]:
     transformers' own notices are silenced meanwhile: what matters in them, the caller says itself.
 
     Raises:
-        ConfigError: in place of whatever the hub, a folder or a damaged file raised.
+        ConfigError: the hub has no such model, the folder is none, or a file is damaged.
     """
     try:
         with quietly():
@@ -71,29 +71,22 @@ def read_config(key: str, name: str, revision: str | None = None) -> Any:
 
 
 def import_timm(key: str, name: str) -> Any:
-    """The library timm, which is not one of our dependencies.
-
-    Raises:
-        ConfigError: it cannot be imported.
-    """
-    return _import(key, "timm", who=name, install="timm")
+    """The library timm, for a model of this name; see `import_optional`."""
+    return import_optional(key, "timm", "timm", who=name)
 
 
-def import_optional(key: str, package: str, extra: str) -> Any:
+def import_optional(key: str, package: str, install: str, *, who: str = "it") -> Any:
     """A library that only some settings need.
 
     Args:
         key: the config key that needs it.
         package: its name.
-        extra: which of our optional dependencies it belongs to.
+        install: what to give to pip.
+        who: what needs it.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: the library cannot be imported.
     """
-    return _import(key, package, who="it", install=f"'impresa[{extra}]'")
-
-
-def _import(key: str, package: str, *, who: str, install: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -105,7 +98,7 @@ def recompute_activations(model: Any) -> None:
     """Let a model of transformers recompute its blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: transformers knows no recomputation for this model.
     """
     if not getattr(model, "supports_gradient_checkpointing", False):
         name = type(model).__name__
@@ -116,7 +109,7 @@ def recompute_activations(model: Any) -> None:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a model is named by the path of a folder, and not by its id on the hub."""
+    """True if a model is named by the path of a folder, and not by its id on the hub."""
     return Path(location(name)).is_dir()
 
 
@@ -141,8 +134,8 @@ def snapshot(key: str, name: str, revision: str | None = None) -> Path:
 
 
 def digest(key: str, name: str, revision: str | None = None) -> str:
-    """What tells a model from others, wherever it lies: a digest of its weights, as they were loaded, and its
-    `config.json`; arguments as of `snapshot`.
+    """The identity of a model, wherever it lies: a digest of its weights and its `config.json`. Arguments: see
+    `snapshot`.
 
     Of each file the name, the size and the first and last megabyte count, so that large models take no longer.
 

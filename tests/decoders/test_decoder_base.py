@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from impresa.config.experiment import GenerationConfig
+from impresa.config.experiment import DecoderConfig, GenerationConfig
 from impresa.decoders.base import IGNORED, Decoder
+from impresa.decoders.context import CausalContext
+from impresa.decoders.kinds import why_not_exportable
 from impresa.decoders.qwen import QwenDecoder
 from impresa.errors import ConfigError, DataError
 
@@ -35,18 +37,14 @@ class Sums(Decoder):
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.table(input_ids)
 
-    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.calls.append((embeds, mask, position_ids))
-        sums = ((embeds + self.places(position_ids)) * mask[..., None]).cumsum(dim=1)
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+        self.calls.append((embeds, context.mask, context.position_ids))
+        sums = ((embeds + self.places(context.position_ids)) * context.mask[..., None]).cumsum(dim=1)
         return sums.tanh(), sums.sin()
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         self.head_rows.append(hidden.numel() // H)
         return self.lm_head(hidden)
-
-    @property
-    def causal_lm(self) -> Any:
-        raise AssertionError("nothing is generated here")
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ def test_positions_count_what_is_real(decoder: Sums) -> None:
 def test_position_i_predicts_the_next_token_and_the_prefix_the_first(decoder: Sums) -> None:
     labels = torch.tensor([[2, IGNORED, 4, IGNORED, IGNORED], [IGNORED, 7, 1, IGNORED, IGNORED]])
     logits = decoder(IDS, MASK, PREFIX).logits
-    rounds = [decoder.head(states) for states in decoder.run(*decoder.calls[0])]
+    rounds = [decoder.head(states) for states in decoder.run(decoder.calls[0][0], CausalContext(*decoder.calls[0][1:]))]
     assert torch.equal(logits, rounds[-1])
 
     def by_hand(logits: torch.Tensor) -> torch.Tensor:
@@ -110,7 +108,10 @@ def test_with_labels_the_head_runs_where_a_label_is_supervised_and_gradients_are
     sparse = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
     decoder.zero_grad()
     joined = F.pad(LABELS, (PREFIX.shape[1], 0), value=IGNORED)[:, 1:]
-    rounds = [decoder.head(states)[:, :-1] for states in decoder.run(*decoder.calls[0])]
+    rounds = [
+        decoder.head(states)[:, :-1]
+        for states in decoder.run(decoder.calls[0][0], CausalContext(*decoder.calls[0][1:]))
+    ]
     loss = sum(F.cross_entropy(logits.flatten(0, 1), joined.flatten(), ignore_index=IGNORED) for logits in rounds) / 2
     torch.testing.assert_close(out.loss, loss)
     loss.backward()
@@ -169,3 +170,14 @@ def test_generation_refuses_what_would_give_other_text(decoder: Sums) -> None:
     beams = SETTINGS | {"settings": GenerationConfig(num_beams=2)}
     with pytest.raises(ConfigError, match=r"generation\.num_beams: .* cannot be streamed; set 1"):
         decoder.generate(IDS, MASK.flip(1), PREFIX, **beams, streamer=object())
+
+
+def test_what_a_decoder_says_of_itself_unless_it_knows_better(decoder: Sums) -> None:
+    decoder.table.requires_grad_(False)
+    decoder.register_buffer("steps", torch.tensor(3))
+    assert set(decoder.state_to_save()) == {"places.weight", "lm_head.weight", "lm_head.bias", "steps"}
+    assert list(decoder.full_precision_parameters()) == []
+    config = DecoderConfig(type="trm")
+    assert not decoder.is_stored_by_name(config)
+    assert decoder.architecture is None
+    assert why_not_exportable(config) == "no other library knows its decoder, a trm; use it by impresa.load"

@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig, LoraConfig, RecursionConfig
+from impresa.decoders.kinds import decoder_class, why_not_exportable
 from impresa.decoders.qwen import QwenDecoder, merge_adapter
 from impresa.errors import CheckpointError, ConfigError
 from tiny_qwen import HIDDEN, VOCAB, save_qwen
@@ -92,6 +93,50 @@ def test_dropout_of_the_adapters_acts_in_training_only(folder: Path) -> None:
     stir(decoder)
     assert not torch.allclose(decoder.train()(**given).logits, decoder.eval()(**given).logits)
     assert torch.equal(decoder(**given).logits, decoder(**given).logits)
+
+
+@pytest.mark.parametrize("load_in_4bit", [False, True])
+def test_adapters_and_recursion_are_saved_and_stay_in_full_precision(folder: Path, load_in_4bit: bool) -> None:
+    decoder = build(folder, use_lora=True, use_trm_recursion=True, load_in_4bit=load_in_4bit)
+    own = {name for name in decoder.state_dict() if "lora_" in name or name.startswith("recursion.")}
+    assert {"recursion.recursion.answer", "recursion.gate"} < own
+    assert set(decoder.state_to_save()) == own
+    precise = {id(tensor) for tensor in decoder.full_precision_parameters()}
+    tensors = dict((*decoder.named_parameters(), *decoder.named_buffers()))
+    assert {name for name, tensor in tensors.items() if id(tensor) in precise} == own
+    whole = build(folder)
+    assert set(whole.state_to_save()) == set(whole.state_dict())
+    assert list(whole.full_precision_parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_name", "reason"),
+    [
+        ({"use_lora": True}, True, None),
+        ({"use_lora": True, "use_trm_recursion": True}, True, "no plain Qwen model holds its latent recursion"),
+        ({"freeze": True}, True, "was trained without decoder.use_lora and has no adapter to export"),
+        ({"load_in_4bit": True}, True, "was trained without decoder.use_lora"),
+        ({}, False, "was trained without decoder.use_lora"),
+    ],
+    ids=str,
+)
+def test_how_a_run_stores_it_and_whether_it_can_be_exported(
+    folder: Path, settings: dict[str, bool], by_name: bool, reason: str | None
+) -> None:
+    config = DecoderConfig(model=str(folder), lora=LORA, **settings)
+    kind = decoder_class(config)
+    assert kind is QwenDecoder
+    assert kind.is_stored_by_name(config) == by_name
+    found = why_not_exportable(config)
+    assert found is None if reason is None else str(found).startswith(reason)
+
+
+def test_weights_that_the_run_does_not_store_are_read_all_the_same(folder: Path) -> None:
+    for settings, is_read in (({"use_lora": True}, True), ({}, False)):
+        config = DecoderConfig(model=str(folder), lora=LORA, **settings)
+        decoder = decoder_class(config).from_config(config, 5, precision="32-true", load_weights=False)
+        stored, own = (model.get_input_embeddings().weight for model in (QwenDecoder(config).model, decoder.model))
+        assert torch.equal(stored, own) == is_read
 
 
 @pytest.mark.parametrize("settings", [{}, {"load_in_4bit": True}, {"use_trm_recursion": True}], ids=str)

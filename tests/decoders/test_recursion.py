@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import RecursionConfig
-from impresa.decoders.causal_network import Sight, rms_normalise
-from impresa.decoders.recursion import CausalContext, LatentRecursion, RecursionHead
+from impresa.decoders.causal_network import AttentionInputs
+from impresa.decoders.context import CausalContext
+from impresa.decoders.recursion import LatentRecursion, RecursionHead
 from impresa.errors import ConfigError
+from impresa.layers.norms import rms_normalise
 
 D = 16
 CONFIG = RecursionConfig(num_cycles=2, num_steps=2, num_rounds=2, num_layers=2, dropout=0.0)
@@ -42,7 +44,7 @@ def _sequence(rows: int = 3, length: int = 9, *, seed: int = 1) -> torch.Tensor:
 def _by_the_book(recursion: LatentRecursion, x: torch.Tensor, context: CausalContext) -> list[torch.Tensor]:
     """The formulas of the docstring, written out; no gradient goes into what the last cycle of a round starts from."""
     config, x = recursion.config, rms_normalise(x)
-    sight = Sight.of(context, recursion.head_dim)
+    inputs = AttentionInputs.of(context, recursion.head_dim)
     h, z = recursion.answer.expand_as(x), recursion.reasoning.expand_as(x)
     rounds = []
     for _ in range(config.num_rounds):
@@ -50,8 +52,8 @@ def _by_the_book(recursion: LatentRecursion, x: torch.Tensor, context: CausalCon
             h, z = h.detach(), z.detach()
             seen = x if cycle == config.num_cycles - 1 else x.detach()
             for _ in range(config.num_steps):
-                z = recursion.network(z + h + seen, sight)
-            h = recursion.network(h + z, sight)
+                z = recursion.network(z + h + seen, inputs)
+            h = recursion.network(h + z, inputs)
         rounds.append(h)
     return rounds
 
@@ -110,7 +112,7 @@ def test_the_control_has_equal_parameters_and_passes_once() -> None:
     control.load_state_dict(dict(recursion.named_parameters()))  # strict: the same names, and no fixed start
     x, context = _sequence(), _all_real(3, 9)
     (answer,) = control(x, None, context)
-    assert torch.equal(answer, recursion.network(rms_normalise(x), Sight.of(context, recursion.head_dim)))
+    assert torch.equal(answer, recursion.network(rms_normalise(x), AttentionInputs.of(context, recursion.head_dim)))
     assert control.num_slots == CONFIG.num_layers
 
 
@@ -225,7 +227,7 @@ def test_a_cache_that_cannot_grow_is_refused() -> None:
 
     fixed = DynamicCache(config=Qwen2Config(num_hidden_layers=2))
     with pytest.raises(ConfigError, match=r"past_key_values: .* pass an empty DynamicCache\(\)"):
-        replace(_all_real(1, 2), cache=fixed)
+        _recursion()(_sequence(1, 2), None, replace(_all_real(1, 2), cache=fixed))
 
 
 def test_heads_must_divide_the_width_into_even_parts() -> None:

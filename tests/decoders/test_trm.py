@@ -10,6 +10,7 @@ import torch
 
 from impresa.config.experiment import DecoderConfig, RecursionConfig
 from impresa.decoders.base import IGNORED
+from impresa.decoders.context import CausalContext
 from impresa.decoders.trm import TRMDecoder
 from impresa.errors import ConfigError
 
@@ -89,7 +90,7 @@ def test_the_loss_is_the_mean_over_the_rounds(rounds: int) -> None:
     labels[1, 10:] = IGNORED
     out = decoder(ids, mask, _prefix(), labels)
     joined = torch.cat([_prefix(), decoder.embed(ids)], dim=1)
-    states = decoder.run(joined, torch.ones(3, PREFIX + 12, dtype=torch.bool), torch.arange(PREFIX + 12).expand(3, -1))
+    states = decoder.run(joined, CausalContext.of(torch.ones(3, PREFIX + 12, dtype=torch.bool)))
     assert len(states) == rounds
     targets = labels[labels != IGNORED]
     losses = [

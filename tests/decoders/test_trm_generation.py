@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig, RecursionConfig
+from impresa.decoders.generation import CausalLM
 from impresa.decoders.trm import TRMDecoder
-from impresa.decoders.trm_generation import TRMForCausalLM
 from impresa.errors import ConfigError, DataError
 
 VOCABULARY, WIDTH, PREFIX = 37, 32, 4
@@ -97,13 +97,13 @@ def test_logits_are_those_without_a_cache(decoder: TRMDecoder) -> None:
     assert len(cache) == decoder.recursion.num_slots
 
 
-class Uncached(TRMForCausalLM):
+class Uncached(CausalLM):
     """Reads prefix and text anew for each token."""
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
     ) -> dict[str, Any]:
-        embeds = torch.cat([inputs_embeds, self.trm.embed(input_ids)], dim=1)
+        embeds = torch.cat([inputs_embeds, self.wrapped.embed(input_ids)], dim=1)
         return {"inputs_embeds": embeds, "attention_mask": attention_mask, "logits_to_keep": 1}
 
 
@@ -171,7 +171,6 @@ def test_the_model_of_transformers_shares_the_weights_and_is_no_child() -> None:
     before = list(decoder.state_dict())
     model = decoder.causal_lm
     assert list(decoder.state_dict()) == before
-    assert model.get_input_embeddings() is decoder.embedding
     assert {id(p) for p in model.parameters()} == {id(p) for p in decoder.parameters()}
     assert not model.training
 

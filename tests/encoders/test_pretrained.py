@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tiny_hub
+from impresa.config.experiment import EncoderConfig
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_audio import load_audio_backbone
 from impresa.encoders.pretrained_text import load_text_backbone
 from impresa.encoders.pretrained_vision import load_vision_backbone
+from impresa.encoders.vision import VisionEncoder
 from impresa.errors import CheckpointError, ConfigError, DataError
 
 FOLDERS: dict[str, Callable[[Path], Path]] = {
@@ -414,15 +416,15 @@ def test_the_last_block_of_a_hierarchical_timm_model_is_not_guessed(monkeypatch:
         return model
 
     _install_timm(monkeypatch, with_blocks(8, 8, 8))
-    vit = load_vision_backbone("timm:vit", 32)
-    vit.drop_last_block()
-    assert len(vit.model.blocks) == 2
+    vit = VisionEncoder(EncoderConfig(backbone="timm:vit", embed_dim=8), 32)
+    vit.keep("tokens", drop_last_block=True)
+    assert len(vit.backbone.model.blocks) == 2
     for model in (with_blocks(4, 4, 8), _TimmConv()):
         _install_timm(monkeypatch, model)
-        stages = load_vision_backbone("timm:swin", 32)
+        stages = VisionEncoder(EncoderConfig(backbone="timm:swin", embed_dim=8), 32)
         assert not stages.has_block_to_spare
         with pytest.raises(ConfigError, match=r"^decoder.prefix_layer: .* has no block to spare; use last$"):
-            stages.drop_last_block()
+            stages.keep("tokens", drop_last_block=True)
 
 
 def test_timm_sizes_and_names_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

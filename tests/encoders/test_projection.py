@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from impresa.encoders.projection import build_projection
+from impresa.encoders.tower import build_projection
 
 
 @pytest.mark.parametrize(("kind", "num_linears"), [("mlp", 2), ("linear", 1), ("none", 0)])

@@ -76,7 +76,9 @@ def test_the_projection_is_left_out_under_the_perceiver() -> None:
 def test_attention_pooling_is_ignored_under_the_perceiver_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         encoder = VisionEncoder(replace(PERCEIVER, use_attention_pooling=True), 32)
-    assert encoder.attention_pooling is None
+    assert {name.partition(".")[0] for name, _ in encoder.named_parameters()} == {"backbone", "perceiver", "head"}
+    tokens = encoder(IMAGES, return_tokens=True).tokens
+    torch.testing.assert_close(encoder(IMAGES).pooled, encoder.head(tokens.mean(dim=1)))
     lines = [record.getMessage() for record in caplog.records if "use_attention_pooling" in record.getMessage()]
     assert lines == ["use_attention_pooling: ignored under the Perceiver, whose latents are averaged"]
 
@@ -200,3 +202,18 @@ def test_unknown_backbones_are_refused_by_their_key(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=rf"^{key}\.backbone: .* there is no such folder"):
             build(_pretrained(str(tmp_path / "none")))
+
+
+def test_runs_of_before_know_these_names() -> None:
+    """Renaming an attribute would leave the weights of every finished run without a home."""
+    own = ("query", "attention.query.weight", "attention.key_value.bias", "attention.out.weight")
+    pooled = VisionEncoder(replace(PERCEIVER, use_perceiver=False, use_attention_pooling=True), 32).state_dict()
+    assert {f"attention_pooling.{name}" for name in own} < pooled.keys()
+    assert {name.partition(".")[0] for name in pooled} == {"backbone", "projection", "attention_pooling", "head"}
+    layer = ("norm_tokens.weight", "norm_latents.bias", "attention.query.weight", "up.weight", "down.weight")
+    compressed = VisionEncoder(PERCEIVER, 32).state_dict().keys()
+    assert {
+        "perceiver.latents",
+        "perceiver.norm.weight",
+        *(f"perceiver.layers.1.{name}" for name in layer),
+    } < compressed

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from impresa.config.experiment import LossConfig
-from impresa.losses import contrastive
 from impresa.losses.clip import clip_loss
 from impresa.losses.contrastive import ContrastiveLoss
+from impresa.losses.kinds import KINDS
 from impresa.losses.siglip import siglip_loss
 
 B, E = 8, 16
@@ -102,7 +103,7 @@ def test_row_chunk_changes_no_number_and_bounds_the_tiles(inputs: dict, monkeypa
         seen.append(row_chunk)
         return original(*args, row_chunk=row_chunk, **options)
 
-    original = contrastive.matryoshka_clip_loss
-    monkeypatch.setattr(contrastive, "matryoshka_clip_loss", spy)
+    original = KINDS["clip"].objective
+    monkeypatch.setitem(KINDS, "clip", replace(KINDS["clip"], objective=spy))
     torch.testing.assert_close(ContrastiveLoss(LossConfig(row_chunk=3), mrl_dimensions=DIMS)(inputs).loss, expected)
     assert seen == [3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impresa.encoders.perceiver import PerceiverResampler
+from impresa.layers.perceiver import PerceiverResampler
 
 DIM, HEADS, LATENTS, LAYERS = 48, 4, 6, 3
 

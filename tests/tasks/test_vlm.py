@@ -167,7 +167,7 @@ def test_the_block_that_the_prefix_is_taken_after(settings: tuple[str, ...], blo
     torch.manual_seed(3)
     model = build_vlm(tiny_vlm(*settings), 280).eval()
     assert len(model.vision_encoder.backbone.transformer.blocks) == blocks
-    found = model.vision_encoder.read(batch.image, "tokens").tokens
+    found = model.vision_encoder.read(batch.image).tokens
     torch.testing.assert_close(found, whole.vision_encoder.projection(patches_after(whole, batch.image, blocks)))
 
 
@@ -270,7 +270,7 @@ def test_its_weights_are_those_of_the_run_and_its_patches_are_what_that_model_ha
     theirs = impresa.load(finished_run(), "cpu").model.vision_encoder
     batch = collated(samples())
     expected = theirs(batch.image, return_tokens=True).tokens
-    torch.testing.assert_close(model.vision_encoder.read(batch.image, "tokens").tokens, expected)
+    torch.testing.assert_close(model.vision_encoder.read(batch.image).tokens, expected)
 
 
 def test_a_tower_of_a_run_can_be_trained_on() -> None:

@@ -1,7 +1,7 @@
-"""What every decoder is to the rest: a prefix of embeddings before a text, a loss on the answer, and generated text.
+"""The interface of all decoders: a prefix of embeddings before a text, a loss on the answer, and generated text.
 
-A decoder says how it embeds tokens, runs its network and reads logits. Joining prefix and text, the mask, the
-positions, the one shift of the labels and generation are the same for all and stand here.
+A decoder embeds tokens, runs its network and reads logits. Joining prefix and text, the mask, the positions, the one
+shift of the labels and generation are the same for all and stand here.
 
 Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocabulary, R supervised tokens.
 """
@@ -9,16 +9,18 @@ Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocab
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from impresa.config.experiment import GenerationConfig
+from impresa.config.experiment import DecoderConfig, GenerationConfig, Precision
+from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
+from impresa.layers.state import trained_state
 
 IGNORED = -100
 """Label of a token that is not supervised."""
@@ -26,7 +28,7 @@ IGNORED = -100
 
 @dataclass
 class DecoderOutput:
-    """What a decoder makes of a batch."""
+    """Loss, logits and hidden states of a batch."""
 
     loss: torch.Tensor | None
     """Scalar, float32: the mean over the supervised tokens of this batch; None without labels."""
@@ -34,7 +36,7 @@ class DecoderOutput:
     """(B, P + T, V); None with labels, unless asked for."""
     hidden: torch.Tensor
     """(B, P + T, H), the last hidden states, which the LM head reads. With labels, and without logits asked for, they
-    are right only where the next token is supervised: nobody reads the others, and a decoder may save their cost."""
+    are right only where the next token is supervised: see `Decoder.run_at`."""
     hits: torch.Tensor | None = None
     """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
     training."""
@@ -43,73 +45,88 @@ class DecoderOutput:
 class Decoder(nn.Module, ABC):
     """A causal language model behind a prefix.
 
-    A subclass sets `hidden_size` and implements `embed`, `run`, `head` and `causal_lm`.
+    A subclass sets `hidden_size`, implements `embed`, `run` and `head`, and is listed in `impresa.decoders.kinds`.
     """
 
     hidden_size: int
     """H: width of the embeddings, so of the prefix too."""
+    can_share_prefixes: bool = False
+    """`run` takes a `SharedPast`, so that a prefix is read once for all texts behind it."""
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DecoderConfig,
+        vocab_size: int,
+        *,
+        precision: Precision,
+        load_weights: bool = True,
+        revision: str | None = None,
+    ) -> Self:
+        """The decoder of a run; one from scratch takes its settings and the size of the vocabulary.
+
+        Args:
+            config: its settings.
+            vocab_size: V, tokens of the run's tokenizer; a pretrained language model has its own.
+            precision: the run's.
+            load_weights: false leaves out the weights that the run itself stores.
+            revision: commit of a language model from the hub; None is the newest.
+        """
+        return cls(config, vocab_size)
+
+    @classmethod
+    def is_stored_by_name(cls, config: DecoderConfig) -> bool:
+        """A run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
+        return False
+
+    @property
+    def architecture(self) -> Any:
+        """The transformers configuration of a pretrained language model; None for a decoder that needs none."""
+        return None
+
+    def state_to_save(self) -> dict[str, torch.Tensor]:
+        """The part of the state dict that a run stores: all that is trained, and its buffers."""
+        return trained_state(self)
+
+    def full_precision_parameters(self) -> Iterator[torch.Tensor]:
+        """Parameters and buffers that stay float32 where weights are held in 16 bits, which would round away small
+        steps."""
+        return iter(())
 
     @abstractmethod
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T) -> embeddings (B, T, H)."""
 
     @abstractmethod
-    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
         """The network without its LM head.
 
         Args:
             embeds: (B, S, H).
-            mask: (B, S) bool, true where a position is real; masked ones are seen by no other.
-            position_ids: (B, S) int64.
+            context: mask and positions, and the cache that keys and values are added to.
 
         Returns:
             Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
             without deep supervision returns one tensor.
         """
 
-    def run_at(
-        self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, places: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """`run`, when its result is read at `places` (B, S) bool only and may be anything elsewhere.
+    def run_at(self, embeds: torch.Tensor, context: CausalContext, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`run`, when its result is read where `read` (B, S) bool is true and may be anything elsewhere.
 
-        A decoder that can save work by it overrides this; what is read must have the same values and gradients.
+        A decoder that can save work by it overrides this; the values that are read, and their gradients, stay the same.
         """
-        return self.run(embeds, mask, position_ids)
-
-    def run_shared(
-        self,
-        prefix_embeds: torch.Tensor,
-        prefix_mask: torch.Tensor,
-        text: torch.Tensor,
-        mask: torch.Tensor,
-        prefix_of_row: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...] | None:
-        """`run` for texts that share prefixes, each of which is read once; None where the decoder has no such way.
-
-        Args:
-            prefix_embeds: (I, P, H).
-            prefix_mask: (I, P) bool.
-            text: embeddings (B, T, H).
-            mask: (B, P + T) bool, of prefix and text.
-            prefix_of_row: (B,) int64.
-        """
-        return None
+        return self.run(embeds, context)
 
     @abstractmethod
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (..., H) -> logits (..., V)."""
 
     @property
-    @abstractmethod
     def causal_lm(self) -> Any:
-        """This decoder as a transformers model that can generate: a `PreTrainedModel` with `GenerationMixin`.
+        """This decoder as a transformers model that can generate, made anew at each call around the same weights."""
+        from impresa.decoders.generation import CausalLM
 
-        `generate` calls it with `inputs_embeds` (B, S, H) first and then with `input_ids` (B, 1), always with
-        `attention_mask` (B, past + new, or None where all is real), `position_ids` (B, new), `past_key_values` (a plain
-        `DynamicCache`), `use_cache`, `logits_to_keep` and `return_dict`; it returns `CausalLMOutputWithPast`. Its own
-        `generation_config` must be empty (`transformers.GenerationConfig()`), for transformers fills in from there
-        whatever we leave open. It shares its weights with the decoder and is not registered as a second child.
-        """
+        return CausalLM(self)
 
     def forward(  # noqa: PLR0917 - names and order are those of the spec's interface
         self,
@@ -143,23 +160,20 @@ class Decoder(nn.Module, ABC):
         prefix, prefix_mask, text = self._read(input_ids, prefix_embeds, prefix_mask, prefix_of_row)
         mask_of_row = prefix_mask if prefix_of_row is None else prefix_mask[prefix_of_row]
         mask = torch.cat((mask_of_row, attention_mask.bool()), dim=1)
-        shared = None
-        if prefix_of_row is not None:
-            shared = self.run_shared(prefix, prefix_mask, text, mask, prefix_of_row)
-        if shared is None:
-            embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)
-        if labels is None:
-            hidden = (shared or self.run(embeds, mask, positions_of(mask)))[-1]
-            return DecoderOutput(None, self.head(hidden), hidden)
-        rows, before, targets = _supervised(labels, mask)
-        if shared is not None:
-            rounds = shared
-        elif return_logits:
-            rounds = self.run(embeds, mask, positions_of(mask))
+        if labels is not None:
+            rows, before, targets = _supervised(labels, mask)
+        if prefix_of_row is not None and self.can_share_prefixes:
+            rounds = self._run_behind_shared(prefix, prefix_mask, text, mask, prefix_of_row)
         else:
-            places = torch.zeros_like(mask)
-            places[rows, before] = True
-            rounds = self.run_at(embeds, mask, positions_of(mask), places)
+            embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)
+            if labels is None or return_logits:
+                rounds = self.run(embeds, CausalContext.of(mask))
+            else:
+                read = torch.zeros_like(mask)
+                read[rows, before] = True
+                rounds = self.run_at(embeds, CausalContext.of(mask), read)
+        if labels is None:
+            return DecoderOutput(None, self.head(rounds[-1]), rounds[-1])
         answers = [self.head(states[rows, before]).float() for states in rounds]
         loss = torch.stack([F.cross_entropy(logits, targets) for logits in answers]).mean()
         hits = None
@@ -205,6 +219,8 @@ class Decoder(nn.Module, ABC):
         """
         from transformers import DynamicCache
 
+        from impresa.decoders.generation import settings_of
+
         if self.training:
             raise ConfigError("decoder: it is in training mode, where dropout would act on the text; call eval() first")
         if streamer is not None:
@@ -216,11 +232,27 @@ class Decoder(nn.Module, ABC):
         return self.causal_lm.generate(
             inputs_embeds=embeds,
             attention_mask=mask.long(),
-            position_ids=positions_of(mask),
+            position_ids=CausalContext.of(mask).position_ids,
             past_key_values=DynamicCache(),
-            generation_config=_generation_config(settings, end_ids, pad_id),
+            generation_config=settings_of(settings, end_ids, pad_id),
             streamer=streamer,
         )
+
+    def _run_behind_shared(
+        self,
+        prefix: torch.Tensor,
+        prefix_mask: torch.Tensor,
+        text: torch.Tensor,
+        mask: torch.Tensor,
+        prefix_of_row: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """`run` for texts (B, T, H) behind I prefixes (I, P, H), with the mask (B, P + T) of both: causality lets all
+        texts of a prefix read the same states of it."""
+        past = SharedPast()
+        before = self.run(prefix, CausalContext.of(prefix_mask, cache=past))
+        past.share(prefix_of_row)
+        behind = self.run(text, CausalContext.of(mask, text.shape[1], past))
+        return tuple(torch.cat((a[prefix_of_row], b), dim=1) for a, b in zip(before, behind, strict=True))
 
     def _read(
         self,
@@ -252,16 +284,11 @@ def refuse_streamed_beams(settings: GenerationConfig) -> None:
         raise ConfigError("generation.num_beams: beams are chosen at the end and cannot be streamed; set 1")
 
 
-def positions_of(mask: torch.Tensor) -> torch.Tensor:
-    """Positions (B, S) int64 that count the real tokens of a mask (B, S), so that padding moves nothing."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
 def _supervised(labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The one shift: for each supervised token its row, the real position before it, and the token, each (R,)."""
     P = mask.shape[1] - labels.shape[1]
-    place = torch.arange(mask.shape[1], device=mask.device)
-    last_real = torch.where(mask, place, -1).cummax(dim=1).values
+    index = torch.arange(mask.shape[1], device=mask.device)
+    last_real = torch.where(mask, index, -1).cummax(dim=1).values
     # One to the right: what stands before position 0 is nothing.
     before = F.pad(last_real, (1, 0), value=-1)[:, P:-1]  # (B, T)
     supervised = (labels != IGNORED) & (before >= 0)
@@ -270,20 +297,3 @@ def _supervised(labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor,
         raise DataError(f"labels: row {empty[0]} of the batch has no supervised token; give each text an answer")
     rows, columns = supervised.nonzero(as_tuple=True)
     return rows, before[rows, columns], labels[rows, columns]
-
-
-def _generation_config(settings: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> Any:
-    """transformers' settings, with nothing left to its own defaults that would change a choice."""
-    from transformers import GenerationConfig as Settings
-
-    sampling = settings.temperature > 0
-    drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if sampling else {}
-    return Settings(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
-        do_sample=sampling,
-        eos_token_id=list(end_ids) or None,
-        pad_token_id=pad_id,
-        use_cache=True,
-        **drawn,
-    )

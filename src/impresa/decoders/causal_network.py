@@ -1,8 +1,6 @@
 """The small causal network that is recursed: pre-norm blocks of attention with rotary positions and a gated MLP.
 
-Norms are root mean square norms (Zhang and Sennrich 2019, arXiv:1910.07467) without a gain: a linear layer follows each
-of them and would absorb it. Positions are rotary (Su et al. 2021, arXiv:2104.09864), the MLP is SwiGLU (Shazeer 2020,
-arXiv:2002.05202), and no linear layer has a bias.
+Its norms have no gain: a linear layer follows each of them and would absorb it. No linear layer has a bias.
 
 Letters of shapes: B batch, S new positions, C all positions (those in the cache and the new ones), D width, H heads.
 """
@@ -10,91 +8,32 @@ Letters of shapes: B batch, S new positions, C all positions (those in the cache
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from impresa.encoders.transformer import init_linear
+from impresa.decoders.context import CausalContext, Past
 from impresa.errors import ConfigError
-
-if TYPE_CHECKING:
-    from transformers import Cache
-
-_ROTARY_BASE = 10_000.0
-_EPS = 1e-6
-
-
-class SharedPast:
-    """Keys and values of prefixes, read once, for several texts behind each of them; gradients flow through.
-
-    The first call of a network fills it; after `share` a second one reads it.
-    """
-
-    def __init__(self) -> None:
-        self._slots: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._rows: torch.Tensor | None = None
-
-    def share(self, rows: torch.Tensor) -> None:
-        """From now on text b stands behind prefix `rows[b]`; `rows` is (B,) int64."""
-        self._rows = rows
-
-    def update(self, keys: torch.Tensor, values: torch.Tensor, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, H, S, D / H) of new positions -> (B, H, C, D / H), those of the prefix before them."""
-        if self._rows is None:
-            self._slots[slot] = keys, values
-            return keys, values
-        past_keys, past_values = self._slots[slot]
-        return torch.cat((past_keys[self._rows], keys), dim=2), torch.cat((past_values[self._rows], values), dim=2)
+from impresa.layers.init import init_linear
+from impresa.layers.mlp import GatedMLP
+from impresa.layers.norms import rms_normalise
+from impresa.layers.rotary import rotate, rotation_of
 
 
 @dataclass(frozen=True)
-class CausalContext:
-    """What the positions of a call may see.
-
-    Raises:
-        ConfigError: the cache cannot grow beyond the layers that it was made for.
-    """
-
-    mask: torch.Tensor
-    """(B, C) bool, true where a position is real; the last S are the new ones."""
-    position_ids: torch.Tensor
-    """(B, S) int64, places of the new positions in the text."""
-    cache: Cache | SharedPast | None = None
-    """Keys and values of the C - S positions before: transformers' plain `DynamicCache()` in generation. None: there
-    are none."""
-    first_slot: int = 0
-    """Slots of the cache that other layers fill, before ours."""
-
-    def __post_init__(self) -> None:
-        if self.cache is None or isinstance(self.cache, SharedPast):
-            return
-        if self.cache.layer_class_to_replicate is None:
-            fault = f"{type(self.cache).__name__} was made for a fixed number of layers, and the recursion needs more"
-            raise ConfigError(f"past_key_values: {fault}; pass an empty DynamicCache()")
-
-
-@dataclass(frozen=True)
-class Sight:
+class AttentionInputs:
     """A `CausalContext` made ready for attention, once for all passes of the network."""
 
     rotation: torch.Tensor
-    """(B, S, 1, D / 2H) complex64 of modulus one, the turn of each pair of features at each position."""
+    """(B, S, 1, D / 2H) complex64, the turn of each pair of features at each position."""
     visible: torch.Tensor | None
     """(B, 1, S, C) bool, true where a position may look; None: position i sees positions 0 to i."""
-    cache: Cache | SharedPast | None
+    cache: Past | None
 
     @classmethod
-    def of(cls, context: CausalContext, head_dim: int) -> Sight:
-        return cls(_rotation(context.position_ids, head_dim), _visible(context), context.cache)
-
-
-def rms_normalise(x: torch.Tensor) -> torch.Tensor:
-    """(..., D) -> (..., D) with a root mean square of one, computed in float32; zeros stay zeros."""
-    # On a CPU, PyTorch's own rms_norm takes twice as long.
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_at_least_float32(x)).square() / x.shape[-1]
-    return x * torch.rsqrt(mean_square + _EPS).to(x.dtype)
+    def of(cls, context: CausalContext, head_dim: int) -> AttentionInputs:
+        return cls(rotation_of(context.position_ids, head_dim), _visible(context), context.cache)
 
 
 class CausalNetwork(nn.Module):
@@ -113,15 +52,21 @@ class CausalNetwork(nn.Module):
 
     def __init__(self, *, dim: int, num_layers: int, num_heads: int, mlp_ratio: float, dropout: float = 0.0) -> None:
         super().__init__()
+        if dim % (2 * num_heads):
+            fault = f"{num_heads} heads do not divide the width {dim} into even parts, which rotary positions need"
+            raise ConfigError(f"decoder.num_heads: {fault}; choose another number")
+        dim_hidden = round(dim * mlp_ratio)
+        if not dim_hidden:
+            raise ConfigError(f"decoder.mlp_ratio: it leaves the MLP no hidden width at width {dim}; make it larger")
         self.blocks = nn.ModuleList(
-            CausalBlock(dim, num_heads, round(dim * mlp_ratio), dropout, damping=(2 * num_layers) ** -0.5)
+            CausalBlock(dim, num_heads, dim_hidden, dropout, damping=(2 * num_layers) ** -0.5)
             for _ in range(num_layers)
         )
 
-    def forward(self, x: torch.Tensor, sight: Sight, first_slot: int = 0) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, inputs: AttentionInputs, first_slot: int = 0) -> torch.Tensor:
         """(B, S, D) -> (B, S, D); keys and values go to one slot of the cache for each block, from `first_slot`."""
         for index, block in enumerate(self.blocks):
-            x = block(x, sight, first_slot + index)
+            x = block(x, inputs, first_slot + index)
         return rms_normalise(x)
 
 
@@ -134,8 +79,8 @@ class CausalBlock(nn.Module):
         self.mlp = GatedMLP(dim, dim_hidden, damping=damping)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, sight: Sight, slot: int) -> torch.Tensor:
-        x = x + self.dropout(self.attention(rms_normalise(x), sight, slot))
+    def forward(self, x: torch.Tensor, inputs: AttentionInputs, slot: int) -> torch.Tensor:
+        x = x + self.dropout(self.attention(rms_normalise(x), inputs, slot))
         return x + self.dropout(self.mlp(rms_normalise(x)))
 
 
@@ -144,9 +89,6 @@ class CausalAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, damping: float) -> None:
         super().__init__()
-        if dim % (2 * num_heads):
-            fault = f"{num_heads} heads do not divide the width {dim} into even parts, which rotary positions need"
-            raise ConfigError(f"decoder.num_heads: {fault}; choose another number")
         self.num_heads = num_heads
         self.query_key = nn.Linear(dim, 2 * dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -155,47 +97,16 @@ class CausalAttention(nn.Module):
         init_linear(self.value, std=dim**-0.5)
         init_linear(self.out, std=damping * dim**-0.5)
 
-    def forward(self, x: torch.Tensor, sight: Sight, slot: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, inputs: AttentionInputs, slot: int) -> torch.Tensor:
         # Queries and keys are turned in one go.
-        turned = _rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), sight.rotation)
+        turned = rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), inputs.rotation)
         queries, keys = turned.transpose(1, 2).chunk(2, dim=1)  # (B, H, S, D / H) each
         values = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        if sight.cache is not None:
-            keys, values = sight.cache.update(keys, values, slot)  # (B, H, C, D / H) each
-        is_causal = sight.visible is None
-        read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=sight.visible, is_causal=is_causal)
+        if inputs.cache is not None:
+            keys, values = inputs.cache.update(keys, values, slot)  # (B, H, C, D / H) each
+        is_causal = inputs.visible is None
+        read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=inputs.visible, is_causal=is_causal)
         return self.out(read.transpose(1, 2).flatten(2))
-
-
-class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), position by position."""
-
-    def __init__(self, dim: int, dim_hidden: int, *, damping: float) -> None:
-        super().__init__()
-        if not dim_hidden:
-            raise ConfigError(f"decoder.mlp_ratio: it leaves the MLP no hidden width at width {dim}; make it larger")
-        self.gate = nn.Linear(dim, dim_hidden, bias=False)
-        self.up = nn.Linear(dim, dim_hidden, bias=False)
-        self.down = nn.Linear(dim_hidden, dim, bias=False)
-        init_linear(self.gate, std=dim**-0.5)
-        init_linear(self.up, std=dim**-0.5)
-        init_linear(self.down, std=damping * dim_hidden**-0.5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-def _rotation(position_ids: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Positions (B, S) -> (B, S, 1, head_dim / 2) complex64."""
-    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[:, :, None, None] * _ROTARY_BASE**-exponents
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def _rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-    """Turn neighbouring features of x (B, S, heads, head_dim) as pairs: one complex product, the fastest way."""
-    pairs = torch.view_as_complex(x.to(_at_least_float32(x)).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 def _visible(context: CausalContext) -> torch.Tensor | None:
@@ -207,7 +118,3 @@ def _visible(context: CausalContext) -> torch.Tensor | None:
     queries = keys[C - S :, None]
     # A padded position sees itself, lest the softmax over nothing make NaNs.
     return ((keys <= queries) & mask[:, None, None, :]) | (keys == queries)
-
-
-def _at_least_float32(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import LoraConfig
-from impresa.decoders.quantization import hush_bitsandbytes
+from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
 
-EXTRA = "qwen"
 _NAME = "default"
 """Of the one adapter that a model gets."""
 _MARK = "lora_"
-"""What the names of an adapter's parameters have and no other's."""
+"""Part of the names of an adapter's parameters and of no other's."""
 
 
 def add_adapters(model: Any, config: LoraConfig) -> Any:
@@ -99,13 +98,13 @@ def save_adapters(
 
 
 def is_adapter(name: str) -> bool:
-    """Whether the parameter of this name belongs to an adapter."""
+    """True if the parameter of this name belongs to an adapter."""
     return _MARK in name
 
 
 def _import_peft() -> Any:
     hush_bitsandbytes()  # which peft imports where it is installed
-    return import_optional("decoder.use_lora", "peft", EXTRA)
+    return import_optional("decoder.use_lora", "peft", INSTALL)
 
 
 def _settings(peft: Any, config: LoraConfig, **more: Any) -> Any:

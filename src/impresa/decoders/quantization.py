@@ -17,13 +17,14 @@ from impresa.errors import ConfigError
 from impresa.hub import import_optional
 
 KEY = "decoder.load_in_4bit"
-EXTRA = "qwen"
+INSTALL = "'impresa[qwen]'"
+"""Argument of pip for the libraries of four bits and adapters."""
 BLOCK = 64
 """Weights that share a scale."""
 
 
 def quantization_config(precision: Precision) -> Any:
-    """What transformers' `from_pretrained` takes to load a model in NF4.
+    """The settings with which transformers' `from_pretrained` loads a model in NF4.
 
     Everything is said: left to themselves the libraries take FP4, no double quantisation and float32.
 
@@ -32,7 +33,7 @@ def quantization_config(precision: Precision) -> Any:
     """
     hush_bitsandbytes()
     for package in ("bitsandbytes", "accelerate"):
-        import_optional(KEY, package, EXTRA)
+        import_optional(KEY, package, INSTALL)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -50,7 +51,7 @@ def hush_bitsandbytes() -> None:
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
-    """What dequantised weights are multiplied in: the 16-bit type of the run's precision, or else float32."""
+    """The type that dequantised weights are multiplied in: the 16-bit type of the run's precision, else float32."""
     match precision:
         case "bf16-mixed" | "bf16-true":
             return torch.bfloat16

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import RecursionConfig
-from impresa.decoders.causal_network import CausalContext, CausalNetwork, Sight, rms_normalise
-from impresa.encoders.transformer import fitting_heads
+from impresa.decoders.causal_network import AttentionInputs, CausalNetwork
+from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError
-
-__all__ = ["CausalContext", "LatentRecursion", "RecursionHead"]
+from impresa.layers.attention import fitting_heads
+from impresa.layers.norms import rms_normalise
 
 _HEAD_DIM = 64
 
@@ -86,50 +86,57 @@ class LatentRecursion(nn.Module):
         passes = config.num_rounds * config.num_cycles * (config.num_steps + 1) if config.recursive else 1
         return passes * config.num_layers
 
-    def forward(
-        self, x: torch.Tensor, start: torch.Tensor | None, attention: CausalContext
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor, start: torch.Tensor | None, context: CausalContext) -> tuple[torch.Tensor, ...]:
         """Recurse.
 
         Args:
             x: X (B, S, D).
             start: (B, S, D), H before the first cycle. None: the fixed start.
-            attention: what each position may see, and the cache.
+            context: what each position may see, and the cache.
 
         Returns:
             H (B, S, D) after each of the N rounds, with a root mean square of one; the last is the answer.
+
+        Raises:
+            ConfigError: the cache cannot grow beyond the layers that it was made for.
         """
+        _check_room(context)
         x = rms_normalise(x)
-        sight = Sight.of(attention, self.head_dim)
-        slots = iter(range(attention.first_slot, attention.first_slot + self.num_slots, self.config.num_layers))
+        inputs = AttentionInputs.of(context, self.head_dim)
+        slots = iter(range(context.first_slot, context.first_slot + self.num_slots, self.config.num_layers))
         if not self.config.recursive:
-            return (self._refine(x, sight, slots),)
+            return (self._refine(x, inputs, slots),)
         answer = self.answer.to(x.dtype).expand_as(x) if start is None else rms_normalise(start)
         reasoning = self.reasoning.to(x.dtype).expand_as(x)
         rounds = []
         for _ in range(self.config.num_rounds):
             with torch.no_grad():
                 for _ in range(self.config.num_cycles - 1):
-                    answer, reasoning = self._cycle(x, answer, reasoning, sight, slots)
+                    answer, reasoning = self._cycle(x, answer, reasoning, inputs, slots)
             # Older releases of PyTorch would reuse the 16-bit weights that autocast made without gradient.
             torch.clear_autocast_cache()
-            answer, reasoning = self._cycle(x, answer, reasoning, sight, slots)
+            answer, reasoning = self._cycle(x, answer, reasoning, inputs, slots)
             rounds.append(answer)
             answer, reasoning = answer.detach(), reasoning.detach()
         return tuple(rounds)
 
     def _cycle(
-        self, x: torch.Tensor, answer: torch.Tensor, reasoning: torch.Tensor, sight: Sight, slots: Iterator[int]
+        self,
+        x: torch.Tensor,
+        answer: torch.Tensor,
+        reasoning: torch.Tensor,
+        inputs: AttentionInputs,
+        slots: Iterator[int],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         given = x + answer
         for _ in range(self.config.num_steps):
-            reasoning = self._refine(given + reasoning, sight, slots)
-        return self._refine(answer + reasoning, sight, slots), reasoning
+            reasoning = self._refine(given + reasoning, inputs, slots)
+        return self._refine(answer + reasoning, inputs, slots), reasoning
 
-    def _refine(self, x: torch.Tensor, sight: Sight, slots: Iterator[int]) -> torch.Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled() and sight.cache is None:
-            return checkpoint(self.network, x, sight, next(slots), use_reentrant=False)
-        return self.network(x, sight, next(slots))
+    def _refine(self, x: torch.Tensor, inputs: AttentionInputs, slots: Iterator[int]) -> torch.Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled() and inputs.cache is None:
+            return checkpoint(self.network, x, inputs, next(slots), use_reentrant=False)
+        return self.network(x, inputs, next(slots))
 
 
 class RecursionHead(nn.Module):
@@ -167,12 +174,20 @@ class RecursionHead(nn.Module):
         """Slots of the cache that a call fills, after those of the language model."""
         return self.recursion.num_slots
 
-    def forward(self, hidden: torch.Tensor, attention: CausalContext) -> tuple[torch.Tensor, ...]:
-        """(B, S, D) of any floating type -> the same after each round; `attention.first_slot` is the number of layers
+    def forward(self, hidden: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+        """(B, S, D) of any floating type -> the same after each round; `context.first_slot` is the number of layers
         of the language model."""
         h = hidden.to(self.norm.weight.dtype)
-        rounds = self.recursion(h, h, attention)
+        rounds = self.recursion(h, h, context)
         return tuple(hidden + (self.gate * self.norm(answer)).to(hidden.dtype) for answer in rounds)
+
+
+def _check_room(context: CausalContext) -> None:
+    if context.cache is None or isinstance(context.cache, SharedPast):
+        return
+    if getattr(context.cache, "layer_class_to_replicate", None) is None:
+        fault = f"{type(context.cache).__name__} was made for a fixed number of layers, and the recursion needs more"
+        raise ConfigError(f"past_key_values: {fault}; pass an empty DynamicCache()")
 
 
 def _heads_of(dim: int) -> int:

@@ -9,15 +9,13 @@ Letters of shapes: B batch, T text, S prefix and text, H width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import DecoderConfig
-from impresa.decoders.base import Decoder, positions_of
-from impresa.decoders.causal_network import CausalContext, SharedPast
+from impresa.decoders.base import Decoder
+from impresa.decoders.context import CausalContext
 from impresa.decoders.recursion import LatentRecursion
 from impresa.errors import ConfigError
 
@@ -26,8 +24,8 @@ class TRMDecoder(Decoder):
     """Token embeddings, latent recursion, and an LM head that is tied to the embeddings.
 
     Prefix and token embeddings are each brought to a root mean square of one before the recursion, so that neither
-    drowns the other. The tied head saves V x H parameters, most of a small model's; a gain of width H before it takes
-    the place of a norm's (the recursion's output is normalised already).
+    drowns the other. The tied head saves V x H parameters, most of a small model's; a gain of width H before it
+    stands for that of a norm (the recursion's output is normalised already).
 
     With `config.recursion.recursive` false it is a plain decoder of the same parameters, the control.
 
@@ -55,39 +53,13 @@ class TRMDecoder(Decoder):
             activation_checkpointing=config.activation_checkpointing,
         )
         self.gain = nn.Parameter(torch.ones(config.dim))
+        self.can_share_prefixes = not config.activation_checkpointing  # which keeps no keys and values
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) -> embeddings (B, T, H)."""
         return self.embedding(input_ids)
 
-    def run(self, embeds: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Embeddings (B, S, H) -> the answer state H (B, S, H) after each round of deep supervision."""
-        return self.recursion(embeds, None, CausalContext(mask, position_ids))
-
-    def run_shared(
-        self,
-        prefix_embeds: torch.Tensor,
-        prefix_mask: torch.Tensor,
-        text: torch.Tensor,
-        mask: torch.Tensor,
-        prefix_of_row: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...] | None:
-        """See `Decoder.run_shared`: causality lets all texts of a prefix read the same states of it."""
-        if self.recursion.activation_checkpointing:  # it keeps no keys and values
-            return None
-        past, P = SharedPast(), prefix_embeds.shape[1]
-        before = self.recursion(prefix_embeds, None, CausalContext(prefix_mask, positions_of(prefix_mask), past))
-        past.share(prefix_of_row)
-        behind = self.recursion(text, None, CausalContext(mask, positions_of(mask)[:, P:], past))
-        return tuple(torch.cat((a[prefix_of_row], b), dim=1) for a, b in zip(before, behind, strict=True))
+    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+        return self.recursion(embeds, None, context)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states (..., H) -> logits (..., V)."""
         return F.linear(hidden * self.gain, self.embedding.weight)
-
-    @property
-    def causal_lm(self) -> Any:
-        """The decoder as a model of transformers, made anew at each call around the same weights."""
-        from impresa.decoders.trm_generation import TRMForCausalLM
-
-        return TRMForCausalLM(self)

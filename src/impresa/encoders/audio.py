@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
-from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.output import Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_audio import load_audio_backbone
 from impresa.encoders.tower import Tower
-from impresa.encoders.transformer import Transformer, init_linear
+from impresa.encoders.transformer import Transformer
 from impresa.errors import ConfigError, DataError
+from impresa.layers.init import init_linear
 
 
 class SpectrogramTransformer(nn.Module):
@@ -40,8 +41,7 @@ class SpectrogramTransformer(nn.Module):
             raise ConfigError(f"audio_encoder.patch_size: {side} does not divide the {num_mels} mel bins; 16 does")
         self.patch_size, self.num_mels, self.max_frames = side, num_mels, max_frames
         std = config.dim**-0.5
-        self.patch_embedding = nn.Linear(side**2, config.dim)
-        init_linear(self.patch_embedding, std=1 / side)
+        self.patch_embedding = init_linear(nn.Linear(side**2, config.dim), std=1 / side)
         self.times = nn.Parameter(std * torch.randn(-(-max_frames // side), 1, config.dim))
         self.pitches = nn.Parameter(std * torch.randn(num_mels // side, config.dim))
         self.dropout = nn.Dropout(config.drop_rate)
@@ -76,7 +76,8 @@ class SpectrogramTransformer(nn.Module):
 
 
 class AudioEncoder(Tower):
-    """Sounds to embeddings, by our transformer over log-mel patches or a pretrained tower.
+    """Sounds to embeddings (B, E) by our transformer over log-mel patches or a pretrained tower: features (B, F, M) and
+    their mask (B, F) bool, true on real frames.
 
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
@@ -94,19 +95,3 @@ class AudioEncoder(Tower):
         else:
             backbone = load_audio_backbone(config.backbone, load_weights=load_weights)
             super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
-
-    def forward(
-        self, audio: torch.Tensor, mask: torch.Tensor | None = None, return_tokens: bool = False
-    ) -> EncoderOutput:
-        """Encode features (B, F, M) with their mask (B, F) bool, true on real frames (None: everywhere).
-
-        Returns:
-            `pooled` (B, E); with `return_tokens` also the projected `tokens` (B, N, D) and their `mask` (B, N).
-        """
-        features = self.backbone(audio, mask, summary_only=self.needs_summary_only(return_tokens))
-        return self.embed(features, return_tokens=return_tokens)
-
-    def read(self, audio: torch.Tensor, mask: torch.Tensor | None = None) -> EncoderOutput:
-        """The tokens (B, N, D) of sounds, with their mask, that a language model is to read: the Perceiver's latents if
-        there is one; `pooled` is empty."""
-        return self.tokens_of(self.backbone(audio, mask), "tokens" if self.perceiver is None else "perceiver")

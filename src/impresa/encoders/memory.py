@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 from impresa.config.experiment import MemoryConfig
-from impresa.encoders.transformer import Attention, fitting_heads
+from impresa.layers.attention import Attention, fitting_heads
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class MemoryTokens(nn.Module):
         training mode since the last call. Without any, S stays.
 
         Args:
-            step: optimizer steps done since the start of the training, from 1.
+            step: optimizer steps done since the start of the training run, from 1.
         """
         if self.is_static:
             return
@@ -148,7 +148,7 @@ def _start(config: MemoryConfig) -> torch.Tensor:
         return nn.init.zeros_(tokens)
     if config.memory_init == "orthogonal":
         return nn.init.orthogonal_(tokens)
-    return nn.init.normal_(tokens, std=0.02)  # for `features`: what an evaluation before the first batch sees
+    return nn.init.normal_(tokens, std=0.02)  # for `features` too: an evaluation before the first batch sees them
 
 
 def _linear(dim_in: int, dim_out: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What backbones and encoders return."""
+"""The outputs of backbones and encoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass
 class Features:
-    """What a backbone hands to its encoder, after its last norm, for B inputs."""
+    """The output of a backbone for B inputs, after its last norm."""
 
     summary: torch.Tensor | None = None
     """(B, D), the token that stands for the whole input: CLS of an image, the end token of a text."""

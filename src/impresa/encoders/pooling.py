@@ -6,47 +6,24 @@ Letters of shapes: B batch, N tokens, D width.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig
-from impresa.encoders.transformer import Attention, fitting_heads
+from impresa.encoders.output import Features
 from impresa.errors import ConfigError
+from impresa.layers.attention import Attention, fitting_heads
 
 logger = logging.getLogger(__name__)
 
 Summary = Literal["cls", "eot", "own"]
-"""What a backbone sums up its input in: CLS, the end token of a causal text, or what its own pooling gives."""
+"""A backbone's own summary of its input: CLS, the end token of a causal text, or the result of its own pooling."""
 
 
-def pooling_of(config: EncoderConfig, summary: Summary | None) -> Literal["summary", "mean", "attention", "latents"]:
-    """How a tower pools: the mean of the Perceiver's latents if it has one, else by `use_attention_pooling`, else by
-    `pooling`.
-
-    Args:
-        config: the tower's settings.
-        summary: the summary token that its backbone has, if any; `auto` takes it, or else the mean.
-
-    Raises:
-        ConfigError: `pooling` asks for a token that the backbone does not have.
-    """
-    if config.use_perceiver:
-        if config.use_attention_pooling:
-            logger.info("use_attention_pooling: ignored under the Perceiver, whose latents are averaged")
-        return "latents"
-    if config.use_attention_pooling:
-        return "attention"
-    if config.pooling in ("auto", summary):
-        return "summary" if summary else "mean"
-    if config.pooling == "mean":
-        return "mean"
-    choice = summary if summary in ("cls", "eot") else "auto"
-    raise ConfigError(f"pooling: {config.pooling} is no token of this tower; choose {choice} or mean")
-
-
-def mean_pool(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def mean_pool(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean (B, D) of the real tokens of (B, N, D); `mask` (B, N) is true where a token is real, None for everywhere."""
     if mask is None:
         return tokens.mean(dim=1)
@@ -54,7 +31,36 @@ def mean_pool(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.T
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-class AttentionPooling(nn.Module):
+class Pooling(nn.Module, ABC):
+    """Features that have passed the projection or the Perceiver -> (B, D)."""
+
+    reads_summary = False
+    """Reads the summary and not the tokens, which the backbone may then leave out."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tensor:
+        """`features.tokens` (B, N, D) and `features.mask` (B, N), or `features.summary` (B, D), to (B, D)."""
+
+
+class SummaryPooling(Pooling):
+    """The backbone's own summary."""
+
+    reads_summary = True
+
+    def forward(self, features: Features) -> Tensor:
+        assert features.summary is not None
+        return features.summary
+
+
+class MeanPooling(Pooling):
+    """The mean of the real tokens."""
+
+    def forward(self, features: Features) -> Tensor:
+        assert features.tokens is not None
+        return mean_pool(features.tokens, features.mask)
+
+
+class AttentionPooling(Pooling):
     """One learned query reads the tokens by multi-head attention (Lee et al. 2019, arXiv:1810.00825).
 
     Args:
@@ -67,7 +73,37 @@ class AttentionPooling(nn.Module):
         self.query = nn.Parameter(dim**-0.5 * torch.randn(1, 1, dim))
         self.attention = Attention(dim, fitting_heads(dim, num_heads))
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, N, D) -> (B, D); `mask` (B, N) bool is true where a token is real, None for everywhere."""
-        visible = None if mask is None else mask[:, None, None, :].bool()
-        return self.attention(self.query, tokens, mask=visible).squeeze(1)
+    def forward(self, features: Features) -> Tensor:
+        assert features.tokens is not None
+        visible = None if features.mask is None else features.mask[:, None, None, :].bool()
+        return self.attention(self.query, features.tokens, mask=visible).squeeze(1)
+
+
+OF_TOKENS: dict[str, type[Pooling]] = {"mean": MeanPooling}
+"""Values of `pooling` that every tower can use, for they read its tokens; the others name a summary."""
+
+
+def build_pooling(config: EncoderConfig, dim: int, summary: Summary | None) -> Pooling:
+    """The pooling of a tower: the mean of the Perceiver's latents if it has one, else by `use_attention_pooling`, else
+    by `pooling`.
+
+    Args:
+        config: the tower's settings.
+        dim: D.
+        summary: the summary that its backbone has, if any; `auto` takes it, or else the mean.
+
+    Raises:
+        ConfigError: `pooling` names a summary that the backbone does not have.
+    """
+    if config.use_perceiver:
+        if config.use_attention_pooling:
+            logger.info("use_attention_pooling: ignored under the Perceiver, whose latents are averaged")
+        return MeanPooling()
+    if config.use_attention_pooling:
+        return AttentionPooling(dim, config.num_heads)
+    if config.pooling in OF_TOKENS:
+        return OF_TOKENS[config.pooling]()
+    if config.pooling in ("auto", summary):
+        return SummaryPooling() if summary else MeanPooling()
+    choices = (summary if summary in ("cls", "eot") else "auto", *OF_TOKENS)
+    raise ConfigError(f"pooling: {config.pooling} is no token of this tower; choose {' or '.join(choices)}")

@@ -18,7 +18,7 @@ from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import location, read_config, reading, recompute_activations
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class PretrainedBackbone(nn.Module):
@@ -35,9 +35,9 @@ class PretrainedBackbone(nn.Module):
     pooler: nn.Module | None
     """The part that makes the summary from the tokens, where it has weights of its own."""
     head: nn.Module | None
-    """What maps the summary into the model's own embedding space, if it has one."""
+    """The map of the summary into the model's own embedding space, if it has one."""
     has_cls: bool
-    """Whether there is a CLS token for those who ask for it, though the model does not sum up in it."""
+    """There is a CLS token for those who ask for it, though the model does not sum up in it."""
 
     def __init__(self, model: Any, *, dim: int, summary: Summary | None) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class PretrainedBackbone(nn.Module):
         self.config: Any = None  # of the whole model, where it is one of transformers
 
     def save_architecture(self, folder: Path) -> None:
-        """Write what it takes to build the tower again without its weights."""
+        """Write the config that the tower is built from again without its weights."""
         if self.config is not None:
             self.config.save_pretrained(folder)
 
@@ -60,28 +60,13 @@ class PretrainedBackbone(nn.Module):
         return head if head is not None and _num_outputs(head, self.dim) == embed_dim else None
 
     def drop_pooler(self) -> None:
-        """Forget how to make the summary, when nobody reads it, so that no weight is left without a gradient."""
+        """Drop the part that makes the summary, when nobody reads it, so that no weight is left without a gradient."""
         self.pooler = None
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
         """The stack of equal blocks that the tokens pass; None where there is none, or a family has not named it."""
         return None
-
-    @property
-    def has_block_to_spare(self) -> bool:
-        """Whether the model has a stack of more than one block."""
-        return len(self.blocks or ()) > 1
-
-    def drop_last_block(self) -> None:
-        """Leave the last block out from now on.
-
-        Raises:
-            ConfigError: the model has no stack of blocks, or a single one.
-        """
-        if self.blocks is None or len(self.blocks) < 2:
-            raise ConfigError(f"decoder.prefix_layer: {type(self.model).__name__} has no block to spare; use last")
-        del self.blocks[-1]
 
     def recompute_activations(self) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, where the model can."""
@@ -171,7 +156,7 @@ def _check_weights(name: str, kept: set[str], info: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{name}: {_listed(missing)} are not in its files; save the whole model again")
     unexpected = sorted(info["unexpected_keys"])
     if unexpected:
-        _log.warning("%s: left out %s, which the tower has no place for", name, _listed(unexpected))
+        logger.warning("%s: left out %s, which the tower has no place for", name, _listed(unexpected))
 
 
 def _listed(names: list[str], most: int = 3) -> str:

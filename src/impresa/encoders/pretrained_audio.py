@@ -79,6 +79,6 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_audio_backbone(name: str, *, load_weights: bool = True) -> PretrainedBackbone:
-    """The audio tower of a pretrained model by Hugging Face id or path; arguments and errors as of `load_backbone`."""
+    """The audio tower of a pretrained model by Hugging Face id or path; arguments and errors: see `load_backbone`."""
     known = "Whisper, CLAP or AST"
     return load_backbone(name, FAMILIES.get, key=KEY, modality="sound", known=known, load_weights=load_weights)

@@ -27,7 +27,7 @@ class CLIPText(PretrainedBackbone):
         self.head = getattr(model, "text_projection", None)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         # No mask: attention is causal and the padding on the right, so that no token that is read sees any.
         out = self.model(input_ids)
@@ -46,7 +46,7 @@ class SigLIPText(PretrainedBackbone):
         self.head, tower.head = tower.head, torch.nn.Identity()
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         length = self.model.config.max_position_embeddings
         if input_ids.shape[1] != length:
@@ -71,7 +71,7 @@ class EncoderText(PretrainedBackbone):
             model.pooler = None  # made for next-sentence prediction; unused it would have no gradient
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         numbers = None if attention_mask is None else attention_mask.long()  # older towers subtract the mask from one
         tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state
@@ -87,7 +87,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_text_backbone(name: str, *, load_weights: bool = True) -> PretrainedBackbone:
-    """The text tower of a pretrained model by Hugging Face id or path; arguments and errors as of `load_backbone`."""
+    """The text tower of a pretrained model by Hugging Face id or path; arguments and errors: see `load_backbone`."""
     known = "CLIP, SigLIP, or an encoder such as BERT or a sentence-transformers model"
     return load_backbone(name, _family_of, key=KEY, modality="text", known=known, load_weights=load_weights)
 

@@ -122,7 +122,7 @@ def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = Tru
     Args:
         name: a Hugging Face id, a path, or `timm:NAME`.
         image_size: S. Position embeddings of CLIP, SigLIP and DINOv2 are interpolated when it is not the tower's own.
-        load_weights: as of `load_backbone`.
+        load_weights: false builds the tower from its config alone.
 
     Raises:
         ConfigError: as `load_backbone`; timm cannot be imported or used; the tower cannot see images of this size.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
-from impresa.encoders.output import EncoderOutput, Features
+from impresa.encoders.output import Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_text import load_text_backbone
 from impresa.encoders.tower import Tower
@@ -36,7 +36,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, *, summary_only: bool = False
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         """Encode texts.
 
@@ -62,7 +62,8 @@ class TextTransformer(nn.Module):
 
 
 class TextEncoder(Tower):
-    """Texts to embeddings, by our causal transformer or a pretrained tower, on the batch as long as it is given.
+    """Texts to embeddings (B, E) by our causal transformer or a pretrained tower: token ids (B, T) int64, padded on the
+    right and computed as long as they are given, and their mask (B, T) bool.
 
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
@@ -80,15 +81,3 @@ class TextEncoder(Tower):
             backbone = load_text_backbone(config.backbone, load_weights=load_weights)
             summary = "cls" if config.pooling == "cls" and backbone.has_cls else backbone.summary
             super().__init__(config, backbone, dim=backbone.dim, summary=summary)
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_tokens: bool = False
-    ) -> EncoderOutput:
-        """Encode texts: ids (B, T) int64, padded on the right, and their mask (B, T) bool (None: nothing is padded).
-
-        Returns:
-            `pooled` (B, E); with `return_tokens` also the projected `tokens` (B, T, D) and their `mask` (B, T).
-        """
-        summary_only = self.needs_summary_only(return_tokens)
-        features = self.backbone(input_ids, attention_mask, summary_only=summary_only)
-        return self.embed(features, return_tokens=return_tokens)

@@ -1,34 +1,33 @@
-"""What every encoder does with the features of its backbone: project or compress, pool, embed."""
+"""The path of all encoders: backbone, projection or Perceiver, pooling, embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Literal, Self
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, PrefixTokens
 from impresa.encoders.output import EncoderOutput, Features
-from impresa.encoders.perceiver import PerceiverResampler
-from impresa.encoders.pooling import AttentionPooling, Summary, mean_pool, pooling_of
+from impresa.encoders.pooling import MeanPooling, Pooling, Summary, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone
-from impresa.encoders.projection import build_projection
-from impresa.encoders.transformer import init_linear
 from impresa.errors import ConfigError
+from impresa.layers.init import init_linear
+from impresa.layers.mlp import MLP
+from impresa.layers.perceiver import PerceiverResampler
 
 
 class Tower(nn.Module):
     """backbone -> tokens -> projection or Perceiver -> pooling -> head -> embedding.
 
-    A subclass makes the backbone and feeds it its modality. A frozen backbone stays in eval mode and gets no gradient;
-    what stands behind it is trained, unless the whole tower comes from a run of ours (`config.checkpoint`).
+    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; what
+    stands behind it is trained, unless the whole tower comes from a run of ours (`config.checkpoint`).
 
     Args:
         config: the tower's settings.
         backbone: returns `Features` of width `dim`.
         dim: D, the width of the backbone's features.
-        summary: the summary token that the backbone offers, if any.
+        summary: the summary that the backbone offers, if any.
     """
 
     def __init__(self, config: EncoderConfig, backbone: nn.Module, *, dim: int, summary: Summary | None) -> None:
@@ -36,18 +35,23 @@ class Tower(nn.Module):
         self.dim = dim
         self.summary = summary
         self.backbone = backbone
-        self.pools = pooling_of(config, summary)
         self.perceiver = _build_perceiver(config, dim) if config.use_perceiver else None
-        self.projection = nn.Identity() if config.use_perceiver else build_projection(config.projection, dim)
-        self.attention_pooling = AttentionPooling(dim, config.num_heads) if self.pools == "attention" else None
-        self.head: nn.Module = _build_head(dim, config.embed_dim)
+        self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
+        # Runs have stored the one pooling that has weights under this name.
+        self.attention_pooling = build_pooling(config, dim, summary)
+        self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
         self.has_own_head = False
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
         self.comes_from_a_run = config.checkpoint is not None
+        self.reads_memory = False
         if isinstance(backbone, PretrainedBackbone):
             self._fit(backbone, config)
         if self.is_frozen:
             self._frozen_part().requires_grad_(False).eval()
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.attention_pooling
 
     def _frozen_part(self) -> nn.Module:
         """All of a tower that comes from a run of ours; of another its backbone, with new parts behind it."""
@@ -57,17 +61,17 @@ class Tower(nn.Module):
         """Keep of a pretrained tower what is read. Its head stays where nothing new stands before it: then the tower
         starts as the very model that it comes from. It is frozen together with the backbone."""
         own_head = backbone.take_head(config.embed_dim)
-        self.has_own_head = own_head is not None and self.pools == "summary" and config.projection == "none"
+        self.has_own_head = own_head is not None and self.pooling.reads_summary and config.projection == "none"
         if own_head is not None and self.has_own_head:
             self.head = own_head.requires_grad_(not self.is_frozen)
-        if self.pools != "summary":
+        if not self.pooling.reads_summary:
             backbone.drop_pooler()
         if config.activation_checkpointing and not self.is_frozen:
             backbone.recompute_activations()
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """What comes from a pretrained model: the parameters of its backbone, and of its head if that is kept; all of a
-        tower that comes from a run of ours."""
+        """The parameters that come from a pretrained model: those of its backbone, and of its head if that is kept; all
+        of a tower that comes from a run of ours."""
         if self.comes_from_a_run:
             yield from self.parameters()
             return
@@ -83,13 +87,53 @@ class Tower(nn.Module):
                 module.training = False
         return self
 
+    def forward(self, *inputs: Tensor | None, return_tokens: bool = False) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            inputs: those of the backbone: images; token ids and their mask; features of sounds and their mask. A mask
+                may be None or left out where all is real.
+            return_tokens: with the tokens, their mask, and the memory tokens of a tower that has them.
+        """
+        features = self.backbone(*inputs, summary_only=self.pooling.reads_summary and not return_tokens)
+        return self.embed(features, return_tokens=return_tokens)
+
+    def embed(self, features: Features, *, return_tokens: bool) -> EncoderOutput:
+        """Pool the features of the backbone. Memory tokens take no part and are handed on as they are."""
+        projected = self._project(features)
+        pooled = self.head(self.pooling(projected))
+        if not return_tokens:
+            return EncoderOutput(pooled)
+        return EncoderOutput(pooled, projected.tokens, projected.mask, features.memory)
+
+    def _project(self, features: Features) -> Features:
+        """The features behind the projection, or the latents of the Perceiver, all of which are real."""
+        if self.perceiver is not None:
+            return Features(tokens=self.perceiver(features.tokens, features.mask))
+        summary = self.projection(features.summary) if self.pooling.reads_summary else None
+        tokens = None if features.tokens is None else self.projection(features.tokens)
+        return Features(summary, tokens, features.mask)
+
     @property
     def sums_up_in_cls(self) -> bool:
-        """Whether the embedding is made of CLS alone, so that nothing trains what the last block does to the rest."""
-        return self.pools == "summary" and self.summary == "cls"
+        """The embedding is made of CLS alone, so that nothing trains what the last block does to the other tokens."""
+        return isinstance(self.pooling, SummaryPooling) and self.summary == "cls"
+
+    @property
+    def has_block_to_spare(self) -> bool:
+        """The backbone has a stack of more than one block."""
+        return len(getattr(self.backbone, "blocks", None) or ()) > 1
+
+    def _drop_last_block(self) -> None:
+        if not self.has_block_to_spare:
+            fault = "the tower has a single block"
+            if isinstance(self.backbone, PretrainedBackbone):
+                fault = f"{type(self.backbone.model).__name__} has no block to spare"
+            raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
+        del self.backbone.blocks[-1]  # type: ignore[union-attr, operator]
 
     def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
-        """Turn into a tower that is asked for tokens only (see `read`): what only its embedding needs goes.
+        """Turn into a tower that is only read from now on (see `read`): the parts of its embedding go.
 
         Args:
             which: the tokens that will be read.
@@ -103,51 +147,38 @@ class Tower(nn.Module):
         if which == "memory" and getattr(self.backbone, "memory", None) is None:
             raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
         if drop_last_block:
-            self.backbone.drop_last_block()  # type: ignore[operator]
+            self._drop_last_block()
+        self.reads_memory = which == "memory"
         if which != "perceiver":
             self.perceiver = None
         if which != "tokens":
             self.projection = nn.Identity()
-        self.attention_pooling = None
+        self.attention_pooling = MeanPooling()  # has no weights, and no need of a summary
         self.head = nn.Identity()
         if isinstance(self.backbone, PretrainedBackbone):
             self.backbone.drop_pooler()
 
-    def tokens_of(self, features: Features, which: PrefixTokens) -> EncoderOutput:
-        """The tokens that a language model reads, and their mask; there is no embedding."""
-        assert features.tokens is not None
-        nothing = features.tokens.new_zeros(len(features.tokens), 0)
-        match which:
-            case "memory":
-                return EncoderOutput(nothing, features.memory)
-            case "perceiver":
-                assert self.perceiver is not None
-                return EncoderOutput(nothing, self.perceiver(features.tokens, features.mask))
-            case "tokens":
-                return EncoderOutput(nothing, self.projection(features.tokens), features.mask)
+    def read(self, *inputs: Tensor | None) -> EncoderOutput:
+        """The tokens that `keep` has named, with their mask, for a language model; `pooled` is empty.
 
-    def needs_summary_only(self, return_tokens: bool) -> bool:
-        """Whether nobody reads the tokens, so that the backbone may leave them out."""
-        return self.pools == "summary" and not return_tokens
+        Args:
+            inputs: the same as those of `forward`.
+        """
+        features: Features = self.backbone(*inputs)
+        kept = Features(tokens=features.memory) if self.reads_memory else self._project(features)
+        assert kept.tokens is not None
+        return EncoderOutput(kept.tokens.new_zeros(len(kept.tokens), 0), kept.tokens, kept.mask)
 
-    def embed(self, features: Features, *, return_tokens: bool) -> EncoderOutput:
-        """Project or compress the features and pool them. Memory tokens take no part and are handed on as they are."""
-        if self.needs_summary_only(return_tokens):
-            return EncoderOutput(self.head(self.projection(features.summary)))
-        tokens, mask = self.projection(features.tokens), features.mask
-        if self.perceiver is not None:
-            tokens, mask = self.perceiver(tokens, mask), None  # latents are always real
-        pooled = self.head(self._pool(features.summary, tokens, mask))
-        if not return_tokens:
-            return EncoderOutput(pooled)
-        return EncoderOutput(pooled, tokens, mask, features.memory)
 
-    def _pool(self, summary: torch.Tensor | None, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        if self.pools == "summary":
-            return self.projection(summary)
-        if self.attention_pooling is not None:
-            return self.attention_pooling(tokens, mask)
-        return mean_pool(tokens, mask)
+def build_projection(kind: Literal["mlp", "linear", "none"], dim: int) -> nn.Module:
+    """A map of each token by itself, (..., D) -> (..., D): `mlp` has one hidden layer of width D."""
+    match kind:
+        case "mlp":
+            return MLP(dim, dim)
+        case "linear":
+            return init_linear(nn.Linear(dim, dim), std=dim**-0.5)
+        case "none":
+            return nn.Identity()
 
 
 def _build_perceiver(config: EncoderConfig, dim: int) -> PerceiverResampler:
@@ -157,9 +188,3 @@ def _build_perceiver(config: EncoderConfig, dim: int) -> PerceiverResampler:
         num_layers=config.perceiver_num_layers,
         num_heads=config.perceiver_num_heads,
     )
-
-
-def _build_head(dim: int, embed_dim: int) -> nn.Linear:
-    head = nn.Linear(dim, embed_dim, bias=False)
-    init_linear(head, std=dim**-0.5)
-    return head

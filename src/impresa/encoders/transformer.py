@@ -1,114 +1,18 @@
-"""Attention and pre-norm transformer blocks, shared by every tower that is trained from scratch.
+"""Pre-norm transformer blocks, shared by every tower that is trained from scratch.
 
-Letters of shapes: B batch, N tokens, Q queries, D width, H heads.
+Letters of shapes: B batch, N tokens, D width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import EncoderConfig
-from impresa.errors import ConfigError
-
-
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP weights were trained with."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-
-
-def init_linear(linear: nn.Linear, std: float) -> None:
-    """Normal weights of standard deviation `std`, zero bias."""
-    nn.init.normal_(linear.weight, std=std)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-
-
-def fitting_heads(dim: int, num_heads: int) -> int:
-    """The largest number of heads up to `num_heads` that divides `dim`."""
-    return max(heads for heads in range(1, num_heads + 1) if dim % heads == 0)
-
-
-class Attention(nn.Module):
-    """Multi-head attention of queries to a context (Vaswani et al. 2017, arXiv:1706.03762).
-
-    Args:
-        dim: D, the width of queries, context and output.
-        num_heads: H, a divisor of D.
-        dropout: probability of dropping an attention weight in training.
-        bias: whether its linear maps have one.
-
-    Raises:
-        ConfigError: H does not divide D.
-    """
-
-    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ConfigError(f"num_heads: {num_heads} does not divide the width {dim}; choose a divisor")
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
-        for linear in (self.query, self.key_value, self.out):
-            init_linear(linear, std=dim**-0.5)
-
-    def forward(
-        self,
-        queries: torch.Tensor,
-        context: torch.Tensor,
-        *,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
-    ) -> torch.Tensor:
-        """Read the context.
-
-        Args:
-            queries: (B, Q, D), or (1, Q, D) when all of the batch asks the same.
-            context: (B, N, D).
-            mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
-            is_causal: query i sees tokens 0 to i; excludes `mask`.
-
-        Returns:
-            (B, Q, D).
-        """
-        keys, values = self.key_value(context).chunk(2, dim=-1)
-        read = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries)).expand(len(context), -1, -1, -1),
-            self._split_heads(keys),
-            self._split_heads(values),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal,
-        )
-        return self.out(read.transpose(1, 2).flatten(2))
-
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)
-
-
-class MLP(nn.Module):
-    """Two linear layers with an activation between them, token by token: (B, N, D) -> (B, N, D)."""
-
-    def __init__(self, dim: int, dim_hidden: int, *, activation: str = "gelu", dropout: float = 0.0) -> None:
-        super().__init__()
-        self.up = nn.Linear(dim, dim_hidden)
-        self.activation = ACTIVATIONS[activation]()
-        self.down = nn.Linear(dim_hidden, dim)
-        self.dropout = nn.Dropout(dropout)
-        init_linear(self.up, std=dim**-0.5)
-        init_linear(self.down, std=dim_hidden**-0.5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.down(self.dropout(self.activation(self.up(x)))))
+from impresa.layers.attention import Attention
+from impresa.layers.init import init_linear
+from impresa.layers.mlp import MLP
 
 
 class Block(nn.Module):
@@ -196,16 +100,6 @@ class Transformer(nn.Module):
         for block in blocks:
             x = self._run(block, x, None, visible)
         return self.norm(self._run(last, x, only, visible))
-
-    def drop_last_block(self) -> None:
-        """Leave the last block out from now on.
-
-        Raises:
-            ConfigError: it is the only one.
-        """
-        if len(self.blocks) == 1:
-            raise ConfigError("decoder.prefix_layer: the tower has a single block; use last")
-        del self.blocks[-1]
 
     def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from impresa.config.experiment import EncoderConfig, PrefixTokens, is_from_scratch
-from impresa.encoders.output import EncoderOutput
+from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.encoders.tower import Tower
@@ -13,7 +10,7 @@ from impresa.encoders.vit import VisionTransformer
 
 
 class VisionEncoder(Tower):
-    """Images to embeddings, by our ViT or a pretrained tower.
+    """Images (B, 3, S, S) to embeddings (B, E) by our ViT or a pretrained tower; the tokens are the patches, not CLS.
 
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
@@ -29,20 +26,6 @@ class VisionEncoder(Tower):
         else:
             backbone = load_vision_backbone(config.backbone, image_size, load_weights=load_weights)
             super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
-
-    def forward(self, image: torch.Tensor, return_tokens: bool = False) -> EncoderOutput:
-        """Encode images (B, 3, S, S).
-
-        Returns:
-            `pooled` (B, E); with `return_tokens` also `tokens` (B, N, D), the projected patches without CLS, and
-            `memory` (B, M, D) when the ViT has memory tokens.
-        """
-        features = self.backbone(image, summary_only=self.needs_summary_only(return_tokens))
-        return self.embed(features, return_tokens=return_tokens)
-
-    def read(self, image: torch.Tensor, which: PrefixTokens) -> EncoderOutput:
-        """The tokens (B, N, D) of images (B, 3, S, S) that a language model is to read; `pooled` is empty."""
-        return self.tokens_of(self.backbone(image), which)
 
     def commit(self, step: int) -> None:
         """Update the memory's state after optimizer step number `step` (from 1); see `MemoryTokens.commit`."""

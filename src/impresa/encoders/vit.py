@@ -82,17 +82,8 @@ class VisionTransformer(nn.Module):
         return self._split(self.transformer(x))
 
     @property
-    def has_block_to_spare(self) -> bool:
-        """Whether there is more than one block."""
-        return len(self.transformer.blocks) > 1
-
-    def drop_last_block(self) -> None:
-        """Leave the last block out from now on.
-
-        Raises:
-            ConfigError: it is the only one.
-        """
-        self.transformer.drop_last_block()
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.blocks
 
     def _embed(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embedding(image)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from impresa.layers.norms import at_least_float32
+
 EPS = 1e-6
 """Smallest norm that an embedding is divided by."""
 
@@ -34,8 +36,3 @@ def clip_loss(a: torch.Tensor, b: torch.Tensor, logit_scale: torch.Tensor) -> to
 def unit(embedding: torch.Tensor) -> torch.Tensor:
     """(B, E) scaled to length one, in float32 at least; a zero vector stays zero and has a bounded gradient."""
     return F.normalize(at_least_float32(embedding), dim=-1, eps=EPS)
-
-
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """`x` itself, or in float32 when its numbers have fewer bits."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

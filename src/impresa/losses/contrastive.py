@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 from impresa.config.experiment import LossConfig
 from impresa.errors import DataError
-from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
+from impresa.losses.kinds import KINDS
 from impresa.losses.pairs import Embedded, Pair, caption_labels, pairs_of
 from impresa.losses.siglip import LogitBias
 
 MAX_LOGIT_SCALE = 100.0
-DEFAULT_TEMPERATURE = {"clip": 0.07, "siglip": 0.1}
 
 
 @dataclass
 class LossOutput:
-    """A loss to minimise and what a log shows of it."""
+    """A loss to minimise, and the values to log."""
 
     loss: Tensor
     """Scalar with its graph."""
@@ -36,8 +35,8 @@ class LossOutput:
 class ContrastiveLoss(nn.Module):
     """contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d]), averaged over the pairs of modalities.
 
-    `logit_scale` is t, of which exp(t) multiplies the cosines: a parameter when `learn_temperature`, else a buffer.
-    `logit_bias` holds b of `siglip`, and is None for `clip`.
+    L is the loss `config.type`. `logit_scale` is t, of which exp(t) multiplies the cosines: a parameter when
+    `learn_temperature`, else a buffer. `logit_bias` is the bias b of a loss that has one, else None.
 
     Args:
         config: the loss's settings.
@@ -53,13 +52,13 @@ class ContrastiveLoss(nn.Module):
         self.config = config
         self.mrl_dimensions = tuple(mrl_dimensions)
         self.seed = seed
-        temperature = config.temperature or DEFAULT_TEMPERATURE[config.type]
-        start = torch.tensor(math.log(1 / temperature))
+        self.kind = KINDS[config.type]
+        start = torch.tensor(math.log(1 / (config.temperature or self.kind.temperature)))
         if config.learn_temperature:
             self.logit_scale = nn.Parameter(start)
         else:
             self.register_buffer("logit_scale", start)
-        self.logit_bias = LogitBias(config.siglip_bias) if config.type == "siglip" else None
+        self.logit_bias = LogitBias(config.siglip_bias) if self.kind.has_bias else None
         if self._draws:
             self.register_buffer("step", torch.tensor(0))
 
@@ -97,10 +96,10 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
-        """What follows an optimizer step: the scale is clamped, and the next prefix drawn.
+        """Finish an optimizer step: clamp the scale, and draw the next prefix.
 
         Args:
-            step: optimizer steps done since the start of the training, from 1.
+            step: optimizer steps done since the start of the training run, from 1.
         """
         self.clamp_()
         if self._draws:
@@ -137,16 +136,12 @@ class ContrastiveLoss(nn.Module):
 
     def _prefix_losses(self, pairs: Sequence[Pair], dims: Sequence[int]) -> dict[int, Tensor]:
         """Each prefix's loss, averaged over the pairs; the full width is there even if it weighs nothing."""
-        scale = self.logit_scale.exp()
-        bias = None if self.logit_bias is None else self.logit_bias(pairs, scale, gather=self._gathers)
-        losses = [self._of_pair(pair, dims, scale, bias) for pair in pairs]
+        logits = [self.logit_scale.exp()]
+        if self.logit_bias is not None:
+            logits.append(self.logit_bias(pairs, logits[0], gather=self._gathers))
+        options = {"row_chunk": self.config.row_chunk, "gather": self._gathers}
+        losses = [self.kind.objective(pair.a, pair.b, *logits, dims, labels=pair.labels, **options) for pair in pairs]
         return dict(zip(dims, torch.stack(losses).mean(dim=0), strict=True))
-
-    def _of_pair(self, pair: Pair, dims: Sequence[int], scale: Tensor, bias: Tensor | None) -> Tensor:
-        a, b, labels, chunk, gather = pair.a, pair.b, pair.labels, self.config.row_chunk, self._gathers
-        if bias is None:
-            return matryoshka_clip_loss(a, b, scale, dims, labels=labels, row_chunk=chunk, gather=gather)
-        return matryoshka_siglip_loss(a, b, scale, bias, dims, labels=labels, row_chunk=chunk, gather=gather)
 
     def _scalars(self) -> dict[str, Tensor]:
         scalars = {"logit_scale": self.logit_scale.exp()}

@@ -39,7 +39,7 @@ class RowLayout:
 
     @property
     def weight(self) -> float:
-        """What the sum over this process's rows is multiplied by: processes / rows of all of them."""
+        """Factor of the sum over this process's rows: processes / rows of all of them."""
         return len(self.counts) / max(self.total, 1)
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from impresa.losses.clip import EPS, at_least_float32
+from impresa.layers.norms import at_least_float32
+from impresa.losses.clip import EPS
 from impresa.losses.gather import gather_rows, row_layout
 from impresa.losses.objectives import InfoNCE, Objective, Sigmoid, Targets, Tile
 
@@ -42,14 +43,14 @@ def matryoshka_clip_loss(
     row_chunk: int | None = None,
     gather: bool = False,
 ) -> Tensor:
-    """Symmetric InfoNCE of every prefix: what `clip_loss(a[:, :d], b[:, :d], logit_scale)` is for each d.
+    """Symmetric InfoNCE of every prefix: the same as `clip_loss(a[:, :d], b[:, :d], logit_scale)` for each d.
 
     The losses come one by one, to be weighted, added and logged as one likes; the backward pass costs the same.
     Computed in float32 at least, under autocast too. Differentiable once.
 
     Args:
         a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
-        logit_scale: positive scalar, what cosines are multiplied by.
+        logit_scale: positive scalar that the cosines are multiplied by.
         dims: K different prefix lengths, at most E, in any order.
         labels: (B,) int64; rows with equal labels are right answers to each other, with equal shares of the target.
             None: each row has one right answer.
@@ -80,7 +81,7 @@ def matryoshka_siglip_loss(
     row_chunk: int | None = None,
     gather: bool = False,
 ) -> Tensor:
-    """Sigmoid loss of every prefix: what `siglip_loss(a[:, :d], b[:, :d], logit_scale, logit_bias)` is for each d.
+    """Sigmoid loss of every prefix: the same as `siglip_loss(a[:, :d], b[:, :d], logit_scale, logit_bias)` for each d.
 
     `logit_bias` is a scalar that is added to the scaled cosines. Rows with equal labels are right pairs, each of full
     weight. All else is as in `matryoshka_clip_loss`.
@@ -113,7 +114,7 @@ class _Rows:
 
 @dataclass
 class _Plan:
-    """What the autograd function needs besides its tensors."""
+    """The arguments of the autograd function besides its tensors."""
 
     objective: Objective
     targets: Targets
@@ -164,6 +165,17 @@ def _tiling(rows: _Rows, ascending: Sequence[int], row_chunk: int | None) -> tup
 class _PrefixLosses(torch.autograd.Function):
     """(n, E), (m, E), (scale, bias) -> (K,) losses of the prefixes, from the shortest on.
 
+    With the dot products p_k(i, j) of prefix k, which are sums over its slices, the logits are
+
+        x_k(i, j) = scale * p_k(i, j) / (|a_i| |b_j|), the norms being those of the prefixes
+
+    and with the objective's derivative g_k = dL_k / dx_k, weighted by what comes from above, the gradients are
+
+        by p_k      g_k * scale / (|a_i| |b_j|); a slice collects it from its own and all longer prefixes
+        by |a_i|    -(sum over j of g_k x_k) / |a_i|, and alike for |b_j| over i
+        by scale    (sum over i and j of g_k x_k) / scale
+        by bias     sum over i and j of g_k
+
     All matrix products write into tensors that exist: autocast leaves such products in the precision they have.
     """
 
@@ -191,9 +203,11 @@ class _PrefixLosses(torch.autograd.Function):
         grad_a = torch.zeros_like(a) if ctx.needs_input_grad[0] else None
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(scale)
-        weights = upstream * plan.factor
-        # Sums of gradient * logit, over the columns for each row of a prefix and over the rows for each column.
+        weights = upstream * plan.factor  # (K,)
+        # Sums of g * x, over the columns for each row of a prefix (K, n) and over the rows for each column (K, m).
         sums_a, sums_b = torch.zeros_like(inverse_a), torch.zeros_like(inverse_b)
+        # One allocation for all tiles: the gradient of a prefix, what a slice has collected, scratch, and the logits
+        # of those prefixes of a group that were not kept.
         size = min(plan.tile_size, len(a)) * min(plan.tile_size, len(b))
         most_anew = max((len(group) for group in plan.groups if group.start < plan.num_anew), default=0)
         buffers = a.new_empty(3 + most_anew, size)
@@ -201,8 +215,9 @@ class _PrefixLosses(torch.autograd.Function):
             rows, columns = tile.rows, tile.columns
             gradient, collected, scratch, *logits = buffers[:, : math.prod(tile.shape)].view(-1, *tile.shape)
             collected.zero_()
-            for group in plan.groups:
+            for group in plan.groups:  # the longer prefixes first, for their slices collect the least
                 if group.start < plan.num_anew:
+                    # Dot products add up from the shortest prefix on, so those before the group are run through too.
                     for k in range(group.stop):
                         out = logits[k - group.start] if k in group else None
                         similarities.write(k, plan.slices[k], tile, scratch, out=out)
@@ -213,8 +228,10 @@ class _PrefixLosses(torch.autograd.Function):
                     sums_a[k, rows] += scratch.sum(dim=1) * weights[k]
                     sums_b[k, columns] += scratch.sum(dim=0) * weights[k]
                     grad_bias += gradient.sum() * weights[k]
+                    # From x to the dot products: g * scale / (|a| |b|), onto that of all longer prefixes.
                     gradient.mul_((weights[k] * scale * inverse_a[k, rows])[:, None])
                     collected.addcmul_(gradient, inverse_b[k, columns])
+                    # No shorter prefix has the columns that prefix k adds, so they have collected all that they get.
                     added = plan.slices[k]
                     if grad_a is not None:
                         grad_a[rows, added].addmm_(collected, b[columns, added])
@@ -222,11 +239,13 @@ class _PrefixLosses(torch.autograd.Function):
                         grad_b[columns, added].addmm_(collected.T, a[rows, added])
         _add_norm_gradient(grad_a, a, sums_a, inverse_a, plan.slices)
         _add_norm_gradient(grad_b, b, sums_b, inverse_b, plan.slices)
-        return grad_a, grad_b, torch.stack([sums_a.sum() * (plan.objective.unit / scale), grad_bias]), None
+        # `scale` has the objective's unit in it, and every pair is in exactly one sum of `sums_a`.
+        grad_scale = sums_a.sum() * (plan.objective.unit / scale)
+        return grad_a, grad_b, torch.stack([grad_scale, grad_bias]), None
 
 
 class _Similarities(NamedTuple):
-    """What the scaled cosines of all prefixes follow from."""
+    """The tensors from which the scaled cosines of all prefixes follow."""
 
     a: Tensor
     """(n, E)"""
@@ -258,10 +277,10 @@ def _inverse_norms(x: Tensor, slices: Sequence[slice]) -> Tensor:
 def _add_norm_gradient(
     gradient: Tensor | None, x: Tensor, sums: Tensor, inverse_norms: Tensor, slices: Sequence[slice]
 ) -> None:
-    """Add what flows through the norms: no loss changes with the length of a prefix.
+    """Add the gradient through the norms: no loss changes with the length of a prefix.
 
-    The derivative of 1 / |x| is -x / |x|^3, so each prefix takes sums / |x|^2 times itself away, unless its norm is
-    below `EPS` and thus a constant.
+    The derivative of |x| by x is x / |x|, so each prefix takes sums / |x|^2 times itself away, unless its norm is below
+    `EPS` and thus a constant.
     """
     if gradient is None:
         return

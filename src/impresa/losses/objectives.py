@@ -81,9 +81,9 @@ class Objective(Protocol):
     """A loss on the logits of K prefixes. `scratch` is a tensor of the shape of `x` that may be overwritten."""
 
     unit: float
-    """What the scaled cosines are multiplied by to be the logits `x` of this objective."""
+    """Factor from the scaled cosines to the logits `x` of this objective."""
     factor: float
-    """What `sums` is multiplied by to be a sum of nats over rows."""
+    """Factor from `sums` to a sum of nats over rows."""
 
     def observe(self, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
         """Take in the logits `x` (r, c) of prefix k in a tile."""

@@ -14,7 +14,7 @@ from impresa.config.experiment import Modality, PairName
 from impresa.errors import DataError
 
 Embedded = Literal[Modality, "image+audio"]
-"""What has an embedding: a modality, or image and sound fused into one."""
+"""The name of an embedding: a modality, or image and sound fused into one."""
 FUSED: Literal["image+audio"] = "image+audio"
 PAIRS: dict[PairName, tuple[Embedded, Embedded]] = {
     "image-text": ("image", "text"),

@@ -46,18 +46,6 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         save_file(own, str(temporary), tied)
 
 
-def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without parameters that are frozen, and without what quantisation keeps beside them."""
-    parameters = module.named_parameters(remove_duplicate=False)  # an LM head that is the embedding table goes with it
-    frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)
-    beside = tuple(f"{name}." for name in frozen)
-    return {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if name not in set(frozen) and not name.startswith(beside)
-    }
-
-
 def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
     """Give a module the weights that a finished run has under the name `part`.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, LossType
+from impresa.losses.kinds import KINDS
 from impresa.tasks.alignment.batch import Batch
 from impresa.training.module import TrainingModule
 
@@ -60,6 +60,6 @@ class CollapseWatch(Callback):
         logger.warning(f"step {module.step}: {what}; {cause}, or images and captions do not belong together")
 
 
-def guessing_loss(kind: str, batch_size: int) -> float:
-    """Loss of a model that knows nothing: ln B for `clip`, 1 + ln B for `siglip` (a common plateau of it)."""
-    return math.log(batch_size) + (kind == "siglip")
+def guessing_loss(kind: LossType, batch_size: int) -> float:
+    """Loss of a model that knows nothing; see `LossKind.loss_at_chance`."""
+    return KINDS[kind].loss_at_chance(batch_size)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from impresa.config.experiment import ExperimentConfig
 from impresa.errors import CheckpointError, TrainingError
 from impresa.evaluation.retrieval import retrieval_metrics
-from impresa.run_dir.weights import trained_state
+from impresa.layers.state import trained_state
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.model import AlignmentOutput
 from impresa.tasks.answering.batch import DialogueBatch

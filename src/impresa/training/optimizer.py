@@ -18,10 +18,6 @@ DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 
 GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memory", "logits")
 
-SIGLIP_LOGITS = 100.0
-"""Learning rate of scale and bias under `siglip`, as a multiple of `lr`: the bias has to go from the floor of a fresh
-model, about -ln B, to where pairs are told apart, several times as far down, in the steps in which the towers learn."""
-
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
     """The optimizer of the trainable parameters, with one group for each learning rate and weight decay.
@@ -67,12 +63,12 @@ def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[d
 
 
 def _peak_lr(group: str, config: OptimizationConfig, model: nn.Module) -> float:
-    has_bias = any(loss.logit_bias is not None for loss in _losses(model))
+    logits_scale = max((loss.kind.lr_scale for loss in _losses(model)), default=1.0)
     own = {
         "pretrained_decay": config.lr_pretrained,
         "pretrained_no_decay": config.lr_pretrained,
         "memory": config.lr_memory,
-        "logits": config.lr_logits or (SIGLIP_LOGITS * config.lr if has_bias else None),
+        "logits": config.lr_logits or logits_scale * config.lr,
     }
     return own.get(group) or config.lr
 

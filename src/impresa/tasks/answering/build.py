@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, Modality
-from impresa.decoders.base import Decoder
+from impresa.decoders.kinds import decoder_class
 from impresa.encoders.vision import VisionEncoder
 from impresa.fusion import build_fusion
-from impresa.tasks.answering.language_model import is_kept_elsewhere
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.encoders import build_audio, build_vision, own_seed
 
@@ -36,33 +35,21 @@ def build_vlm(
         audio_encoder.keep("tokens" if audio_encoder.perceiver is None else "perceiver", drop_last_block=False)
         widths["audio"] = audio_encoder.dim
     with own_seed():
-        decoder = _build_decoder(config, config.decoder, vocab_size, load_weights, revision)
+        decoder = decoder_class(config.decoder).from_config(
+            config.decoder,
+            vocab_size,
+            precision=config.optimization.precision,
+            load_weights=load_weights,
+            revision=revision,
+        )
     with own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
-    return VisionLanguageModel(
-        vision_encoder, fusion, decoder, prefix=config.decoder.prefix, audio_encoder=audio_encoder
-    )
-
-
-def _build_decoder(
-    config: ExperimentConfig, decoder: DecoderConfig, vocab_size: int, load_weights: bool, revision: str | None
-) -> Decoder:
-    match decoder.type:
-        case "qwen":
-            from impresa.decoders.qwen import QwenDecoder
-
-            needs = load_weights or is_kept_elsewhere(decoder)
-            precision = config.optimization.precision
-            return QwenDecoder(decoder, load_weights=needs, precision=precision, revision=revision)
-        case "trm":
-            from impresa.decoders.trm import TRMDecoder
-
-            return TRMDecoder(decoder, vocab_size)
+    return VisionLanguageModel(vision_encoder, fusion, decoder, audio_encoder=audio_encoder)
 
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
     match decoder.prefix_layer:
         case "auto":
-            return tower.is_frozen and tower.sums_up_in_cls and tower.backbone.has_block_to_spare
+            return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
         case layer:
             return layer == "penultimate"

@@ -18,23 +18,24 @@ LANGUAGE_MODEL = f"{BACKBONES}/{PART}"
 IDENTITY = "identity.json"
 
 
-def is_kept_elsewhere(decoder: DecoderConfig) -> bool:
-    """Whether a run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
-    return decoder.type == "qwen" and (decoder.use_lora or decoder.load_in_4bit or decoder.freeze)
-
-
 def is_identified(run_dir: Path) -> bool:
     """Whether a run names its language model instead of storing it."""
     return (run_dir / LANGUAGE_MODEL / IDENTITY).is_file()
 
 
 def save_language_model(folder: Path, config: DecoderConfig, decoder: Any) -> None:
-    """Write down the language model of a `QwenDecoder` into a folder, which is made if needed."""
+    """Write down a pretrained language model into a folder, which is made if needed.
+
+    Args:
+        folder: where to.
+        config: the decoder's settings.
+        decoder: the decoder around the language model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if is_kept_elsewhere(config):
+    if decoder.is_stored_by_name(config):
         write_atomic(folder / IDENTITY, json.dumps(_identity(config.model, decoder.revision), indent=2) + "\n")
     else:
-        decoder.model.config.save_pretrained(folder)
+        decoder.architecture.save_pretrained(folder)
 
 
 def revision_of_language_model(run_dir: Path, decoder: DecoderConfig) -> str | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from impresa.config.experiment import Modality, PrefixTokens
+from impresa.config.experiment import Modality
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.vision import VisionEncoder
 from impresa.fusion import Fusion, Prefix
-from impresa.run_dir.weights import trained_state
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.presence import encode_rows
@@ -27,7 +25,6 @@ class VisionLanguageModel(TrainableModel):
         vision_encoder: encoder of images, reduced to its tokens (`Tower.keep`).
         fusion: makes the prefix; its width is the decoder's.
         decoder: the language model.
-        prefix: which of the image tower's tokens are read.
         audio_encoder: encoder of sounds, reduced likewise.
     """
 
@@ -37,7 +34,6 @@ class VisionLanguageModel(TrainableModel):
         fusion: Fusion,
         decoder: Decoder,
         *,
-        prefix: PrefixTokens,
         audio_encoder: AudioEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -45,7 +41,6 @@ class VisionLanguageModel(TrainableModel):
         self.audio_encoder = audio_encoder
         self.fusion = fusion
         self.decoder = decoder
-        self.prefix_tokens: PrefixTokens = prefix
 
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
@@ -71,7 +66,7 @@ class VisionLanguageModel(TrainableModel):
         """The decoder's input for each image, and the sound beside it: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
         if batch.image is not None:
-            encoded["image"] = encode_rows(self._read_image, batch.image_present, batch.image)
+            encoded["image"] = encode_rows(self.vision_encoder.read, batch.image_present, batch.image)
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
         return self.fusion(encoded, batch.present)
@@ -82,8 +77,5 @@ class VisionLanguageModel(TrainableModel):
 
     def state_to_save(self) -> dict[str, Tensor]:
         """The encoders and the fusion whole, wherever they came from; of the decoder what is trained."""
-        trained = {f"{DECODER}{name}" for name in trained_state(self.decoder)}
+        trained = {f"{DECODER}{name}" for name in self.decoder.state_to_save()}
         return {name: t for name, t in self.state_dict().items() if not name.startswith(DECODER) or name in trained}
-
-    def _read_image(self, image: torch.Tensor) -> EncoderOutput:
-        return self.vision_encoder.read(image, self.prefix_tokens)

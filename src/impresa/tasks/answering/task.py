@@ -88,7 +88,7 @@ class AnsweringTask(Task):
 
     def save_architectures(self, model: Any, folder: Path) -> None:
         super().save_architectures(model, folder)
-        if self.decoder.type == "qwen":
+        if model.decoder.architecture is not None:
             save_language_model(folder / PART, self.decoder, model.decoder)
 
     def standing_on(self, run_dir: Path) -> AnsweringTask:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from impresa.encoders.perceiver import PerceiverResampler
 from impresa.errors import CheckpointError, ConfigError
+from impresa.layers.perceiver import PerceiverResampler
 
 
 def _resampler(**changes: int) -> PerceiverResampler:

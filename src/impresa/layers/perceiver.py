@@ -14,19 +14,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from impresa.encoders.transformer import Attention, init_linear
 from impresa.errors import CheckpointError, ConfigError
+from impresa.layers.attention import Attention
+from impresa.layers.init import init_linear
 
 
-class PerceiverResampler(nn.Module):
-    """M learned latents read the tokens through `num_layers` layers of cross-attention and MLP.
+class PerceiverStack(nn.Module):
+    """Layers in which latents read tokens, and the norm after them; a subclass holds the latents.
 
     Args:
         dim: width D of tokens and latents.
+        num_layers: how often the latents read.
+        num_heads: attention heads, a divisor of D.
+        mlp_ratio: hidden width of the MLPs as a multiple of D.
+    """
+
+    def __init__(self, *, dim: int, num_layers: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            PerceiverLayer(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, damping=(2 * num_layers) ** -0.5)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def read(self, latents: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Latents (M, D) read tokens (B, N, D) with their mask (B, N) bool (None: all real) and become (B, M, D)."""
+        latents = latents.expand(len(tokens), -1, -1)
+        visible = None
+        if mask is not None:  # of tokens and latents: the latents always see one another
+            visible = F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
+        for layer in self.layers:
+            latents = layer(latents, tokens, visible)
+        return self.norm(latents)
+
+
+class PerceiverResampler(PerceiverStack):
+    """M learned latents read the tokens of one modality; see `PerceiverStack` for the other arguments.
+
+    Args:
         num_latents: M, the number of tokens that come out.
-        num_layers: depth.
-        num_heads: attention heads; `dim` must be a multiple of it.
-        mlp_ratio: hidden width of the MLPs as a multiple of `dim`.
 
     Raises:
         ConfigError: `dim` is no multiple of `num_heads`.
@@ -36,18 +62,12 @@ class PerceiverResampler(nn.Module):
     def __init__(
         self, *, dim: int, num_latents: int = 64, num_layers: int = 3, num_heads: int = 8, mlp_ratio: float = 4.0
     ) -> None:
-        super().__init__()
         if dim % num_heads:
             raise ConfigError(
                 f"perceiver_num_heads: {num_heads} heads do not divide the width {dim}; choose a divisor of {dim}"
             )
-        self.latents = nn.Parameter(torch.empty(num_latents, dim))
-        self.layers = nn.ModuleList(
-            PerceiverLayer(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, damping=(2 * num_layers) ** -0.5)
-            for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(dim)
-        nn.init.normal_(self.latents, std=0.02)
+        super().__init__(dim=dim, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        self.latents = nn.Parameter(nn.init.normal_(torch.empty(num_latents, dim), std=0.02))
         self.register_load_state_dict_pre_hook(_refuse_equal_latents)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -60,11 +80,7 @@ class PerceiverResampler(nn.Module):
         Returns:
             (B, M, D) latents; all of them are real, whatever the mask.
         """
-        latents = self.latents.expand(len(tokens), -1, -1)  # (B, M, D)
-        visible = None if mask is None else _with_latents(mask, latents.shape[1])
-        for layer in self.layers:
-            latents = layer(latents, tokens, visible)
-        return self.norm(latents)
+        return self.read(self.latents, tokens, mask)
 
 
 class PerceiverLayer(nn.Module):
@@ -92,11 +108,6 @@ class PerceiverLayer(nn.Module):
         queries = self.norm_latents(latents)
         latents = latents + self.attention(queries, torch.cat((self.norm_tokens(tokens), queries), dim=1), mask=visible)
         return latents + self.down(F.relu(self.up(self.norm_mlp(latents))))
-
-
-def _with_latents(mask: torch.Tensor, num_latents: int) -> torch.Tensor:
-    """(B, N) token mask to the (B, 1, 1, N + M) mask of tokens and latents: the latents are always seen."""
-    return F.pad(mask, (0, num_latents), value=True)[:, None, None, :]
 
 
 def _refuse_equal_latents(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

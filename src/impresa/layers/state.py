@@ -1,0 +1,18 @@
+"""The part of a module's state that its training has made."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without frozen parameters, and without the entries that quantisation keeps beside them."""
+    parameters = module.named_parameters(remove_duplicate=False)  # an LM head that is the embedding table goes with it
+    frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)
+    beside = tuple(f"{name}." for name in frozen)
+    return {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if name not in set(frozen) and not name.startswith(beside)
+    }
