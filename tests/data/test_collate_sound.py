@@ -13,7 +13,7 @@ from impresa.data.batch import Sample
 from impresa.data.collate import Collator
 from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
-from impresa.data.module import DataModule
+from impresa.data.training_data import TrainingData
 from impresa.data.tokenizers import train_tokenizer
 
 IMAGES, SOUNDS = ImageTransform(8), LogMelTransform(max_seconds=1.0)
@@ -90,7 +90,7 @@ def batches(**dataset: object) -> list[str]:
     config = ExperimentConfig(
         dataset=DatasetConfig(image_size=8, batch_size=8, num_workers=0, shapes=shapes, **dataset)
     )
-    loader = DataModule(config, TOKENIZER, IMAGES, audio_transform=SOUNDS).train_dataloader()
+    loader = TrainingData(config, TOKENIZER, IMAGES, audio_transform=SOUNDS).train_loader()
     found = list(loader)
     assert all(batch.audio.shape == (8, 100, 128) for batch in found)
     return [caption for batch in found for caption in batch.captions]

@@ -143,7 +143,7 @@ def test_a_resumed_run_is_the_straight_one_to_the_bit(
 
 def tokens_of_batches(config: Any) -> list[int]:
     """Supervised tokens of the first epoch's batches."""
-    return [batch.num_supervised for batch in build_parts(config, None).data.train_dataloader()]
+    return [batch.num_supervised for batch in build_parts(config, None).data.train_loader()]
 
 
 def test_batches_that_are_added_up_are_one_large_batch(tmp_path: Path) -> None:

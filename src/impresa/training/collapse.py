@@ -1,16 +1,16 @@
-"""A watch for trainings that do not learn: collapsed embeddings and the plateau at the loss of guessing."""
+"""A watch for training runs that do not learn: collapsed embeddings and the plateau at the loss of guessing."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
+from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.batch import Batch
-from impresa.training.module import TrainingModule
 
 logger = logging.getLogger(__name__)
 
@@ -19,45 +19,50 @@ LOSS_MARGIN = 0.02
 LARGEST_MEAN_COSINE = 0.999
 
 
-class CollapseWatch(Callback):
-    """Warns once when a contrastive training seems stuck, and names the likely cause.
+class CollapseWatch:
+    """Warns once when a contrastive training run seems stuck, and names the likely cause.
 
     From 50 steps after the warm-up on, it looks at the mean loss over as many steps: within 0.02 of what guessing
     gives (ln B for `clip`, 1 + ln B for `siglip`), or embeddings of different samples whose mean cosine is above 0.999.
+
+    Args:
+        config: the experiment.
+        warmup_steps: steps in which the learning rate still rises.
+        world_size: number of processes.
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, warmup_steps: int, world_size: int = 1) -> None:
         self.config = config
         self.has_warned = False
-        self._excess: list[float] = []
+        self._warmup_steps = warmup_steps
+        self._contrasted = world_size if config.losses.gather_distributed else 1
+        self._excess: list[Tensor] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: list[Batch], batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        if self.has_warned or module.step <= module.schedule.warmup_steps:
+    def look(self, step: int, batches: Sequence[Batch], logs: Mapping[str, Tensor]) -> None:
+        """See what optimizer step number `step` gave: `contrastive` and `mean_cosine` of its last batch."""
+        if self.has_warned or step <= self._warmup_steps:
             return
-        world = trainer.world_size if self.config.losses.gather_distributed else 1
-        guessing = sum(len(b) * guessing_loss(self.config.losses.type, len(b) * world) for b in batch)
-        self._excess.append(float(outputs["contrastive"]) - guessing / sum(map(len, batch)))
+        sizes, kind = [len(batch) for batch in batches], self.config.losses.type
+        guessing = sum(size * guessing_loss(kind, size * self._contrasted) for size in sizes) / sum(sizes)
+        self._excess.append(logs["contrastive"] - guessing)
         if len(self._excess) < STEPS_AFTER_WARMUP:
             return
-        cosine, excess = float(outputs["mean_cosine"]), sum(self._excess) / len(self._excess)
+        cosine, excess = logs["mean_cosine"].item(), torch.stack(self._excess).mean().item()
         self._excess.clear()
         if cosine > LARGEST_MEAN_COSINE:
-            self._warn(module, f"all inputs get nearly the same embedding (mean cosine {cosine:.4f})")
+            self._warn(step, f"all inputs get nearly the same embedding (mean cosine {cosine:.4f})")
         elif abs(excess) < LOSS_MARGIN:
-            self._warn(module, "the loss is that of guessing")
+            self._warn(step, "the loss is that of guessing")
 
-    def _warn(self, module: TrainingModule, what: str) -> None:
+    def _warn(self, step: int, what: str) -> None:
         self.has_warned = True
         optimization = self.config.optimization
         cause = f"most likely too large steps: lower optimization.lr ({optimization.lr:g})"
-        if module.schedule.warmup_steps < STEPS_AFTER_WARMUP:
+        if self._warmup_steps < STEPS_AFTER_WARMUP:
             cause += ", lengthen optimization.warmup_epochs"
         if optimization.clip_grad == 0:
             cause += ", clip gradients (optimization.clip_grad=1)"
-        logger.warning(f"step {module.step}: {what}; {cause}, or images and captions do not belong together")
+        logger.warning(f"step {step}: {what}; {cause}, or images and captions do not belong together")
 
 
 def guessing_loss(kind: str, batch_size: int) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from impresa import __version__
 
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
 
 
 def describe_environment(command: Sequence[str], seed: int) -> dict[str, Any]:

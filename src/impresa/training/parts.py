@@ -15,7 +15,6 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.images import ImageTransform
-from impresa.data.module import DataModule
 from impresa.data.preparation import (
     AudioTransform,
     Tokenizer,
@@ -26,6 +25,7 @@ from impresa.data.preparation import (
     seconds_of_sound,
 )
 from impresa.data.sources import Source, open_source
+from impresa.data.training_data import TrainingData
 from impresa.errors import ConfigError
 from impresa.models.alignment import AlignmentModel
 from impresa.models.build import build_alignment, build_vlm
@@ -44,7 +44,7 @@ class Parts:
     image_transform: ImageTransform
     audio_transform: AudioTransform | None
     """None without an audio encoder."""
-    data: DataModule
+    data: TrainingData
     model: AlignmentModel | VisionLanguageModel
 
     @property
@@ -75,7 +75,7 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
     tokenizer = _tokenizer(config, train_source, run_dir if resumed else None)
     image_transform, audio_transform = _transforms(config)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
-    data = DataModule(
+    data = TrainingData(
         config, tokenizer, image_transform, bad_samples, audio_transform=audio_transform, train_source=train_source
     )
     torch.manual_seed(config.seed)

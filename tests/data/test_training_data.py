@@ -1,4 +1,4 @@
-"""The DataModule by itself and under Lightning's Trainer, with a stop in the middle of an epoch."""
+"""The TrainingData by itself and under Lightning's Trainer, with a stop in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pictures import numbered, write_jsonl
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.batch import Batch
 from impresa.data.images import ImageTransform
-from impresa.data.module import DataModule
+from impresa.data.training_data import TrainingData
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import DataError
 
@@ -30,9 +30,9 @@ def tokenizer() -> TextTokenizer:
     return train_tokenizer(["a small red circle", "number 1 2 3"], 300, 40)
 
 
-def data(tokenizer: TextTokenizer, bad: Path | None = None, seed: int = 0, **changes: Any) -> DataModule:
+def data(tokenizer: TextTokenizer, bad: Path | None = None, seed: int = 0, **changes: Any) -> TrainingData:
     config = ExperimentConfig(seed=seed, dataset=replace(CONFIG, **changes))
-    return DataModule(config, tokenizer, ImageTransform(16), bad)
+    return TrainingData(config, tokenizer, ImageTransform(16), bad)
 
 
 class Recorder(lightning.LightningModule):
@@ -62,7 +62,7 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(model: Recorder, module: DataModule, epochs: int, checkpoint: Path | None = None) -> None:
+def fit(model: Recorder, module: TrainingData, epochs: int, checkpoint: Path | None = None) -> None:
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -77,25 +77,25 @@ def fit(model: Recorder, module: DataModule, epochs: int, checkpoint: Path | Non
 
 def test_batches_of_training_and_validation(tokenizer: TextTokenizer) -> None:
     module = data(tokenizer, eval_batch_size=6)
-    train, val = module.train_dataloader(), module.val_dataloader()
+    train, val = module.train_loader(), module.val_loader()
     assert (len(train), len(val)) == (6, 2)
     batch = next(iter(train))
     assert batch.image.shape == (4, 3, 16, 16)
     assert batch.image.dtype == torch.float32
     assert batch.input_ids.shape == batch.attention_mask.shape
     assert [id for batch in val for id in batch.ids] == [f"shapes/val/{i:06d}" for i in range(10)]
-    assert len(data(tokenizer).val_dataloader()) == 3
+    assert len(data(tokenizer).val_loader()) == 3
 
 
 def test_training_augments_and_validation_does_not(tokenizer: TextTokenizer) -> None:
     module = data(tokenizer)
     plain = data(tokenizer, augmentation="none")
-    assert not torch.equal(next(iter(module.train_dataloader())).image, next(iter(plain.train_dataloader())).image)
-    assert torch.equal(next(iter(module.val_dataloader())).image, next(iter(plain.val_dataloader())).image)
+    assert not torch.equal(next(iter(module.train_loader())).image, next(iter(plain.train_loader())).image)
+    assert torch.equal(next(iter(module.val_loader())).image, next(iter(plain.val_loader())).image)
 
 
 def test_the_seed_of_the_experiment_decides_the_order(tokenizer: TextTokenizer) -> None:
-    orders = [[batch.ids for batch in data(tokenizer, seed=seed).train_dataloader()] for seed in (0, 0, 1)]
+    orders = [[batch.ids for batch in data(tokenizer, seed=seed).train_loader()] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -104,10 +104,10 @@ def test_processes_share_the_batches(tokenizer: TextTokenizer) -> None:
     for rank in range(2):
         module = data(tokenizer)
         module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
-        loaders = module.train_dataloader(), module.val_dataloader()
+        loaders = module.train_loader(), module.val_loader()
         seen.append([[batch.ids for batch in loader] for loader in loaders])
     whole = data(tokenizer, batch_size=8)
-    for number, loader in enumerate((whole.train_dataloader(), whole.val_dataloader())):
+    for number, loader in enumerate((whole.train_loader(), whole.val_loader())):
         assert [batch.ids for batch in loader] == [a + b for a, b in zip(seen[0][number], seen[1][number], strict=True)]
 
 
@@ -116,10 +116,10 @@ def test_caption_dropout_reaches_the_captions_of_training_alone(tokenizer: TextT
     words = [
         sum(len(caption.split()) for batch in loader for caption in batch.captions)
         for loader in (
-            module.train_dataloader(),
-            plain.train_dataloader(),
-            module.val_dataloader(),
-            plain.val_dataloader(),
+            module.train_loader(),
+            plain.train_loader(),
+            module.val_loader(),
+            plain.val_loader(),
         )
     ]
     assert words[0] < 0.7 * words[1]
@@ -130,16 +130,16 @@ def test_settings_without_workers_are_off_with_a_notice(
     tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    loader = data(tokenizer).train_dataloader()
+    loader = data(tokenizer).train_loader()
     assert (loader.prefetch_factor, loader.persistent_workers) == (None, False)
     assert "dataset.num_workers is 0: prefetch_factor and persistent_workers are off" in caplog.text
 
 
 def test_settings_of_workers_reach_the_loader(tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    loader = data(tokenizer, num_workers=2, prefetch_factor=3, persistent_workers=False).train_dataloader()
+    loader = data(tokenizer, num_workers=2, prefetch_factor=3, persistent_workers=False).train_loader()
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 3, False)
-    assert data(tokenizer, num_workers=2).train_dataloader().persistent_workers
+    assert data(tokenizer, num_workers=2).train_loader().persistent_workers
     assert not caplog.messages
 
 
@@ -147,9 +147,9 @@ def test_settings_of_workers_reach_the_loader(tokenizer: TextTokenizer, caplog: 
 def test_memory_is_pinned_only_for_a_gpu(
     tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
-    assert not data(tokenizer, pin_memory=asked).train_dataloader().pin_memory
+    assert not data(tokenizer, pin_memory=asked).train_loader().pin_memory
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert data(tokenizer, pin_memory=asked).train_dataloader().pin_memory is asked
+    assert data(tokenizer, pin_memory=asked).train_loader().pin_memory is asked
 
 
 def test_own_data_are_divided_and_their_bad_samples_listed(tokenizer: TextTokenizer, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_own_data_are_divided_and_their_bad_samples_listed(tokenizer: TextTokeni
         max_bad_fraction=0.5,
     )
     seen = [
-        [id for batch in loader for id in batch.ids] for loader in (module.train_dataloader(), module.val_dataloader())
+        [id for batch in loader for id in batch.ids] for loader in (module.train_loader(), module.val_loader())
     ]
     assert sorted(seen[0] + seen[1]) == [f"{i}.png" for i in range(8)]
     assert '"id": "8.png", "reason": "the caption is empty"' in (tmp_path / "bad_samples.jsonl").read_text()
@@ -177,28 +177,28 @@ def test_too_many_bad_samples_stop_the_training(tokenizer: TextTokenizer, tmp_pa
 
 def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> None:
     first = data(tokenizer)
-    second = DataModule(
+    second = TrainingData(
         ExperimentConfig(dataset=replace(CONFIG, train_path="gone")),
         tokenizer,
         ImageTransform(16),
         train_source=first.train_source,
         val_source=first.val_source,
     )
-    assert [batch.ids for batch in first.train_dataloader()] == [batch.ids for batch in second.train_dataloader()]
+    assert [batch.ids for batch in first.train_loader()] == [batch.ids for batch in second.train_loader()]
 
 
 def test_a_new_loader_begins_anew_unless_a_state_was_loaded(tokenizer: TextTokenizer) -> None:
     module = data(tokenizer)
     assert module.state_dict() == {}
-    batches = iter(module.train_dataloader())
+    batches = iter(module.train_loader())
     seen = [next(batches).ids for _ in range(2)]
     state = module.state_dict()
-    assert [batch.ids for batch in module.train_dataloader()][:2] == seen
+    assert [batch.ids for batch in module.train_loader()][:2] == seen
     resumed = data(tokenizer)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
-    whole = [batch.ids for batch in data(tokenizer).train_dataloader()]
-    assert [batch.ids for batch in resumed.train_dataloader()] == whole[2:]
+    whole = [batch.ids for batch in data(tokenizer).train_loader()]
+    assert [batch.ids for batch in resumed.train_loader()] == whole[2:]
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
