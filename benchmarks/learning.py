@@ -19,8 +19,8 @@ from timing import command, store
 from impresa.config import load_experiment
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.batch import Batch
-from impresa.data.training_data import TrainingData
 from impresa.data.sources import Source, open_source
+from impresa.data.training_data import TrainingData
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.models.alignment import AlignmentModel
 from impresa.training.loop import seed_step

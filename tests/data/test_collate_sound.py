@@ -13,8 +13,8 @@ from impresa.data.batch import Sample
 from impresa.data.collate import Collator
 from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
-from impresa.data.training_data import TrainingData
 from impresa.data.tokenizers import train_tokenizer
+from impresa.data.training_data import TrainingData
 
 IMAGES, SOUNDS = ImageTransform(8), LogMelTransform(max_seconds=1.0)
 TOKENIZER = train_tokenizer(["a short text", "another text"], 300, 16)

@@ -1,23 +1,23 @@
-"""The TrainingData by itself and under Lightning's Trainer, with a stop in the middle of an epoch."""
+"""The data of a run: loaders, how processes share them, and a stop in the middle of an epoch."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from pictures import numbered, write_jsonl
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
-from impresa.data.batch import Batch
 from impresa.data.images import ImageTransform
-from impresa.data.training_data import TrainingData
+from impresa.data.loading import BatchLoader
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
+from impresa.data.training_data import TrainingData
 from impresa.errors import DataError
 
 CONFIG = DatasetConfig(
@@ -33,46 +33,6 @@ def tokenizer() -> TextTokenizer:
 def data(tokenizer: TextTokenizer, bad: Path | None = None, seed: int = 0, **changes: Any) -> TrainingData:
     config = ExperimentConfig(seed=seed, dataset=replace(CONFIG, **changes))
     return TrainingData(config, tokenizer, ImageTransform(16), bad)
-
-
-class Recorder(lightning.LightningModule):
-    """Remembers which samples each step saw; `stop_after` steps it saves a checkpoint and stops."""
-
-    def __init__(self, stop_after: int | None = None, checkpoint: Path | None = None) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[str]] = []
-        self.validated: list[list[str]] = []
-        self._stop_after = stop_after
-        self._checkpoint = checkpoint
-
-    def training_step(self, batch: Batch) -> torch.Tensor:
-        self.seen.append(batch.ids)
-        return self.weight * batch.image.mean()
-
-    def validation_step(self, batch: Batch) -> None:
-        self.validated.append(batch.ids)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        if len(self.seen) == self._stop_after:
-            self.trainer.save_checkpoint(self._checkpoint)
-            self.trainer.should_stop = True
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(model: Recorder, module: TrainingData, epochs: int, checkpoint: Path | None = None) -> None:
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, module, ckpt_path=checkpoint)
 
 
 def test_batches_of_training_and_validation(tokenizer: TextTokenizer) -> None:
@@ -103,8 +63,7 @@ def test_processes_share_the_batches(tokenizer: TextTokenizer) -> None:
     seen = []
     for rank in range(2):
         module = data(tokenizer)
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)
-        loaders = module.train_loader(), module.val_loader()
+        loaders = module.train_loader(rank, 2), module.val_loader(rank, 2)
         seen.append([[batch.ids for batch in loader] for loader in loaders])
     whole = data(tokenizer, batch_size=8)
     for number, loader in enumerate((whole.train_loader(), whole.val_loader())):
@@ -161,9 +120,7 @@ def test_own_data_are_divided_and_their_bad_samples_listed(tokenizer: TextTokeni
         val_fraction=0.3,
         max_bad_fraction=0.5,
     )
-    seen = [
-        [id for batch in loader for id in batch.ids] for loader in (module.train_loader(), module.val_loader())
-    ]
+    seen = [[id for batch in loader for id in batch.ids] for loader in (module.train_loader(), module.val_loader())]
     assert sorted(seen[0] + seen[1]) == [f"{i}.png" for i in range(8)]
     assert '"id": "8.png", "reason": "the caption is empty"' in (tmp_path / "bad_samples.jsonl").read_text()
 
@@ -172,7 +129,7 @@ def test_too_many_bad_samples_stop_the_training(tokenizer: TextTokenizer, tmp_pa
     rows = [{**row, "caption": row["caption"] if number % 2 else ""} for number, row in enumerate(numbered(10))]
     folder = str(write_jsonl(tmp_path, rows))
     with pytest.raises(DataError, match=r"samples cannot be used and 1 are allowed.*raise dataset\.max_bad_fraction"):
-        fit(Recorder(), data(tokenizer, train_path=folder, val_path=folder, max_bad_fraction=0.1), epochs=1)
+        list(data(tokenizer, train_path=folder, val_path=folder, max_bad_fraction=0.1).train_loader())
 
 
 def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> None:
@@ -187,34 +144,34 @@ def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> Non
     assert [batch.ids for batch in first.train_loader()] == [batch.ids for batch in second.train_loader()]
 
 
-def test_a_new_loader_begins_anew_unless_a_state_was_loaded(tokenizer: TextTokenizer) -> None:
+def test_a_new_loader_begins_anew_unless_it_has_a_place(tokenizer: TextTokenizer) -> None:
     module = data(tokenizer)
-    assert module.state_dict() == {}
-    batches = iter(module.train_loader())
+    loader = module.train_loader()
+    batches = iter(loader)
     seen = [next(batches).ids for _ in range(2)]
-    state = module.state_dict()
+    place = loader.place()
+    assert (place["epoch"], place["next_batch"]) == (0, 2)
     assert [batch.ids for batch in module.train_loader()][:2] == seen
-    resumed = data(tokenizer)
-    resumed.load_state_dict(state)
-    assert resumed.state_dict() == state
+    resumed = data(tokenizer).train_loader(place=place)
+    assert resumed.place() == place
     whole = [batch.ids for batch in data(tokenizer).train_loader()]
-    assert [batch.ids for batch in resumed.train_loader()] == whole[2:]
+    assert [batch.ids for batch in resumed] == whole[2:]
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+def batches_of(loader: BatchLoader[Any], epochs: int) -> Iterator[list[str]]:
+    for _ in range(epochs):
+        yield from (batch.ids for batch in loader)
+
+
 @pytest.mark.parametrize(("stop_after", "workers"), [(2, 0), (6, 0), (9, 0), (2, 2)])
-def test_lightning_stops_and_resumes_without_losing_or_repeating_a_batch(
-    tokenizer: TextTokenizer, tmp_path: Path, stop_after: int, workers: int
-) -> None:
-    straight = Recorder()
-    fit(straight, data(tokenizer, num_workers=workers), epochs=3)
-    assert len(straight.seen) == 18
+def test_a_stop_loses_and_repeats_no_batch(tokenizer: TextTokenizer, stop_after: int, workers: int) -> None:
+    straight = list(batches_of(data(tokenizer, num_workers=workers).train_loader(), 3))
+    assert len(straight) == 18
     for epoch in range(3):
-        ids = [id for step in straight.seen[6 * epoch : 6 * epoch + 6] for id in step]
+        ids = [id for step in straight[6 * epoch : 6 * epoch + 6] for id in step]
         assert sorted(ids) == [f"shapes/train/{i:06d}" for i in range(22)]
-    assert straight.seen[0] != straight.seen[6]
-    first = Recorder(stop_after, tmp_path / "stop.ckpt")
-    fit(first, data(tokenizer, num_workers=workers), epochs=3)
-    second = Recorder()
-    fit(second, data(tokenizer, num_workers=workers), epochs=3, checkpoint=tmp_path / "stop.ckpt")
-    assert first.seen[:stop_after] + second.seen == straight.seen
+    assert straight[0] != straight[6]
+    loader = data(tokenizer, num_workers=workers).train_loader()
+    first = list(islice(batches_of(loader, 3), stop_after))
+    rest = data(tokenizer, num_workers=workers).train_loader(place=loader.place())
+    assert first + list(batches_of(rest, 3 - stop_after // 6)) == straight

@@ -118,8 +118,8 @@ class Means:
         """Take up the values of a batch; each is kept in float32 at least."""
         for name, value in values.items():
             total, so_far = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            value = value if value.dtype == torch.float64 else value.float()
-            self._sums[name] = (total + value * weight, so_far + weight)
+            precise = value if value.dtype == torch.float64 else value.float()
+            self._sums[name] = (total + precise * weight, so_far + weight)
 
     def over(self, group: Group) -> dict[str, Tensor]:
         """The means, on the CPU."""

@@ -27,7 +27,7 @@ from impresa.training.state import TrainState
 B = TypeVar("B")
 
 TRIAL_BATCHES = 2
-"""Batches that are validated before the first step, to learn which metrics there are and whether the data can be read."""
+"""Batches that are validated before the first step: which metrics are there, and can the data be read?"""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def run_steps(
         TrainingError: it diverged.
     """
     plan, group, state = training.plan, training.group, training.state
-    if state.step == 0:
-        checkpoints.check_names(validate(training, TRIAL_BATCHES))
+    checkpoints.check_names(validate(training, TRIAL_BATCHES))
     recorder.speed.resume()
     progress.start(state.step)
     steps = steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches)

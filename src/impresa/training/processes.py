@@ -32,7 +32,7 @@ def this_process() -> Place:
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         world = int(env["WORLD_SIZE"])
-        return Place(int(env["RANK"]), int(env.get("LOCAL_RANK", 0)), world, int(env.get("LOCAL_WORLD_SIZE", world)))
+        return Place(int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), world, int(env.get("LOCAL_WORLD_SIZE", world)))
     if "SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in ALONE_IN_SLURM:
         world = int(env.get("SLURM_NTASKS", 1))
         nodes = int(env.get("SLURM_JOB_NUM_NODES", env.get("SLURM_NNODES", 1)))
@@ -43,7 +43,7 @@ def this_process() -> Place:
 def set_rendezvous(place: Place) -> None:
     """Tell torch where the processes of a SLURM job meet, unless the user or torchrun has said so already."""
     os.environ.setdefault("MASTER_ADDR", _first_host(os.environ.get("SLURM_NODELIST", "127.0.0.1")))
-    os.environ.setdefault("MASTER_PORT", str(15_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20_000))
+    os.environ.setdefault("MASTER_PORT", str(15_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
     os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), LOCAL_RANK=str(place.local_rank))
 
 
