@@ -1,4 +1,4 @@
-"""The run directory, as far as using a trained model needs it: written and read without Lightning."""
+"""The run directory, as far as using a trained model needs it: written and read without the training engine."""
 
 from __future__ import annotations
 

@@ -52,6 +52,11 @@ def finished(folder: Path, words: tuple[str, ...], **more: str) -> tuple[int, st
     return process.returncode, out, err
 
 
+def faults(err: str) -> list[str]:
+    """What standard error says besides progress and notices."""
+    return [line for line in err.splitlines() if not re.match(r"step \d|2 processes train|.*cut to \d", line)]
+
+
 def weights(run_dir: Path) -> dict[str, Any]:
     return load_file(run_dir / "model.safetensors")
 
@@ -107,8 +112,7 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_it_resumes(tmp_pa
         os.kill(both[1], signal.SIGKILL)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    said = [line for line in err.splitlines() if not re.match(r"step \d|2 processes", line)]
-    assert said == [f"process 1 was killed by SIGKILL; {HOW_ON} from the last checkpoint"]
+    assert faults(err) == [f"process 1 was killed by SIGKILL; {HOW_ON} from the last checkpoint"]
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
 
     with started(tmp_path, ("-m", "impresa", "train", "--output-dir", "run", "--resume")) as process:
@@ -130,7 +134,7 @@ def test_a_fault_of_the_user_is_one_line(tmp_path: Path) -> None:
     words = (*SHORT, "trainer.devices=2", "trainer.checkpoint.monitor=nonsense", "--output-dir", "run")
     code, out, err = finished(tmp_path, ("-m", "impresa", *words))
     assert (code, out) == (2, "")
-    _, line = err.splitlines()
+    (line,) = faults(err)
     assert line.startswith("trainer.checkpoint.monitor: no metric is called 'nonsense'; there are val_")
 
 
@@ -138,7 +142,6 @@ def test_any_other_error_is_one_line_too_and_keeps_its_traceback(tmp_path: Path)
     (tmp_path / "sitecustomize.py").write_text("""
 import os
 if os.environ.get("RANK") == "1":
-    from impresa.training import processes  # imported late: only what trains has it
     import impresa.training.loop as loop
     def broken(*_):
         raise ValueError("no\\nluck")
@@ -148,7 +151,7 @@ if os.environ.get("RANK") == "1":
     words = (*SHORT, "trainer.devices=2", "--output-dir", "run")
     code, out, err = finished(tmp_path, ("-m", "impresa", *words), PYTHONPATH=path)
     assert (code, out) == (2, "")
-    _, line = err.splitlines()
+    (line,) = faults(err)
     found = re.fullmatch(
         rf"process 1: ValueError: no luck \(traceback in (.*)\); {HOW_ON} from the last checkpoint", line
     )

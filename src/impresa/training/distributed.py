@@ -142,7 +142,8 @@ def processes_to_start(settings: TrainerConfig) -> int:
 
 def use_deterministic_algorithms(wanted: bool) -> None:
     """Allow only algorithms that give the same bits each time (`trainer.deterministic`), or all of them."""
-    torch.use_deterministic_algorithms(wanted)
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # a change imports torch's compiler, whose setting it is
+        torch.use_deterministic_algorithms(wanted)
     if wanted:
         torch.backends.cudnn.benchmark = False
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS wants for it
