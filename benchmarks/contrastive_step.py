@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig
-from impresa.data.batch import Batch
-from impresa.models.alignment import AlignmentModel
-from impresa.models.build import build_alignment
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.build import build_alignment
+from impresa.tasks.alignment.model import AlignmentModel
 from impresa.training.optimizer import build_optimizer
 
 PADDED, LONGEST, OURS = "transformers, padded to the context", 'transformers, padding="longest"', "impresa"

@@ -18,11 +18,11 @@ from timing import command, store
 
 from impresa.config import load_experiment
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.batch import Batch
 from impresa.data.sources import Source, open_source
-from impresa.data.training_data import TrainingData
 from impresa.evaluation.retrieval import retrieval_metrics
-from impresa.models.alignment import AlignmentModel
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.model import AlignmentModel
+from impresa.training.data import TrainingData
 from impresa.training.loop import seed_step
 from impresa.training.optimizer import build_optimizer
 from impresa.training.parts import build_parts

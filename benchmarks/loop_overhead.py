@@ -83,7 +83,7 @@ class Ours:
             replace(self.training, plan=plan),
             recorder=Recorder(plan, [MetricsCsv(self.folder / "metrics.csv", state.step)]),
             progress=ProgressReport(plan.total_steps, shown=False),
-            watch=self.training.task.watch(config, self.training.schedule.warmup_steps, group),
+            watch=self.training.task.watch(self.training.schedule.warmup_steps, group),
             checkpoints=Checkpoints(config.trainer.checkpoint, self.folder, plan, group, state.checkpoint),
             stop=GracefulStop(),
         )

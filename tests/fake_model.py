@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
-from impresa.data.batch import Sample
+from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 
 COLOURS = {
@@ -35,7 +37,13 @@ class ColourModel:
     def with_templates(cls, *templates: str) -> ColourModel:
         return cls(config=replace(ExperimentConfig(), dataset=DatasetConfig(prompt_templates=templates)))
 
-    def image_transform(self, image: Image.Image) -> Tensor:
+    @property
+    def preprocessing(self) -> Any:
+        """Of images alone: their mean colour."""
+        return SimpleNamespace(image=self._mean_colour)
+
+    @staticmethod
+    def _mean_colour(image: Image.Image) -> Tensor:
         return _vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
 
     def encode_image(self, images: list[Tensor], *, batch_size: int = 32, device: object = None) -> Tensor:

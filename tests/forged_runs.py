@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import impresa
-from impresa import manifest as manifest_of
 from impresa.errors import CheckpointError
+from impresa.run_dir import integrity
 
 
 def forge(run_dir: Path, name: str) -> None:
     """Make the manifest agree with a changed file."""
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    manifest["sha256"][name] = manifest_of.checksum(run_dir / name)
+    manifest["sha256"][name] = integrity.checksum(run_dir / name)
     (run_dir / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 
 from impresa.config import ExperimentConfig, load_experiment
-from impresa.data.batch import DialogueBatch, Sample
 from impresa.data.chat import PlainChat
 from impresa.data.dialogue import Dialogue, Turn, ask
-from impresa.data.dialogue_collate import DialogueCollator
 from impresa.data.images import ImageTransform
-from impresa.models.answerer import AnsweringModel
-from impresa.models.build import build_vlm
-from impresa.models.vlm import VisionLanguageModel
+from impresa.data.preprocessing import Preprocessing
+from impresa.data.sample import Sample
+from impresa.tasks.answering.answerer import AnsweringModel
+from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
+from impresa.tasks.answering.build import build_vlm
+from impresa.tasks.answering.model import VisionLanguageModel
 from tiny_run import finished_run
 
 SIZE = 16
@@ -98,7 +99,7 @@ def chat() -> PlainChat:
 
 def collated(some: list[Sample], chat_format: Any = None, audio_transform: Any = None) -> DialogueBatch:
     """A batch of samples."""
-    collate = DialogueCollator(ImageTransform(SIZE), chat_format or chat(), 160, audio_transform)
+    collate = DialogueCollator(Preprocessing(chat_format or chat(), ImageTransform(SIZE), audio_transform), 160)
     batch = collate(some)
     assert not batch.bad
     return batch
@@ -118,4 +119,4 @@ def answering(config: ExperimentConfig, chat_format: Any = None) -> AnsweringMod
     """An untrained model in use, whose answers depend on the image."""
     chat_format = chat_format or chat()
     model = rough(build_vlm(config, chat_format.vocab_size))
-    return AnsweringModel(model, config, chat_format, ImageTransform(SIZE), "cpu")
+    return AnsweringModel(model, config, Preprocessing(chat_format, ImageTransform(SIZE)), "cpu")

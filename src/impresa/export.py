@@ -10,7 +10,7 @@ from impresa.config.experiment import DecoderConfig, ExperimentConfig
 from impresa.errors import CheckpointError
 from impresa.files import replacing_folder, write_atomic
 from impresa.hub import location, quietly
-from impresa.run_files import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS
+from impresa.run_dir.layout import CONFIG, PREPROCESSING, TOKENIZER, WEIGHTS
 
 ENCODERS = "encoders_and_fusion.safetensors"
 """File of an exported adapter: what makes the prefix, under the names that it has in the run."""
@@ -53,8 +53,9 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
         ConfigError: the base model cannot be read.
     """
     # Imported here, so that `check_exportable` needs no torch.
-    from impresa.checkpoint import read_run_config, revision_of_language_model
-    from impresa.manifest import verify
+    from impresa.run_dir.integrity import verify
+    from impresa.run_dir.load import read_run_config
+    from impresa.tasks.answering.language_model import revision_of_language_model
 
     config = read_run_config(run_dir)
     check_exportable(config, run_dir, folder)
@@ -83,7 +84,7 @@ def _write_merged(run_dir: Path, config: ExperimentConfig, revision: str | None,
 def _write_adapter(run_dir: Path, config: ExperimentConfig, revision: str | None, folder: Path) -> str:
     """Write the adapters and what belongs to them; returns the README."""
     from impresa.decoders.lora import save_adapters
-    from impresa.weights import write_weights
+    from impresa.run_dir.weights import write_weights
 
     decoder = config.decoder
     assert decoder is not None
@@ -97,7 +98,7 @@ def _write_adapter(run_dir: Path, config: ExperimentConfig, revision: str | None
 
 def _weights(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The run's trained weights of its decoder, under the decoder's own names, and all others."""
-    from impresa.weights import read_weights
+    from impresa.run_dir.weights import read_weights
 
     weights = read_weights(run_dir / WEIGHTS)
     decoder = {name.removeprefix(_DECODER): value for name, value in weights.items() if name.startswith(_DECODER)}

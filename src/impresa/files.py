@@ -45,14 +45,19 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` to write into; it takes the name `path` when the block ends well.
 
-    What lies at `path` may be an empty folder.
+    A folder that lies at `path` is replaced as a whole; an empty block leaves nothing there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        os.replace(temporary, path)
+        before = temporary.with_suffix(".old")
+        if path.is_dir():
+            os.replace(path, before)
+        if any(temporary.iterdir()):
+            os.chmod(temporary, 0o777 & ~_umask())
+            os.replace(temporary, path)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -21,7 +21,7 @@ from impresa.config import to_yaml
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, GenerationConfig
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.errors import DataError
-from impresa.models.answerer import AnsweringModel
+from impresa.tasks.answering.answerer import AnsweringModel
 
 DEFAULTS = GenerationConfig(max_new_tokens=7, temperature=0.5, top_p=0.9, num_beams=1)
 
@@ -61,7 +61,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
     model = Parrot()
-    monkeypatch.setattr("impresa.checkpoint.load_answerer", lambda run_dir, device=None: model)
+    monkeypatch.setattr("impresa.run_dir.load.load_answerer", lambda run_dir, device=None: model)
     return model
 
 
@@ -181,7 +181,7 @@ def test_the_device_reaches_the_model(place: Path, monkeypatch: pytest.MonkeyPat
         asked.append((run_dir, device))
         return Parrot()
 
-    monkeypatch.setattr("impresa.checkpoint.load_answerer", load)
+    monkeypatch.setattr("impresa.run_dir.load.load_answerer", load)
     assert main(["ask", "run", "red.png", "what?", "--device", "cpu"]) == 0
     assert asked == [(Path("run"), "cpu")]
 

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def use(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("impresa.checkpoint.load", lambda run_dir, device=None: ColourModel(config=config))
+    monkeypatch.setattr("impresa.run_dir.load.load", lambda run_dir, device=None: ColourModel(config=config))
 
 
 def files(folder: Path) -> list[str]:
@@ -120,7 +120,7 @@ def test_the_baseline_of_a_model_that_hears_sees_no_validation_row(
         opened.extend((source, train_source))
         return Evaluation("kept", 0, 0, 0)
 
-    monkeypatch.setattr("impresa.evaluation.of_run.evaluate_run", keep)
+    monkeypatch.setattr("impresa.tasks.alignment.evaluate.evaluate", keep)
     assert main(["eval", str(run_dir), "--split", "val"]) == 0
     val, train = (set(source.captions()) for source in opened)
     assert val | train == {f"c {i}" for i in range(9)}
@@ -129,7 +129,7 @@ def test_the_baseline_of_a_model_that_hears_sees_no_validation_row(
 
 def test_batch_size_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ColourModel(config=CONFIG)
-    monkeypatch.setattr("impresa.checkpoint.load", lambda run_dir, device=None: model)
+    monkeypatch.setattr("impresa.run_dir.load.load", lambda run_dir, device=None: model)
     assert main(["eval", str(run_dir), "--batch-size", "5"]) == 0
     assert [number for kind, number in model.calls if kind == "image"] == [5, 5, 3]
 
@@ -141,7 +141,7 @@ def test_device_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch
         asked.append(device)
         return ColourModel(config=CONFIG)
 
-    monkeypatch.setattr("impresa.checkpoint.load", load)
+    monkeypatch.setattr("impresa.run_dir.load.load", load)
     assert main(["eval", str(run_dir), "--device", "cpu"]) == 0
     assert asked == ["cpu"]
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_printed_is_written_before(run_dir: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise UnicodeError
 
-    monkeypatch.setattr("impresa.reports.table.print_results", refuse)
+    monkeypatch.setattr("impresa.reports.terminal.print_results", refuse)
     with pytest.raises(UnicodeError):
         main(["eval", str(run_dir)])
     assert "evaluation.json" in files(run_dir)

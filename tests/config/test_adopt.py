@@ -154,14 +154,14 @@ def test_the_alignment_of_a_text_tower_keeps_its_tokenizer_and_weights() -> None
     import torch
 
     import impresa
-    from impresa.data.preparation import load_tokenizer
+    from impresa.data.preprocessing import load_tokenizer
     from impresa.training.parts import build_parts
     from tiny_run import finished_run
 
     config = tiny_experiment(f"text_encoder.checkpoint={finished_run()}", "dataset.shapes.seed=5", "seed=3")
     parts = build_parts(validate(adopt_towers(config)), None)
     theirs = impresa.load(finished_run(), "cpu")
-    assert parts.tokenizer.vocab_size == load_tokenizer(finished_run() / "tokenizer").vocab_size
+    assert parts.preprocessing.tokenizer.vocab_size == load_tokenizer(finished_run() / "tokenizer").vocab_size
     tower = parts.model.text_encoder
     assert all(torch.equal(value, theirs.model.text_encoder.state_dict()[k]) for k, value in tower.state_dict().items())
     assert not any(p.requires_grad for p in tower.parameters())

@@ -13,18 +13,19 @@ import torch
 from PIL import Image
 
 from impresa.data.bad_samples import BadSampleList
-from impresa.data.batch import Batch, Sample
-from impresa.data.collate import Collator
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
+from impresa.data.preprocessing import Preprocessing
+from impresa.data.sample import Sample
 from impresa.data.sampler import BatchSampler
 from impresa.data.sources import BadSample
 from impresa.data.tokenizers import train_tokenizer
 from impresa.errors import DataError
+from impresa.tasks.alignment.batch import Batch, Collator
 
 SIZE = 8
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-COLLATE = Collator(ImageTransform(SIZE), train_tokenizer([" ".join(WORDS)] * 2, 300, 32))
+COLLATE = Collator(Preprocessing(train_tokenizer([" ".join(WORDS)] * 2, 300, 32), ImageTransform(SIZE)))
 
 
 class Pictures:

@@ -13,7 +13,7 @@ from pictures import png, write_jsonl
 from sounds_on_disk import sine, wav, write_wavs
 
 from impresa.config.experiment import DatasetConfig
-from impresa.data.batch import Sample
+from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource

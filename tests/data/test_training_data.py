@@ -16,9 +16,10 @@ from pictures import numbered, write_jsonl
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchLoader
+from impresa.data.preprocessing import Preprocessing
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
-from impresa.data.training_data import TrainingData
 from impresa.errors import DataError
+from impresa.training.data import TrainingData
 
 CONFIG = DatasetConfig(
     image_size=16, batch_size=4, num_workers=0, shapes=ShapesConfig(num_train=22, num_val=10, num_test=4)
@@ -32,7 +33,7 @@ def tokenizer() -> TextTokenizer:
 
 def data(tokenizer: TextTokenizer, bad: Path | None = None, seed: int = 0, **changes: Any) -> TrainingData:
     config = ExperimentConfig(seed=seed, dataset=replace(CONFIG, **changes))
-    return TrainingData(config, tokenizer, ImageTransform(16), bad)
+    return TrainingData(config, Preprocessing(tokenizer, ImageTransform(16)), bad)
 
 
 def test_batches_of_training_and_validation(tokenizer: TextTokenizer) -> None:
@@ -136,8 +137,7 @@ def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> Non
     first = data(tokenizer)
     second = TrainingData(
         ExperimentConfig(dataset=replace(CONFIG, train_path="gone")),
-        tokenizer,
-        ImageTransform(16),
+        Preprocessing(tokenizer, ImageTransform(16)),
         train_source=first.train_source,
         val_source=first.val_source,
     )

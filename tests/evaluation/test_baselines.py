@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from impresa.evaluation.baselines import ColourHistogramModel, chance, colour_histogram
-from impresa.evaluation.retrieval import RightAnswers, retrieval_metrics
+from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
+from impresa.evaluation.retrieval import RightAnswers, chance, retrieval_metrics
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 

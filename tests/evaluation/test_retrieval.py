@@ -8,9 +8,8 @@ import torch
 
 from impresa.errors import DataError
 from impresa.evaluation import retrieval
-from impresa.evaluation.baselines import chance
 from impresa.evaluation.results import RetrievalMetrics
-from impresa.evaluation.retrieval import RightAnswers, metrics_of_texts, retrieval_metrics
+from impresa.evaluation.retrieval import RightAnswers, chance, metrics_of_texts, retrieval_metrics
 
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
 

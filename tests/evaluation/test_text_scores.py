@@ -79,7 +79,7 @@ def test_f1_of_words(answer: str, expected: str, f1: float) -> None:
 
 
 def test_scores_are_means() -> None:
-    found = score(["red", "red", "blue"], ["red", "red circle", "green"])
+    found = score([("red", "red"), ("red", "red circle"), ("blue", "green")])
     assert found.num_questions == 3
     assert found.exact_match == pytest.approx(1 / 3)
     assert found.token_f1 == pytest.approx((1 + 2 / 3) / 3)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from impresa.checkpoint import load_answerer, save_run
 from impresa.cli.main import main
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.run_dir.load import load_answerer
+from impresa.run_dir.save import save_run
 from tiny_vlm import answering, picture, samples, tiny_vlm
 
 QUESTION = "what is there?"
@@ -35,7 +36,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(number).save(folder.parent / f"{number}.png")
     torch.manual_seed(0)  # the fixture of the whole suite comes after this one
     model = answering(tiny_vlm("decoder.generation.max_new_tokens=12"))
-    save_run(folder, model.model, model.config, model.chat, model.image_transform, examples=samples())
+    save_run(folder, model.model, model.config, model.preprocessing, examples=samples())
     return folder
 
 

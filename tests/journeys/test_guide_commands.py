@@ -11,7 +11,7 @@ import pytest
 
 import impresa
 from impresa.cli.main import main
-from impresa.models.embedder import EmbeddingModel
+from impresa.tasks.alignment.embedder import EmbeddingModel
 from tiny_run import without_charts
 
 ROOT = Path(__file__).parents[2]

@@ -47,7 +47,7 @@ def test_a_run_needs_nothing_from_where_its_towers_came(tmp_path: Path) -> None:
     )
     run_dir = train(_experiment(vision, EncoderConfig(backbone=str(bert), embed_dim=16)), tmp_path / "run", command=[])
     before = impresa.load(run_dir, "cpu")
-    assert isinstance(before.tokenizer, PretrainedTokenizer)
+    assert isinstance(before.preprocessing.tokenizer, PretrainedTokenizer)
     shutil.rmtree(tmp_path / "hub")
     after = impresa.load(shutil.move(run_dir, tmp_path / "moved"), "cpu")
     assert torch.equal(after.encode_image(_image()), before.encode_image(_image()))
@@ -64,7 +64,7 @@ def test_frozen_clip_with_its_own_heads_stays_clip(tmp_path: Path) -> None:
     clip = transformers.CLIPModel.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     texts = clip.get_text_features(**tokenizer(TEXTS, padding=True, return_tensors="pt")).pooler_output
-    images = clip.get_image_features(model.image_transform(_image())[None]).pooler_output
+    images = clip.get_image_features(model.preprocessing.image(_image())[None]).pooler_output
     torch.testing.assert_close(model.encode_text(TEXTS), F.normalize(texts, dim=-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.encode_image([_image()]), F.normalize(images, dim=-1), rtol=1e-5, atol=1e-5)
 

@@ -53,7 +53,7 @@ def tone(pitch_hz: float, seconds: float, rate_hz: int = 16_000) -> np.ndarray:
 
 def test_a_run_with_sound_embeds_all_three(tmp_path: Path) -> None:
     model = impresa.load(shutil.copytree(run(), tmp_path / "run"), "cpu")
-    assert model.audio_transform == LogMelTransform(max_seconds=0.5)
+    assert model.preprocessing.audio == LogMelTransform(max_seconds=0.5)
     sounds = model.encode_audio([(tone(300, 0.2), 16_000), (tone(600, 0.4), 16_000)])
     assert sounds.shape == (2, 16)
     torch.testing.assert_close(sounds.norm(dim=1), torch.ones(2))
@@ -127,11 +127,11 @@ def test_the_run_keeps_preprocessing_golden_sounds_and_figures(tmp_path: Path) -
     assert len(evaluation.sound) == 4
     card = (run() / "README.md").read_text()
     assert "model.encode_audio(" in card
-    assert "audio to text" in card
+    assert "| **audio → text** |" in card
 
 
 def test_a_run_whose_hearing_has_changed_is_refused(tmp_path: Path) -> None:
-    from impresa.manifest import checksum
+    from impresa.run_dir.integrity import checksum
 
     folder = shutil.copytree(run(), tmp_path / "run")
     (folder / "preprocessing.json").write_text(
@@ -180,7 +180,7 @@ def test_a_pretrained_ear_brings_its_own_features(tmp_path: Path, kind: object) 
     config = replace(config, audio_encoder=ear)
     run_dir = train(config, tmp_path / "run", command=[])
     before = impresa.load(run_dir, "cpu")
-    assert isinstance(before.audio_transform, PretrainedAudioTransform)
+    assert isinstance(before.preprocessing.audio, PretrainedAudioTransform)
     shutil.rmtree(tmp_path / "hub")
     after = impresa.load(shutil.move(run_dir, tmp_path / "moved"), "cpu")
     sounds = [(tone(300, 0.3), 16_000), (tone(700, 0.1, 8_000), 8_000)]

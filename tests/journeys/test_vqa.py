@@ -13,11 +13,11 @@ import transformers
 from pyarrow import parquet
 
 import impresa
-from impresa.checkpoint import load_answerer
 from impresa.cli.main import main
 from impresa.config.experiment import GenerationConfig
 from impresa.evaluation.results import read_evaluation
-from impresa.weights import read_weights
+from impresa.run_dir.load import load_answerer
+from impresa.run_dir.weights import read_weights
 from tiny_run import copy_of_run, without_charts
 from tiny_vlm import SMALL, TRM, picture
 
@@ -175,7 +175,7 @@ def test_the_second_stage_starts_where_the_first_ended(place: Path) -> None:
     before, now = read_weights(first / "model.safetensors"), parts.model.state_dict()
     assert all(torch.equal(now[name], before[name]) for name in before)
     for started, name in ((parts, "second"), (alone, "alone")):
-        started.tokenizer.save(place / name)
+        started.preprocessing.tokenizer.save(place / name)
     assert contents(place / "second") == contents(first / "tokenizer")
     assert contents(place / "alone") != contents(first / "tokenizer")
 

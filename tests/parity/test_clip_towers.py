@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
-from impresa.data.batch import Batch
-from impresa.models.alignment import AlignmentModel
-from impresa.models.build import build_alignment
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.build import build_alignment
+from impresa.tasks.alignment.model import AlignmentModel
 
 transformers = pytest.importorskip("transformers")
 

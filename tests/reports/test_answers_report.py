@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from impresa.evaluation.results import (
     Gallery,
     save_evaluation,
 )
+from impresa.reports.card import model_card
 from impresa.reports.html import write_report
-from impresa.reports.table import print_results
-from impresa.training.card import model_card
+from impresa.reports.terminal import print_results
 
 EVIL = "<script>alert('x')</script>"
 SCORES = {
@@ -60,7 +61,7 @@ def card(evaluation: Evaluation) -> str:
 
 def test_the_report_shows_all_figures(tmp_path: Path) -> None:
     text = page(tmp_path, EVALUATION)
-    figures = ("87.5%", "90.0%", "33.1%", "41.2%", "1.28", "0.123", "0.456", "200 questions about 100 images")
+    figures = ("87.5%", "90.0%", "33.1%", "41.2%", "1.28", "0.123", "0.456", "100 images, 200 questions")
     assert [part for part in figures if part not in text] == []
     assert [part for part in ("other images", "most frequent answer", "count") if part not in text] == []
     assert WARNING not in text
@@ -77,14 +78,14 @@ def test_the_report_shows_examples_with_what_would_be_right(tmp_path: Path) -> N
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize("told", [table, card])
-def test_table_and_card_show_the_figures(told: object) -> None:
-    text = told(EVALUATION)  # type: ignore[operator]
+@pytest.mark.parametrize("printed", [table, card])
+def test_table_and_card_show_the_figures(printed: Callable[[Evaluation], str]) -> None:
+    text = printed(EVALUATION)
     assert [part for part in ("87.5%", "33.1%", "41.2%", "count", "1.28") if part not in text] == []
     assert WARNING not in text
 
 
-def test_a_model_that_does_not_look_is_told_everywhere(tmp_path: Path) -> None:
+def test_a_model_that_does_not_look_is_named_everywhere(tmp_path: Path) -> None:
     assert all(WARNING in text for text in (page(tmp_path, BLIND), table(BLIND), card(BLIND)))
 
 

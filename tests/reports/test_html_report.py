@@ -13,12 +13,12 @@ import pytest
 from fake_model import ColourModel, ListSource, colour_source
 from impresa.config import to_yaml
 from impresa.config.experiment import ExperimentConfig, LabelsConfig
-from impresa.data.batch import Sample
+from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError
-from impresa.evaluation.evaluate import evaluate
 from impresa.evaluation.results import Evaluation, Example, save_evaluation
 from impresa.reports.html import write_report
+from impresa.tasks.alignment.evaluate import evaluate
 
 EVIL = "<script>alert('x')</script> & \"quoted\" {slot} ${x}"
 METRICS = """step,epoch,train_loss,lr,val_loss,val_image_to_text_recall_at_1

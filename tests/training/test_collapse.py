@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from impresa.data.batch import Batch
-from impresa.training.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
 from impresa.training.run import train
 from tiny_run import tiny_experiment, without_charts
 

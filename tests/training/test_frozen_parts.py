@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from impresa.data.chat import QwenChat
-from impresa.models.build import build_vlm
+from impresa.tasks.answering.build import build_vlm
 from impresa.training.optimizer import build_optimizer
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_vlm import collated, rough, samples, tiny_qwen_vlm

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from impresa.data.batch import Batch
 from impresa.errors import CheckpointError, TrainingError
-from impresa.models.alignment import AlignmentOutput
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.collapse import mean_cosine
+from impresa.tasks.alignment.model import AlignmentOutput
+from impresa.tasks.alignment.task import AlignmentTask
 from impresa.training.distributed import Group
-from impresa.training.kinds import AlignmentTask, mean_cosine
 from impresa.training.loop import Training, seed_step, train_step, validate
 from impresa.training.plan import make_plan
 from impresa.training.schedule import Schedule
@@ -55,7 +56,7 @@ def training(*overrides: str, steps: int = 4, schedule: Schedule | None = None) 
     validation: Any = [batch(1.0, 2.0, 3.0), batch(10.0)]
     return Training(
         config=config,
-        task=AlignmentTask(),
+        task=AlignmentTask(config),
         train_loader=validation,
         val_loader=validation,
         plan=make_plan(config.trainer, steps),

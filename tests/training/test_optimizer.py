@@ -12,8 +12,8 @@ import tiny_hub
 from impresa.config import EncoderConfig, ExperimentConfig, OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.vision import VisionEncoder
-from impresa.models.alignment import AlignmentModel
-from impresa.models.build import build_alignment
+from impresa.tasks.alignment.build import build_alignment
+from impresa.tasks.alignment.model import AlignmentModel
 from impresa.training.optimizer import build_optimizer, parameter_groups
 from tiny_run import tiny_experiment
 

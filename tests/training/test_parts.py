@@ -7,7 +7,7 @@ import torch
 
 from impresa.config.adopt import adopt_towers
 from impresa.data.images import ImageTransform
-from impresa.run_files import PREPROCESSING
+from impresa.run_dir.layout import PREPROCESSING
 from impresa.training.parts import Parts, build_parts
 from tiny_run import copy_of_run, finished_run, tiny_experiment
 
@@ -27,8 +27,11 @@ def test_a_resumed_run_keeps_its_tokenizer() -> None:
     other_captions = tiny_experiment("dataset.shapes.seed=5", "dataset.shapes.num_train=400")
     fresh = build_parts(other_captions, finished_run())
     resumed = build_parts(other_captions, finished_run(), resumed=True)
-    assert fresh.tokenizer.vocab_size != resumed.tokenizer.vocab_size
-    assert resumed.tokenizer.vocab_size == build_parts(tiny_experiment(), None).tokenizer.vocab_size
+    assert fresh.preprocessing.tokenizer.vocab_size != resumed.preprocessing.tokenizer.vocab_size
+    assert (
+        resumed.preprocessing.tokenizer.vocab_size
+        == build_parts(tiny_experiment(), None).preprocessing.tokenizer.vocab_size
+    )
 
 
 def test_images_are_prepared_as_the_towers_run_prepares_them(tmp_path: Path) -> None:
@@ -37,10 +40,10 @@ def test_images_are_prepared_as_the_towers_run_prepares_them(tmp_path: Path) -> 
     theirs["image"] |= {"mean": [0.1, 0.2, 0.3], "resize": "squash"}
     (run_dir / PREPROCESSING).write_text(json.dumps(theirs))
     parts = build_parts(adopt_towers(tiny_experiment(f"vision_encoder.checkpoint={run_dir}")), None)
-    assert parts.image_transform.to_dict() == ImageTransform.from_dict(theirs["image"]).to_dict()
-    assert parts.image_transform.to_dict() != build_parts(tiny_experiment(), None).image_transform.to_dict()
+    assert parts.preprocessing.image.to_dict() == ImageTransform.from_dict(theirs["image"]).to_dict()
+    assert parts.preprocessing.image.to_dict() != build_parts(tiny_experiment(), None).preprocessing.image.to_dict()
     image, pixels = parts.data.val_source[0].image, next(iter(parts.data.val_loader())).image
-    assert torch.equal(pixels[0], parts.image_transform(image))
+    assert torch.equal(pixels[0], parts.preprocessing.image(image))
 
 
 def test_parameters_are_counted_by_part(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 
 import impresa
 from impresa.config import ExperimentConfig
-from impresa.data.batch import Batch
 from impresa.decoders.lora import is_adapter
-from impresa.models.build import build_vlm
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.answering.build import build_vlm
 from impresa.training.precision import Precision, cast_weights
 from impresa.training.run import train
 from tiny_qwen import VOCAB, save_qwen

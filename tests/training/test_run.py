@@ -18,9 +18,9 @@ from impresa.data.sources import open_source
 from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.run_dir.environment import is_finished, read_environment
 from impresa.training import finish as finish_module
 from impresa.training.averaging import WeightAverage
-from impresa.training.folder import is_finished, read_environment
 from impresa.training.run import train
 from impresa.training.state import TrainState
 from run_metrics import interrupt_after, rows
@@ -105,8 +105,8 @@ def test_a_loaded_model_gives_the_embeddings_that_the_evaluation_saw() -> None:
 
 def test_the_model_card_says_what_how_and_how_well() -> None:
     card = (finished_run() / "README.md").read_text()
-    for part in ("# shapes", "impresa.load(", "| image to text |", "(chance)", "impresa train shapes", "Seed: 0"):
-        assert part in card
+    parts = ("# shapes", "impresa.load(", "| **image → text** |", "| chance |", "impresa train shapes", "Seed: 0")
+    assert [part for part in parts if part not in card] == []
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(finish_module, "evaluate_run", lambda *_, **__: 1 / 0)
+        patch.setattr("impresa.tasks.alignment.evaluate.evaluate", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny_experiment(), tmp_path / "run", command=COMMAND)
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)

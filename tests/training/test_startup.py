@@ -12,7 +12,7 @@ from tiny_run import TINY
 HEAVY = {
     *("matplotlib", "transformers", "pyarrow", "pandas", "sklearn", "scipy", "torchmetrics", "lightning"),
     *("tensorboard", "torch.utils.tensorboard", "wandb", "torch.distributed.elastic", "torch.distributed.launcher"),
-    *("peft", "bitsandbytes", "accelerate", "soundfile", "impresa.reports", "impresa.evaluation.evaluate"),
+    *("peft", "bitsandbytes", "accelerate", "soundfile", "impresa.reports", "impresa.tasks.alignment.evaluate"),
 }
 CODE = """
 import json, os, sys

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 import impresa
 from impresa.config.adopt import adopt_towers
-from impresa.data.batch import DialogueBatch
 from impresa.data.dialogue import ask
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation
-from impresa.models.output import ModelOutput
+from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.task import AnsweringTask
+from impresa.tasks.base import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.distributed import Group
 from impresa.training.dry_run import dry_run
-from impresa.training.kinds import AnsweringTask
 from impresa.training.parts import build_parts
 from impresa.training.run import train
 from run_metrics import interrupt_after, numbers, rows
@@ -75,7 +75,7 @@ def test_a_validation_weighs_losses_by_tokens_and_hits_by_dialogues() -> None:
         DialogueBatch(ids=["1.5 1"], dialogues=[ask("what?", "a long answer of nine tokens")], num_supervised=9),
         DialogueBatch(ids=["0.5 0"], dialogues=[ask("what?", "red")] * 3, num_supervised=3),
     ]
-    validation, model = AnsweringTask().validation(Group(torch.device("cpu"))), Answered()
+    validation, model = AnsweringTask(tiny_vlm()).validation(Group(torch.device("cpu"))), Answered()
     for batch in batches:
         validation.add(batch, model(batch))
     metrics = validation.metrics()

@@ -18,7 +18,7 @@ from impresa.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from impresa.config.experiment import ExperimentConfig, GenerationConfig
-    from impresa.models.answerer import AnsweringModel
+    from impresa.tasks.answering.answerer import AnsweringModel
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
     """The run's model, set to generate as the options say, and torch's generator seeded."""
     import torch
 
-    from impresa.checkpoint import load_answerer
+    from impresa.run_dir.load import load_answerer
 
     model = load_answerer(args.run, checked_device(args.device))
     # torch starts every process from the same seed.

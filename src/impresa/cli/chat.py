@@ -14,7 +14,7 @@ from impresa.data.dialogue import Turn
 from impresa.errors import DataError
 
 if TYPE_CHECKING:
-    from impresa.models.answerer import AnsweringModel
+    from impresa.tasks.answering.answerer import AnsweringModel
 
 NEW = "/new"
 HELP = (

@@ -44,15 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate and print; returns the exit code."""
     _check_arguments(args, overrides)
-    from impresa.checkpoint import load
-    from impresa.data.preparation import seconds_of_sound
     from impresa.data.sources import open_source
-    from impresa.evaluation.evaluate import name_of_data
-    from impresa.evaluation.of_run import evaluate_run
+    from impresa.run_dir.load import load
+    from impresa.tasks import task_of
+    from impresa.tasks.base import seconds_of_sound
+    from impresa.tasks.samples import name_of_data
 
     model = load(args.run, device=checked_device(args.device))
     dataset = model.config.dataset
-    seconds, asks = seconds_of_sound(model.config), model.config.decoder is not None
+    task = task_of(model.config)
+    seconds, asks = seconds_of_sound(model.config), task.answers
     if args.data:
         source = _open_data(args, dataset, seconds, asks)
     else:
@@ -61,10 +62,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         # With sounds as in training: what a row without an image is called decides its part.
         train_source = open_source(dataset, "train", audio_seconds=seconds, dialogues=asks)
     except DataError as error:
-        missing = "most frequent answers" if asks else "colour histogram"
-        sys.stderr.write(f"no {missing} beside the model, because the training data cannot be read: {error}\n")
+        sys.stderr.write(
+            f"no {task.blind_baseline} beside the model, because the training data cannot be read: {error}\n"
+        )
         train_source = None
-    evaluation = evaluate_run(
+    evaluation = task.evaluate(
         model,
         source,
         data=_name(args) if args.data else name_of_data(dataset, args.split),
@@ -108,7 +110,7 @@ def _print(evaluation: Evaluation, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from impresa.reports.table import print_results
+    from impresa.reports.terminal import print_results
 
     print_results(evaluation, Console())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.errors import ConfigError
-from impresa.run_files import CONFIG
+from impresa.run_dir.layout import CONFIG, REPORT
 
 HELP = "Train a model. Progress goes to standard error; the last line on standard output is the run directory."
 
@@ -74,7 +74,7 @@ def _config_to_train(args: argparse.Namespace) -> str | None:
 def _run_dir(args: argparse.Namespace, config: object) -> Path:
     """The run directory, free to be used; every process of a training run gets the same."""
     from impresa.config.experiment import ExperimentConfig
-    from impresa.training.folder import claim
+    from impresa.run_dir.claim import claim
     from impresa.training.processes import check_shared_folder, is_main_process
 
     assert isinstance(config, ExperimentConfig)
@@ -104,13 +104,12 @@ def _print_results(run_dir: Path) -> None:
     from rich.console import Console
 
     from impresa.evaluation.results import read_evaluation
-    from impresa.reports.html import REPORT_FILE
-    from impresa.reports.table import print_results
+    from impresa.reports.terminal import print_results
 
     evaluation = read_evaluation(run_dir)
     if evaluation is not None:
         print_results(evaluation, Console())
-    print(f"report: {run_dir / REPORT_FILE}")
+    print(f"report: {run_dir / REPORT}")
     print(run_dir)
 
 

@@ -12,7 +12,7 @@ from impresa.config.faults import Fault, raise_faults, show
 from impresa.config.load import read_config
 from impresa.config.paths import expanded, shipped_names
 from impresa.errors import ConfigError
-from impresa.run_files import CONFIG, MANIFEST
+from impresa.run_dir.layout import CONFIG, MANIFEST
 
 _MODALITIES: dict[str, Modality] = {"vision_encoder": "image", "text_encoder": "text", "audio_encoder": "audio"}
 _OWN = ("checkpoint", "freeze", "activation_checkpointing")

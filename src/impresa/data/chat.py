@@ -283,6 +283,11 @@ def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFo
             return PlainChat.train(dialogues, config.vocab_size)
 
 
+def is_chat(directory: Path) -> bool:
+    """Whether the folder holds a chat format, not a plain tokenizer."""
+    return (directory / _SETTINGS).is_file()
+
+
 def load_chat(directory: Path) -> ChatFormat:
     """The format that `ChatFormat.save` wrote.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from impresa.data.batch import Sample
+from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source
 
 

@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader, Dataset
 from impresa.config.experiment import Augmentation
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
-from impresa.data.batch import Batch, DialogueBatch, Sample
 from impresa.data.dialogue import Dialogue
+from impresa.data.sample import Sample, TensorBatch
 from impresa.data.sampler import BatchSampler, Item
 from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
 _MOST_REPLACEMENTS = 100
 
-B = TypeVar("B", Batch, DialogueBatch)
+B = TypeVar("B", bound=TensorBatch)
 Collate = Callable[[Sequence[Sample]], B]
 """Makes a batch of samples; those that it cannot use are named in the batch's `bad`."""
 

@@ -84,9 +84,7 @@ class TextTokenizer:
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` into the directory, in the format that other tools read as well."""
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{_FILE}.tmp"
-        self._tokenizer.save(str(temporary))
-        temporary.replace(directory / _FILE)
+        self._tokenizer.save(str(directory / _FILE))
 
     @classmethod
     def load(cls, directory: Path) -> TextTokenizer:

@@ -1,23 +1,48 @@
-"""The figures of an evaluation as plain dataclasses: written to `evaluation.json`, read back by the report.
+"""Results of an evaluation as plain dataclasses, and beside each the columns that tables show of it.
 
-Nothing here needs torch, so that a report can be made from files alone.
+They are written to `evaluation.json` and read back by the report; nothing here needs torch, so that a report can be
+made from files alone. A new metric is a field with a default (stored evaluations lack it) and a `Column`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from impresa.errors import CheckpointError
 from impresa.files import write_atomic
+from impresa.run_dir.layout import EVALUATION, GALLERY
 
-EVALUATION_FILE = "evaluation.json"
-GALLERY_FILE = "evaluation/gallery.json"
+RECALL_AT = (1, 5, 10)
+Scores = TypeVar("Scores")
+
+
+@dataclass(frozen=True)
+class Column(Generic[Scores]):
+    """A metric as every table shows it.
+
+    Args:
+        label: heading of the column.
+        format: format specification of its numbers, for example ".1%".
+        value: gets the number out of the results of one row; None where it was not measured.
+        headline: a share (0 to 1) that the report shows on top as well.
+    """
+
+    label: str
+    format: str
+    value: Callable[[Scores], float | None]
+    headline: bool = False
+
+    def cell(self, scores: Scores) -> str:
+        """The number as text; "-" where it was not measured."""
+        value = self.value(scores)
+        return "-" if value is None else format(value, self.format)
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,17 @@ class DirectionMetrics:
     """Queries that have a right answer."""
     num_candidates: int
     """Candidates that each query is compared with."""
+
+
+def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
+    return lambda found: found.recall_at.get(k)
+
+
+RETRIEVAL_COLUMNS: tuple[Column[DirectionMetrics], ...] = (
+    *(Column(f"R@{k}", ".1%", _recall_at(k), headline=k == 1) for k in RECALL_AT),
+    Column("median rank", "g", lambda found: found.median_rank),
+    Column("mean rank", ".1f", lambda found: found.mean_rank),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +101,17 @@ class ZeroShotMetrics:
     majority: float
     """Accuracy of always naming the most frequent class of these very images."""
 
+    def rows(self) -> dict[str, float]:
+        """Accuracies by name, in the order of a table."""
+        return {"model": self.accuracy, "most frequent class": self.majority, "chance": self.chance}
+
+    def confusion_shares(self) -> list[list[float]]:
+        """The confusion matrix with rows that sum to 1 (or are 0, for classes without an image)."""
+        return [[count / max(sum(row), 1) for count in row] for row in self.confusion]
+
+
+ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (Column("zero-shot accuracy", ".1%", float, headline=True),)
+
 
 @dataclass(frozen=True)
 class AnswerScores:
@@ -76,6 +123,15 @@ class AnswerScores:
     """Share of answers that are the right one, word for word."""
     token_f1: float
     """Mean over answers of the F1 of their words with those of the right one."""
+
+
+SCORE_COLUMNS: tuple[Column[AnswerScores], ...] = (
+    Column("questions", ",", lambda scores: scores.num_questions),
+    Column("exact match", ".1%", lambda scores: scores.exact_match, headline=True),
+    Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True),
+)
+SCORED = {"model": "model", "shuffled": "other images", "blind": "most frequent answer"}
+"""The answers that are scored, by their name in `AnswerMetrics`, and what tables call them."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +157,31 @@ class AnswerMetrics:
 
     @property
     def looks_at_images(self) -> bool:
-        """Whether the right image helps: exact match, or the F1 that long answers are told by, is beyond that with
+        """True if the right image helps: exact match, or the F1 that long answers are judged by, exceeds that with
         other images by two standard errors. True where no other image could be tried."""
         if self.shuffled.num_questions == 0:
             return True
-        pairs = [
-            (self.model.exact_match, self.shuffled.exact_match),
-            (self.model.token_f1, self.shuffled.token_f1),
-        ]
+        right, wrong = self.model, self.shuffled
+        pairs = ((right.exact_match, wrong.exact_match), (right.token_f1, wrong.token_f1))
         return any(right - wrong > 2 * self._error(right, wrong) for right, wrong in pairs)
 
     def _error(self, right: float, wrong: float) -> float:
-        """Standard error of the difference of two means of numbers from 0 to 1, at the most."""
+        """Upper bound of the standard error of the difference of two means of numbers from 0 to 1."""
         spread = right * (1 - right) / max(self.model.num_questions, 1)
         return math.sqrt(spread + wrong * (1 - wrong) / max(self.shuffled.num_questions, 1))
 
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table; without other images where there were none to try."""
-        found = {"model": self.model, "other images": self.shuffled, "most frequent answer": self.blind}
-        return {name: scores for name, scores in found.items() if scores is not None and scores.num_questions}
+        found: dict[str, AnswerScores | None] = {title: getattr(self, name) for name, title in SCORED.items()}
+        return {title: scores for title, scores in found.items() if scores is not None and scores.num_questions}
+
+
+ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
+    Column("loss", ".3f", lambda answers: answers.loss),
+    Column("perplexity", ".2f", lambda answers: answers.perplexity),
+    Column("BLEU", ".3f", lambda answers: answers.bleu),
+    Column("ROUGE-L", ".3f", lambda answers: answers.rouge_l),
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +196,7 @@ class AnsweredQuestion:
     answer: str
     """The model's."""
     right: bool
-    """Whether they match."""
+    """True if they match."""
     kind: str | None = None
     """Type of the question."""
 
@@ -173,7 +235,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the report shows beside figures: a few queries at even distances through the data, not picked by hand."""
+    """Examples for the report: a few queries at even distances through the data, not picked by hand."""
 
     image_queries: tuple[Example, ...] = ()
     text_queries: tuple[Example, ...] = ()
@@ -187,10 +249,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
+    """All results of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
 
     data: str
-    """What was evaluated: a path and a split, for people."""
+    """The data that were evaluated: a path and a split, for people."""
     num_images: int
     """Images that were used."""
     num_texts: int
@@ -214,7 +276,7 @@ class Evaluation:
     zero_shot: ZeroShotMetrics | None = None
     """Zero-shot classification; None when the data have fewer than two classes."""
     answers: AnswerMetrics | None = None
-    """Answers to questions; None for an alignment. `num_texts` are the questions then."""
+    """Answers to questions; None for an alignment model. `num_texts` are the questions then."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
 
     def retrieval_rows(self) -> dict[str, RetrievalMetrics]:
@@ -223,33 +285,19 @@ class Evaluation:
             return {}
         return {"model": self.retrieval, **dimension_rows(self.by_dimension), **self.baselines}
 
-    def directions(self) -> dict[str, dict[str, DirectionMetrics]]:
-        """Retrieval by direction and name: between image and text first, then with sound."""
-        rows = self.retrieval_rows()
-        image_text = {
-            "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
-            "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
-        }
-        return {**(image_text if rows else {}), **self.sound}
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but the gallery, as JSON types."""
-        return _EVALUATION.dump_python(self, mode="json", exclude={"gallery"})
+        return _ADAPTER.dump_python(self, mode="json", exclude={"gallery"})
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Evaluation:
         """The evaluation that `to_dict` wrote. Raises `CheckpointError` for anything else."""
-        return _validated(tree, EVALUATION_FILE)
+        return _validated(tree, EVALUATION)
 
 
 def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, RetrievalMetrics]:
     """Metrics under the names that tables have for embeddings cut to their first numbers."""
     return {f"first {dim} dimensions": metrics for dim, metrics in by_dimension.items()}
-
-
-def direction_title(direction: str) -> str:
-    """A direction as tables show it: `image_to_text` is `image → text`."""
-    return direction.replace("_to_", " → ")
 
 
 def read_evaluation(run_dir: Path) -> Evaluation | None:
@@ -258,21 +306,21 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
     Raises:
         CheckpointError: the files are there but were not written by this program.
     """
-    tree = _read_json(run_dir / EVALUATION_FILE)
+    tree = _read_json(run_dir / EVALUATION)
     if tree is None:
         return None
-    gallery = _read_json(run_dir / GALLERY_FILE)
-    return _validated({**tree, "gallery": gallery or {}}, str(run_dir / EVALUATION_FILE))
+    gallery = _read_json(run_dir / GALLERY)
+    return _validated({**tree, "gallery": gallery or {}}, str(run_dir / EVALUATION))
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     """Write `evaluation.json` and the gallery into a run directory, each file at once or not at all."""
-    gallery = _EVALUATION.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
-    write_atomic(run_dir / GALLERY_FILE, json.dumps(gallery, ensure_ascii=False) + "\n")
-    write_atomic(run_dir / EVALUATION_FILE, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
+    gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
+    write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
+    write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
 
 
-_EVALUATION = TypeAdapter(Evaluation)
+_ADAPTER = TypeAdapter(Evaluation)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -287,7 +335,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _validated(tree: dict[str, Any], where: str) -> Evaluation:
     try:
-        return _EVALUATION.validate_python(tree)
+        return _ADAPTER.validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -1,17 +1,20 @@
-"""Retrieval metrics: how often an image finds its text, and a text its image, among all candidates."""
+"""Retrieval metrics: how often an image finds its text, and a text its image, among all candidates, and by chance."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import expm1, lgamma
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from impresa.errors import DataError
-from impresa.evaluation.results import DirectionMetrics, RetrievalMetrics
+from impresa.evaluation.results import RECALL_AT, DirectionMetrics, RetrievalMetrics
 
-RECALL_AT = (1, 5, 10)
+CHANCE = "chance"
+"""Name of the baseline that guesses."""
 TIE = 1e-9
 """Cosines closer than this are equal: the same two vectors can differ so much between two matrix products."""
 CHUNK_ELEMENTS = 1 << 22
@@ -171,3 +174,48 @@ def _summary(ranks: Tensor, *, num_candidates: int) -> DirectionMetrics:
         num_queries=len(ranks),
         num_candidates=num_candidates,
     )
+
+
+def chance(right: RightAnswers) -> RetrievalMetrics:
+    """Expected metrics of a random order of the candidates, several right answers per query considered."""
+    return RetrievalMetrics(
+        image_to_text=_expected(right.texts_per_image(), len(right.texts)),
+        text_to_image=_expected(right.images_per_caption(), right.num_images),
+    )
+
+
+def _expected(num_right: Tensor, num_candidates: int) -> DirectionMetrics:
+    """Expectations over queries with `num_right` (Q,) right answers; those with none are left out, as in the metric."""
+    counts = Counter(num_right[num_right > 0].tolist())
+    num_queries = sum(counts.values())
+
+    def recall_at(k: int) -> float:
+        return sum(n * _hit_rate(right, num_candidates, k) for right, n in counts.items()) / num_queries
+
+    # The best of r right answers has (n - r) / (r + 1) wrong ones before it on average.
+    mean_rank = sum(n * (1 + (num_candidates - right) / (right + 1)) for right, n in counts.items()) / num_queries
+    low, high = 1, num_candidates
+    while low < high:  # the smallest rank that at least half of the queries reach
+        middle = (low + high) // 2
+        low, high = (low, middle) if recall_at(middle) >= 0.5 else (middle + 1, high)
+    return DirectionMetrics(
+        recall_at={k: recall_at(k) for k in RECALL_AT},
+        mean_rank=mean_rank,
+        median_rank=float(low),
+        num_queries=num_queries,
+        num_candidates=num_candidates,
+    )
+
+
+def _hit_rate(num_right: int, num_candidates: int, k: int) -> float:
+    """Probability that k of n candidates, drawn at random, hold one of the r right: 1 - C(n-r, k) / C(n, k)."""
+    num_wrong = num_candidates - num_right
+    if k > num_wrong:
+        return 1.0
+    log_miss = _log_choices(num_wrong, k) - _log_choices(num_candidates, k)
+    return -expm1(log_miss)
+
+
+def _log_choices(n: int, k: int) -> float:
+    """log C(n, k), up to a term of k alone."""
+    return lgamma(n + 1) - lgamma(n - k + 1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from impresa.evaluation.results import AnswerScores
 
@@ -50,7 +50,7 @@ def _is_said(character: str) -> bool:
 
 
 def exact_match(answer: str, expected: str) -> bool:
-    """Whether two texts are the same once normalised."""
+    """True if two texts are the same once normalised."""
     return normalized(answer) == normalized(expected)
 
 
@@ -63,13 +63,14 @@ def token_f1(answer: str, expected: str) -> float:
     return 2 * common / (len(ours) + len(theirs))
 
 
-def score(answers: Sequence[str], expected: Sequence[str]) -> AnswerScores:
-    """Means over pairs of an answer and the right one; there is at least one."""
-    pairs = list(zip(answers, expected, strict=True))
+def score(pairs: Iterable[tuple[str, str]]) -> AnswerScores:
+    """Means over pairs of an answer and the right one; 0 where there are none."""
+    pairs = list(pairs)
+    num = max(len(pairs), 1)
     return AnswerScores(
         num_questions=len(pairs),
-        exact_match=sum(exact_match(a, e) for a, e in pairs) / len(pairs),
-        token_f1=sum(token_f1(a, e) for a, e in pairs) / len(pairs),
+        exact_match=sum(exact_match(a, e) for a, e in pairs) / num,
+        token_f1=sum(token_f1(a, e) for a, e in pairs) / num,
     )
 
 
@@ -95,5 +96,5 @@ def rouge_l(answers: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def _words(text: str) -> str:
-    """What torchmetrics does to ASCII by default, for every script: its own leaves nothing of the others."""
+    """The normalisation that torchmetrics has for ASCII, for every script: its own leaves nothing of the others."""
     return _NO_WORD.sub(" ", unicodedata.normalize("NFC", text).lower())

@@ -18,7 +18,7 @@ SLOT = "{}"
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise `ConfigError` if there is no template, or if one has no place for the class name."""
+    """Raise `ConfigError` if there is no template, or if one lacks the `{}` for the class name."""
     if not templates:
         raise ConfigError(f"dataset.prompt_templates: is empty; give at least one, for example 'a photo of a {SLOT}.'")
     bad = [template for template in templates if SLOT not in template]
@@ -35,7 +35,7 @@ def class_embeddings(
     Args:
         encode_text: turns a list of N strings into (N, E).
         classes: C class names.
-        templates: prompts with `{}` in the place of the class name.
+        templates: prompts with `{}` for the class name.
 
     Raises:
         ConfigError: a template has no `{}`.

@@ -6,16 +6,27 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image
+from markupsafe import Markup, escape
 
 from impresa.reports.history import Curve
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOUR_MAP = "viridis"
+CHARTS = {
+    "Loss": {"train_loss": "training", "val_loss": "validation"},
+    "Validation R@1": {
+        "val_image_to_text_recall_at_1": "image → text",
+        "val_text_to_image_recall_at_1": "text → image",
+    },
+    "Validation exact match": {"val_exact_match": "greedy answers"},
+    "Learning rate": {"lr": "learning rate"},
+}
+"""Columns of the metrics that a chart shows, and what its legend calls them."""
 # Colours that stand for the page's own, so that a chart follows light and dark mode: see report.css.
 _PAGE_COLOURS = {
     "#010101": "var(--text)",
@@ -27,13 +38,27 @@ _INK, _GRID, *_SERIES = _PAGE_COLOURS
 _MANY_POINTS = 30
 
 
-def line_chart(title: str, curves: Mapping[str, Curve]) -> str:
+def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:
+    """Losses, validation metrics and learning rate by title, as far as they were recorded."""
+    found = {title: curves_of(history, columns) for title, columns in CHARTS.items()}
+    return {title: line_chart(title, curves) for title, curves in found.items() if curves}
+
+
+def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[str, Curve]:
+    """The recorded ones of some columns, by the name that a legend gives them."""
+    return {name: history[column] for column, name in columns.items() if column in history}
+
+
+def line_chart(title: str, curves: Mapping[str, Curve]) -> Markup:
     """An inline SVG of curves over optimizer steps, with a legend where there is more than one curve."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
     draw_curves(figure.subplots(), curves, series=_SERIES, ink=_INK, grid=_GRID)
     text = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     return _inline(text.getvalue(), title)
 
@@ -55,16 +80,19 @@ def draw_curves(axes: Axes, curves: Mapping[str, Curve], *, series: Sequence[str
 
 def matrix_png(matrix: Sequence[Sequence[float]]) -> str:
     """A matrix as a data URI of one pixel per cell, from dark (least) to bright (most)."""
+    from matplotlib import colormaps
+    from PIL import Image
+
     values = np.asarray(matrix, dtype=np.float64)
     span = values.max() - values.min()
     shares = (values - values.min()) / span if span else np.zeros_like(values)
-    pixels = np.uint8(255 * matplotlib.colormaps[COLOUR_MAP](shares)[..., :3])
+    pixels = np.uint8(255 * colormaps[COLOUR_MAP](shares)[..., :3])
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str) -> Markup:
     """A whole SVG file as an element of a page: no prologue, no fixed size, names of its own, the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -74,4 +102,4 @@ def _inline(svg: str, title: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     for stand_in, colour in _PAGE_COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

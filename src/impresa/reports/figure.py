@@ -12,16 +12,19 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 from impresa.errors import CheckpointError, ImpresaError
 from impresa.evaluation.results import Answer, Evaluation, Example, read_evaluation
 from impresa.files import write_atomic
-from impresa.reports.charts import draw_curves
+from impresa.reports.charts import CHARTS, curves_of, draw_curves
 from impresa.reports.history import Curve, read_history
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 INK, GRID, BLUE, ORANGE = "#1c2430", "#e4e8ee", "#2563eb", "#d9730d"
 RIGHT, WRONG = "#15803d", "#c2333d"
@@ -37,6 +40,8 @@ def write_figure(run_dir: Path, path: Path) -> Path:
     Raises:
         CheckpointError: the run has no evaluation with examples.
     """
+    from matplotlib.figure import Figure
+
     evaluation = read_evaluation(run_dir)
     if evaluation is None or evaluation.retrieval is None or not evaluation.gallery.text_queries:
         raise CheckpointError(f"{run_dir}: has no retrieval examples to draw; run `impresa eval` on it first")
@@ -92,9 +97,7 @@ def _draw_recall(axes: Axes, evaluation: Evaluation) -> None:
 
 
 def _draw_loss(axes: Axes, history: Mapping[str, Curve]) -> None:
-    names = {"train_loss": "training", "val_loss": "validation"}
-    found = {name: history[column] for column, name in names.items() if column in history}
-    draw_curves(axes, found, series=(BLUE, ORANGE), ink=INK, grid=GRID)
+    draw_curves(axes, curves_of(history, CHARTS["Loss"]), series=(BLUE, ORANGE), ink=INK, grid=GRID)
     axes.set_title("Loss", loc="left", color=INK, fontweight="bold")
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a training as curves, read from `metrics.csv`."""
+"""The metrics of a training run as curves, read from `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-METRICS_FILE = "metrics.csv"
+from impresa.run_dir.layout import METRICS
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def read_history(run_dir: Path) -> dict[str, Curve]:
 
     A cell that is empty, not finite or cut off is left out, as is a line without a step.
     """
-    path = run_dir / METRICS_FILE
+    path = run_dir / METRICS
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.config.load import read_config
 from impresa.errors import CheckpointError
-from impresa.evaluation.results import read_evaluation
+from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
-from impresa.reports import answers, sections
+from impresa.reports.charts import history_charts, matrix_png
 from impresa.reports.history import read_history
-from impresa.reports.markup import Markup, fill, join
+from impresa.reports.rendering import render
+from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
+from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, REPORT
 
-REPORT_FILE = "report.html"
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+MAX_TABLE_CLASSES = 20
+"""Confusion matrices of more classes become a picture."""
+MAX_LISTED = 20
 
 
 def write_report(run_dir: Path) -> Path:
@@ -49,35 +37,85 @@ def write_report(run_dir: Path) -> Path:
     """
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir}: is no run directory; give the one that `impresa train` printed last")
-    return write_atomic(run_dir / REPORT_FILE, render_report(run_dir))
+    return write_atomic(run_dir / REPORT, render_report(run_dir))
 
 
 def render_report(run_dir: Path) -> str:
     """The page as a string; see `write_report`."""
-    config_file = run_dir / "config.yaml"
+    config_file = run_dir / CONFIG
     config = read_config(config_file) if config_file.is_file() else None
-    environment = _read_json(run_dir / "environment.json")
-    evaluation = read_evaluation(run_dir)
-    name = config.name if config else run_dir.resolve().name
-    parts = [sections.header(name, config, environment)]
-    if evaluation is None:
-        parts.append(sections.no_evaluation(run_dir))
-    else:
-        parts += [sections.headline(evaluation), sections.results(evaluation), sections.sound(evaluation)]
-        parts.append(answers.results(evaluation))
-    parts.append(sections.curves(read_history(run_dir)))
-    if evaluation is not None:
-        parts.append(answers.examples(evaluation.gallery))
-        parts += [sections.examples(evaluation.gallery), sections.similarity(evaluation.gallery)]
-        parts.append(sections.zero_shot(evaluation.zero_shot))
-    parts.append(sections.bad_samples(evaluation, _read_bad_samples(run_dir / "bad_samples.jsonl")))
-    parts.append(sections.reproduce(config, environment, config_file.read_text("utf-8") if config else None))
-    style = files("impresa.reports").joinpath("report.css").read_text(encoding="utf-8")
-    return fill(_PAGE, title=name, style=Markup(style), body=join(parts))
+    environment = _read_environment(run_dir / ENVIRONMENT)
+    found = read_evaluation(run_dir)
+    evaluation = found or Evaluation("", 0, 0, 0)
+    tables = make_tables(evaluation)
+    bad = [*_read_bad_samples(run_dir / BAD_SAMPLES), *(("evaluation", n.id, n.reason) for n in evaluation.bad_samples)]
+    return render(
+        "report.html.j2",
+        name=config.name if config else run_dir.resolve().name,
+        labels=config.labels if config else LabelsConfig(),
+        started=str(environment.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
+        eval_command=None if found else shlex.join(("impresa", "eval", str(run_dir))),
+        summary=summary(evaluation),
+        warnings=warnings(evaluation),
+        tables=tables,
+        headlines=_headlines(tables),
+        model=MODEL,
+        charts=history_charts(read_history(run_dir)),
+        gallery=evaluation.gallery,
+        zero_shot=evaluation.zero_shot,
+        confusions=_confusions(evaluation.zero_shot),
+        max_table_classes=MAX_TABLE_CLASSES,
+        matrix_png=matrix_png,
+        bad_samples=bad[:MAX_LISTED],
+        bad_counts=Counter(split for split, _, _ in bad),
+        command=shlex.join(map(str, environment.get("command") or ())),
+        facts=_facts(environment, config),
+        config_text=config_file.read_text("utf-8") if config else "",
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """What the run wrote down about itself: command, versions, times."""
+def _headlines(tables: list[Table]) -> list[tuple[str, dict[str, str]]]:
+    """The main columns: a title, and a percentage for each row."""
+    return [
+        (f"{heading}, {label}" if heading else label, {row.name: row.cells[column] for row in rows})
+        for table in tables
+        for heading, rows in table.groups.items()
+        for column, label in enumerate(table.columns)
+        if label in table.headlines
+    ]
+
+
+def _confusions(scores: ZeroShotMetrics | None) -> list[tuple[str, str, int]]:
+    """The most frequent confusions: true class, the class named, number of images."""
+    if scores is None:
+        return []
+    counts = {
+        (true, named): count
+        for true, row in zip(scores.classes, scores.confusion, strict=True)
+        for named, count in zip(scores.classes, row, strict=True)
+        if true != named and count
+    }
+    return [(*pair, count) for pair, count in Counter(counts).most_common(MAX_LISTED)]
+
+
+def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> dict[str, Any]:
+    """Seed, versions and machine, as far as they are known."""
+    packages = environment.get("packages") or {}
+    versions = {"impresa": environment.get("impresa"), "python": environment.get("python"), **packages}
+    git = environment.get("git") or {}
+    facts = {
+        "Seed": environment.get("seed", config.seed if config else None),
+        "Versions": ", ".join(f"{name} {found}" for name, found in versions.items() if found),
+        "Commit": git and f"{git.get('commit', '')}{' with changes' if git.get('has_changes') else ''}",
+        "Machine": environment.get("platform"),
+        "Threads": environment.get("threads"),
+        "GPUs": ", ".join(environment.get("gpus") or []),
+    }
+    return {name: fact for name, fact in facts.items() if fact not in (None, "", {})}
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    """Command, versions and times of the run; empty when there is no file."""
     if not path.is_file():
         return {}
     try:
@@ -87,14 +125,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def _read_bad_samples(path: Path) -> list[dict[str, Any]]:
-    """Samples that training skipped; a last line that was cut off is left out."""
-    rows = []
+def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:
+    """Split, id and reason of the samples that training skipped; a last line that was cut off is left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict):
-            rows.append(row)
-    return rows
+            yield str(row.get("split", "")), row.get("id", ""), row.get("reason", "")

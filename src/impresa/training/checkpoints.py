@@ -15,8 +15,8 @@ import torch
 from impresa.config.experiment import CheckpointConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.files import replacing
+from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
 from impresa.training.distributed import Group
-from impresa.training.folder import LAST
 from impresa.training.plan import Plan
 
 SUFFIX = ".ckpt"

@@ -46,7 +46,7 @@ def _summary(parts: Parts, training: Training, world_size: int, metrics: Sequenc
     batch = f"{config.dataset.batch_size} x {world_size} x {config.trainer.accumulate_grad_batches}"
     yield f"data:           {len(data.train_source)} samples to train on, {len(data.val_source)} to validate"
     yield f"batch:          {batch} (samples x devices x accumulated)"
-    yield f"vocabulary:     {parts.tokenizer.vocab_size} tokens"
+    yield f"vocabulary:     {parts.preprocessing.tokenizer.vocab_size} tokens"
     yield f"steps:          {plan.steps_per_epoch} per epoch, {plan.total_steps} in all"
     yield f"warm-up:        {training.schedule.warmup_steps} steps"
     yield f"device:         {training.group.device}"

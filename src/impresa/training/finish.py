@@ -10,20 +10,19 @@ from pathlib import Path
 
 import torch
 
-from impresa.checkpoint import load, save_run
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.batch import Sample
-from impresa.data.preparation import seconds_of_sound
+from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, open_source
-from impresa.evaluation.evaluate import name_of_data
-from impresa.evaluation.of_run import evaluate_run
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
+from impresa.reports.card import model_card
 from impresa.reports.html import write_report
-from impresa.run_files import MODEL_CARD
-from impresa.training.card import model_card
-from impresa.training.environment import now
-from impresa.training.folder import read_environment, write_environment
+from impresa.run_dir.environment import now, read_environment, write_environment
+from impresa.run_dir.layout import MODEL_CARD
+from impresa.run_dir.load import load
+from impresa.run_dir.save import save_run
+from impresa.tasks.base import seconds_of_sound
+from impresa.tasks.samples import name_of_data
 from impresa.training.parts import Parts
 
 NUM_GOLDEN = 4
@@ -35,20 +34,16 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         run_dir,
         parts.model,
         config,
-        parts.tokenizer,
-        parts.image_transform,
-        audio_transform=parts.audio_transform,
+        parts.preprocessing,
         examples=_examples(parts.data.val_source),
         device=device,
     )
     num_parameters = parts.num_parameters
     parts.drop_model()  # the evaluation loads what was saved
     gc.collect()
-    evaluation = evaluate_run(
+    evaluation = parts.task.evaluate(
         load(run_dir, device),
-        open_source(
-            config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=config.decoder is not None
-        ),
+        open_source(config.dataset, "test", audio_seconds=seconds_of_sound(config), dialogues=parts.task.answers),
         data=name_of_data(config.dataset, "test"),
         train_source=parts.data.train_source,
         show_progress=sys.stderr.isatty(),

@@ -22,7 +22,7 @@ from impresa import errors
 from impresa.config import ExperimentConfig, to_yaml
 from impresa.errors import ImpresaError, TrainingError
 from impresa.files import write_atomic
-from impresa.training.folder import is_finished
+from impresa.run_dir.environment import is_finished
 from impresa.training.processes import LAUNCHED
 
 SECONDS_BETWEEN_LOOKS = 0.1

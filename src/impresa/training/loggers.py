@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.files import write_atomic
-from impresa.run_files import EVENTS, METRICS
+from impresa.run_dir.layout import EVENTS, METRICS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.loading import BatchLoader
 from impresa.errors import TrainingError
+from impresa.tasks.base import Task
+from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group, gradients_stay_here
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.kinds import StepWatch, Task
 from impresa.training.plan import Plan
 from impresa.training.progress import ProgressReport
 from impresa.training.recorder import Recorder

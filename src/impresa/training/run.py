@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from impresa.checkpoint import save_preparation
 from impresa.config.adopt import adopt_towers
 from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.validate import validate
+from impresa.run_dir.claim import claim, clear
+from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
+from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.distributed import (
     Group,
@@ -22,10 +24,7 @@ from impresa.training.distributed import (
     processes_to_start,
     use_deterministic_algorithms,
 )
-from impresa.training.environment import describe_environment, now
-from impresa.training.folder import claim, clear, is_finished, read_environment, write_environment
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.kinds import task_of
 from impresa.training.loggers import build_loggers
 from impresa.training.loop import Training, run_steps
 from impresa.training.parts import Parts, build_parts
@@ -117,7 +116,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start, gro
         recorder.resume(start.state["losses"])
         checkpoints.resume(start.state["scores"])
     progress = ProgressReport(plan.total_steps, shown=group.is_main)
-    watch = training.task.watch(config, training.schedule.warmup_steps, group)
+    watch = training.task.watch(training.schedule.warmup_steps, group)
     success = False
     with GracefulStop() as stop:
         try:
@@ -162,7 +161,7 @@ def set_up(
     plan = make_plan(config.trainer, len(train_loader))
     return Training(
         config=config,
-        task=task_of(config),
+        task=parts.task,
         train_loader=train_loader,
         val_loader=parts.data.val_loader(group.rank, shares),
         plan=plan,
@@ -196,4 +195,4 @@ def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Seq
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": start.step, "command": list(command)}
         write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
-    save_preparation(run_dir, config, parts.tokenizer, parts.image_transform, parts.audio_transform)
+    save_start(run_dir, config, parts.preprocessing)

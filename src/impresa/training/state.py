@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from impresa.config.experiment import OptimizationConfig
 from impresa.errors import CheckpointError
+from impresa.run_dir.weights import trained_state
 from impresa.training.averaging import WeightAverage, copy_weights
 from impresa.training.distributed import Group
 from impresa.training.optimizer import build_optimizer
 from impresa.training.precision import Precision
-from impresa.weights import trained_state
 
 
 class TrainState:

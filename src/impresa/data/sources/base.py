@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from impresa.data.batch import Sample
 from impresa.data.dialogue import Dialogue
+from impresa.data.sample import Sample
 from impresa.errors import DataError
 
 

@@ -36,9 +36,9 @@ from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.audio import Clip, decode_audio
-from impresa.data.batch import Sample
 from impresa.data.dialogue import Dialogue, dialogues_of_captions
 from impresa.data.images import decode_image
+from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.data.sources.columns import (
     Wanted,

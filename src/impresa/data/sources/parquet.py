@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.audio import Clip, decode_audio
-from impresa.data.batch import Sample
 from impresa.data.dialogue import Dialogue
 from impresa.data.images import decode_image
+from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks
 from impresa.data.sources.columns import (
     Wanted,

@@ -11,8 +11,8 @@ from PIL import Image
 
 from impresa.config.experiment import ShapesConfig
 from impresa.data.audio import Clip
-from impresa.data.batch import Sample
 from impresa.data.dialogue import Dialogue
+from impresa.data.sample import Sample
 from impresa.data.shapes.captions import describe
 from impresa.data.shapes.draws import Draws
 from impresa.data.shapes.questions import ask_about

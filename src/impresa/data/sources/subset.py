@@ -9,8 +9,8 @@ from itertools import chain, compress
 import numpy as np
 from numpy.typing import NDArray
 
-from impresa.data.batch import Sample
 from impresa.data.dialogue import Dialogue
+from impresa.data.sample import Sample
 from impresa.data.sources.base import Blocks, DivisibleSource
 from impresa.errors import DataError
 

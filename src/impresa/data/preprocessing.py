@@ -1,0 +1,151 @@
+"""What happens to texts, images and sounds before a model sees them: chosen by the towers, kept in the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from impresa.config.checks import is_from_scratch
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.paths import expanded
+from impresa.data.audio import LogMelTransform
+from impresa.data.chat import ChatFormat, is_chat, load_chat
+from impresa.data.images import ImageTransform
+from impresa.data.pretrained import PretrainedAudioTransform, PretrainedTokenizer, pretrained_image_transform
+from impresa.data.tokenizers import TextTokenizer, train_tokenizer
+from impresa.errors import CheckpointError, DataError
+from impresa.files import replacing_folder, write_atomic
+from impresa.run_dir.layout import PREPROCESSING, TOKENIZER
+
+Tokenizer = TextTokenizer | PretrainedTokenizer
+AudioTransform = LogMelTransform | PretrainedAudioTransform
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Tokenizer and transforms, the same in training, evaluation and use."""
+
+    tokenizer: Tokenizer | ChatFormat
+    """Makes tokens of captions; in front of a decoder, of dialogues."""
+    image: ImageTransform
+    audio: AudioTransform | None = None
+    """None without an audio encoder."""
+
+    @property
+    def texts(self) -> Tokenizer:
+        """The tokenizer of captions.
+
+        Raises:
+            DataError: the tokenizer frames dialogues.
+        """
+        if isinstance(self.tokenizer, ChatFormat):
+            raise DataError("tokenizer: it frames dialogues and cannot read captions; restore the run's own")
+        return self.tokenizer
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The format of dialogues.
+
+        Raises:
+            DataError: the tokenizer knows no dialogues.
+        """
+        if not isinstance(self.tokenizer, ChatFormat):
+            raise DataError("tokenizer: no chat format can be read; restore the run's own")
+        return self.tokenizer
+
+    def save(self, run_dir: Path) -> None:
+        """Write what `load` reads."""
+        with replacing_folder(run_dir / TOKENIZER) as folder:
+            self.tokenizer.save(folder)
+        transforms = {"image": self.image.to_dict()}
+        if self.audio is not None:
+            transforms["audio"] = self.audio.to_dict()
+        write_atomic(run_dir / PREPROCESSING, json.dumps(transforms, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Preprocessing:
+        """The preprocessing of a run.
+
+        Raises:
+            CheckpointError: the transforms are missing or damaged.
+            DataError: the tokenizer is missing or damaged.
+        """
+        image, audio = read_transforms(run_dir)
+        return cls(load_tokenizer(run_dir / TOKENIZER), image, audio)
+
+
+def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | None]:
+    """The transforms of a run; that of sounds is None where the run's model has no audio encoder.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        transforms = json.loads((run_dir / PREPROCESSING).read_text())
+        audio = transforms.get("audio")
+        return ImageTransform.from_dict(transforms["image"]), audio and _audio_from_dict(audio)
+    except (DataError, OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{run_dir / PREPROCESSING}: {error}; restore the run from a copy") from error
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | ChatFormat:
+    """The tokenizer or chat format that its `save` wrote.
+
+    Raises:
+        DataError: there is none, or its files are damaged.
+    """
+    if is_chat(directory):
+        return load_chat(directory)
+    kind = PretrainedTokenizer if PretrainedTokenizer.is_in(directory) else TextTokenizer
+    return kind.load(directory)
+
+
+def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Tokenizer:
+    """A tokenizer trained on the captions for our own text tower, a pretrained tower's own otherwise.
+
+    Raises:
+        ConfigError: the pretrained tower's tokenizer cannot be read, or the vocabulary is too small.
+    """
+    tower = config.text_encoder
+    if is_from_scratch("text", tower):
+        return train_tokenizer(captions, tower.vocab_size, tower.max_len)
+    return PretrainedTokenizer.from_backbone(tower.backbone, tower.max_len)
+
+
+def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
+    """That of the tower's run where it comes from one, CLIP's for our own ViT, a pretrained tower's own otherwise.
+
+    Raises:
+        ConfigError: the pretrained tower's preprocessing cannot be read.
+        CheckpointError: the tower's run is damaged.
+    """
+    size, tower = config.dataset.image_size, config.vision_encoder
+    if tower.checkpoint is not None:
+        return read_transforms(expanded(tower.checkpoint))[0]
+    if is_from_scratch("image", tower):
+        return ImageTransform(size)
+    return pretrained_image_transform(tower.backbone, size)
+
+
+def prepare_audio_transform(config: ExperimentConfig) -> AudioTransform | None:
+    """The same for sounds, log-mel features for our own audio tower; None without an audio tower.
+
+    Raises:
+        ConfigError: the pretrained tower's preprocessing cannot be read.
+        CheckpointError: the tower's run is damaged.
+    """
+    tower = config.audio_encoder
+    if tower is None:
+        return None
+    if tower.checkpoint is not None:
+        return read_transforms(expanded(tower.checkpoint))[1]
+    if is_from_scratch("audio", tower):
+        return LogMelTransform(tower.audio_max_seconds)
+    return PretrainedAudioTransform.from_backbone(tower.backbone, tower.audio_max_seconds)
+
+
+def _audio_from_dict(values: dict[str, object]) -> AudioTransform:
+    kind = PretrainedAudioTransform if "extractor" in values else LogMelTransform
+    return kind.from_dict(values)

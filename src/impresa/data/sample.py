@@ -1,0 +1,83 @@
+"""Items on their way to a model: a `Sample` as a source yields it, and what batches of tensors have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from impresa.config.experiment import Modality
+    from impresa.data.audio import Clip
+    from impresa.data.dialogue import Dialogue
+
+
+@dataclass
+class Sample:
+    """One item as a source yields it, before transforms and tokenizer."""
+
+    id: str
+    """Stable name of the sample, unique in its split: a file name, or source and row."""
+    image: Image | None = None
+    """RGB image, upright."""
+    captions: tuple[str, ...] = ()
+    """All captions; training draws one per epoch, evaluation uses all of them."""
+    label: str | None = None
+    """Class name, if the data has one."""
+    audio: Clip | None = None
+    """Sound in one channel; None also where sound is not read at all."""
+    dialogues: tuple[Dialogue, ...] = ()
+    """Questions about the image, with answers; empty where they are not asked for."""
+
+
+@dataclass
+class TensorBatch:
+    """Images and sounds of B samples as tensors; each kind of model adds its texts.
+
+    A modality that the data lacks is None. A sample that lacks a modality still has a row of it, with arbitrary
+    content; a mask marks these rows.
+    """
+
+    ids: list[str]
+    """Names of the samples, length B."""
+    image: torch.Tensor | None = None
+    """(B, 3, S, S) float32, normalised."""
+    audio: torch.Tensor | None = None
+    """(B, F, M) float32 features of sounds; F is the longest of this batch, or what a pretrained tower wants."""
+    audio_mask: torch.Tensor | None = None
+    """(B, F) bool; true on frames that are not padding."""
+    image_present: torch.Tensor | None = None
+    """(B,) bool; true where the sample has an image, None where all have one."""
+    audio_present: torch.Tensor | None = None
+    """The same for sounds."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """Samples that should have been here and could not be used: name and reason. They do not count in B."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def weight(self) -> int:
+        """The batch's weight in a mean over batches: the number of its samples."""
+        return len(self)
+
+    @property
+    def present(self) -> dict[Modality, torch.Tensor]:
+        """(B,) bool for each modality that some samples lack, true where the sample has it."""
+        masks: dict[Modality, torch.Tensor | None] = {"image": self.image_present, "audio": self.audio_present}
+        return {modality: mask for modality, mask in masks.items() if mask is not None}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with its tensors on `device`."""
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory; the DataLoader calls this."""
+        return self._map_tensors(lambda tensor: tensor.pin_memory())
+
+    def _map_tensors(self, change: Any) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: change(value) for name, value in values.items() if hasattr(value, "pin_memory")}
+        return replace(self, **changed)

@@ -1,0 +1,47 @@
+"""The model card: a run's README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.evaluation.results import Evaluation
+from impresa.reports.rendering import render
+from impresa.reports.tables import make_tables, summary, warnings
+
+
+def model_card(
+    config: ExperimentConfig, evaluation: Evaluation, environment: dict[str, Any], run_dir: Path, num_parameters: int
+) -> str:
+    """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
+    labels, git = config.labels, environment["git"]
+    answers, has_audio = config.decoder is not None, config.audio_encoder is not None
+    modalities = ["visual-question-answering" if answers else "image-text", *(["audio"] if has_audio else [])]
+    about = f"Images{', texts and sounds' if has_audio else ' and texts'} in one embedding space."
+    facts = {
+        "Model": labels.model or None,
+        "Parameters": f"{num_parameters:,}",
+        "Trained on": config.dataset.train_path,
+        "Started": environment["started"],
+        "Command": f"`{' '.join(environment['command'])}`",
+        "Seed": environment["seed"],
+        "Versions": f"impresa {environment['impresa']}, torch {environment['packages']['torch']}, "
+        f"python {environment['python']}",
+        "Commit": git and git["commit"] + (" with changes" if git["has_changes"] else ""),
+    }
+    return render(
+        "card.md.j2",
+        # Any JSON string is a YAML one.
+        tags=[json.dumps(tag, ensure_ascii=False) for tag in ("impresa", *modalities, *labels.tags)],
+        title=" ".join(filter(None, (config.name, labels.version))),
+        about=labels.description or ("Answers questions about images." if answers else about),
+        answers=answers,
+        has_audio=has_audio,
+        run_dir=repr(str(run_dir)),
+        summary=summary(evaluation),
+        warnings=warnings(evaluation),
+        tables=make_tables(evaluation),
+        facts={name: fact for name, fact in facts.items() if fact is not None},
+    )

@@ -1,0 +1,159 @@
+"""The tables of an evaluation, which terminal, report and model card print alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from impresa.evaluation.results import (
+    ANSWER_COLUMNS,
+    RETRIEVAL_COLUMNS,
+    SCORE_COLUMNS,
+    SCORED,
+    ZERO_SHOT_COLUMNS,
+    AnswerMetrics,
+    AnswerScores,
+    Column,
+    Evaluation,
+    Scores,
+    ZeroShotMetrics,
+)
+
+MODEL = "model"
+"""Name of the row that a table is about; the other rows are baselines."""
+NOT_LOOKING = (
+    "The model is not looking: asked about other images it answers as well. "
+    "What it knows comes from the words of the questions alone."
+)
+_RETRIEVAL_NOTE = (
+    "R@k: share of queries with a right answer among the first k. Ties count against the model; captions that read the "
+    "same are one text, right for each of its images."
+)
+_ANSWERS_NOTE = (
+    "Exact match and F1 of words compare lower case without punctuation and articles. With “other images” each "
+    "question is asked about another image of the data; the most frequent answer is that to the same question in "
+    "training, or to its type."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A name and one text for each column."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings, ready to be printed."""
+
+    title: str
+    columns: tuple[str, ...]
+    groups: dict[str, tuple[Row, ...]]
+    """Rows by the heading above them; "" for rows without one."""
+    headlines: tuple[str, ...] = ()
+    """Columns, of percentages, that the report shows on top as well."""
+    figures: str = ""
+    """Further results, as a line under the table."""
+    note: str = ""
+    """How to read the table."""
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The data and their size, on one line."""
+    texts = "captions" if evaluation.answers is None else "questions"
+    sounds = f", {evaluation.num_sounds:,} sounds" if evaluation.num_sounds else ""
+    return (
+        f"{evaluation.data}: {evaluation.num_images:,} images, {evaluation.num_texts:,} {texts} "
+        f"({evaluation.num_distinct_texts:,} distinct){sounds}"
+    )
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """Sentences that no reader of the results should miss."""
+    answers = evaluation.answers
+    return [] if answers is None or answers.looks_at_images else [NOT_LOOKING]
+
+
+def make_tables(evaluation: Evaluation) -> list[Table]:
+    """All tables of an evaluation, most important first."""
+    tables = []
+    if answers := evaluation.answers:
+        figures = [f"{column.label} {column.cell(answers)}" for column in _measured(ANSWER_COLUMNS, [answers])]
+        table = _table("Answers", SCORE_COLUMNS, {"": answers.rows()})
+        tables.append(replace(table, figures=", ".join(figures), note=_ANSWERS_NOTE))
+        if answers.kinds:
+            tables.append(_by_type_of_question(answers))
+    if rows := evaluation.retrieval_rows():
+        directions = {
+            "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
+            "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
+        }
+        table = _table("Retrieval", RETRIEVAL_COLUMNS, directions)
+        tables.append(replace(table, note=_RETRIEVAL_NOTE))
+    if evaluation.sound:
+        note = (
+            f"{evaluation.num_sounds:,} samples have a sound. Each pair is judged on the samples that have both; "
+            "sounds that are equal are one."
+        )
+        table = _table("Retrieval with sound", RETRIEVAL_COLUMNS, evaluation.sound)
+        tables.append(replace(table, note=note, headlines=() if rows else table.headlines))
+    if evaluation.zero_shot is not None:
+        tables.append(_zero_shot(evaluation.zero_shot))
+    return tables
+
+
+def _table(title: str, columns: Sequence[Column[Scores]], groups: Mapping[str, Mapping[str, Scores]]) -> Table:
+    """Scores by heading and name of the row, in the columns that were measured for any row."""
+    used = _measured(columns, [scores for rows in groups.values() for scores in rows.values()])
+    return Table(
+        title,
+        columns=tuple(column.label for column in used),
+        groups={
+            heading.replace("_to_", " → "): tuple(
+                Row(name, tuple(column.cell(scores) for column in used)) for name, scores in rows.items()
+            )
+            for heading, rows in groups.items()
+        },
+        headlines=tuple(column.label for column in used if column.headline),
+    )
+
+
+def _measured(columns: Sequence[Column[Scores]], rows: Sequence[Scores]) -> list[Column[Scores]]:
+    return [column for column in columns if any(column.value(scores) is not None for scores in rows)]
+
+
+def _by_type_of_question(answers: AnswerMetrics) -> Table:
+    """The main scores, each with a row for a type of question and a column for what is scored."""
+    kinds = answers.kinds
+    scored = [
+        name
+        for name in SCORED
+        if all(name in scores for scores in kinds.values())
+        and any(scores[name].num_questions for scores in kinds.values())
+    ]
+
+    def row(kind: str, column: Column[AnswerScores]) -> Row:
+        found = [kinds[kind][name] for name in scored]
+        cells = (column.cell(scores) if scores.num_questions else "-" for scores in found)
+        return Row(kind, (f"{kinds[kind][MODEL].num_questions:,}", *cells))
+
+    return Table(
+        "By type of question",
+        columns=("questions", *(SCORED[name] for name in scored)),
+        groups={
+            column.label: tuple(row(kind, column) for kind in kinds) for column in SCORE_COLUMNS if column.headline
+        },
+    )
+
+
+def _zero_shot(scores: ZeroShotMetrics) -> Table:
+    templates = ", ".join(f"“{template}”" for template in scores.templates)
+    prompts = "one prompt" if len(scores.templates) == 1 else f"the mean of {len(scores.templates)} prompts"
+    right = round(scores.accuracy * scores.num_samples)
+    return replace(
+        _table("Classification", ZERO_SHOT_COLUMNS, {"": scores.rows()}),
+        figures=f"{right:,} of {scores.num_samples:,} images are named right; {len(scores.classes):,} classes",
+        note=f"An image is named by the nearest class. A class is {prompts} with its name ({templates}).",
+    )

@@ -1,0 +1,41 @@
+"""The results of an evaluation for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from impresa.evaluation.results import Evaluation
+from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
+
+
+def print_results(evaluation: Evaluation, console: Console) -> None:
+    """Print all tables of an evaluation, and what was wrong with the model or the data."""
+
+    def line(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    line(summary(evaluation), "dim")
+    for table in make_tables(evaluation):
+        console.print(_grid(table))
+        if table.figures:
+            line(table.figures)
+    for warning in warnings(evaluation):
+        line(warning, "yellow")
+    if bad := evaluation.bad_samples:
+        line(f"bad samples, skipped: {len(bad):,}; the first is {bad[0].id}: {bad[0].reason}", "yellow")
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=None, pad_edge=False)
+    grid.add_column(table.title, no_wrap=True)
+    for label in table.columns:
+        grid.add_column(label, justify="right", no_wrap=True)
+    for heading, rows in table.groups.items():
+        if heading:
+            grid.add_row(Text(heading), style="dim")
+        for row in rows:
+            name = Text(f"  {row.name}" if heading else row.name)  # a plain string would be read as markup
+            grid.add_row(name, *row.cells, style="bold" if row.name == MODEL else "")
+    return grid

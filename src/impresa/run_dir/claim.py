@@ -1,0 +1,88 @@
+"""The folder of a run before training: whether it may be used, and which checkpoint a resumed run continues."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.load import read_config
+from impresa.config.tree import leaves, to_tree
+from impresa.errors import CheckpointError, ConfigError
+from impresa.run_dir.environment import is_finished
+from impresa.run_dir.layout import (
+    BAD_SAMPLES,
+    CONFIG,
+    ENVIRONMENT,
+    EVENTS,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    METRICS,
+)
+
+CHECKPOINTS = "*.ckpt"
+
+MAY_CHANGE = frozenset(
+    {
+        *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
+        *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path")),
+        *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
+        *(f"trainer.logging.{key}" for key in ("wandb", "tensorboard")),
+    }
+)
+"""What may differ when a run is resumed: where the data lie, how the machine computes, who is told."""
+
+
+def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
+    """Decide whether a training run may use the folder. Nothing is written, and no torch is needed.
+
+    A folder is free when it does not exist, is empty, or holds a run that has no checkpoint yet.
+
+    Returns:
+        The checkpoint to go on from; None for a new run.
+
+    Raises:
+        CheckpointError: the folder holds something else, or a run while `resume` is false.
+        ConfigError: the run to be resumed has another config.
+    """
+    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+        return None
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: is not empty and no run; choose another --output-dir")
+    before = read_config(run_dir / CONFIG)
+    checkpoint = newest_checkpoint(run_dir / before.trainer.checkpoint.dirpath)
+    if checkpoint is None and not (run_dir / MANIFEST).exists():
+        return None
+    if not resume:
+        raise CheckpointError(f"{run_dir}: holds a run; add --resume to continue it, or choose another --output-dir")
+    if checkpoint is None and not is_finished(run_dir):
+        raise CheckpointError(f"{run_dir}: has no checkpoint to go on from; choose another --output-dir")
+    _refuse_changes(before, config)
+    return checkpoint
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The last checkpoint, else the newest of the others; None when there is none."""
+    last = directory / LAST_CHECKPOINT
+    if last.exists():
+        return last
+    return max(directory.glob(CHECKPOINTS), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def clear(run_dir: Path) -> None:
+    """Remove what a run without a checkpoint has left behind, so that a new one starts clean."""
+    shutil.rmtree(run_dir / EVENTS, ignore_errors=True)
+    for name in (METRICS, BAD_SAMPLES, ENVIRONMENT):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
+    old, new = (dict(leaves(to_tree(config))) for config in (before, now))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    faults = [
+        f"{key}: was {old.get(key)} and is {new.get(key)}; a resumed run keeps its config, so restore it"
+        for key in changed
+        if key not in MAY_CHANGE
+    ]
+    if faults:
+        raise ConfigError(*faults)

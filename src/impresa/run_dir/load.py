@@ -1,0 +1,93 @@
+"""Read a run directory: its config, and its model ready for use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors import SafetensorError
+
+from impresa.config import read_config
+from impresa.config.experiment import ExperimentConfig
+from impresa.data.preprocessing import Preprocessing
+from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.run_dir.golden import check_golden
+from impresa.run_dir.integrity import verify
+from impresa.run_dir.layout import CONFIG
+from impresa.tasks import task_of
+from impresa.tasks.base import UsableModel
+
+if TYPE_CHECKING:
+    from impresa.tasks.alignment.embedder import EmbeddingModel
+    from impresa.tasks.answering.answerer import AnsweringModel
+
+
+def read_run_config(run_dir: Path) -> ExperimentConfig:
+    """The experiment of a run.
+
+    Raises:
+        CheckpointError: the folder is no run, or its config is damaged.
+    """
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir}: no such folder; give the run directory that `impresa train` printed")
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: is no run directory, it has no {CONFIG}; give one that `impresa train` made")
+    try:
+        return read_config(run_dir / CONFIG)
+    except ConfigError as error:
+        raise CheckpointError(*(f"{run_dir / CONFIG}: {line}" for line in error.lines)) from error
+
+
+def load(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel | AnsweringModel:
+    """The model of a finished run, ready to embed images, texts and sounds, or to answer questions about images.
+
+    The stored golden inputs are run again: a cosine below 0.999 to the outputs at the end of training is an error on
+    the kind of device that the run was finished on, and a warning on another.
+
+    Args:
+        run_dir: the folder that `impresa train` printed.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+
+    Returns:
+        An `EmbeddingModel` of an alignment, an `AnsweringModel` of a run with a decoder.
+
+    Raises:
+        CheckpointError: the folder is no run, the run is unfinished, or a file is missing or damaged.
+        ConfigError: the language model that the run stands on cannot be read.
+    """
+    run_dir = Path(run_dir)
+    config = read_run_config(run_dir)
+    verify(run_dir)
+    try:
+        preprocessing = Preprocessing.load(run_dir)
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+            model = task_of(config).standing_on(run_dir).restore(run_dir, preprocessing)
+    except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
+    user: UsableModel = task_of(config).use(model, preprocessing, device)
+    check_golden(run_dir, user)
+    return cast("EmbeddingModel | AnsweringModel", user)
+
+
+def load_embedder(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
+    """`load` for those who need embeddings.
+
+    Raises:
+        CheckpointError: as in `load`; or the run answers questions.
+    """
+    if task_of(read_run_config(Path(run_dir))).answers:
+        raise CheckpointError(f"{run_dir}: answers questions and embeds nothing; name the run of an alignment")
+    return cast("EmbeddingModel", load(run_dir, device))
+
+
+def load_answerer(run_dir: Path | str, device: torch.device | str | None = None) -> AnsweringModel:
+    """`load` for those who need answers.
+
+    Raises:
+        CheckpointError: as in `load`; or the run is one of an alignment.
+    """
+    if not task_of(read_run_config(Path(run_dir))).answers:
+        raise CheckpointError(f"{run_dir}: is an alignment and answers nothing; train one with a decoder on it")
+    return cast("AnsweringModel", load(run_dir, device))

@@ -1,0 +1,68 @@
+"""A batch of images, captions and sounds, and how samples become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from impresa.config.experiment import Modality
+from impresa.data.collate import mask_of, stack_images, stack_sounds
+from impresa.data.preprocessing import Preprocessing
+from impresa.data.sample import Sample, TensorBatch
+
+
+@dataclass
+class Batch(TensorBatch):
+    """Tensors of B samples with one caption each."""
+
+    input_ids: torch.Tensor | None = None
+    """(B, T) int64; T is the longest caption of this batch."""
+    attention_mask: torch.Tensor | None = None
+    """(B, T) bool; true where there is a token."""
+    text_present: torch.Tensor | None = None
+    """(B,) bool; true where the sample has a caption, None where all have one."""
+    captions: list[str] = field(default_factory=list)
+    """The captions behind `input_ids`, length B; empty for a sample without one."""
+    labels: list[str | None] = field(default_factory=list)
+    """Class names, length B."""
+
+    @property
+    def present(self) -> dict[Modality, torch.Tensor]:
+        return super().present | ({} if self.text_present is None else {"text": self.text_present})
+
+
+class Collator:
+    """Stack the images of samples, normalise them together, tokenize the first caption of each, and turn sounds into
+    features.
+
+    With an audio transform any sample may lack any modality: its row is filled and marked as absent. Then every batch
+    has all three modalities, so that all processes of a distributed run agree about them. Without one, all samples are
+    expected to have the same modalities.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._image_transform = preprocessing.image
+        self._tokenizer = preprocessing.texts
+        self._audio_transform = preprocessing.audio
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
+        batch = Batch(ids=[sample.id for sample in samples], labels=[sample.label for sample in samples])
+        if self._audio_transform is None:
+            batch.image = stack_images(self._image_transform, samples)
+            self._add_captions(batch, [sample.captions[0] for sample in samples if sample.captions])
+            return batch
+        batch.image_present = mask_of([sample.image is not None for sample in samples])
+        batch.text_present = mask_of([bool(sample.captions) for sample in samples])
+        batch.audio_present = mask_of([sample.audio is not None for sample in samples])
+        batch.image = stack_images(self._image_transform, samples, batch.image_present)
+        self._add_captions(batch, [sample.captions[0] if sample.captions else "" for sample in samples])
+        batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
+        return batch
+
+    def _add_captions(self, batch: Batch, captions: list[str]) -> None:
+        batch.captions = captions
+        if captions:
+            batch.input_ids, batch.attention_mask = self._tokenizer(captions)

@@ -1,0 +1,48 @@
+"""From a configuration to an alignment model."""
+
+from __future__ import annotations
+
+from impresa.config.checks import FUSED_PAIR, is_from_scratch
+from impresa.config.experiment import ExperimentConfig, Modality
+from impresa.errors import ConfigError
+from impresa.fusion import FusedEmbedding, build_fusion
+from impresa.losses.contrastive import ContrastiveLoss
+from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.encoders import build_audio, build_text, build_vision, own_seed
+
+
+def build_alignment(
+    config: ExperimentConfig, vocab_size: int, end_id: int, *, load_weights: bool = True
+) -> AlignmentModel:
+    """An alignment model as training starts from it, on the CPU in float32.
+
+    New weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them
+    leaves the start of the others as it is. Pretrained towers, and towers of other runs, are loaded.
+
+    Args:
+        config: the experiment, with towers of other runs as they are there (`adopt_towers`).
+        vocab_size: size of the tokenizer.
+        end_id: the tokenizer's end token.
+        load_weights: false builds such towers without their weights, for those that come from a run.
+
+    Raises:
+        ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows, or a pretrained tower cannot
+            be loaded.
+        CheckpointError: the files of a pretrained tower are incomplete.
+    """
+    bound = config.text_encoder.vocab_size
+    if vocab_size > bound and is_from_scratch("text", config.text_encoder):
+        fault = f"{bound} is less than the {vocab_size} tokens of the tokenizer"
+        raise ConfigError(f"text_encoder.vocab_size: {fault}; raise it or train a smaller tokenizer")
+    vision_encoder = build_vision(config, load_weights)
+    text_encoder = build_text(config, vocab_size, end_id, load_weights)
+    audio_encoder = build_audio(config, load_weights)
+    fusion = None
+    if audio_encoder is not None and FUSED_PAIR in (config.losses.pairs or ()):
+        widths: dict[Modality, int] = {"image": vision_encoder.dim, "audio": audio_encoder.dim}
+        with own_seed():
+            width = config.vision_encoder.embed_dim
+            fusion = FusedEmbedding(build_fusion(config.fusion, widths, width), width)
+    dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
+    loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
+    return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)

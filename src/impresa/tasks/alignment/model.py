@@ -1,0 +1,139 @@
+"""The alignment model: one encoder per modality and the contrastive loss between their embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from impresa.config.experiment import Modality
+from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
+from impresa.encoders.text import TextEncoder
+from impresa.encoders.vision import VisionEncoder
+from impresa.errors import DataError
+from impresa.fusion import FusedEmbedding
+from impresa.losses.contrastive import ContrastiveLoss
+from impresa.losses.pairs import FUSED, Embedded
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.base import ModelOutput, TrainableModel
+from impresa.tasks.presence import encode_rows
+
+
+@dataclass
+class AlignmentOutput(ModelOutput):
+    """Loss and embeddings of a batch."""
+
+    embeddings: dict[Embedded, torch.Tensor]
+    """(B, E) for each modality of the batch, not normalised; rows of samples that lack it are zero."""
+    present: dict[Embedded, torch.Tensor] = field(default_factory=dict)
+    """(B,) bool for each modality that some samples lack, true where the sample has it."""
+
+
+class AlignmentModel(TrainableModel):
+    """Encoders that share one embedding space, and the loss that brings them there.
+
+    Args:
+        vision_encoder: encoder of images.
+        text_encoder: encoder of captions.
+        loss: the contrastive objective.
+        audio_encoder: encoder of sounds, if there is one.
+        fusion: makes one embedding of image and sound, if that is to be aligned too.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        text_encoder: TextEncoder,
+        loss: ContrastiveLoss,
+        audio_encoder: AudioEncoder | None = None,
+        fusion: FusedEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        self.vision_encoder = vision_encoder
+        self.text_encoder = text_encoder
+        self.audio_encoder = audio_encoder
+        self.fusion = fusion
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> AlignmentOutput:
+        """Loss and embeddings of a batch; a pair of modalities is compared over the samples that have both."""
+        embeddings, present = self.embed(batch), _present(batch)
+        output = self.loss(embeddings, present=present, captions=_captions(batch))
+        logs = {"loss": output.loss.detach(), **output.logs}
+        return AlignmentOutput(output.loss, logs, embeddings, present)
+
+    def embed(self, batch: Batch) -> dict[Embedded, torch.Tensor]:
+        """Embeddings (B, E), not normalised, of all that the batch has; zero where a sample lacks it."""
+        outputs = self._encode(batch)
+        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
+        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
+            embeddings[FUSED] = self.fusion(outputs, batch.present)
+        return embeddings
+
+    def _encode(self, batch: Batch) -> dict[Modality, EncoderOutput]:
+        """Every modality of the batch; with tokens where a fusion reads them."""
+        fuses = self.fusion is not None
+        outputs: dict[Modality, EncoderOutput] = {}
+        if batch.image is not None:
+            vision = partial(self.vision_encoder, return_tokens=fuses)
+            outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
+        if batch.input_ids is not None:
+            outputs["text"] = encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
+        if batch.audio is not None and self.audio_encoder is not None:
+            audio = partial(self.audio_encoder, return_tokens=fuses)
+            outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
+        return outputs
+
+    def embed_image(self, image: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, S, S), normalised as in training -> embeddings (B, E), not normalised."""
+        return self.vision_encoder(image).pooled
+
+    def embed_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T), padded on the right, and their mask (B, T) -> embeddings (B, E), not normalised."""
+        return self.text_encoder(input_ids, attention_mask).pooled
+
+    def embed_audio(self, audio: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Features (B, F, M) and their mask (B, F), true on real frames -> embeddings (B, E), not normalised.
+
+        Raises:
+            DataError: the model has no audio encoder.
+        """
+        if self.audio_encoder is None:
+            raise DataError("sound: the model has no audio encoder; train one with `audio_encoder` in the config")
+        return self.audio_encoder(audio, mask).pooled
+
+    def embed_image_audio(
+        self, image: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Images and sounds, same as in `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised.
+
+        Raises:
+            DataError: the model has no fusion.
+        """
+        if self.fusion is None or self.audio_encoder is None:
+            raise DataError("image and sound: the model has no fusion; train one with image+audio-text in losses.pairs")
+        image_output = self.vision_encoder(image, return_tokens=True)
+        return self.fusion({"image": image_output, "audio": self.audio_encoder(audio, mask, return_tokens=True)})
+
+    def commit(self, step: int) -> None:
+        """Update the memory's state and clamp the logit scale; see `TrainableModel.commit`."""
+        self.vision_encoder.commit(step)
+        self.loss.commit(step)
+
+
+def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
+    """The batch's masks, and that of the fusion: a sample with an image or a sound has a fused embedding."""
+    masks: dict[Embedded, torch.Tensor] = dict(batch.present.items())
+    if batch.image_present is not None and batch.audio_present is not None:
+        masks[FUSED] = batch.image_present | batch.audio_present
+    return masks
+
+
+def _captions(batch: Batch) -> list[str]:
+    """The captions; a sample without one gets a text that no other sample has, so that it is nobody's duplicate."""
+    if batch.text_present is None:
+        return batch.captions
+    named = zip(batch.captions, batch.ids, strict=True)
+    return [caption or f"(no caption) {id}" for caption, id in named]

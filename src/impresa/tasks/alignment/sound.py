@@ -1,0 +1,100 @@
+"""Retrieval between sounds and the images and captions of the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from impresa.data.audio import Clip
+from impresa.evaluation.results import DirectionMetrics, RetrievalMetrics, dimension_rows
+from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
+from impresa.tasks.samples import Embedder, Item
+
+SOUNDS_AT_A_TIME = 32
+"""Sounds held before they are embedded; long ones are much larger than their embeddings."""
+
+Directions = dict[str, dict[str, DirectionMetrics]]
+
+
+class Rows(Generic[Item]):
+    """One side of a retrieval: items that are embedded as they come, beside the images and captions of their samples.
+
+    Args:
+        name: the modality, as the names of directions have it.
+        encode: turns N items into embeddings (N, E).
+    """
+
+    def __init__(self, name: str, encode: Callable[[list[Item]], Tensor]) -> None:
+        self.num_samples = 0
+        """Samples that were added."""
+        self._name, self._embedder = name, Embedder(encode, SOUNDS_AT_A_TIME)
+        self._row: dict[Hashable, int] = {}
+        self._images: list[tuple[int, int]] = []
+        self._captions: list[tuple[int, str]] = []
+
+    def add(self, item: Item, key: Hashable, *, image: int | None, captions: Iterable[str]) -> None:
+        """Add the item of a sample; items of equal `key` are one row. `image` is the row of the sample's image."""
+        self.num_samples += 1
+        if key not in self._row:
+            self._row[key] = len(self._row)
+            self._embedder.add(item)
+        row = self._row[key]
+        if image is not None:
+            self._images.append((row, image))
+        self._captions += ((row, caption) for caption in captions)
+
+    def retrieval(
+        self, images: Tensor, encode_text: Callable[[list[str]], Tensor], dims: Sequence[int] = ()
+    ) -> Directions:
+        """Metrics by direction (`audio_to_text` and so on) and name (`model`, fewer dimensions, `chance`).
+
+        Each pair of modalities is judged on the samples that have both.
+
+        Args:
+            images: (I, E) embeddings of the images.
+            encode_text: turns N strings into (N, E).
+            dims: Matryoshka dimensions to cut the embeddings to.
+        """
+        rows = self._embedder.embeddings()
+        directions: Directions = {}
+        if self._captions:
+            texts = list(dict.fromkeys(caption for _, caption in self._captions))
+            number = {text: i for i, text in enumerate(texts)}
+            pairs = [(row, number[caption]) for row, caption in self._captions]
+            directions |= _directions(self._name, "text", rows, encode_text(texts), pairs, dims=dims)
+        if self._images:
+            directions |= _directions(self._name, "image", rows, images, self._images, dims=dims)
+        return directions
+
+
+def content_of(clip: Clip) -> bytes:
+    """A key that clips share if they have one rate and are equal, sample by sample."""
+    return blake2b(f"{clip.rate_hz}:".encode() + clip.samples.numpy().tobytes(), digest_size=16).digest()
+
+
+def _directions(
+    one: str, other: str, rows: Tensor, others: Tensor, pairs: Sequence[tuple[int, int]], *, dims: Sequence[int]
+) -> Directions:
+    """Both directions between `rows` of one kind and `others`; `pairs` are the numbers that belong together."""
+    used = list(dict.fromkeys(row for row, _ in pairs))
+    index = {row: i for i, row in enumerate(used)}
+    of_pair = torch.tensor([index[row] for row, _ in pairs])
+    right = RightAnswers(of_pair, [str(number) for _, number in pairs], len(used))
+    rows, others = rows[used], others[[int(number) for number in right.texts]]
+
+    def metrics(dim: int) -> RetrievalMetrics:
+        return metrics_of_texts(rows[:, :dim], others[:, :dim], right)
+
+    found = {
+        "model": metrics(rows.shape[1]),
+        **dimension_rows({dim: metrics(dim) for dim in dims}),
+        CHANCE: chance(right),
+    }
+    return {
+        f"{one}_to_{other}": {name: both.image_to_text for name, both in found.items()},
+        f"{other}_to_{one}": {name: both.text_to_image for name, both in found.items()},
+    }

@@ -1,0 +1,292 @@
+"""A trained vision-language model in use: images and questions in, answers out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.data.chat import ChatFormat
+from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.preprocessing import Preprocessing
+from impresa.data.sample import Sample
+from impresa.decoders.base import refuse_streamed_beams
+from impresa.errors import DataError
+from impresa.fusion import Prefix
+from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.tasks.base import UsableModel
+from impresa.tasks.inputs import Picture, Sound, clip_of, is_one_picture, pixels_of, small_images
+
+_REPLACEMENT = "\ufffd"
+
+
+class AnsweringModel(UsableModel):
+    """A vision-language model with its own preprocessing; `impresa.load` returns one for a run with a decoder.
+
+    Args:
+        model: encoders, fusion and decoder; all but a frozen language model is put into float32.
+        config: the experiment that trained them; its `decoder.generation` are the defaults of generation.
+        preprocessing: the run's chat format and transforms.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    """
+
+    model: VisionLanguageModel
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: ExperimentConfig,
+        preprocessing: Preprocessing,
+        device: torch.device | str | None = None,
+    ) -> None:
+        assert config.decoder is not None
+        self.generation: GenerationConfig = config.decoder.generation
+        self.max_len = config.decoder.max_len
+        self.chat = preprocessing.chat
+        # Trained parameters keep `requires_grad`: by that it is known what to save.
+        super().__init__(_as_loaded(model).eval(), config, preprocessing, device)
+
+    def ask(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        sounds: Sequence[Sound] | None = None,
+        batch_size: int = 32,
+        generation: GenerationConfig | None = None,
+    ) -> str | list[str]:
+        """Answer questions about images.
+
+        Args:
+            images: one image, or several; a tensor (N, 3, H, W) is N images.
+            questions: one question for every image, several for one image, or as many as images, pair by pair.
+            sounds: as many sounds as images, for a model with an audio encoder.
+            batch_size: questions that are answered at a time.
+            generation: how to choose the answers; None stands for the run's own settings.
+
+        Returns:
+            The answer for one image and one question, else a list of them in order.
+
+        Raises:
+            DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
+        """
+        one_image, one_question = is_one_picture(images), isinstance(questions, str)
+        pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        image_of_question, asked = _paired(len(pictures), asked, one_image=one_image, one_question=one_question)
+        if sounds is not None and len(sounds) != len(pictures):
+            raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
+        num_new = (generation or self.generation).max_new_tokens
+        prompts = [self.chat.prompt((), question, self.max_len, num_new) for question in asked]
+        answers: list[str] = []
+        for start in range(0, len(asked), batch_size):
+            rows = image_of_question[start : start + batch_size]
+            chosen = sorted(set(rows))
+            prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
+            index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
+            answers += self.answer(prefix, index, prompts[start : start + batch_size], generation)
+        return answers[0] if one_image and one_question else answers
+
+    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
+        """Describe images; arguments and result as in `ask`."""
+        return self.ask(images, CAPTION_PROMPTS[0], **settings)
+
+    def stream(
+        self,
+        image: Picture,
+        question: str,
+        *,
+        turns: Sequence[Turn] = (),
+        sound: Sound | None = None,
+        generation: GenerationConfig | None = None,
+    ) -> Generator[str, None, None]:
+        """The answer piece by piece, as it is generated; `close()`, or dropping it, ends it early.
+
+        Args:
+            image: what is asked about.
+            question: what is asked.
+            turns: what was asked and answered before.
+            sound: for a model with an audio encoder.
+            generation: as in `ask`; beams cannot be streamed.
+
+        Raises:
+            DataError: as `ask`.
+            ConfigError: beams are asked for.
+        """
+        refuse_streamed_beams(generation or self.generation)
+        prompt = self.chat.prompt(turns, question, self.max_len, (generation or self.generation).max_new_tokens)
+        prefix = self._prefix([image], None if sound is None else [sound])
+        return self._pieces(prefix, prompt, generation)
+
+    def _pieces(
+        self, prefix: Prefix, prompt: list[int], generation: GenerationConfig | None
+    ) -> Generator[str, None, None]:
+        """The answer to one prompt, generated in a thread that stops when nobody reads on."""
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        abandoned = Event()
+
+        def generate() -> None:
+            try:
+                index = torch.zeros(1, dtype=torch.long, device=self.device)
+                self.answer(prefix, index, [prompt], generation, _Pieces(self.chat, pieces.put, abandoned))
+                pieces.put(None)
+            except _Abandoned:
+                pass
+            except BaseException as error:  # it is raised where the pieces are read
+                pieces.put(error)
+
+        Thread(target=generate, daemon=True).start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            abandoned.set()
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        prefix: Prefix,
+        index: Tensor,
+        prompts: Sequence[list[int]],
+        generation: GenerationConfig | None = None,
+        streamer: Any = None,
+    ) -> list[str]:
+        """Answer prompts, for callers that have encoded the images.
+
+        Args:
+            prefix: of the images.
+            index: (R,) int64, which of them each prompt is about.
+            prompts: token ids of R prompts, as `ChatFormat.prompt` gives them.
+            generation: as in `ask`.
+            streamer: gets the tokens of a single prompt as they come.
+        """
+        longest = max(map(len, prompts))
+        pad = self.chat.pad_id
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        found = self.model.decoder.generate(
+            ids,
+            mask,
+            prefix.tokens[index],
+            prefix.mask[index],
+            settings=generation or self.generation,
+            end_ids=self.chat.end_ids,
+            pad_id=pad,
+            streamer=streamer,
+        )
+        return [self.chat.decode(_up_to_end(row, self.chat.end_ids)).strip() for row in found.tolist()]
+
+    @torch.inference_mode()
+    def state_before_answer(self, image: Picture, question: str) -> Tensor:
+        """(H,) float32 on the CPU: the hidden state that the answer's first token is read from."""
+        prefix = self._prefix([image], None)
+        ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
+        output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
+        return output.hidden[0, -1].float().cpu()
+
+    @torch.inference_mode()
+    def prefix(self, batch: DialogueBatch) -> Prefix:
+        """The prefix of a batch, on the model's device."""
+        self.model.eval()  # somebody may have trained on
+        return self.model.prefix(batch.to(self.device))
+
+    def _prefix(self, images: Sequence[Picture], sounds: Sequence[Sound] | None) -> Prefix:
+        pixels = torch.stack([pixels_of(image, self.preprocessing.image) for image in images])
+        batch = DialogueBatch(ids=[str(i) for i in range(len(images))], image=pixels)
+        if sounds is not None:
+            transform = self.preprocessing.audio
+            if transform is None:
+                raise DataError("ask: this model has no audio encoder; leave the sounds out")
+            batch.audio, batch.audio_mask = transform([clip_of(sound, transform) for sound in sounds])
+        return self.prefix(batch)
+
+    def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        examples = [sample for sample in examples if sample.image and sample.dialogues]
+        images = small_images(examples, self.preprocessing.image.size)
+        questions = [sample.dialogues[0].turns[0].question for sample in examples]
+        tensors = {f"image_{i}": image for i, image in enumerate(images)}
+        return {**tensors, "states": self._states(images, questions)}, {"questions": json.dumps(questions)}
+
+    def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
+        return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
+
+    def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:
+        """(N, H) float32: the state that the first token of each answer is read from."""
+        rows = [self.state_before_answer(image, question) for image, question in zip(images, questions, strict=True)]
+        return torch.stack(rows) if rows else torch.zeros(0, self.model.decoder.hidden_size)
+
+
+class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
+    """Ends a generation that nobody reads."""
+
+
+class _Pieces:
+    """transformers' streamer: turns tokens into text as soon as they make whole characters.
+
+    transformers' own `TextIteratorStreamer` holds each word back until the next one begins.
+    """
+
+    def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
+        self._chat = chat
+        self._put = put
+        self._abandoned = abandoned
+        self._ids: list[int] = []
+        self._told = ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the next token. The first call has the prompt, of which there are no ids behind embeddings."""
+        if self._abandoned.is_set():
+            raise _Abandoned
+        self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
+        text = self._chat.decode(self._ids).strip()
+        if text.endswith(_REPLACEMENT) or not text.startswith(self._told):
+            return
+        if text != self._told:
+            self._put(text[len(self._told) :])
+            self._told = text
+
+    def end(self) -> None:
+        """Give what was held back."""
+        rest = self._chat.decode(self._ids).strip()[len(self._told) :]
+        if rest:
+            self._put(rest)
+
+
+def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:
+    """The model in float32, whatever it was trained in, but for a frozen language model: that is large."""
+    frozen = {id(parameter) for parameter in model.decoder.parameters() if not parameter.requires_grad}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and id(tensor) not in frozen:
+            tensor.data = tensor.data.float()
+    return model
+
+
+def _paired(
+    num_images: int, questions: list[str], *, one_image: bool, one_question: bool
+) -> tuple[list[int], list[str]]:
+    """For each answer the image that it is about, and its question."""
+    for question in questions:
+        if not isinstance(question, str):
+            raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
+    if one_question:
+        return list(range(num_images)), questions * num_images
+    if one_image:
+        return [0] * len(questions), questions
+    if len(questions) != num_images:
+        raise DataError(f"ask: {len(questions)} questions about {num_images} images; give one, or as many as images")
+    return list(range(num_images)), questions
+
+
+def _up_to_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    stops = [position for position, token in enumerate(ids) if token in end_ids]
+    return ids[: stops[0]] if stops else ids

@@ -1,0 +1,89 @@
+"""The vision-language model: encoders, a fusion that makes their tokens a prefix, and a decoder that reads it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from impresa.config.experiment import Modality, PrefixTokens
+from impresa.decoders.base import Decoder
+from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
+from impresa.encoders.vision import VisionEncoder
+from impresa.fusion import Fusion, Prefix
+from impresa.run_dir.weights import trained_state
+from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.base import ModelOutput, TrainableModel
+from impresa.tasks.presence import encode_rows
+
+DECODER = "decoder."
+"""Prefix of the decoder's names in the state dict."""
+
+
+class VisionLanguageModel(TrainableModel):
+    """Answers questions about images, and sounds if there is an audio encoder.
+
+    Args:
+        vision_encoder: encoder of images, reduced to its tokens (`Tower.keep`).
+        fusion: makes the prefix; its width is the decoder's.
+        decoder: the language model.
+        prefix: which of the image tower's tokens are read.
+        audio_encoder: encoder of sounds, reduced likewise.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        fusion: Fusion,
+        decoder: Decoder,
+        *,
+        prefix: PrefixTokens,
+        audio_encoder: AudioEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.vision_encoder = vision_encoder
+        self.audio_encoder = audio_encoder
+        self.fusion = fusion
+        self.decoder = decoder
+        self.prefix_tokens: PrefixTokens = prefix
+
+    def forward(self, batch: DialogueBatch) -> ModelOutput:
+        """The loss of the batch's answers: the mean over their tokens.
+
+        In evaluation mode the logs have `exact_match` too, the share of dialogues in which each supervised token is the
+        likeliest one; for a dialogue of one turn that is what greedy decoding would answer.
+        """
+        prefix = self.prefix(batch)
+        output = self.decoder(
+            batch.input_ids,
+            batch.attention_mask,
+            prefix.tokens,
+            batch.labels,
+            prefix.mask,
+            prefix_of_row=batch.image_of_row,
+        )
+        logs = {"loss": output.loss.detach()}
+        if output.hits is not None:
+            logs["exact_match"] = output.hits.float().mean()
+        return ModelOutput(output.loss, logs)
+
+    def prefix(self, batch: DialogueBatch) -> Prefix:
+        """The decoder's input for each image, and the sound beside it: (B, P, H) and a mask (B, P)."""
+        encoded: dict[Modality, EncoderOutput] = {}
+        if batch.image is not None:
+            encoded["image"] = encode_rows(self._read_image, batch.image_present, batch.image)
+        if batch.audio is not None and self.audio_encoder is not None:
+            encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
+        return self.fusion(encoded, batch.present)
+
+    def commit(self, step: int) -> None:
+        """Update the memory's state; see `TrainableModel.commit`."""
+        self.vision_encoder.commit(step)
+
+    def state_to_save(self) -> dict[str, Tensor]:
+        """The encoders and the fusion whole, wherever they came from; of the decoder what is trained."""
+        trained = {f"{DECODER}{name}" for name in trained_state(self.decoder)}
+        return {name: t for name, t in self.state_dict().items() if not name.startswith(DECODER) or name in trained}
+
+    def _read_image(self, image: torch.Tensor) -> EncoderOutput:
+        return self.vision_encoder.read(image, self.prefix_tokens)

@@ -1,0 +1,111 @@
+"""The vision-language model: a decoder behind the encoders, which answers questions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from impresa.config.adopt import read_run
+from impresa.config.experiment import DecoderConfig
+from impresa.config.paths import expanded
+from impresa.data.chat import ChatFormat, load_chat, prepare_chat
+from impresa.data.preprocessing import Preprocessing
+from impresa.data.sources import Source
+from impresa.errors import CheckpointError, ConfigError
+from impresa.evaluation.results import Evaluation
+from impresa.run_dir.layout import TOKENIZER, WEIGHTS
+from impresa.run_dir.weights import read_weights
+from impresa.tasks.answering.answerer import AnsweringModel
+from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
+from impresa.tasks.answering.build import build_vlm
+from impresa.tasks.answering.language_model import (
+    LANGUAGE_MODEL,
+    PART,
+    revision_of_language_model,
+    save_language_model,
+)
+from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.tasks.answering.second_stage import start_from
+from impresa.tasks.answering.validation import AnsweringValidation
+from impresa.tasks.base import Task
+from impresa.tasks.validation import Processes, sizes_of
+
+logger = logging.getLogger(__name__)
+
+
+class AnsweringTask(Task):
+    """Training on questions and answers; the result answers."""
+
+    answers = True
+    blind_baseline = "most frequent answers"
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's settings, which an answering experiment has."""
+        assert self.config.decoder is not None
+        return self.config.decoder
+
+    def prepare_tokenizer(self, source: Source) -> ChatFormat:
+        first = self.decoder.init_from
+        if first is None:
+            return prepare_chat(self.decoder, source.dialogues())
+        if read_run("decoder.init_from", first).decoder is None:
+            raise ConfigError(f"decoder.init_from: {first} is an alignment; name it in vision_encoder.checkpoint")
+        return load_chat(expanded(first) / TOKENIZER)
+
+    def collator(self, preprocessing: Preprocessing) -> DialogueCollator:
+        return DialogueCollator(preprocessing, self.decoder.max_len)
+
+    def build(self, preprocessing: Preprocessing) -> VisionLanguageModel:
+        vocab_size = preprocessing.chat.vocab_size
+        if self.decoder.init_from is None:
+            return build_vlm(self.config, vocab_size)
+        first = expanded(self.decoder.init_from)
+        model = build_vlm(self.config, vocab_size, revision=revision_of_language_model(first, self.decoder))
+        logger.info(f"decoder.init_from: {start_from(model, first)} tensors from {self.decoder.init_from}")
+        return model
+
+    def restore(self, run_dir: Path, preprocessing: Preprocessing) -> VisionLanguageModel:
+        weights = read_weights(run_dir / WEIGHTS)
+        revision = revision_of_language_model(run_dir, self.decoder)
+        model = build_vlm(self.config, preprocessing.chat.vocab_size, load_weights=False, revision=revision)
+        other = weights.keys() ^ model.state_to_save().keys()
+        if other:
+            fault = f"does not fit the config ({min(other)})"
+            raise CheckpointError(f"{run_dir / WEIGHTS}: {fault}; restore the run from a copy")
+        model.load_state_dict(weights, strict=False)
+        return model
+
+    def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> AnsweringModel:
+        return AnsweringModel(model, self.config, preprocessing, device)
+
+    def loss_weights(self, batches: Sequence[DialogueBatch], group: Processes) -> list[float]:
+        """Each batch's share of all processes' tokens, times their number, because gradients are averaged over them:
+        the loss is the mean over the supervised tokens of the step, wherever they are."""
+        sizes = sizes_of(batches)
+        return (group.world_size * sizes / group.sum(sizes).sum()).tolist()
+
+    def validation(self, group: Processes) -> AnsweringValidation:
+        return AnsweringValidation(group)
+
+    def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
+        from impresa.tasks.answering.evaluate import evaluate_answers
+
+        return evaluate_answers(model, source, **options)
+
+    def save_architectures(self, model: Any, folder: Path) -> None:
+        super().save_architectures(model, folder)
+        if self.decoder.type == "qwen":
+            save_language_model(folder / PART, self.decoder, model.decoder)
+
+    def standing_on(self, run_dir: Path) -> AnsweringTask:
+        config = super().standing_on(run_dir).config
+        folder = run_dir / LANGUAGE_MODEL
+        if (folder / "config.json").is_file():
+            config = replace(config, decoder=replace(self.decoder, model=str(folder)))
+        return AnsweringTask(config)

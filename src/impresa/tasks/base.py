@@ -1,0 +1,222 @@
+"""The seam between the two kinds of model: what each of them has to say to training, loading and evaluation.
+
+An alignment (`tasks.alignment`) embeds; a vision-language model (`tasks.answering`) answers. Everything outside this
+package works with the `Task` of a config, `impresa.tasks.task_of(config)`, and does not ask which of the two it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from impresa.config.checks import towers
+from impresa.config.experiment import ExperimentConfig
+from impresa.data.preprocessing import (
+    Preprocessing,
+    Tokenizer,
+    prepare_audio_transform,
+    prepare_image_transform,
+)
+from impresa.data.sample import Sample
+from impresa.data.sources import Source
+from impresa.encoders.pretrained import PretrainedBackbone
+from impresa.encoders.tower import Tower
+from impresa.evaluation.results import Evaluation
+from impresa.run_dir.layout import BACKBONES
+from impresa.run_dir.weights import with_stored_backbone
+from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
+
+if TYPE_CHECKING:
+    from impresa.data.chat import ChatFormat
+
+Collate = Callable[[Sequence[Sample]], Any]
+"""Makes a batch of samples; those that it cannot use are named in the batch's `bad`."""
+
+
+@dataclass
+class ModelOutput:
+    """Result of a model's forward pass on a batch."""
+
+    loss: Tensor
+    """Scalar with its graph."""
+    logs: dict[str, Tensor]
+    """Detached scalars by name, `loss` among them."""
+
+
+class TrainableModel(nn.Module, ABC):
+    """A model that training can drive."""
+
+    @abstractmethod
+    def forward(self, batch: Any) -> ModelOutput:
+        """The loss of a batch, and scalars to log."""
+
+    @abstractmethod
+    def commit(self, step: int) -> None:
+        """Take up what an optimizer step leaves to do, such as the update of the memory.
+
+        Args:
+            step: optimizer steps done since the start of training, from 1; every rank calls it once for each.
+        """
+
+    def state_to_save(self) -> dict[str, Tensor]:
+        """The tensors that a run stores."""
+        return self.state_dict()
+
+
+class UsableModel(ABC):
+    """A trained model with its own preprocessing, as `impresa.load` returns it.
+
+    Args:
+        model: the network.
+        config: the experiment that trained it.
+        preprocessing: of the run.
+        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ExperimentConfig,
+        preprocessing: Preprocessing,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.preprocessing = preprocessing
+        self.to(device or best_device())
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to another device; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    @abstractmethod
+    def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """A few inputs as they come, before any preprocessing, with the model's outputs; and metadata beside them."""
+
+    @abstractmethod
+    def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Outputs for stored inputs as they are now and as they were, row by row; arguments from `golden_tensors`."""
+
+
+class Task(ABC):
+    """Everything that differs between the kinds of model, for one experiment.
+
+    Args:
+        config: the experiment, with towers of other runs as they are there (`impresa.config.prepare`).
+    """
+
+    answers: ClassVar[bool]
+    """Whether the model answers questions; otherwise it embeds."""
+    blind_baseline: ClassVar[str]
+    """Name of the baseline that is fitted on the training data."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.config = config
+
+    def prepare(self, source: Source) -> Preprocessing:
+        """The preprocessing of a new run.
+
+        Args:
+            source: the training data, for a tokenizer that is trained on their texts.
+
+        Raises:
+            ConfigError: a pretrained part's preprocessing cannot be read, or the vocabulary is too small.
+            CheckpointError: a run that a tower comes from is damaged.
+        """
+        tokenizer = self.prepare_tokenizer(source)
+        return Preprocessing(tokenizer, prepare_image_transform(self.config), prepare_audio_transform(self.config))
+
+    @abstractmethod
+    def prepare_tokenizer(self, source: Source) -> Tokenizer | ChatFormat:
+        """The tokenizer of the run that this one stands on, a pretrained model's own, or one trained on the source."""
+
+    @abstractmethod
+    def collator(self, preprocessing: Preprocessing) -> Collate:
+        """A function from samples to a batch."""
+
+    @abstractmethod
+    def build(self, preprocessing: Preprocessing) -> TrainableModel:
+        """The model as training starts from it, on the CPU; new weights come from torch's global seed."""
+
+    @abstractmethod
+    def restore(self, run_dir: Path, preprocessing: Preprocessing) -> TrainableModel:
+        """The model with the weights of a finished run of this very experiment."""
+
+    @abstractmethod
+    def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> UsableModel:
+        """The model for users; it is left in eval mode on `device`."""
+
+    @abstractmethod
+    def loss_weights(self, batches: Sequence[Any], group: Processes) -> list[float]:
+        """Factor of each batch's loss in a training step, so that gradients averaged over processes are those of the
+        step."""
+
+    def train_logs(self, output: Any) -> dict[str, Tensor]:
+        """Scalars of a training batch beside those that the model logs itself."""
+        return {}
+
+    @abstractmethod
+    def validation(self, group: Processes) -> Validation:
+        """A new, empty validation."""
+
+    def watch(self, warmup_steps: int, group: Processes) -> StepWatch:
+        """A watch for training runs that do not learn."""
+        return NoWatch()
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Any,
+        source: Source,
+        *,
+        data: str,
+        train_source: Source | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Evaluation:
+        """All figures of the model on a source, beside those of simple baselines. The weights are not changed.
+
+        Args:
+            model: the model for users, of this task.
+            source: the data.
+            data: the data's name in the result.
+            train_source: the training data, which some baselines are fitted on; None leaves these out.
+            batch_size: samples at a time. None: the config's evaluation batch size.
+            show_progress: progress bars on standard error.
+
+        Raises:
+            DataError: no sample is usable.
+        """
+
+    def save_architectures(self, model: TrainableModel, folder: Path) -> None:
+        """Write the architecture of each pretrained part, so that a run needs nothing from where the part came."""
+        for part, encoder in model.named_children():
+            if isinstance(encoder, Tower) and isinstance(encoder.backbone, PretrainedBackbone):
+                encoder.backbone.save_architecture(folder / part)
+
+    def standing_on(self, run_dir: Path) -> Task:
+        """The same task with a run's own descriptions of pretrained parts in place of ids and paths."""
+        changed: dict[str, Any] = {
+            part: with_stored_backbone(tower, run_dir / BACKBONES / part) for _, part, tower in towers(self.config)
+        }
+        return type(self)(replace(self.config, **changed))
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def seconds_of_sound(config: ExperimentConfig) -> float | None:
+    """How much of each sound is read; None without an audio tower, which reads no sound at all."""
+    return None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds

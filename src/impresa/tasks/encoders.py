@@ -1,0 +1,74 @@
+"""The encoders of an experiment, for either kind of model: new, pretrained, or taken from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.paths import expanded
+from impresa.data.audio import NUM_MELS, LogMelTransform
+from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.text import TextEncoder
+from impresa.encoders.tower import Tower
+from impresa.encoders.vision import VisionEncoder
+from impresa.run_dir.layout import BACKBONES
+from impresa.run_dir.weights import load_part, with_stored_backbone
+
+AnyTower = TypeVar("AnyTower", bound=Tower)
+
+
+def build_vision(config: ExperimentConfig, load_weights: bool) -> VisionEncoder:
+    """The image encoder; `load_weights` false leaves out weights of pretrained towers and of other runs."""
+
+    def build(tower: EncoderConfig, load_weights: bool) -> VisionEncoder:
+        return VisionEncoder(tower, config.dataset.image_size, load_weights=load_weights)
+
+    return _build_tower(build, config.vision_encoder, "vision_encoder", load_weights)
+
+
+def build_text(config: ExperimentConfig, vocab_size: int, end_id: int, load_weights: bool) -> TextEncoder:
+    """The text encoder for a tokenizer of so many tokens, whose end token is `end_id`."""
+
+    def build(tower: EncoderConfig, load_weights: bool) -> TextEncoder:
+        return TextEncoder(tower, vocab_size, end_id, load_weights=load_weights)
+
+    return _build_tower(build, config.text_encoder, "text_encoder", load_weights)
+
+
+def build_audio(config: ExperimentConfig, load_weights: bool) -> AudioEncoder | None:
+    """The audio encoder, if the experiment has one."""
+    if config.audio_encoder is None:
+        return None
+    max_frames = LogMelTransform(config.audio_encoder.audio_max_seconds).max_frames
+
+    def build(tower: EncoderConfig, load_weights: bool) -> AudioEncoder:
+        return AudioEncoder(tower, num_mels=NUM_MELS, max_frames=max_frames, load_weights=load_weights)
+
+    return _build_tower(build, config.audio_encoder, "audio_encoder", load_weights)
+
+
+def _build_tower(
+    build: Callable[[EncoderConfig, bool], AnyTower], tower: EncoderConfig, part: str, load_weights: bool
+) -> AnyTower:
+    """A tower with its own seed; one from another run with its weights there."""
+    with own_seed():
+        if tower.checkpoint is None or not load_weights:
+            return build(tower, load_weights)
+        run_dir = expanded(tower.checkpoint)
+        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), False)
+        load_part(built, run_dir, part)
+        return built
+
+
+@contextmanager
+def own_seed() -> Iterator[None]:
+    """A block whose random numbers take a single draw from the generator outside, however many are drawn inside: a
+    switch in one part leaves the start of the others as it is."""
+    seed = int(torch.randint(2**62, ()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

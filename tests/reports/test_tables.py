@@ -1,0 +1,238 @@
+"""Terminal, page and card print the same tables: same titles, columns, rows and numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from impresa.evaluation.results import (
+    RETRIEVAL_COLUMNS,
+    AnswerMetrics,
+    AnswerScores,
+    Column,
+    DirectionMetrics,
+    Evaluation,
+    RetrievalMetrics,
+    ZeroShotMetrics,
+    save_evaluation,
+)
+from impresa.reports.card import model_card
+from impresa.reports.html import render_report
+from impresa.reports.tables import make_tables
+from impresa.reports.terminal import print_results
+from tiny_run import tiny_experiment
+
+EVIL = "<script>alert('x')</script>"
+ENVIRONMENT = {
+    **{"started": "now", "command": ["impresa"], "seed": 0, "impresa": "1", "python": "3", "git": None},
+    "packages": {"torch": "2"},
+}
+
+
+def direction(share: float) -> DirectionMetrics:
+    return DirectionMetrics({1: share, 5: share + 0.1, 10: share + 0.2}, 2 + share, 1.5, 1234, 1234)
+
+
+def retrieval(share: float) -> RetrievalMetrics:
+    return RetrievalMetrics(direction(share), direction(share + 0.01))
+
+
+def scores(share: float) -> AnswerScores:
+    return AnswerScores(1200, share, share + 0.05)
+
+
+EMBEDDING = Evaluation(
+    *("squares", 12, 24, 20),
+    retrieval=retrieval(0.5),
+    by_dimension={16: retrieval(0.4), 8: retrieval(0.3)},
+    baselines={"colour histogram": retrieval(0.2), "chance": retrieval(0.1)},
+    num_sounds=7,
+    sound={
+        "audio_to_text": {"model": direction(0.6), "chance": direction(0.1)},
+        "text_to_image+audio": {"model": direction(0.7)},
+    },
+    zero_shot=ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((9, 1), (0, 0)), 0.5, 0.6),
+)
+KINDS = {
+    "count": {"model": scores(0.5), "shuffled": AnswerScores(0, 0.0, 0.0), "blind": scores(0.2)},
+    "colour": {"model": scores(0.6), "shuffled": scores(0.3), "blind": scores(0.1)},
+}
+ANSWERING = Evaluation(
+    *("asked", 100, 1200, 50),
+    answers=AnswerMetrics(scores(0.8), scores(0.4), scores(0.3), 0.1, 0.2, 0.25, 1.28, kinds=KINDS),
+)
+
+
+class Tables(HTMLParser):
+    """The cells of a page's tables, row by row; a heading over a group of rows is a row of one cell."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.in_cell = False
+        self.feed(page)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell &= tag not in ("th", "td")
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.in_cell = True
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, text: str) -> None:
+        if self.in_cell:
+            self.tables[-1][-1][-1] += text
+
+
+def on_page(evaluation: Evaluation, run_dir: Path) -> Iterator[list[str]]:
+    save_evaluation(evaluation, run_dir)
+    page = render_report(run_dir)
+    titles = [title for title in re.findall(r"<h2>(.*?)</h2>", page) if title in titles_of(evaluation)]
+    for title, rows in zip(
+        titles, Tables(page.partition("<h2>Confusion")[0].partition("<h2>Bad")[0]).tables, strict=True
+    ):
+        yield [title, *rows[0][1:]]
+        yield from rows[1:]
+
+
+def on_card(evaluation: Evaluation, _: Path) -> Iterator[list[str]]:
+    text = model_card(tiny_experiment(), evaluation, ENVIRONMENT, Path("run"), 1)
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|---"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            yield [cells[0].strip("*")] if cells[0].startswith("**") else cells
+
+
+def on_terminal(evaluation: Evaluation, _: Path) -> Iterator[list[str]]:
+    stream = io.StringIO()
+    print_results(evaluation, Console(file=stream, width=100))
+    names = names_of(evaluation)
+    for line in stream.getvalue().splitlines():
+        cells = re.split(r"\s{2,}", line.strip())
+        if cells[0] in names:
+            yield cells
+
+
+def titles_of(evaluation: Evaluation) -> set[str]:
+    return {table.title for table in make_tables(evaluation)}
+
+
+def names_of(evaluation: Evaluation) -> set[str]:
+    groups = [item for table in make_tables(evaluation) for item in table.groups.items()]
+    return titles_of(evaluation) | {name for heading, rows in groups for name in (heading, *(row.name for row in rows))}
+
+
+def expected(evaluation: Evaluation) -> Iterator[list[str]]:
+    for table in make_tables(evaluation):
+        yield [table.title, *table.columns]
+        for heading, rows in table.groups.items():
+            if heading:
+                yield [heading]
+            yield from ([row.name, *row.cells] for row in rows)
+
+
+@pytest.mark.parametrize("printed", [on_page, on_card, on_terminal])
+@pytest.mark.parametrize("evaluation", [EMBEDDING, ANSWERING])
+def test_all_print_the_same_tables(
+    printed: Callable[[Evaluation, Path], Iterator[list[str]]], evaluation: Evaluation, tmp_path: Path
+) -> None:
+    assert list(printed(evaluation, tmp_path)) == list(expected(evaluation))
+
+
+def test_the_tables_of_a_model_that_embeds() -> None:
+    retrieval_table, sound, classification = make_tables(EMBEDDING)
+    assert retrieval_table.columns == ("R@1", "R@5", "R@10", "median rank", "mean rank")
+    assert list(retrieval_table.groups) == ["image → text", "text → image"]
+    names = ["model", "first 16 dimensions", "first 8 dimensions", "colour histogram", "chance"]
+    assert [row.name for row in retrieval_table.groups["text → image"]] == names
+    assert retrieval_table.groups["image → text"][0].cells == ("50.0%", "60.0%", "70.0%", "1.5", "2.5")
+    assert list(sound.groups) == ["audio → text", "text → image+audio"]
+    assert [row.cells for row in classification.groups[""]] == [("90.0%",), ("60.0%",), ("50.0%",)]
+
+
+def test_the_tables_of_a_model_that_answers() -> None:
+    answers, by_type = make_tables(ANSWERING)
+    assert answers.groups[""][0].cells == ("1,200", "80.0%", "85.0%")
+    assert answers.figures == "loss 0.250, perplexity 1.28, BLEU 0.100, ROUGE-L 0.200"
+    assert by_type.columns == ("questions", "model", "other images", "most frequent answer")
+    assert list(by_type.groups) == ["exact match", "token F1"]
+    assert by_type.groups["exact match"][0].cells == ("1,200", "50.0%", "-", "20.0%")
+    assert by_type.groups["token F1"][1].cells == ("1,200", "65.0%", "35.0%", "15.0%")
+
+
+@pytest.mark.parametrize("printed", [on_page, on_card, on_terminal])
+def test_a_column_that_is_declared_is_printed_where_it_was_measured(
+    printed: Callable[[Evaluation, Path], Iterator[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def candidates(found: DirectionMetrics) -> int | None:
+        return None if found.recall_at[1] < 0.15 else found.num_candidates
+
+    columns = (*RETRIEVAL_COLUMNS, Column("candidates", ",", candidates), Column("lost", ".1f", lambda _: None))
+    monkeypatch.setattr("impresa.reports.tables.RETRIEVAL_COLUMNS", columns)
+    rows = list(printed(EMBEDDING, tmp_path))
+    assert rows[0] == ["Retrieval", "R@1", "R@5", "R@10", "median rank", "mean rank", "candidates"]
+    assert rows[2] == ["model", "50.0%", "60.0%", "70.0%", "1.5", "2.5", "1,234"]
+    assert rows[6] == ["chance", "10.0%", "20.0%", "30.0%", "1.5", "2.1", "-"]
+
+
+def test_the_main_columns_stand_on_top_of_the_page(tmp_path: Path) -> None:
+    def on_top(evaluation: Evaluation) -> list[str]:
+        save_evaluation(evaluation, tmp_path)
+        cards = r'<p class="eyebrow">(.*?)</p><div class="headline number">(.*?)</div>'
+        return [f"{title} {share}" for title, share in re.findall(cards, render_report(tmp_path))]
+
+    shares = ["image → text, R@1 50.0%", "text → image, R@1 51.0%", "zero-shot accuracy 90.0%"]
+    assert on_top(EMBEDDING) == shares
+    assert on_top(ANSWERING) == ["exact match 80.0%", "token F1 85.0%"]
+    only_sound = replace(EMBEDDING, retrieval=None, zero_shot=None)
+    assert on_top(only_sound) == ["audio → text, R@1 60.0%", "text → image+audio, R@1 70.0%"]
+
+
+def test_names_cannot_break_out_of_their_cells(tmp_path: Path) -> None:
+    name = f"{EVIL} | a\nb"
+    assert ANSWERING.answers is not None
+    answers = replace(ANSWERING.answers, kinds={name: KINDS["colour"]})
+    evil = replace(ANSWERING, data=EVIL, answers=answers)
+    card = model_card(tiny_experiment(), evil, ENVIRONMENT, Path("run"), 1)
+    assert f"| {EVIL} \\| a b | 1,200 | 60.0% |" in card
+    run_dir = tmp_path / "<img src=x onerror=alert(1)>"
+    run_dir.mkdir()
+    assert "<img" not in render_report(run_dir)  # named as title, and in the command that evaluates it
+    save_evaluation(evil, run_dir)
+    page = render_report(run_dir)
+    assert "<img" not in page
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 3  # the data, and the type of question under both scores
+
+
+def test_reports_import_neither_torch_nor_a_plotting_library() -> None:
+    """A report is made from files; charts import matplotlib once they are drawn."""
+    heavy = ("torch", "matplotlib", "torchmetrics", "transformers")
+    modules = ("html", "card", "terminal", "figure", "charts")
+    code = f"import sys, {', '.join(f'impresa.reports.{name}' for name in modules)}\n"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_metrics_import_no_more_than_torch() -> None:
+    heavy = ("matplotlib", "torchmetrics", "transformers", "PIL", "rich")
+    modules = ("retrieval", "zero_shot", "text_scores")
+    code = f"import sys, {', '.join(f'impresa.evaluation.{name}' for name in modules)}\n"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,238 @@
+"""Asking a model: which image each question is about, and that batches, streams and settings change no answer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from impresa.config.experiment import GenerationConfig
+from impresa.data.audio import LogMelTransform
+from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.errors import ConfigError, DataError
+from impresa.tasks.answering.answerer import AnsweringModel
+from tiny_vlm import answering, picture, tiny_vlm
+
+QUESTIONS = ["what?", "how many shapes are there in the image?", "is there a circle?", "what colour?"]
+ONE_TOKEN = GenerationConfig(max_new_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> AnsweringModel:
+    return answering(tiny_vlm("decoder.generation.max_new_tokens=12"))
+
+
+def images(num: int = 4) -> list[Image.Image]:
+    return [picture(seed) for seed in range(num)]
+
+
+def one_by_one(model: AnsweringModel, pictures: list[Any], questions: list[str]) -> list[str]:
+    return [str(model.ask(image, question)) for image, question in zip(pictures, questions, strict=True)]
+
+
+def test_answers_depend_on_image_and_question(model: AnsweringModel) -> None:
+    assert len({str(model.ask(image, "what?")) for image in images(8)}) > 3
+    assert len(set(model.ask(picture(0), QUESTIONS))) > 2
+
+
+def test_one_gives_a_text_and_several_give_a_list(model: AnsweringModel) -> None:
+    pictures = images()
+    assert isinstance(model.ask(pictures[0], "what?"), str)
+    assert model.ask(pictures[:1], "what?") == model.ask(pictures[0], ["what?"]) == [model.ask(pictures[0], "what?")]
+    assert model.ask(pictures, "what?") == one_by_one(model, pictures, ["what?"] * 4)
+    assert model.ask(pictures[1], QUESTIONS) == one_by_one(model, pictures[1:2] * 4, QUESTIONS)
+    assert model.ask(pictures, QUESTIONS) == one_by_one(model, pictures, QUESTIONS)
+    assert model.ask([], "what?") == model.ask(pictures[0], []) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_the_batch_size_changes_nothing(batch_size: int, model: AnsweringModel) -> None:
+    pictures = images() * 2
+    expected = one_by_one(model, pictures, QUESTIONS * 2)
+    assert model.ask(pictures, QUESTIONS * 2, batch_size=batch_size) == expected
+    several = model.ask(pictures[2], QUESTIONS * 2, batch_size=batch_size)
+    assert several == one_by_one(model, [pictures[2]] * 8, QUESTIONS * 2)
+
+
+def test_a_picture_is_the_same_in_every_form(model: AnsweringModel, tmp_path: Path) -> None:
+    image = picture(3)
+    image.save(tmp_path / "a.png")
+    raw = torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(20, 20, 3).permute(2, 0, 1)
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), raw, model.preprocessing.image(image)]
+    assert [model.ask(form, "what?") for form in forms] == [model.ask(image, "what?")] * 4
+    assert model.ask(torch.stack([raw, raw]), "what?") == [model.ask(image, "what?")] * 2
+
+
+@pytest.mark.parametrize(
+    ("pictures", "questions", "message"),
+    [
+        (2, ["a?", "b?", "c?"], r"^ask: 3 questions about 2 images; give one, or as many as images$"),
+        (2, ["a?", 3], r"^ask: a question is int; give a string or a list of strings$"),
+        (2, "  ", r"^the question is empty; ask something$"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_a_line(
+    pictures: int, questions: Any, message: str, model: AnsweringModel
+) -> None:
+    with pytest.raises(DataError, match=message):
+        model.ask(images(pictures), questions)
+
+
+def test_an_image_that_cannot_be_read_is_named(model: AnsweringModel, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        model.ask(tmp_path / "a.jpg", "what?")
+
+
+def test_sounds_for_a_model_that_does_not_hear_are_refused(model: AnsweringModel) -> None:
+    sound = (torch.zeros(1600), 16000)
+    with pytest.raises(DataError, match=r"^ask: this model has no audio encoder; leave the sounds out$"):
+        model.ask(picture(0), "what?", sounds=[sound])
+    with pytest.raises(DataError, match=r"^ask: 1 sounds for 2 images; give as many of each$"):
+        model.ask(images(2), "what?", sounds=[sound])
+
+
+def test_a_model_that_hears_is_told_sounds_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = ("audio_encoder.backbone=spectrogram", "audio_encoder.dim=16", "audio_encoder.depth=1")
+    audio += ("audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", "audio_encoder.audio_max_seconds=0.2")
+    hearing = answering(tiny_vlm(*audio))
+    hearing.preprocessing = replace(hearing.preprocessing, audio=LogMelTransform(0.2))
+    sounds = [(0.3 * torch.randn(800 * (number + 1)), 16000) for number in range(4)]
+    read: list[torch.Tensor] = []
+    generate = hearing.model.decoder.generate
+
+    def noting(ids: Any, mask: Any, prefix: torch.Tensor, prefix_mask: torch.Tensor, **settings: Any) -> Any:
+        read.extend(tokens[real] for tokens, real in zip(prefix, prefix_mask, strict=True))
+        return generate(ids, mask, prefix, prefix_mask, **settings)
+
+    monkeypatch.setattr(hearing.model.decoder, "generate", noting)
+    hearing.ask(images(), "what?", sounds=sounds, batch_size=3)
+    together = read[:]
+    for image, sound in zip(images(), sounds, strict=True):
+        read.clear()
+        hearing.ask(image, "what?", sounds=[sound])
+        list(hearing.stream(image, "what?", sound=sound))
+        expected = together.pop(0)
+        assert len(expected) > 4
+        for found in read:
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_caption_is_the_answer_to_the_first_caption_prompt(model: AnsweringModel) -> None:
+    assert model.caption(images()) == model.ask(images(), CAPTION_PROMPTS[0])
+    assert model.caption(picture(0), generation=ONE_TOKEN) == model.ask(
+        picture(0), CAPTION_PROMPTS[0], generation=ONE_TOKEN
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stream_is_the_answer_in_pieces(seed: int, model: AnsweringModel) -> None:
+    pieces = list(model.stream(picture(seed), QUESTIONS[seed % 4]))
+    assert "".join(pieces) == model.ask(picture(seed), QUESTIONS[seed % 4])
+    assert all(pieces)
+
+
+def test_a_stream_comes_before_its_end(model: AnsweringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(model.chat.tokens("red circle"))
+    logits = model.model.decoder.head
+
+    def scripted(hidden: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros_like(logits(hidden))
+        found[..., next(tokens, model.chat.end_ids[0])] = 9.0
+        return found
+
+    monkeypatch.setattr(model.model.decoder, "head", scripted)
+    pieces = list(model.stream(picture(0), "what?"))
+    assert "".join(pieces) == "red circle"
+    assert len(pieces) > 2
+
+
+def test_a_stream_refuses_at_once_what_it_cannot_answer(model: AnsweringModel) -> None:
+    with pytest.raises(ConfigError, match="beams"):
+        model.stream(picture(0), "what?", generation=GenerationConfig(num_beams=2))
+    with pytest.raises(DataError, match="the question is empty"):
+        model.stream(picture(0), "")
+
+
+def test_a_fault_in_the_stream_is_raised_where_it_is_read(
+    model: AnsweringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = model.stream(picture(0), "what?")
+    monkeypatch.setattr(model.model.decoder, "head", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+
+
+def test_a_stream_that_nobody_reads_ends(model: AnsweringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make two hundred tokens."""
+    letter, logits, num_tokens = model.chat.tokens("a")[0], model.model.decoder.head, 0
+    read_on = Event()
+
+    def endless(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal num_tokens
+        num_tokens += 1
+        if num_tokens > 2:
+            assert read_on.wait(timeout=20)
+        found = torch.zeros_like(logits(hidden))
+        found[..., letter] = 9.0
+        return found
+
+    monkeypatch.setattr(model.model.decoder, "head", endless)
+    before = set(threading.enumerate())
+    stream = model.stream(picture(0), "what?", generation=GenerationConfig(max_new_tokens=200))
+    assert next(stream) == "a"
+    (generating,) = set(threading.enumerate()) - before
+    stream.close()
+    read_on.set()
+    generating.join(timeout=20)
+    assert not generating.is_alive()
+    assert num_tokens <= 4
+
+
+def test_what_was_said_before_counts(model: AnsweringModel) -> None:
+    said = (Turn("what is there?", "a red circle"),)
+    changed = []
+    for number, question in enumerate(QUESTIONS):
+        image = picture(number)
+        alone, after = ("".join(model.stream(image, question, turns=turns)) for turns in ((), said))
+        prompt = model.chat.prompt(said, question, model.max_len, model.generation.max_new_tokens)
+        assert model.answer(model._prefix([image], None), torch.tensor([0]), [prompt]) == [after]
+        changed.append(after != alone)
+    assert any(changed)
+
+
+def test_the_runs_generation_settings_are_the_defaults() -> None:
+    short = answering(tiny_vlm("decoder.generation.max_new_tokens=1"))
+    longer = GenerationConfig(max_new_tokens=12)
+    answers, others = short.ask(images(8), "what?"), short.ask(images(8), "what?", generation=longer)
+    assert short.ask(images(8), "what?", generation=ONE_TOKEN) == answers
+    assert sum(map(len, answers)) < sum(map(len, others))
+
+
+def test_sampling_follows_torchs_seed(model: AnsweringModel) -> None:
+    hot = GenerationConfig(max_new_tokens=12, temperature=3.0)
+
+    def drawn(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return model.ask(images(), "what?", generation=hot)
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_it_works_after_someone_turned_on_training_mode() -> None:
+    model = answering(tiny_vlm("decoder.recursion.dropout=0.5", "vision_encoder.drop_rate=0.5"))
+    expected = model.ask(images(), "what?")
+    model.model.train()
+    assert model.ask(images(), "what?") == expected
+
+
+def test_too_long_a_question_loses_its_start(model: AnsweringModel) -> None:
+    end = "and what is the colour of the shape on the left?"
+    longer, longest = (f"{'well ' * num}{end}" for num in (60, 90))
+    assert model.ask(picture(0), longer) == model.ask(picture(0), longest)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import impresa
+from impresa.errors import DataError
+from impresa.tasks.alignment.embedder import EmbeddingModel
+from tiny_run import finished_run
+
+TEXTS = ["a red circle", "a large blue square above a small green triangle", "circle"]
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return impresa.load(finished_run(), "cpu")
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def raw(image: Image.Image) -> Tensor:
+    return torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def test_several_give_rows_and_one_gives_a_vector(model: EmbeddingModel) -> None:
+    images, texts = model.encode_image([picture(0), picture(1)]), model.encode_text(TEXTS)
+    assert images.shape == (2, 16)
+    assert texts.shape == (3, 16)
+    assert (images.dtype, images.device.type) == (torch.float32, "cpu")
+    assert torch.allclose(model.encode_image(picture(1)), images[1], atol=1e-6)
+    assert torch.allclose(model.encode_text(TEXTS[1]), texts[1], atol=1e-6)
+
+
+def test_nothing_gives_no_rows(model: EmbeddingModel) -> None:
+    assert model.encode_image([]).shape == model.encode_text([]).shape == (0, 16)
+
+
+def test_embeddings_have_length_one_unless_asked_otherwise(model: EmbeddingModel) -> None:
+    free = model.encode_text(TEXTS, normalize=False)
+    assert torch.allclose(model.encode_text(TEXTS).norm(dim=1), torch.ones(3))
+    assert not torch.allclose(free.norm(dim=1), torch.ones(3), atol=1e-3)
+    assert torch.allclose(torch.nn.functional.normalize(free, dim=1), model.encode_text(TEXTS))
+
+
+def test_a_prefix_is_cut_first_and_scaled_then(model: EmbeddingModel) -> None:
+    free = model.encode_text(TEXTS, normalize=False)
+    assert torch.allclose(model.encode_text(TEXTS, dim=4), torch.nn.functional.normalize(free[:, :4], dim=1))
+    assert torch.equal(model.encode_text(TEXTS, dim=4, normalize=False), free[:, :4])
+    assert torch.equal(model.encode_text(TEXTS, dim=16), model.encode_text(TEXTS))
+    images = model.encode_image([picture(0), picture(1)], normalize=False)
+    cut = torch.nn.functional.normalize(images[:, :4], dim=1)
+    assert torch.allclose(model.encode_image([picture(0), picture(1)], dim=4), cut)
+    assert torch.allclose(model.encode_image(picture(1), dim=4), cut[1], atol=1e-6)
+    assert torch.equal(model.encode_image([picture(0), picture(1)], dim=4, normalize=False), images[:, :4])
+
+
+@pytest.mark.parametrize("dim", [0, -1, 17])
+def test_a_prefix_longer_than_the_embedding_is_refused(dim: int, model: EmbeddingModel) -> None:
+    with pytest.raises(DataError, match=rf"^dim: {dim} is not within 1 to 16"):
+        model.encode_text(TEXTS, dim=dim)
+
+
+def test_the_batch_size_changes_nothing(model: EmbeddingModel) -> None:
+    images = [picture(seed) for seed in range(5)]
+    assert torch.allclose(model.encode_image(images, batch_size=2), model.encode_image(images), atol=1e-6)
+    assert torch.allclose(model.encode_text(TEXTS, batch_size=1), model.encode_text(TEXTS), atol=1e-6)
+
+
+def test_a_picture_is_the_same_as_file_as_path_text_and_as_tensor(model: EmbeddingModel, tmp_path: Path) -> None:
+    image = picture(3)
+    image.save(tmp_path / "a.png")
+    expected = model.encode_image(image)
+    many = [tmp_path / "a.png", str(tmp_path / "a.png"), raw(image), model.preprocessing.image(image)]
+    assert torch.allclose(model.encode_image(many), expected.expand(4, -1), atol=1e-6)
+    for one in many:
+        assert torch.allclose(model.encode_image(one), expected, atol=1e-6)
+
+
+def test_a_tensor_of_four_dimensions_is_a_batch(model: EmbeddingModel) -> None:
+    images = [picture(seed) for seed in range(3)]
+    batch = torch.stack([raw(image) for image in images])
+    assert torch.allclose(model.encode_image(batch), model.encode_image(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 9, 9), torch.zeros(1, 16, 16), torch.zeros(16, 16, 3).byte()])
+def test_a_tensor_of_another_shape_is_refused(tensor: Tensor, model: EmbeddingModel) -> None:
+    with pytest.raises(DataError, match=r"^image: .*give \(3, 16, 16\) floats"):
+        model.encode_image([tensor])
+
+
+def test_what_cannot_be_read_is_named(model: EmbeddingModel, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        model.encode_image(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="encode_text: got int"):
+        model.encode_text(["a", 3])  # type: ignore[list-item]
+
+
+def test_similarity_is_the_cosine_of_all_pairs(model: EmbeddingModel) -> None:
+    a, b = model.encode_image([picture(0), picture(1)], normalize=False), model.encode_text(TEXTS)
+    found = model.similarity(a, b)
+    assert found.shape == (2, 3)
+    assert found[1, 2].item() == pytest.approx(torch.cosine_similarity(a[1], b[2], dim=0).item(), abs=1e-6)
+    assert model.similarity(a[0], b).shape == (1, 3)
+    assert torch.allclose(model.similarity(a, a).diagonal(), torch.ones(2))
+
+
+def test_it_works_after_someone_turned_on_training_mode(model: EmbeddingModel) -> None:
+    expected = model.encode_text(TEXTS)
+    model.model.train()
+    assert torch.equal(model.encode_text(TEXTS), expected)
+    assert not expected.requires_grad
+    torch.nn.Linear(16, 1)(expected).sum().backward()  # embeddings can feed a classifier
+
+
+def test_progress_goes_to_standard_error(model: EmbeddingModel, capsys: pytest.CaptureFixture[str]) -> None:
+    model.encode_text(TEXTS, show_progress=True)
+    model.encode_text(TEXTS)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("encoding") == 1
