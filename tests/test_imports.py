@@ -41,8 +41,8 @@ names, the weights and the checksums are below the tasks, saving and loading of 
 ONLY_IN = {
     "lightning": (),
     "torchmetrics": ("evaluation/text_scores.py",),
-    "hydra": ("config/load.py",),
-    "omegaconf": ("config/load.py", "config/yaml_safety.py"),
+    "hydra": ("config/compose.py",),
+    "omegaconf": ("config/compose.py",),
 }
 
 

@@ -11,7 +11,7 @@ import yaml
 from impresa.cli.main import main
 from impresa.config import load_experiment, read_config
 from impresa.config.paths import shipped_names
-from impresa.config.schema import json_schema
+from impresa.config.reference import json_schema
 from impresa.config.validate import experiment_from_tree
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from impresa.config import ExperimentConfig, load_experiment
-from impresa.config.describe import known_keys
+from impresa.config.tree import known_keys
 
 KEYS = {
     "dataset": {

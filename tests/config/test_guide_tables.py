@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from impresa.config.describe import describe, hints, known_keys
+from impresa.config.describe import describe
 from impresa.config.memory_vlm import MemoryVLMConfig
-from impresa.config.tree import leaves, lookup, to_tree
+from impresa.config.tree import hints, known_keys, leaves, lookup, to_tree
 
 TABLES = Path(__file__).with_name("guide_tables.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"\(`([\w.]+)`\)\n((?:\|.*\n)+)", TABLES)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from impresa.config import ExperimentConfig, LabelsConfig
-from impresa.config.dialects import guide_names
-from impresa.config.memory_vlm import LABELS, MemoryVLMConfig, to_experiment
-from impresa.config.tree import leaves, merge, nested, to_tree
+from impresa.config.memory_vlm import GUIDE_KEYS, LABELS, MemoryVLMConfig, to_experiment
+from impresa.config.tree import known_keys, leaves, lookup, merge, nested, to_tree
 from impresa.config.validate import experiment_from_tree, validate
 
 OTHER_VALUES: dict[str, Any] = {
@@ -67,7 +66,16 @@ def test_a_label_changes_names_only(path: str) -> None:
 
 
 def test_every_field_but_the_model_s_image_size_is_read_by_the_translation() -> None:
-    assert set(guide_names().values()) == set(FIELDS) - {"model.image_size"}
+    assert set(GUIDE_KEYS.values()) == set(FIELDS) - {"model.image_size"}
+    assert set(GUIDE_KEYS) <= set(known_keys(ExperimentConfig))
+
+
+@pytest.mark.parametrize("engine_key", GUIDE_KEYS)
+def test_the_table_names_the_guide_s_key_whose_value_arrives(engine_key: str) -> None:
+    guide_key = GUIDE_KEYS[engine_key]
+    value = lookup(to_tree(changed(guide_key)), engine_key)
+    assert value == other_value(guide_key, lookup(to_tree(MemoryVLMConfig()), guide_key))
+    assert value != lookup(to_tree(BASE), engine_key)
 
 
 def test_the_defaults_are_a_valid_experiment_and_the_translation_changes_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""Missing data is named before anything heavy is imported, with the mend."""
+"""Missing data is named before anything heavy is imported, with the fix."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from impresa.config import load_experiment, paths
-from impresa.config.adopt import read_run
 from impresa.config.paths import check_data_paths
+from impresa.config.runs import read_run
 from impresa.errors import ConfigError
 
 

@@ -58,6 +58,7 @@ SINGLE = [
     ("losses.type", "clop", "losses.type: got 'clop'; it must be clip or siglip (did you mean clip?)"),
     ("losses.siglip_bias", True, "losses.siglip_bias: got true; it must be auto or a number"),
     ("trainer.devices", 0, "trainer.devices: got 0; it must be auto or a whole number at least 1"),
+    ("trainer.strategy", "deepspeed", "trainer.strategy: got 'deepspeed'; it must be auto, ddp or fsdp"),
     ("dataset", 3, "dataset: got 3; it must be a mapping of keys"),
     ("text_encoder", None, "text_encoder: got null; it must be a mapping of keys"),
     ("vision_encoder.memory", [], "vision_encoder.memory: got []; it must be a mapping of keys"),

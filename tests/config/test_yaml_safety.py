@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config.load import load_experiment, read_config
-from impresa.config.yaml_safety import MAX_BYTES, read_yaml
+from impresa.config.compose import MAX_BYTES, load_experiment, read_config, read_yaml
 from impresa.errors import ConfigError
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

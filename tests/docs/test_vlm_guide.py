@@ -10,8 +10,8 @@ import pytest
 
 from impresa.cli.main import main
 from impresa.config import load_experiment
-from impresa.config.describe import known_keys
 from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.config.tree import known_keys
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/vlm.md").read_text(encoding="utf-8")

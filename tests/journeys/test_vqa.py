@@ -163,7 +163,7 @@ def test_projector_first_then_adapters_then_a_model_of_ones_own(place: Path) -> 
 
 def test_the_second_stage_starts_where_the_first_ended(place: Path) -> None:
     from impresa.config import load_experiment
-    from impresa.config.adopt import adopt_towers
+    from impresa.config.runs import adopt_towers
     from impresa.training.parts import build_parts
 
     first = train("shapes_vqa_trm", "runs/first", *TRM)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import impresa
 from forged_runs import forge, refusal
-from impresa.config.adopt import adopt_towers
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.runs import adopt_towers
 from impresa.data.chat import ChatFormat, QwenChat
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing

@@ -247,7 +247,7 @@ def test_what_stands_in_a_row_without_a_sound_changes_nothing() -> None:
 
 
 def test_a_tower_of_a_run_stays_as_it_is() -> None:
-    from impresa.config.adopt import adopt_towers
+    from impresa.config.runs import adopt_towers
 
     model = build_vlm(adopt_towers(tiny_vlm_on(finished_run())), 280)
     tower = model.vision_encoder
@@ -264,7 +264,7 @@ def test_a_tower_of_a_run_stays_as_it_is() -> None:
 
 def test_its_weights_are_those_of_the_run_and_its_patches_are_what_that_model_has() -> None:
     import impresa
-    from impresa.config.adopt import adopt_towers
+    from impresa.config.runs import adopt_towers
 
     model = build_vlm(adopt_towers(tiny_vlm_on(finished_run())), 280).eval()
     theirs = impresa.load(finished_run(), "cpu").model.vision_encoder
@@ -274,7 +274,7 @@ def test_its_weights_are_those_of_the_run_and_its_patches_are_what_that_model_ha
 
 
 def test_a_tower_of_a_run_can_be_trained_on() -> None:
-    from impresa.config.adopt import adopt_towers
+    from impresa.config.runs import adopt_towers
 
     config = adopt_towers(tiny_vlm_on(finished_run(), "vision_encoder.freeze=false"))
     model = build_vlm(config, 280)

@@ -9,7 +9,7 @@ import pytest
 
 import tiny_hub
 from impresa.config import EncoderConfig, ExperimentConfig
-from impresa.config.adopt import adopt_towers
+from impresa.config.runs import adopt_towers
 from impresa.training.distributed import join_group
 from impresa.training.loop import steps_of, train_step
 from impresa.training.parts import build_parts

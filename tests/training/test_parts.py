@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from impresa.config.adopt import adopt_towers
+from impresa.config.runs import adopt_towers
 from impresa.data.images import ImageTransform
 from impresa.run_dir.layout import PREPROCESSING
 from impresa.training.parts import Parts, build_parts

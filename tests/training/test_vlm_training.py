@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import impresa
-from impresa.config.adopt import adopt_towers
+from impresa.config.runs import adopt_towers
 from impresa.data.dialogue import ask
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from impresa.cli.device import add_device, checked_device
 from impresa.cli.numbers import count, count_or_zero, fraction, non_negative
-from impresa.config.faults import raise_faults
+from impresa.config.describe import raise_faults
 from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
 
@@ -68,7 +68,7 @@ def finished_run(run: Path) -> ExperimentConfig:
     Raises:
         ConfigError: there is none.
     """
-    from impresa.config.adopt import read_run
+    from impresa.config.runs import read_run
 
     return read_run("RUN", str(run))
 
@@ -116,7 +116,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_generation(args: argparse.Namespace, defaults: GenerationConfig) -> None:
-    from impresa.config.checks import check_generation
+    from impresa.config.rules import check_generation
 
     given = _given(args)
     generation = replace(defaults, **given)

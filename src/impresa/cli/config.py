@@ -7,7 +7,7 @@ import json
 import re
 
 from impresa.cli.overrides import add_config_name, config_name
-from impresa.config.dialects import ENGINE, SCHEMAS
+from impresa.config.memory_vlm import ENGINE, SCHEMAS
 from impresa.errors import ConfigError
 
 HELP = "Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."
@@ -33,14 +33,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.action == "list":
         _list()
     else:
-        from impresa.config.schema import json_schema
+        from impresa.config.reference import json_schema
 
         print(json.dumps(json_schema(args.dialect), indent=2))
     return 0
 
 
 def _show(args: argparse.Namespace, overrides: list[str]) -> None:
-    from impresa.config.load import load_experiment, load_tree, to_yaml
+    from impresa.config.compose import load_experiment, load_tree, to_yaml
     from impresa.config.tree import to_tree
 
     name = config_name(args)

@@ -112,7 +112,7 @@ def _overview() -> str:
 
 
 def _unknown_verb(name: str) -> str:
-    from impresa.config.faults import listed, nearest
+    from impresa.config.describe import listed, nearest
 
     near = nearest(name, VERBS)
     return f"{name}: unknown verb; {f'did you mean {near}? ' if near else ''}there are {listed(VERBS, 'and')}"
@@ -121,9 +121,9 @@ def _unknown_verb(name: str) -> str:
 def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:
     """The line for an argument that is neither an option nor a key; a key may be written without its part."""
     from impresa.cli.overrides import options
-    from impresa.config.describe import known_keys
-    from impresa.config.dialects import SCHEMAS
-    from impresa.config.faults import nearest
+    from impresa.config.describe import nearest
+    from impresa.config.memory_vlm import SCHEMAS
+    from impresa.config.tree import known_keys
 
     known = {option: option for option in options(parser)}
     if VERBS[verb].takes_overrides:

@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Container, Iterator, Sequence
 
-from impresa.config.dialects import TOP_LEVEL
+from impresa.config.memory_vlm import TOP_LEVEL
 from impresa.errors import ConfigError
 
 _ASSIGNMENT = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=", re.DOTALL)
@@ -73,7 +73,7 @@ def config_name(args: argparse.Namespace) -> str | None:
 
 
 def _is_key_option(word: str) -> bool:
-    """Whether a word is `--key` or `--key=value` with a key of the configuration: dotted, or at its top level."""
+    """True when a word is `--key` or `--key=value` with a key of the configuration: dotted, or at its top level."""
     if not word.startswith("--"):
         return False
     key = word[2:].partition("=")[0]
@@ -81,7 +81,7 @@ def _is_key_option(word: str) -> bool:
 
 
 def _is_no_value(word: str) -> bool:
-    """Whether a word that follows `--key` begins something else: another option or an override."""
+    """True when a word that follows `--key` begins something else: another option or an override."""
     if word.startswith("-"):
         return not _NEGATIVE_NUMBER.match(word)
     key = word.partition("=")[0]

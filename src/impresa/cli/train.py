@@ -25,16 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # All that can be checked without torch is checked before it is imported.
-    from impresa.config.adopt import adopt_towers
-    from impresa.config.checks import check_built
-    from impresa.config.effects import notices
-    from impresa.config.load import load_experiment
-    from impresa.config.paths import check_data_paths
+    from impresa.config.compose import load_experiment
+    from impresa.config.relevance import notices
+    from impresa.config.runs import prepare
 
     _check_options(args)
-    config = adopt_towers(load_experiment(_config_to_train(args), overrides))
-    check_built(config)
-    check_data_paths(config)
+    config = prepare(load_experiment(_config_to_train(args), overrides))
     run_dir = None if args.dry_run else _run_dir(args, config)
 
     from impresa.training.notices import show_notices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from impresa.config.experiment import (
@@ -28,9 +29,8 @@ from impresa.config.memory_vlm import MemoryVLMConfig
 from impresa.config.validate import validate
 
 if TYPE_CHECKING:
-    from impresa.config.load import load_experiment as load_experiment
-    from impresa.config.load import read_config as read_config
-    from impresa.config.load import to_yaml as to_yaml
+    from impresa.config.compose import load_experiment, read_config, to_yaml
+    from impresa.config.runs import prepare
 
 __all__ = [
     "CheckpointConfig",
@@ -51,6 +51,7 @@ __all__ = [
     "ShapesConfig",
     "TrainerConfig",
     "load_experiment",
+    "prepare",
     "read_config",
     "to_yaml",
     "validate",
@@ -60,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Hydra is imported with its first use, so that lower parts can name a config class cheaply.
     if name in ("load_experiment", "read_config", "to_yaml"):
-        from impresa.config import load
-
-        return getattr(load, name)
+        return getattr(import_module("impresa.config.compose"), name)
+    if name == "prepare":
+        return import_module("impresa.config.runs").prepare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

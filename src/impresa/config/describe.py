@@ -1,91 +1,89 @@
-"""What the annotations of the config classes say, in words: for error lines and for the reference page."""
+"""Configs in words, for error lines and the reference page: faults, values, near misses and annotations."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import itertools
-import types
-from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import StringConstraints
 
-from impresa.config.faults import listed
+from impresa.config.tree import is_union
+from impresa.errors import ConfigError
 
+_QUOTED_KEY = re.compile(r"`([A-Za-z0-9_.]+)`")
+_MAX_SHOWN = 60
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
-@cache
-def hints(schema: type) -> dict[str, Any]:
-    """Annotation of each field of a config class, bounds included."""
-    annotations = get_type_hints(schema, include_extras=True)
-    return {field.name: annotations[field.name] for field in dataclasses.fields(schema)}
+@dataclass(frozen=True)
+class Fault:
+    """A fault of one key, and the fix.
 
-
-@cache
-def documentation(schema: type) -> dict[str, str]:
-    """The docstring under each field of a config class and of those that it inherits from, on one line."""
-    docs: dict[str, str] = {}
-    for owner in reversed(schema.__mro__):
-        if not dataclasses.is_dataclass(owner):
-            continue
-        definition = next(
-            node for node in ast.walk(ast.parse(inspect.getsource(owner))) if isinstance(node, ast.ClassDef)
-        )
-        for statement, following in itertools.pairwise(definition.body):
-            match statement, following:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    docs[name] = " ".join(text.split())
-    return docs
-
-
-def section(annotation: Any) -> Any:
-    """The config class that an annotation holds (`X` or `X | None`), or None for a scalar or a list."""
-    options = get_args(annotation) if is_union(annotation) else (annotation,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
-
-
-def is_union(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType)
-
-
-def locate(schema: type, location: Sequence[int | str]) -> tuple[str, Any]:
-    """The dotted path and the annotation of the field where a validation error lies.
-
-    `location` may lead on into a list or name a branch of a union; the field is what a user can mend.
+    Keys are those of the engine's dialect; other keys that `text` speaks of stand in backticks, so that a line can be
+    written in the names of the user's dialect.
     """
-    keys: list[str] = []
-    annotation: Any = schema
-    for part in location:
-        owner = section(annotation)
-        if owner is None or part not in hints(owner):
-            break
-        keys.append(str(part))
-        annotation = hints(owner)[str(part)]
-    return ".".join(keys), annotation
+
+    key: str
+    text: str
+
+    def about(self) -> set[str]:
+        """All keys that the fault is about."""
+        return {self.key, *_QUOTED_KEY.findall(self.text)}
+
+    def renamed(self, names: Mapping[str, str]) -> Fault:
+        """The same fault with keys called by other names."""
+        text = _QUOTED_KEY.sub(lambda match: f"`{names.get(match[1], match[1])}`", self.text)
+        return Fault(names.get(self.key, self.key), text)
+
+    def line(self) -> str:
+        """`key: what is wrong; what would be right`."""
+        text = _QUOTED_KEY.sub(lambda match: match[1], self.text)
+        return f"{self.key}: {text}"
 
 
-def known_keys(schema: type, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all leaves of a config class, optional parts included."""
-    for name, annotation in hints(schema).items():
-        owner = section(annotation)
-        if owner is None:
-            yield f"{prefix}{name}"
-        else:
-            yield from known_keys(owner, f"{prefix}{name}.")
+def raise_faults(faults: Iterable[Fault]) -> None:
+    """Raise one `ConfigError` with a line for each fault; do nothing when there are none."""
+    lines = dict.fromkeys(fault.line() for fault in faults)
+    if lines:
+        raise ConfigError(*lines)
 
 
-def config_classes(schema: type) -> Iterator[type]:
-    """A config class and all those below it, each once."""
-    found = dict.fromkeys([schema])
-    for annotation in hints(schema).values():
-        if owner := section(annotation):
-            found |= dict.fromkeys(config_classes(owner))
-    yield from found
+def show(value: Any) -> str:
+    """A value as YAML would write it, on one line and not too long."""
+    text = _as_yaml(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_as_yaml, value)) + "]"
+    return repr(value)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like `word`, or None when none is near; case and the kind of dash do not count."""
+    plain = {name.lower().replace("-", "_"): name for name in known}
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=1, cutoff=0.6)
+    return plain[matches[0]] if matches else None
+
+
+def listed(words: Iterable[Any], last: str = "or") -> str:
+    """`a, b or c`."""
+    *head, tail = [str(word) for word in words] or ["nothing"]
+    return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
 def choices(annotation: Any) -> list[str]:
@@ -96,36 +94,24 @@ def choices(annotation: Any) -> list[str]:
 
 
 def describe(annotation: Any) -> str:
-    """What a value of this annotation must be, as the end of the sentence "it must be ..."."""
+    """The end of the sentence "it must be ...", for the values that an annotation allows."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if is_union(annotation):
-        return " or ".join(describe(part) for part in sorted(arguments, key=_words_first))
+        words_first = sorted(arguments, key=lambda part: get_origin(part) is not Literal)
+        return " or ".join(map(describe, words_first))
     if origin is Literal:
         return listed(arguments)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"a list, each item {describe(arguments[0])}"
     if origin is tuple:
-        return _describe_list(arguments)
+        return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin is Annotated:
-        return _KINDS[arguments[0]] + _describe_bounds(arguments[1:])
+        return " ".join((_KINDS[arguments[0]], " and ".join(_bounds(arguments[1:])))).rstrip()
     return _KINDS.get(annotation, "a mapping of keys")
 
 
-def _words_first(annotation: Any) -> bool:
-    return get_origin(annotation) is not Literal
-
-
-def _describe_list(arguments: tuple[Any, ...]) -> str:
-    if arguments[-1] is Ellipsis:
-        return f"a list, each item {describe(arguments[0])}"
-    return f"a list of {len(arguments)}, each {describe(arguments[0])}"
-
-
-def _describe_bounds(metadata: tuple[Any, ...]) -> str:
-    words = []
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
     for rule in metadata:
         if isinstance(rule, StringConstraints) and rule.min_length:
-            words.append("that is not empty")
-        words += [f"at least {rule.ge}"] if isinstance(rule, Ge) else []
-        words += [f"above {rule.gt}"] if isinstance(rule, Gt) else []
-        words += [f"at most {rule.le}"] if isinstance(rule, Le) else []
-        words += [f"below {rule.lt}"] if isinstance(rule, Lt) else []
-    return " " + " and ".join(words) if words else ""
+            yield "that is not empty"
+        yield from (f"{words} {getattr(rule, name)}" for name, words in _BOUNDS.items() if hasattr(rule, name))

@@ -10,47 +10,45 @@ vision-language model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
-
-from pydantic import ConfigDict
+from typing import Literal
 
 from impresa.config.types import (
+    CheckpointConfig,
     Count,
     CountOrZero,
     Flag,
     Float,
     Fraction,
-    KeepCount,
+    LoggingConfig,
+    MemoryConfig,
     Name,
     NonNegative,
     Positive,
     Rate,
+    Section,
     Text,
 )
-
-CONFIG_RULES = ConfigDict(extra="forbid")
-"""pydantic's rules for every config class: unknown keys are errors."""
 
 Modality = Literal["image", "text", "audio"]
 Augmentation = Literal["none", "clip", "strong"]
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
-MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
-MemoryUpdate = Literal["attention", "gated", "static"]
-MemoryPosition = Literal["prepend", "append"]
 LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant"]
 PrefixTokens = Literal["tokens", "perceiver", "memory"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
+FUSED_PAIR: PairName = "image+audio-text"
+"""The pair of the embedding that image and sound are fused into, and the caption."""
+FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "audio": "spectrogram"}
+"""The backbone of each modality that is trained from scratch; any other name is a pretrained one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesConfig:
+class ShapesConfig(Section):
     """Size and seed of the embedded procedural data set `shapes`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     num_train: Count = 8192
     """Scenes in the training split."""
@@ -63,13 +61,11 @@ class ShapesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(Section):
     """Where samples come from, how they are prepared and how they are grouped into batches."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
     source: Source = "auto"
-    """Kind of data; `auto` tells it from the path: the word `shapes`, a `*.parquet` file or folder of them, a folder of
+    """Kind of data; `auto` reads it off the path: the word `shapes`, a `*.parquet` file or folder of them, a folder of
     images with captions."""
     train_path: Name = "shapes"
     """Training data: a path, or `shapes` for the embedded data set."""
@@ -92,7 +88,7 @@ class DatasetConfig:
     answer_column: Name = "answer"
     """Column or key that holds the answer to it: a string, or a list as long as that of the questions."""
     kind_column: Name = "kind"
-    """Column or key that holds the type of a question, if there is one; accuracy is told by type."""
+    """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
     questions_per_image: Count = 1
     """Questions of each image in a training batch, drawn anew for each epoch; the image is encoded once for all of
     them. Validation asks all."""
@@ -127,38 +123,8 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
-    """Learned memory tokens with a running state, inside our own ViT (`vision_encoder.backbone: vit`)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
-    enabled: Flag = False
-    """Enable memory tokens."""
-    dim: Count = 512
-    """Width of the memory tokens; a linear layer leads in and out when it is not the encoder's width."""
-    num_memory_tokens: Count = 64
-    """Number of memory tokens."""
-    memory_init: MemoryInit = "learnable"
-    """Start of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch embeddings
-    sampled from the first batch)."""
-    memory_update: MemoryUpdate = "attention"
-    """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
-    per token takes the place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
-    memory_position: MemoryPosition = "prepend"
-    """Where memory tokens stand: after CLS (`prepend`) or at the end (`append`)."""
-    mem_alpha: Fraction = 0.5
-    """Blending coefficient: weight of the running state and of the read-out; 0 is `static`."""
-    mem_reinit_steps: CountOrZero = 100
-    """The running state is reset to zero before the forward after every so many optimizer steps; 0 never resets."""
-    memory_momentum: Fraction = 0.99
-    """Share of the old running state that an optimizer step keeps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     backbone: Name = "vit"
     """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id or a
@@ -201,8 +167,8 @@ class EncoderConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     """Image, backbone `vit` only: memory tokens."""
     projection: Literal["mlp", "linear", "none"] = "mlp"
-    """What the tokens pass before pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head
-    if that gives `embed_dim`: it starts as the very model that it comes from."""
+    """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
+    gives `embed_dim`: it starts as the very model that it comes from."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
     perceiver_num_latents: Count = 64
@@ -223,10 +189,8 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(Section):
     """Low-rank adapters (LoRA, Hu et al. 2021) in the language model, made by peft."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     r: Count = 16
     """Rank."""
@@ -234,23 +198,13 @@ class LoraConfig:
     """Scale; the adapter's output is multiplied by alpha / r."""
     dropout: Rate = 0.2
     """Dropout on the adapter's input."""
-    target_modules: tuple[Name, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    target_modules: tuple[Name, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Linear layers that get an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecursionConfig:
+class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     recursive: Flag = True
     """false: the same blocks once, as a plain stack. It is the control of equal parameters, for which K, n and N mean
@@ -268,10 +222,8 @@ class RecursionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
+class GenerationConfig(Section):
     """Defaults of text generation, stored in the run."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     max_new_tokens: Count = 64
     """Longest answer in tokens."""
@@ -284,10 +236,8 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Section):
     """The language model behind the encoder."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     type: Literal["qwen", "trm"] = "qwen"
     """`qwen`: a pretrained Qwen causal model; `trm`: a Tiny Recursive Model trained from scratch."""
@@ -329,10 +279,8 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig:
+class FusionConfig(Section):
     """How tokens of several modalities become one prefix, or one embedding."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     strategy: Literal["concat", "cross_attention", "gated"] = "concat"
     """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
@@ -347,10 +295,8 @@ class FusionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Section):
     """The contrastive objective: contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d])."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     type: LossType = "clip"
     """`clip`: symmetric InfoNCE; `siglip`: a sigmoid for each pair."""
@@ -375,7 +321,7 @@ class LossConfig:
     """Pairs to align. null: every pair of modalities present in the batch. `image+audio-text` aligns captions with one
     embedding that image and sound are fused into by `fusion`."""
     duplicates: Literal["ignore", "positive"] = "ignore"
-    """What identical captions in one batch are to each other: `ignore` treats each as its own class (so they are
+    """Role of identical captions in one batch to each other: `ignore` treats each as its own class (so they are
     negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have
     identical embeddings (no dropout of words or activations); to `siglip` it never is."""
     row_chunk: Count | None = None
@@ -384,10 +330,8 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizationConfig:
+class OptimizationConfig(Section):
     """Optimizer, learning-rate schedule and numeric precision."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     optimizer: OptimizerName = "adamw"
     """Optimizer."""
@@ -422,54 +366,8 @@ class OptimizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """What is logged, where, and how often; intervals count optimizer steps."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
-    log_interval: Count = 10
-    """Optimizer steps between two log entries."""
-    eval_interval: Count = 1000
-    """Optimizer steps between two validations; also at the end, and each epoch when that is shorter."""
-    save_interval: Count = 1000
-    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter."""
-    project: Name = "impresa"
-    """Project name in W&B."""
-    entity: Text | None = None
-    """Account in W&B."""
-    name: Text | None = None
-    """Name of the run in W&B and TensorBoard. null: the experiment's name."""
-    wandb: Flag = False
-    """Log to Weights & Biases (offline when there is no key or no network)."""
-    tensorboard: Flag = True
-    """Log to TensorBoard, in the run's `events` folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """Which checkpoints are kept."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
-    save_top_k: KeepCount = 3
-    """Number of best checkpoints to keep; 0 keeps none, -1 all."""
-    monitor: Name = "val_loss"
-    """Metric that says which is best."""
-    mode: Literal["min", "max"] = "min"
-    """Whether a smaller or a larger metric is better."""
-    save_last: Flag = True
-    """Always keep the last checkpoint as well."""
-    dirpath: Name = "checkpoints"
-    """Folder of the checkpoints, relative to the run directory."""
-    filename: Name = "{epoch:03d}-{step:07d}"
-    """File name pattern; `epoch`, `step` and logged metrics can be used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """Length of the training, hardware, logging and checkpoints."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
+class TrainerConfig(Section):
+    """Length of the training run, hardware, logging and checkpoints."""
 
     epochs: Count = 100
     """Passes over the training data."""
@@ -483,8 +381,8 @@ class TrainerConfig:
     """Number of devices of one machine."""
     num_nodes: Count = 1
     """Number of machines."""
-    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
-    """How several devices share the work."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work: `ddp` keeps the whole model on each, `fsdp` a part; `auto` is `ddp`."""
     deterministic: Flag = False
     """Only deterministic algorithms, at some cost in speed on a GPU."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -494,15 +392,13 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelsConfig:
+class LabelsConfig(Section):
     """Names and notes for people. They change no number; they are recorded in the run, in its model card and in W&B."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     model: Text = ""
     """Identifier of the model."""
     description: Text = ""
-    """What this experiment is about."""
+    """Purpose of the experiment."""
     version: Text = ""
     """Version of the project."""
     tags: tuple[Name, ...] = ()
@@ -510,10 +406,8 @@ class LabelsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(Section):
     """Root of the configuration: everything that decides a run."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     name: Name = "experiment"
     """Name of the experiment."""
@@ -539,3 +433,17 @@ class ExperimentConfig:
     """Optimizer and schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Length, hardware, logging, checkpoints."""
+
+
+def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderConfig]]:
+    """Modality, key and config of each tower that the experiment has; with a decoder there is none for text."""
+    yield "image", "vision_encoder", config.vision_encoder
+    if config.decoder is None:
+        yield "text", "text_encoder", config.text_encoder
+    if config.audio_encoder is not None:
+        yield "audio", "audio_encoder", config.audio_encoder
+
+
+def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
+    """True when the backbone is one of ours, false when it is a pretrained one."""
+    return tower.backbone == FROM_SCRATCH[modality]

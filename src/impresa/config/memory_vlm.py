@@ -8,30 +8,36 @@ have defaults that leave the guide's meaning alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
+from typing import Any
 
-from pydantic import ConfigDict
-
+from impresa.config.describe import Fault, raise_faults, show
 from impresa.config.experiment import (
-    CONFIG_RULES,
     Augmentation,
-    CheckpointConfig,
-    DatasetConfig,
     EncoderConfig,
     ExperimentConfig,
-    LabelsConfig,
-    LoggingConfig,
-    LossConfig,
     LossType,
-    MemoryConfig,
-    OptimizationConfig,
     OptimizerName,
     Precision,
     SchedulerName,
-    TrainerConfig,
 )
-from impresa.config.types import Count, CountOrZero, Flag, KeepCount, Name, NonNegative, Positive, Rate, Text
+from impresa.config.tree import hints, leaves, merge, nested
+from impresa.config.types import (
+    CheckpointConfig,
+    Count,
+    CountOrZero,
+    Flag,
+    LoggingConfig,
+    MemoryConfig,
+    Name,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    Text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +49,8 @@ class GuideMemoryConfig(MemoryConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideTextConfig:
+class GuideTextConfig(Section):
     """`model.text`: the text encoder."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     vocab_size: Count = 49408
     """Vocabulary size: an upper bound, the table has the size of the tokenizer trained on the captions."""
@@ -63,10 +67,8 @@ class GuideTextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig:
+class ContrastiveConfig(Section):
     """`model.contrastive`: the contrastive loss."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     temperature: Positive = 0.07
     """Logit scaling temperature: the start, or the fixed value, see `learn_temperature`."""
@@ -79,10 +81,8 @@ class ContrastiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """`model`: the vision encoder and what belongs to it."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     name: Text = "memory_clip_vit_b_16"
     """Model identifier."""
@@ -111,10 +111,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerKwargs:
+class OptimizerKwargs(Section):
     """`training.optimizer.optimizer_kwargs`, also written `training.optimizer_kwargs`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     """Adam betas."""
@@ -123,10 +121,8 @@ class OptimizerKwargs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideOptimizerConfig:
+class GuideOptimizerConfig(Section):
     """`training.optimizer`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     optimizer: OptimizerName = "adamw"
     """Optimizer name; `training.optimizer=adamw` for short."""
@@ -135,10 +131,8 @@ class GuideOptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedulerKwargs:
+class SchedulerKwargs(Section):
     """`training.scheduler.scheduler_kwargs`, also written `training.scheduler_kwargs`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     warmup_epochs: CountOrZero = 5
     """Warmup epochs."""
@@ -147,10 +141,8 @@ class SchedulerKwargs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideSchedulerConfig:
+class GuideSchedulerConfig(Section):
     """`training.scheduler`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     scheduler: SchedulerName = "cosine"
     """Scheduler name; `training.scheduler=cosine` for short."""
@@ -159,10 +151,8 @@ class GuideSchedulerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideDataConfig:
+class GuideDataConfig(Section):
     """`training.data`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     train_path: Name = "data/train"
     """Training data path."""
@@ -183,54 +173,20 @@ class GuideDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideLoggingConfig:
-    """`training.logging`."""
+class GuideLoggingConfig(LoggingConfig):
+    """`training.logging`: the engine's logging settings, with the guide's names and W&B switched on."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
-    log_interval: Count = 10
-    """Logging frequency in optimizer steps."""
-    eval_interval: Count = 1000
-    """Evaluation frequency in optimizer steps."""
-    save_interval: Count = 1000
-    """Checkpoint frequency in optimizer steps."""
     project: Name = "memory-vlm"
-    """W&B/TB project name."""
-    entity: Text | None = None
-    """W&B entity."""
+    """Project name in W&B."""
     name: Name = "memory_clip"
-    """Experiment name."""
+    """Name of the run in W&B and TensorBoard."""
     wandb: Flag = True
-    """Use Weights & Biases."""
-    tensorboard: Flag = True
-    """Use TensorBoard."""
+    """Log to Weights & Biases (offline when there is no key or no network)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideCheckpointConfig:
-    """`training.checkpoint`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
-
-    save_top_k: KeepCount = 3
-    """Number of best checkpoints to save."""
-    monitor: Name = "val_loss"
-    """Metric to monitor."""
-    mode: Literal["min", "max"] = "min"
-    """Monitoring mode."""
-    save_last: Flag = True
-    """Always save last checkpoint."""
-    dirpath: Name = "checkpoints"
-    """Checkpoint directory, relative to the run."""
-    filename: Name = "{epoch:03d}-{step:07d}"
-    """Checkpoint filename pattern."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """`training`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     epochs: Count = 100
     """Training epochs."""
@@ -256,20 +212,18 @@ class TrainingConfig:
     """Data."""
     logging: GuideLoggingConfig = field(default_factory=GuideLoggingConfig)
     """Logging."""
-    checkpoint: GuideCheckpointConfig = field(default_factory=GuideCheckpointConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectConfig:
+class ProjectConfig(Section):
     """`project`: metadata, recorded in the run and in W&B."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     name: Name = "memory-vlm"
     """Name of the project."""
     description: Text = ""
-    """What it is about."""
+    """Purpose of the project."""
     version: Text = ""
     """Its version."""
     tags: tuple[Name, ...] = ()
@@ -277,10 +231,8 @@ class ProjectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryVLMConfig:
+class MemoryVLMConfig(Section):
     """Root of the Memory-VLM dialect."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = CONFIG_RULES
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """Model architecture."""
@@ -290,120 +242,122 @@ class MemoryVLMConfig:
     """Project metadata."""
 
 
-LABELS = frozenset(
-    {
-        "model.name",
-        "training.logging.project",
-        "training.logging.entity",
-        "training.logging.name",
-        "project.name",
-        "project.description",
-        "project.version",
-        "project.tags",
-    }
-)
-"""Fields of the guide that name things and change no number; everything else changes what a run computes or does."""
+ENGINE, GUIDE = "experiment", "memory_vlm"
+SCHEMAS: dict[str, type] = {ENGINE: ExperimentConfig, GUIDE: MemoryVLMConfig}
+TOP_LEVEL = {name: frozenset(f.name for f in fields(schema)) for name, schema in SCHEMAS.items()}
+
+LABELS = {f"project.{name}" for name in hints(ProjectConfig)} | {
+    *("model.name", "training.logging.project", "training.logging.entity", "training.logging.name"),
+}
+"""Keys of the guide that name things and change no number; everything else changes what a run computes or does."""
+
+
+def _same(engine: str, guide: str, *names: str) -> dict[str, str]:
+    return {f"{engine}.{name}": f"{guide}.{name}" for name in names}
+
+
+GUIDE_KEYS: dict[str, str] = {
+    "name": "project.name",
+    "seed": "training.seed",
+    "labels.model": "model.name",
+    **_same("labels", "project", "description", "version", "tags"),
+    **_same("dataset", "training.data", "train_path", "val_path", "image_size", "augmentation"),
+    **_same("dataset", "training.data", "num_workers", "prefetch_factor", "pin_memory", "persistent_workers"),
+    "dataset.batch_size": "training.batch_size",
+    "vision_encoder.embed_dim": "model.embed_dim",
+    "vision_encoder.dim": "model.embed_dim",
+    **_same("vision_encoder", "model", "depth", "num_heads", "mlp_ratio", "drop_rate", "attn_drop_rate", "patch_size"),
+    **_same("vision_encoder.memory", "model.memory", *hints(MemoryConfig)),
+    "text_encoder.embed_dim": "model.embed_dim",
+    "text_encoder.dim": "model.text.embed_dim",
+    **_same("text_encoder", "model.text", "depth", "num_heads", "mlp_ratio", "vocab_size", "max_len"),
+    "losses.type": "model.contrastive.loss_type",
+    **_same("losses", "model.contrastive", "temperature", "learn_temperature", "gather_distributed"),
+    "optimization.optimizer": "training.optimizer.optimizer",
+    "optimization.lr": "training.learning_rate",
+    **_same("optimization", "training", "weight_decay", "clip_grad", "precision"),
+    **_same("optimization", "training.optimizer.optimizer_kwargs", "betas", "eps"),
+    "optimization.scheduler": "training.scheduler.scheduler",
+    **_same("optimization", "training.scheduler.scheduler_kwargs", "warmup_epochs", "min_lr"),
+    **_same("trainer", "training", "epochs", "accumulate_grad_batches"),
+    **_same("trainer.logging", "training.logging", *hints(LoggingConfig)),
+    **_same("trainer.checkpoint", "training.checkpoint", *hints(CheckpointConfig)),
+}
+"""Engine key -> the guide's key that sets it. `model.embed_dim` is the width of the ViT and of the joint embedding;
+that `model.image_size` equals `training.data.image_size` is checked before (`impresa.config.rules`)."""
 
 
 def to_experiment(config: MemoryVLMConfig) -> ExperimentConfig:
     """Translate the guide's dialect into the engine's; pure, and no field is dropped.
 
-    `model.embed_dim` is both the ViT's width and the width of the joint embedding. Image tokens are pooled as they are
-    (no projection before pooling), as in CLIP. That `training.data.image_size` equals `model.image_size` is checked
-    before (`impresa.config.checks`).
+    Image tokens are pooled as they are (no projection before pooling), as in CLIP.
     """
-    model, training, project = config.model, config.training, config.project
-    memory, text, contrastive = model.memory, model.text, model.contrastive
-    data, logging, checkpoint = training.data, training.logging, training.checkpoint
-    return ExperimentConfig(
-        name=project.name,
-        seed=training.seed,
-        labels=LabelsConfig(
-            model=model.name, description=project.description, version=project.version, tags=project.tags
-        ),
-        dataset=DatasetConfig(
-            train_path=data.train_path,
-            val_path=data.val_path,
-            batch_size=training.batch_size,
-            image_size=data.image_size,
-            augmentation=data.augmentation,
-            num_workers=data.num_workers,
-            prefetch_factor=data.prefetch_factor,
-            pin_memory=data.pin_memory,
-            persistent_workers=data.persistent_workers,
-        ),
-        vision_encoder=EncoderConfig(
-            backbone="vit",
-            embed_dim=model.embed_dim,
-            dim=model.embed_dim,
-            patch_size=model.patch_size,
-            depth=model.depth,
-            num_heads=model.num_heads,
-            mlp_ratio=model.mlp_ratio,
-            drop_rate=model.drop_rate,
-            attn_drop_rate=model.attn_drop_rate,
-            projection="none",
-            memory=MemoryConfig(
-                enabled=memory.enabled,
-                dim=memory.dim,
-                num_memory_tokens=memory.num_memory_tokens,
-                memory_init=memory.memory_init,
-                memory_update=memory.memory_update,
-                memory_position=memory.memory_position,
-                mem_alpha=memory.mem_alpha,
-                mem_reinit_steps=memory.mem_reinit_steps,
-                memory_momentum=memory.memory_momentum,
-            ),
-        ),
-        text_encoder=EncoderConfig(
-            backbone="transformer",
-            embed_dim=model.embed_dim,
-            dim=text.embed_dim,
-            vocab_size=text.vocab_size,
-            max_len=text.max_len,
-            depth=text.depth,
-            num_heads=text.num_heads,
-            mlp_ratio=text.mlp_ratio,
-            projection="none",
-        ),
-        losses=LossConfig(
-            type=contrastive.loss_type,
-            temperature=contrastive.temperature,
-            learn_temperature=contrastive.learn_temperature,
-            gather_distributed=contrastive.gather_distributed,
-        ),
-        optimization=OptimizationConfig(
-            optimizer=training.optimizer.optimizer,
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            betas=training.optimizer.optimizer_kwargs.betas,
-            eps=training.optimizer.optimizer_kwargs.eps,
-            clip_grad=training.clip_grad,
-            scheduler=training.scheduler.scheduler,
-            warmup_epochs=training.scheduler.scheduler_kwargs.warmup_epochs,
-            min_lr=training.scheduler.scheduler_kwargs.min_lr,
-            precision=training.precision,
-        ),
-        trainer=TrainerConfig(
-            epochs=training.epochs,
-            accumulate_grad_batches=training.accumulate_grad_batches,
-            logging=LoggingConfig(
-                log_interval=logging.log_interval,
-                eval_interval=logging.eval_interval,
-                save_interval=logging.save_interval,
-                project=logging.project,
-                entity=logging.entity,
-                name=logging.name,
-                wandb=logging.wandb,
-                tensorboard=logging.tensorboard,
-            ),
-            checkpoint=CheckpointConfig(
-                save_top_k=checkpoint.save_top_k,
-                monitor=checkpoint.monitor,
-                mode=checkpoint.mode,
-                save_last=checkpoint.save_last,
-                dirpath=checkpoint.dirpath,
-                filename=checkpoint.filename,
-            ),
-        ),
-    )
+    vision = EncoderConfig(projection="none")
+    experiment = ExperimentConfig(vision_encoder=vision, text_encoder=replace(vision, backbone="transformer"))
+    for engine_key, guide_key in GUIDE_KEYS.items():
+        experiment = _replaced(experiment, engine_key, attrgetter(guide_key)(config))
+    return experiment
+
+
+def _replaced(config: Any, key: str, value: Any) -> Any:
+    """`config` with another value at a dotted key."""
+    name, _, rest = key.partition(".")
+    return replace(config, **{name: _replaced(getattr(config, name), rest, value) if rest else value})
+
+
+def both_names(key: str) -> str:
+    """An engine key, with the guide's name behind it if there is one: for faults found after the translation."""
+    return f"{key} ({GUIDE_KEYS[key]})" if key in GUIDE_KEYS else key
+
+
+def expand_short_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with the full path in place of each short one.
+
+    Short are `training.optimizer=adamw`, `training.optimizer_kwargs.*` and the same for `scheduler`. They are rewritten
+    before anything is composed, in YAML files and in overrides alike.
+
+    Raises:
+        ConfigError: a value is given by both paths and differs.
+    """
+    training = tree.get("training")
+    if not isinstance(training, Mapping):
+        return dict(tree)
+    full, faults = dict(training), []
+    for part in ("optimizer", "scheduler"):
+        settings = f"{part}_kwargs"
+        value = full.get(part, {})
+        if not isinstance(value, Mapping):
+            value = {part: value}
+        if settings in full:
+            known, added = dict(leaves(value)), {settings: full.pop(settings)}
+            for path, item in leaves(added):
+                if path in known and known[path] != item:
+                    faults.append(_given_twice(f"training.{part}.{path}", known[path], item))
+            value = merge(value, added)
+        if value:
+            full[part] = value
+    raise_faults(faults)
+    return {**tree, "training": full}
+
+
+def expand_short_overrides(overrides: Sequence[tuple[str, Any]], faults: list[Fault]) -> list[tuple[str, Any]]:
+    """Overrides (dotted key, value) with full keys in place of short ones; the last of equal keys wins.
+
+    A value that is given by both paths and differs is appended to `faults`.
+    """
+    expanded: list[tuple[str, Any]] = []
+    spelled: dict[str, tuple[str, Any]] = {}
+    for key, value in overrides:
+        short = key.split(".")[0] == "training"
+        rewritten = list(leaves(expand_short_paths(nested(key, value)))) if short else [(key, value)]
+        for full, leaf in rewritten:
+            earlier = spelled.setdefault(full, (key, leaf))
+            if earlier[0] != key and earlier[1] != leaf:
+                faults.append(_given_twice(full, earlier[1], leaf))
+            spelled[full] = (key, leaf)
+        expanded += rewritten
+    return expanded
+
+
+def _given_twice(key: str, first: Any, second: Any) -> Fault:
+    return Fault(key, f"is given twice, by its short and its full path, as {show(first)} and {show(second)}; keep one")

@@ -6,9 +6,9 @@ import os
 from glob import has_magic, iglob
 from pathlib import Path
 
-from impresa.config.dialects import both_names
+from impresa.config.describe import Fault, listed, nearest, raise_faults
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
-from impresa.config.faults import Fault, listed, nearest, raise_faults
+from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
@@ -61,7 +61,7 @@ def find_config(name: str) -> Path:
 
 
 def check_data_paths(config: ExperimentConfig) -> None:
-    """Refuse data paths that do not exist; the line names the mend.
+    """Refuse data paths that do not exist; the line names the fix.
 
     Raises:
         ConfigError: with one line per missing path.
@@ -70,7 +70,7 @@ def check_data_paths(config: ExperimentConfig) -> None:
     if dataset.source == "hub":
         return
     raise_faults(
-        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_mend(path)}")
+        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}")
         for key in ("train_path", "val_path", "test_path")
         if (path := getattr(dataset, key)) is not None and not _is_there(dataset, path)
     )
@@ -85,7 +85,7 @@ def _is_there(dataset: DatasetConfig, path: str) -> bool:
     return place.exists()
 
 
-def _mend(path: str) -> str:
+def _fix(path: str) -> str:
     if Path(path).as_posix() in _GUIDE_PATHS:
         return "`impresa data export shapes data` writes the embedded data there, or name your own"
     return "name an existing folder or file, or shapes for the embedded data"

@@ -1,18 +1,26 @@
-"""The generated page and files about the configuration; `python -m impresa.config.reference` writes them anew."""
+"""Files generated from the config classes: the reference page, and JSON schemas by which editors check YAML files.
+
+`python -m impresa.config.reference` writes them anew.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from impresa.config.describe import describe, documentation, hints, section
-from impresa.config.dialects import guide_names
+from pydantic import TypeAdapter
+
+from impresa.config.describe import describe
 from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig
-from impresa.config.memory_vlm import LABELS, MemoryVLMConfig
+from impresa.config.memory_vlm import ENGINE, GUIDE, GUIDE_KEYS, LABELS, SCHEMAS, MemoryVLMConfig
 from impresa.config.paths import shipped_folder
-from impresa.config.schema import schema_files
-from impresa.config.tree import to_tree
+from impresa.config.tree import hints, section, to_tree
+from impresa.config.types import Section
+
+# Only here: it takes pydantic a tenth of a second to look the docstrings up, which a command should not pay.
+Section.__pydantic_config__["use_attribute_docstrings"] = True
 
 PAGE = "config-reference.md"
 _INTRODUCTION = """\
@@ -33,15 +41,30 @@ _GUIDE_INTRODUCTION = """\
 """
 
 
+_ROOTS: dict[str, Any] = {
+    ENGINE: ExperimentConfig(audio_encoder=EncoderConfig(backbone="spectrogram"), decoder=DecoderConfig()),
+    GUIDE: MemoryVLMConfig(),
+}
+_SCHEMA_TITLES = {ENGINE: "Impresa experiment", GUIDE: "Impresa experiment, Memory-VLM dialect"}
+_INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
+
+
 def reference() -> str:
     """The page docs/config-reference.md."""
-    optional = dataclasses.replace(
-        ExperimentConfig(), audio_encoder=EncoderConfig(backbone="spectrogram"), decoder=DecoderConfig()
-    )
-    engine = _sections(optional, "the experiment dialect", {})
-    guide = _sections(MemoryVLMConfig(), "the Memory-VLM dialect", {name: key for key, name in guide_names().items()})
-    parts = [_INTRODUCTION, "## The experiment dialect\n", *engine, _GUIDE_INTRODUCTION, *guide]
-    return "\n".join(parts)
+    engine = _sections(_ROOTS[ENGINE], "the experiment dialect", {})
+    guide = _sections(_ROOTS[GUIDE], "the Memory-VLM dialect", {guide: key for key, guide in GUIDE_KEYS.items()})
+    return "\n".join((_INTRODUCTION, "## The experiment dialect\n", *engine, _GUIDE_INTRODUCTION, *guide))
+
+
+def documentation(schema: type) -> dict[str, str]:
+    """The docstring under each field of a config class and of those that it inherits from, on one line."""
+    docs: dict[str, str] = {}
+    for owner in filter(dataclasses.is_dataclass, reversed(schema.__mro__)):
+        properties = TypeAdapter(owner).json_schema()["properties"]
+        docs |= {
+            key: " ".join(value["description"].split()) for key, value in properties.items() if "description" in value
+        }
+    return docs
 
 
 def _sections(root: Any, title: str, sets: dict[str, str]) -> Iterator[str]:
@@ -74,30 +97,66 @@ def _other_defaults(first: tuple[str, Any], others: list[tuple[str, Any]]) -> It
 
 def _table(path: str, part: Any, sets: dict[str, str]) -> str:
     schema: type = type(part)
-    defaults = to_tree(part)
+    defaults, docs = to_tree(part), documentation(schema)
     prefix = f"{path}." if path else ""
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, annotation in hints(schema).items():
         nested = section(annotation) is not None
         value = f"see `{prefix}{name}`" if nested else describe(annotation)
         default = "" if nested and getattr(schema(), name) is not None else _code(None if nested else defaults[name])
-        rows.append(f"| `{name}` | {value} | {default} | {documentation(schema)[name]}{_note(prefix + name, sets)} |")
+        rows.append(f"| `{name}` | {value} | {default} | {docs[name]}{_note(prefix + name, sets)} |")
     return "\n".join(rows) + "\n"
 
 
 def _note(key: str, sets: dict[str, str]) -> str:
-    """What a key of the guide sets in the engine, and whether it is a label."""
+    """The engine's key that a key of the guide sets, marked if it is a label."""
     if key not in sets:
         return ""
     return f" {'Label; sets' if key in LABELS else 'Sets'} `{sets[key]}`."
 
 
 def _code(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return f"`{str(value).lower()}`".replace("none", "null")
-    if isinstance(value, list):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+    return f"`{json.dumps(value)}`"
+
+
+def json_schema(dialect: str) -> dict[str, Any]:
+    """The schema of one dialect's YAML: what the config classes say, and what composing adds to it."""
+    schema = TypeAdapter(SCHEMAS[dialect]).json_schema()
+    for owner in {type(part) for _, part in _parts(_ROOTS[dialect])}:
+        properties = schema["$defs"].get(owner.__name__, schema)["properties"]
+        docs = documentation(owner)
+        properties.update({key: {"description": docs[key], **_or_interpolation(properties[key])} for key in docs})
+    if dialect == GUIDE:
+        _add_short_paths(schema["$defs"])
+    schema["properties"]["defaults"] = {
+        "type": "array",
+        "description": "Configs that this one builds on, in order; `_self_` stands for this file.",
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": _SCHEMA_TITLES[dialect]}
+
+
+def _or_interpolation(value: dict[str, Any]) -> dict[str, Any]:
+    """Any value may also be written as `${another.key}`."""
+    notes: dict[str, Any] = {key: value[key] for key in ("title", "default") if key in value}
+    rule = {key: item for key, item in value.items() if key not in (*notes, "description")}
+    return {**notes, "anyOf": [*rule.pop("anyOf", []), *([rule] if rule else []), _INTERPOLATION]}
+
+
+def _add_short_paths(definitions: dict[str, Any]) -> None:
+    """The guide's `training.optimizer: adamw` and `training.optimizer_kwargs`, and the same for the scheduler."""
+    training = definitions["TrainingConfig"]["properties"]
+    for name, owner in (("optimizer", "GuideOptimizerConfig"), ("scheduler", "GuideSchedulerConfig")):
+        properties = definitions[owner]["properties"]
+        training[name]["anyOf"] += properties[name]["anyOf"]
+        training[f"{name}_kwargs"] = properties[f"{name}_kwargs"]
+
+
+def schema_files() -> dict[str, str]:
+    """Name and content of the schema files that the shipped YAML files point at."""
+    schemas = {dialect: json_schema(dialect) for dialect in SCHEMAS}
+    # The files of the group `model` hold what stands under `model`.
+    schemas["model"] = {"$ref": f"{GUIDE}.json#/$defs/ModelConfig"}
+    return {f"{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
-"""Configs as plain trees of dicts, lists and scalars: walking, merging, naming leaves by dotted paths."""
+"""Configs as trees, of values (dicts, lists, scalars) and of classes with annotated fields; paths are dotted."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def to_tree(config: Any) -> Any:
@@ -60,3 +62,46 @@ def without(tree: Mapping[Any, Any], paths: set[str], prefix: str = "") -> dict[
         key: without(value, paths, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in kept.items()
     }
+
+
+@cache
+def hints(schema: type) -> dict[str, Any]:
+    """Annotation of each field of a config class, bounds included."""
+    annotations = get_type_hints(schema, include_extras=True)
+    return {field.name: annotations[field.name] for field in dataclasses.fields(schema)}
+
+
+def section(annotation: Any) -> Any:
+    """The config class that an annotation holds (`X` or `X | None`), or None for a scalar or a list."""
+    options = get_args(annotation) if is_union(annotation) else (annotation,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def locate(schema: type, location: Sequence[int | str]) -> tuple[str, Any]:
+    """The dotted path and the annotation of the field where a validation error lies.
+
+    `location` may lead on into a list or name a branch of a union; the field is what a user can fix.
+    """
+    keys: list[str] = []
+    annotation: Any = schema
+    for part in location:
+        owner = section(annotation)
+        if owner is None or part not in hints(owner):
+            break
+        keys.append(str(part))
+        annotation = hints(owner)[str(part)]
+    return ".".join(keys), annotation
+
+
+def known_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all leaves of a config class, optional parts included."""
+    for name, annotation in hints(schema).items():
+        owner = section(annotation)
+        if owner is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from known_keys(owner, f"{prefix}{name}.")

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import accumulate, chain
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from impresa.config.checks import check_experiment, check_guide
-from impresa.config.describe import choices, describe, hints, known_keys, locate, section
-from impresa.config.dialects import GUIDE, TOP_LEVEL, dialect_of, foreign_keys, guide_names, other_dialect
-from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig
-from impresa.config.faults import Fault, listed, nearest, raise_faults, show
-from impresa.config.memory_vlm import MemoryVLMConfig, to_experiment
-from impresa.config.tree import lookup, merge, to_tree, without
+from impresa.config.describe import Fault, choices, describe, listed, nearest, raise_faults, show
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.memory_vlm import ENGINE, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
+from impresa.config.relevance import check_relevance, default_tree
+from impresa.config.rules import check_experiment, check_guide
+from impresa.config.tree import hints, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
 Schema = TypeVar("Schema")
+_TITLES = {
+    ENGINE: "experiment dialect (dataset, vision_encoder, ...)",
+    GUIDE: "Memory-VLM dialect (model, training, project)",
+}
 
 
 def validate(config: ExperimentConfig | MemoryVLMConfig) -> ExperimentConfig:
     """The same config with every rule checked; a `MemoryVLMConfig` is translated.
 
     Raises:
-        ConfigError: with one line per fault.
+        ConfigError: a value or a combination of values is impossible; one line per fault.
     """
     return experiment_from_tree(to_tree(config))
 
@@ -34,34 +38,46 @@ def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] 
 
     Args:
         tree: nested mappings, lists and scalars.
-        known_faults: what was found wrong while the tree was composed, told together with the rest.
+        known_faults: faults found while the tree was composed, reported together with the rest.
 
     Raises:
-        ConfigError: with one line per fault, in the names of the tree's own dialect.
+        ConfigError: the tree has faults; one line for each, in the names of the tree's own dialect.
     """
     if not isinstance(tree, Mapping):
         raise ConfigError(f"config: got {show(tree)}; it must be a mapping of keys")
     tree = to_tree(tree)
-    dialect = dialect_of(tree)
-    faults = [*known_faults, *foreign_keys(tree, dialect)]
-    own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other_dialect(dialect)]}
+    dialect, other = (GUIDE, ENGINE) if _size(tree, GUIDE) > _size(tree, ENGINE) else (ENGINE, GUIDE)
+    faults = [*known_faults, *_foreign_keys(tree, dialect, other)]
+    own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other]}
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
     return config
 
 
+def _of_dialect(tree: Mapping[str, Any], dialect: str) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key in TOP_LEVEL[dialect]}
+
+
+def _size(tree: Mapping[str, Any], dialect: str) -> int:
+    """The number of keys that a tree has of a dialect; most of them decide which one it is written in."""
+    return sum(1 for _ in leaves(_of_dialect(tree, dialect)))
+
+
+def _foreign_keys(tree: Mapping[str, Any], dialect: str, other: str) -> Iterator[Fault]:
+    """A fault for each key of the other dialect: the two cannot be mixed."""
+    names = GUIDE_KEYS if dialect == GUIDE else {guide: engine for engine, guide in GUIDE_KEYS.items()}
+    for path, _ in leaves(_of_dialect(tree, other)):
+        fix = f"write {names[path]}" if path in names else "leave it out, or write all of it in one dialect"
+        yield Fault(path, f"is a key of the {_TITLES[other]}, and this config is in the {_TITLES[dialect]}; {fix}")
+
+
 def _engine_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> ExperimentConfig:
     """The experiment of a tree in the engine's dialect; faults are appended to `faults`."""
-    defaults = to_tree(ExperimentConfig())
-    optional_parts = {"audio_encoder": EncoderConfig(backbone="spectrogram"), "decoder": DecoderConfig()}
-    for key, part in optional_parts.items():
-        if isinstance(tree.get(key), Mapping):
-            defaults[key] = to_tree(part)
     if isinstance(tree.get("decoder"), Mapping) and "type" not in tree["decoder"]:
         faults.append(Fault("decoder.type", "this experiment has no decoder; set it to qwen or trm to add one"))
-    config, wrong = _parse(ExperimentConfig, tree, defaults)
+    config, wrong = _parse(ExperimentConfig, tree, default_tree(tree))
     faults += wrong
-    faults += _about_sound_keys(check_experiment(config), faults)
+    faults += _about_sound_keys(_crossing(config), faults)
     return config
 
 
@@ -74,23 +90,25 @@ def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> Experimen
     faults += wrong
     faults += _about_sound_keys(check_guide(guide), faults)
     # The data's image size follows the model's, so that a fault of the size is one of the model's.
-    config, names = to_experiment(guide), guide_names() | {"dataset.image_size": "model.image_size"}
-    faults += _about_sound_keys((fault.renamed(names) for fault in check_experiment(config)), faults)
+    config, names = to_experiment(guide), GUIDE_KEYS | {"dataset.image_size": "model.image_size"}
+    faults += _about_sound_keys((fault.renamed(names) for fault in _crossing(config)), faults)
     return config
+
+
+def _crossing(config: ExperimentConfig) -> Iterator[Fault]:
+    yield from check_experiment(config)
+    yield from check_relevance(config)
 
 
 def _about_sound_keys(crossing: Iterable[Fault], faults: list[Fault]) -> list[Fault]:
     """Rules across fields say nothing where a field is wrong by itself: its value is not what the user meant."""
     wrong = {key for fault in faults for key in fault.about()}
-    return [
-        fault for fault in crossing if wrong.isdisjoint(name for key in fault.about() for name in _with_parents(key))
-    ]
+    return [fault for fault in crossing if wrong.isdisjoint(chain.from_iterable(map(_parents, fault.about())))]
 
 
-def _with_parents(key: str) -> list[str]:
-    """`a.b.c`, `a.b` and `a`."""
-    parts = key.split(".")
-    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+def _parents(key: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c`."""
+    return accumulate(key.split("."), lambda parent, part: f"{parent}.{part}")
 
 
 def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Schema, list[Fault]]:
@@ -146,5 +164,5 @@ def _names_by_last_part(schema: type) -> dict[str, str]:
     """Last part of a key -> the whole key; a key of the guide also answers to what the engine calls it."""
     names = {path.rpartition(".")[2]: path for path in known_keys(schema)}
     if schema is MemoryVLMConfig:
-        names = {engine.rpartition(".")[2]: guide for engine, guide in guide_names().items()} | names
+        names = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | names
     return names

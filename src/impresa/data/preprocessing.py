@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, is_from_scratch
 from impresa.config.paths import expanded
 from impresa.data.audio import LogMelTransform
 from impresa.data.chat import ChatFormat, is_chat, load_chat

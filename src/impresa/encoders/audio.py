@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import EncoderConfig
+from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_audio import load_audio_backbone

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import EncoderConfig
+from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_text import load_text_backbone

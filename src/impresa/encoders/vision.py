@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from impresa.config.checks import is_from_scratch
-from impresa.config.experiment import EncoderConfig, PrefixTokens
+from impresa.config.experiment import EncoderConfig, PrefixTokens, is_from_scratch
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_vision import load_vision_backbone

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig, LabelsConfig
-from impresa.config.load import read_config
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.load import read_config
 from impresa.config.tree import leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.environment import is_finished

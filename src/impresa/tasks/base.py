@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from impresa.config.checks import towers
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, towers
 from impresa.data.preprocessing import (
     Preprocessing,
     Tokenizer,

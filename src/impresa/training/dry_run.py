@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from impresa.config.adopt import adopt_towers
-from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import check_data_paths
-from impresa.config.validate import validate
+from impresa.config.runs import prepare
 from impresa.training.distributed import join_group, processes_to_start, use_deterministic_algorithms
-from impresa.training.loop import Training, steps_of, train_step
-from impresa.training.loop import validate as validate_model
+from impresa.training.loop import Training, steps_of, train_step, validate
 from impresa.training.parts import Parts, build_parts
 from impresa.training.progress import memory_in_use
 from impresa.training.run import set_up
@@ -26,15 +22,13 @@ def dry_run(config: ExperimentConfig) -> str:
     Raises:
         ImpresaError: what `train` would raise up to there.
     """
-    config = validate(adopt_towers(config))
-    check_built(config)
-    check_data_paths(config)
+    config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
     parts = build_parts(config, run_dir=None)
     training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-    metrics = validate_model(training, num_batches=1)
+    metrics = validate(training, num_batches=1)
     return "\n".join(_summary(parts, training, world_size, sorted(metrics)))
 
 

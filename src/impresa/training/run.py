@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from impresa.config.adopt import adopt_towers
-from impresa.config.checks import check_built
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import check_data_paths
-from impresa.config.validate import validate
+from impresa.config.runs import prepare
 from impresa.run_dir.claim import claim, clear
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
@@ -74,9 +71,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         TrainingError: the training diverged, or one of its processes died.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
-    config = validate(adopt_towers(config))
-    check_built(config)
-    check_data_paths(config)
+    config = prepare(config)
     num_processes = processes_to_start(config.trainer)
     if num_processes > 1:
         from impresa.training.launch import launch

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from impresa.config.checks import FUSED_PAIR, is_from_scratch
-from impresa.config.experiment import ExperimentConfig, Modality
+from impresa.config.experiment import FUSED_PAIR, ExperimentConfig, Modality, is_from_scratch
 from impresa.errors import ConfigError
 from impresa.fusion import FusedEmbedding, build_fusion
 from impresa.losses.contrastive import ContrastiveLoss

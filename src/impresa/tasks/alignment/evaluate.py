@@ -12,7 +12,7 @@ from PIL.Image import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from impresa.config.checks import FUSED_PAIR
+from impresa.config.experiment import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.sample import Sample
 from impresa.data.sources import Source

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from impresa.config.adopt import read_run
 from impresa.config.experiment import DecoderConfig
 from impresa.config.paths import expanded
+from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sources import Source

@@ -1,4 +1,4 @@
-"""Keys that do nothing where they stand: refused, or told before a training."""
+"""Keys that do nothing where they stand: refused, or warned of before a training run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 
 from impresa.cli.main import main
 from impresa.config import load_experiment, to_yaml
-from impresa.config.adopt import adopt_towers
-from impresa.config.describe import known_keys
-from impresa.config.effects import REFUSED, TOLD, notices
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.paths import shipped_names
-from impresa.config.tree import merge, nested
+from impresa.config.relevance import RULES, notices
+from impresa.config.runs import adopt_towers
+from impresa.config.tree import known_keys, merge, nested
 from impresa.config.validate import experiment_from_tree
 from impresa.errors import ConfigError
 
@@ -80,21 +79,21 @@ def test_what_does_nothing_is_refused(base: Setting, setting: Setting, why: str)
 
 
 @pytest.mark.parametrize(("settings", "line"), NOTICES)
-def test_what_another_arm_of_an_ablation_needs_is_told(settings: list[Setting], line: str) -> None:
-    (told,) = notices(experiment(*settings))
-    assert told.startswith(line)
+def test_what_another_arm_of_an_ablation_needs_is_warned_of(settings: list[Setting], line: str) -> None:
+    (warning,) = notices(experiment(*settings))
+    assert warning.startswith(line)
 
 
 @pytest.mark.parametrize("settings", FINE)
-def test_what_does_something_is_not_told(settings: list[Setting]) -> None:
+def test_what_does_something_is_not_warned_of(settings: list[Setting]) -> None:
     assert notices(experiment(*settings)) == []
 
 
 def test_the_rules_name_keys_that_there_are() -> None:
     known = list(known_keys(ExperimentConfig))
-    keys = [key for rule in (*REFUSED, *TOLD) for key in rule.keys]
-    for key in keys:
-        assert key in known or any(other.startswith(f"{key}.") for other in known)
+    for key in (key for rule in RULES for key in rule.keys):
+        section = f"{key.removesuffix('.*')}."
+        assert (key in known and not key.endswith(".*")) or any(other.startswith(section) for other in known)
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -115,7 +114,7 @@ def test_what_a_tower_has_from_its_run_is_no_fault(tmp_path: Path) -> None:
     assert notices(adopted) == []
 
 
-def test_a_training_tells_it_first(
+def test_a_training_run_warns_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("impresa.training.dry_run.dry_run", lambda config: "done")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config import ExperimentConfig, load_experiment, to_yaml
-from impresa.config.adopt import adopt_towers, read_run
+from impresa.config import ExperimentConfig, load_experiment, prepare, to_yaml
 from impresa.config.experiment import DecoderConfig, EncoderConfig
+from impresa.config.runs import adopt_towers, read_run
 from impresa.config.validate import validate
 from impresa.errors import ConfigError
 from tiny_run import tiny_experiment
@@ -62,6 +62,33 @@ def test_what_a_tower_is_used_for_stays_our_own(run_dir: Path) -> None:
 def test_twice_is_once(run_dir: Path) -> None:
     once = adopt_towers(asking(run_dir))
     assert adopt_towers(once) == once
+
+
+def test_preparing_validates_adopts_and_is_idempotent(run_dir: Path) -> None:
+    config = asking(run_dir)
+    once = prepare(config)
+    assert once == validate(adopt_towers(config))
+    assert once.vision_encoder.dim == 16
+    assert prepare(once) == once
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["dataset.train_path=nowhere"], "dataset.train_path (training.data.train_path): nowhere does not exist; "),
+        (["trainer.strategy=fsdp"], "trainer.strategy: is not built yet; until then it must be auto or ddp"),
+        (["vision_encoder.checkpoint=nowhere"], "vision_encoder.checkpoint: nowhere does not exist; "),
+    ],
+)
+def test_preparing_refuses_what_cannot_be_run(overrides: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(load_experiment("shapes", overrides))
+    assert caught.value.lines[0].startswith(line)
+
+
+def test_preparing_checks_a_config_that_was_built_in_python(run_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^seed: got -1; "):
+        prepare(replace(asking(run_dir), seed=-1))
 
 
 def test_without_a_checkpoint_nothing_changes() -> None:
@@ -129,11 +156,11 @@ def test_a_run_that_would_be_refused_is_not_suggested(tmp_path: Path) -> None:
     assert line.endswith(f"holds runs and is none itself; name one, such as {aligned}")
 
 
-def test_an_unfinished_run_is_refused_with_its_mend(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused_with_its_fix(tmp_path: Path) -> None:
     run_dir = written(tmp_path / "run", tiny_experiment(), finished=False)
     (line,) = refusal(asking(run_dir))
-    mend = f"`impresa train --output-dir {run_dir} --resume` finishes it"
-    assert line == f"vision_encoder.checkpoint: {run_dir} has not finished; {mend}"
+    fix = f"`impresa train --output-dir {run_dir} --resume` finishes it"
+    assert line == f"vision_encoder.checkpoint: {run_dir} has not finished; {fix}"
 
 
 def test_a_tower_that_the_run_has_not_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from impresa.config.aliases import expand, expand_overrides
-from impresa.config.faults import Fault
-from impresa.config.load import load_experiment
+from impresa.config.compose import load_experiment
+from impresa.config.describe import Fault
+from impresa.config.memory_vlm import expand_short_overrides, expand_short_paths
 from impresa.errors import ConfigError
 
 FULL = {
@@ -37,20 +37,22 @@ FULL = {
     ],
 )
 def test_a_tree_is_expanded(short: dict[str, Any]) -> None:
-    assert expand({"training": {"epochs": 3, **short}}) == {"training": {"epochs": 3, **FULL}}
+    assert expand_short_paths({"training": {"epochs": 3, **short}}) == {"training": {"epochs": 3, **FULL}}
 
 
 def test_expansion_leaves_its_input_and_other_trees_alone() -> None:
     tree = {"training": {"optimizer": "sgd"}}
-    expand(tree)
+    expand_short_paths(tree)
     assert tree == {"training": {"optimizer": "sgd"}}
-    assert expand({"optimization": {"optimizer": "sgd"}}) == {"optimization": {"optimizer": "sgd"}}
-    assert expand({"training": 3}) == {"training": 3}
+    assert expand_short_paths({"optimization": {"optimizer": "sgd"}}) == {"optimization": {"optimizer": "sgd"}}
+    assert expand_short_paths({"training": 3}) == {"training": 3}
 
 
 def test_both_paths_with_different_values_in_one_tree_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        expand({"training": {**FULL, "optimizer_kwargs": {"eps": 1e-5}, "scheduler_kwargs": {"min_lr": 1e-9}}})
+        expand_short_paths(
+            {"training": {**FULL, "optimizer_kwargs": {"eps": 1e-5}, "scheduler_kwargs": {"min_lr": 1e-9}}}
+        )
     assert caught.value.lines == (
         "training.optimizer.optimizer_kwargs.eps: is given twice, by its short and its full path, as 1e-06 and 1e-05; "
         "keep one",
@@ -62,7 +64,7 @@ def test_both_paths_with_different_values_in_one_tree_are_refused() -> None:
 def test_overrides_are_expanded_and_the_last_of_equal_keys_wins() -> None:
     faults: list[Fault] = []
     given = [("training.optimizer", "sgd"), ("training.optimizer", "adam"), ("training.optimizer_kwargs.eps", 1)]
-    assert expand_overrides([*given, ("seed", 3)], faults) == [
+    assert expand_short_overrides([*given, ("seed", 3)], faults) == [
         ("training.optimizer.optimizer", "sgd"),
         ("training.optimizer.optimizer", "adam"),
         ("training.optimizer.optimizer_kwargs.eps", 1),

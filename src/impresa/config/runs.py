@@ -1,4 +1,4 @@
-"""Towers that come from a finished run: their settings are that run's, and need not be written again."""
+"""From a checked config to one that can be run: towers of finished runs, switches without a part, data paths."""
 
 from __future__ import annotations
 
@@ -6,26 +6,38 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from impresa.config.checks import FROM_SCRATCH, towers
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, Modality
-from impresa.config.faults import Fault, raise_faults, show
-from impresa.config.load import read_config
-from impresa.config.paths import expanded, shipped_names
+from impresa.config.compose import read_config
+from impresa.config.describe import Fault, raise_faults, show
+from impresa.config.experiment import FROM_SCRATCH, DatasetConfig, EncoderConfig, ExperimentConfig, Modality, towers
+from impresa.config.paths import check_data_paths, expanded, shipped_names
+from impresa.config.rules import check_built
+from impresa.config.validate import validate
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import CONFIG, MANIFEST
 
-_MODALITIES: dict[str, Modality] = {"vision_encoder": "image", "text_encoder": "text", "audio_encoder": "audio"}
 _OWN = ("checkpoint", "freeze", "activation_checkpointing")
-"""What a tower keeps of its own: how it is used, not what it is."""
+"""Settings of how a tower is used, not of what it is: these remain its own."""
+
+
+def prepare(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment as it will be run: checked, its towers as in the runs that they come from; idempotent.
+
+    Raises:
+        ConfigError: a value is impossible, a part is not built yet, or a run or data path does not exist.
+    """
+    config = validate(adopt_towers(config))
+    check_built(config)
+    check_data_paths(config)
+    return config
 
 
 def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment with each tower that has a `checkpoint` as it is in that run, and with images of that run's size.
 
-    What is written beside `checkpoint` must agree with the run. Doing it twice changes nothing more.
+    What is written beside `checkpoint` must agree with the run. Idempotent.
 
     Raises:
-        ConfigError: a path is no finished run, or a setting contradicts it.
+        ConfigError: a path is no finished run, or a setting contradicts the run.
     """
     changed: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -41,13 +53,13 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
         if theirs is None:
             faults.append(Fault(f"{part}.checkpoint", f"{tower.checkpoint} has no such tower; name another run"))
             continue
-        faults += _contradictions(part, tower, theirs)
+        faults += _contradictions(modality, part, tower, theirs)
         changed[part] = replace(theirs, **{name: getattr(tower, name) for name in _OWN})
         if modality == "image":
             size, whose = config.dataset.image_size, run.dataset.image_size
             if size not in (whose, DatasetConfig().image_size):
-                mend = f"{tower.checkpoint} was trained at {whose}; leave it out"
-                faults.append(Fault("dataset.image_size", f"{size}, but {mend}"))
+                fault = f"{size}, but {tower.checkpoint} was trained at {whose}; leave it out"
+                faults.append(Fault("dataset.image_size", fault))
             changed["dataset"] = replace(config.dataset, image_size=whose)
     raise_faults(faults)
     return replace(config, **changed)
@@ -57,12 +69,12 @@ def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfi
     """The config of a finished run.
 
     Args:
-        key: what the line of an error begins with.
-        path: the run.
+        key: beginning of an error line.
+        path: the run directory.
         alignment: an alignment is wanted, so that no other run is suggested.
 
     Raises:
-        ConfigError: there is none at `path`.
+        ConfigError: `path` is no finished run.
     """
     folder = expanded(path)
     if not (folder / CONFIG).is_file():
@@ -73,7 +85,7 @@ def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfi
 
 
 def _no_run(folder: Path, path: str, alignment: bool) -> str:
-    """What is wrong with a path that is no run, and the mend."""
+    """The fault of a path that is no run, and the fix."""
     within = sorted((found.parent for found in folder.glob(f"*/{MANIFEST}")), key=lambda run: run.stat().st_mtime)
     within = [run for run in within if not (alignment and _has_decoder(run))]
     if within:
@@ -93,9 +105,9 @@ def _has_decoder(run: Path) -> bool:
         return True
 
 
-def _contradictions(part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
+def _contradictions(modality: Modality, part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
     """Settings that somebody has written and that the run does not have. What has its default was not written."""
-    default = replace(EncoderConfig(), backbone=FROM_SCRATCH[_MODALITIES[part]])
+    default = replace(EncoderConfig(), backbone=FROM_SCRATCH[modality])
     found = []
     for name in (field.name for field in fields(ours) if field.name not in _OWN):
         mine, yours = getattr(ours, name), getattr(theirs, name)

@@ -8,22 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config.dialects import SCHEMAS
+from impresa.config.memory_vlm import SCHEMAS
 from impresa.config.paths import shipped_folder, shipped_names
-from impresa.config.reference import PAGE, reference
-from impresa.config.schema import json_schema, schema_files
+from impresa.config.reference import PAGE, json_schema, reference, schema_files
 
-MEND = "run python -m impresa.config.reference"
+FIX = "run python -m impresa.config.reference"
 FILES = sorted(shipped_folder().glob("**/*.yaml"))
 
 
 @pytest.mark.parametrize(("name", "text"), schema_files().items())
 def test_the_schema_files_are_current(name: str, text: str) -> None:
-    assert (shipped_folder() / "schema" / name).read_text(encoding="utf-8") == text, MEND
+    assert (shipped_folder() / "schema" / name).read_text(encoding="utf-8") == text, FIX
 
 
 def test_the_reference_page_is_current() -> None:
-    assert (shipped_folder().parent / "docs" / PAGE).read_text(encoding="utf-8") == reference(), MEND
+    assert (shipped_folder().parent / "docs" / PAGE).read_text(encoding="utf-8") == reference(), FIX
 
 
 @pytest.mark.parametrize("dialect", SCHEMAS)

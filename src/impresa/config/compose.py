@@ -1,16 +1,20 @@
-"""From a config's name and overrides to a checked experiment. The only module that knows Hydra.
+"""From a config's name and overrides to a checked experiment. The only module that knows Hydra and OmegaConf.
 
 Hydra's defaults lists, config groups and override grammar are used, and nothing else of it: no plugins, no global
-state, no working directory, no logging, no run folder.
+state, no working directory, no logging, no run folder. Its public `compose` does not serve, because it reads files by
+itself, where the guide's short paths must be expanded file by file and strangers' YAML checked first; another reader
+would have to be a plugin, registered in its global state.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
@@ -23,20 +27,23 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from impresa.config.aliases import expand, expand_overrides
-from impresa.config.describe import describe, locate
-from impresa.config.dialects import SCHEMAS
+from impresa.config.describe import Fault, describe, listed, nearest, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.faults import Fault, listed, nearest, raise_faults, show
+from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
-from impresa.config.tree import leaves, nested, to_tree, without
+from impresa.config.tree import leaves, locate, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
-from impresa.config.yaml_safety import one_line, read_yaml
 from impresa.errors import ConfigError
 
 DEFAULT_NAME = "default"
 _MAIN = "__main__"
+_SWEEP = object()
+"""Stands for a value that means several runs."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+MAX_BYTES = 256 * 1024
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 40
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 
 def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -47,7 +54,7 @@ def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = (
         overrides: `key=value` strings in Hydra's grammar, or `group=option`.
 
     Raises:
-        ConfigError: with one line per fault.
+        ConfigError: a file, an override or a value is wrong; one line per fault.
     """
     tree, faults = _load(name, overrides)
     return experiment_from_tree(tree, faults)
@@ -68,23 +75,107 @@ def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, 
         config = _compose(file, overrides, faults)
         return _resolve(config, faults), faults
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: cannot be composed ({one_line(error)}); mend it there") from None
+        raise ConfigError(f"{file}: cannot be composed ({_one_line(error)}); fix it there") from None
 
 
 def read_config(path: Path) -> ExperimentConfig:
     """The experiment in a run's `config.yaml`.
 
     Raises:
-        ConfigError: when the file is missing, broken or does not fit.
+        ConfigError: the file is missing, broken or does not fit.
     """
     faults: list[Fault] = []
-    tree = _resolve(OmegaConf.create(expand(_plain(read_yaml(path)))), faults)
+    tree = _resolve(OmegaConf.create(expand_short_paths(_plain(read_yaml(path)))), faults)
     return experiment_from_tree(tree, faults)
 
 
 def to_yaml(config: Any) -> str:
     """A config dataclass or a tree as YAML that reads back as the same config."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """The mapping in a YAML file, `${...}` not yet resolved; an empty file is an empty mapping.
+
+    The text is checked before OmegaConf's loader sees it, because that loader builds some Python objects from tags and
+    expands aliases. Plain PyYAML is not used for values: it reads `5e-4` as a string.
+
+    Raises:
+        ConfigError: the file cannot be read or is no plain mapping.
+    """
+    text = _read_text(path)
+    try:
+        _check_yaml(text, path)
+        return cast(DictConfig, OmegaConf.load(io.StringIO(text)))
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_broken_line(error, path)) from None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: is no YAML that can be used ({_one_line(error)}); fix it there") from None
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a directory; name a YAML file")
+    try:
+        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if raw is None:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
+def _check_yaml(text: str, path: Path) -> None:
+    """Refuse tags that build objects, aliases that grow or recur, deep nesting and a second document."""
+    open_nodes: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the values before it
+    sizes: dict[str | None, int] = {}  # values below each anchor, aliases expanded
+    total = 0
+    event: Any
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        tag, fault = getattr(event, "tag", None), ""
+        if isinstance(event, yaml.NodeEvent) and not open_nodes and not isinstance(event, yaml.MappingStartEvent):
+            fault = "is no mapping of keys; write key: value"
+        elif tag is not None and tag not in _PLAIN_TAGS:
+            fault = f"the tag {tag!r} is not for a config; write a plain value"
+        elif isinstance(event, yaml.DocumentStartEvent) and total:
+            fault = "a second document begins; a config is one document"
+        match event:
+            case yaml.AliasEvent(anchor=name):
+                total += sizes.get(name, 1)
+                if any(name == open_name for open_name, _ in open_nodes):
+                    fault = f"*{name} stands inside itself; write the value out"
+            case yaml.ScalarEvent(anchor=name):
+                total += 1
+                sizes[name] = 1
+            case yaml.CollectionStartEvent(anchor=name):
+                open_nodes.append((name, total))
+                total += 1
+            case yaml.CollectionEndEvent():
+                name, before = open_nodes.pop()
+                sizes[name] = total - before
+        if len(open_nodes) > _MAX_DEPTH:
+            fault = f"is nested more than {_MAX_DEPTH} deep; a config is flatter than that"
+        elif total > _MAX_VALUES:
+            fault = f"holds more than {_MAX_VALUES} values, aliases expanded; a config is a short text"
+        if fault:
+            raise ConfigError(f"{path}:{event.start_mark.line + 1}:{event.start_mark.column + 1}: {fault}")
+
+
+def _broken_line(error: yaml.MarkedYAMLError, path: Path) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+    problem = " ".join((error.problem or "cannot be parsed").split())
+    if "duplicate key" in problem:
+        return f"{where}: key {problem.rpartition(' ')[2]} is given twice; keep one"
+    context = f" {' '.join(error.context.split())}" if error.context else ""
+    return f"{where}: broken YAML{context}: {problem}; fix it there"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class _Files(ConfigSource):
@@ -133,7 +224,7 @@ class _Files(ConfigSource):
 
 def _expanded_in(package: list[str], tree: dict[str, Any]) -> dict[str, Any]:
     """`tree` with the guide's short paths expanded, when it will be put under `package`."""
-    whole = expand(nested(".".join(package), tree) if package else tree)
+    whole = expand_short_paths(nested(".".join(package), tree) if package else tree)
     for part in package:
         whole = whole[part]
     return whole
@@ -144,10 +235,10 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
     files = ConfigRepository(ConfigSearchPathImpl())
     files.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
     repository = CachingConfigRepository(files)
-    groups, values = _parse_overrides(overrides, repository, faults)
     config = OmegaConf.create()
     try:
-        for item in _defaults(repository, _chosen_by(file, repository, groups, faults)).defaults:
+        groups, values = _parse_overrides(file, overrides, repository, faults)
+        for item in _defaults(repository, groups).defaults:
             config.merge_with(_load_part(item, repository))
     except MissingConfigException as error:
         raise ConfigError(_missing_line(file, error)) from None
@@ -163,18 +254,6 @@ def _defaults(repository: IConfigRepository, groups: list[Override]) -> Defaults
     return create_defaults_list(
         repo=repository, config_name=_MAIN, overrides_list=groups, prepend_hydra=False, skip_missing=False
     )
-
-
-def _chosen_by(
-    file: Path, repository: IConfigRepository, groups: list[Override], faults: list[Fault]
-) -> list[Override]:
-    """Those overrides whose group the config has a choice for; the others are appended to `faults`."""
-    known = _defaults(repository, []).overrides.known_choices if groups else {}
-    for group in groups:
-        if group.key_or_group not in known:
-            key = group.key_or_group
-            faults.append(Fault(key, f"{file.stem} does not choose a {key}, so it cannot be replaced; leave it out"))
-    return [group for group in groups if group.key_or_group in known]
 
 
 def _load_part(item: ResultDefault, repository: IConfigRepository) -> Any:
@@ -194,9 +273,10 @@ def _missing_line(file: Path, error: MissingConfigException) -> str:
 
 
 def _parse_overrides(
-    overrides: Sequence[str], repository: IConfigRepository, faults: list[Fault]
+    file: Path, overrides: Sequence[str], repository: IConfigRepository, faults: list[Fault]
 ) -> tuple[list[Override], list[tuple[str, Any]]]:
     """Overrides of groups, for Hydra, and of values, as (key, value)."""
+    chosen = _defaults(repository, []).overrides.known_choices
     parser = OverridesParser.create()
     groups: list[Override] = []
     values: list[tuple[str, Any]] = []
@@ -207,15 +287,17 @@ def _parse_overrides(
             faults.append(fault)
             continue
         value = _parse_value(parser, key, value_text)
-        if isinstance(value, _Sweep):
+        if value is _SWEEP:
             faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
         elif not (repository.group_exists(key) and isinstance(value, str)):
             values.append((key, value))
         elif value not in (options := repository.get_group_options(key)):
             faults.append(Fault(key, f"unknown option {value}; it must be {listed(options)}"))
+        elif key not in chosen:
+            faults.append(Fault(key, f"{file.stem} does not choose a {key}, so it cannot be replaced; leave it out"))
         else:
             groups.append(parser.parse_override(f"{key}={value}"))
-    return groups, expand_overrides(values, faults)
+    return groups, expand_short_overrides(values, faults)
 
 
 def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
@@ -230,22 +312,18 @@ def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
     return None
 
 
-class _Sweep:
-    """What a value is that stands for several runs."""
-
-
 def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
     """The value in Hydra's grammar; what that grammar cannot read is text as it stands, and so is what must be text."""
     try:
         override = parser.parse_override(f"key={text}")
     except HydraException:
         return text
-    value = _Sweep() if override.is_sweep_override() else override.value()
+    value = _SWEEP if override.is_sweep_override() else override.value()
     return value if value is None or isinstance(value, str) or not _is_text(key) else text
 
 
 def _is_text(key: str) -> bool:
-    """Whether a key holds free text in one of the dialects."""
+    """True for a key that holds free text in one of the dialects."""
     fields = (locate(schema, key.split(".")) for schema in SCHEMAS.values())
     return any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
 
@@ -278,11 +356,9 @@ def _why_unresolvable(config: DictConfig, path: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     """The first line of what OmegaConf says; the rest repeats the key."""
-    return (
-        "it leads back to itself"
-        if isinstance(error, RecursionError)
-        else str(error).split("\n", maxsplit=1)[0].strip()
-    )
+    if isinstance(error, RecursionError):
+        return "it leads back to itself"
+    return str(error).split("\n", maxsplit=1)[0].strip()
 
 
 def _escaped(tree: Any) -> Any:
