@@ -22,8 +22,8 @@ from impresa.data.sources import Source, open_source
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.model import AlignmentModel
-from impresa.training.data import DataModule
-from impresa.training.module import seed_step
+from impresa.training.data import TrainingData
+from impresa.training.loop import seed_step
 from impresa.training.optimizer import build_optimizer
 from impresa.training.parts import build_parts
 from impresa.training.plan import make_plan
@@ -49,7 +49,7 @@ def train(config: ExperimentConfig, steps: int, prepare: Callable[[AlignmentMode
     assert isinstance(model, AlignmentModel)
     if prepare is not None:
         prepare(model)
-    batches, plan = forever(parts.data), make_plan(config.trainer, len(parts.data.train_dataloader()))
+    batches, plan = forever(parts.data), make_plan(config.trainer, len(parts.data.train_loader()))
     schedule, optimizer = make_schedule(config.optimization, plan), build_optimizer(model, config.optimization)
     model.train()
     for step in range(steps):
@@ -72,14 +72,14 @@ def train(config: ExperimentConfig, steps: int, prepare: Callable[[AlignmentMode
     }
 
 
-def forever(data: DataModule) -> Iterator[Batch]:
-    loader = data.train_dataloader()
+def forever(data: TrainingData) -> Iterator[Batch]:
+    loader = data.train_loader()
     while True:
         yield from loader
 
 
 @torch.no_grad()
-def embed(model: AlignmentModel, data: DataModule, source: Source) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+def embed(model: AlignmentModel, data: TrainingData, source: Source) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     collate = data._collate
     batches = [
         collate([source[i] for i in range(start, min(start + 128, len(source)))])

@@ -1,4 +1,4 @@
-"""What a run wrote to its metrics.csv, and a training that is interrupted at a step."""
+"""What a run wrote to its metrics.csv, and a training run that is interrupted at a step."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def numbers(run_dir: Path, *names: str) -> list[dict[str, float]]:
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the given step is made."""
-    record = Recorder.on_train_batch_end
+    record = Recorder.train
 
-    def press(self: Recorder, trainer: Any, module: Any, *rest: Any) -> None:
-        if module.step == step:
+    def press(self: Recorder, at: int, *rest: Any) -> None:
+        if at == step:
             os.kill(os.getpid(), signal.SIGINT)
-        record(self, trainer, module, *rest)
+        record(self, at, *rest)
 
-    monkeypatch.setattr(Recorder, "on_train_batch_end", press)
+    monkeypatch.setattr(Recorder, "train", press)

@@ -49,7 +49,7 @@ def finished_run() -> Path:
 def without_charts(patch: pytest.MonkeyPatch) -> None:
     """Let trainings leave out the report's charts, which take longer than the tiny training itself."""
     finished_run()  # this one has them
-    patch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
+    patch.setattr("impresa.training.finish.write_report", lambda run_dir: run_dir / "report.html")
 
 
 def copy_of_run(target: Path) -> Path:

@@ -48,14 +48,14 @@ def _child(work: Callable[..., Any], rank: int, folder: Path, *arguments: Any) -
     code = 1
     try:
         torch.set_num_threads(1)
-        os.environ.update(WORLD_SIZE="2", LOCAL_RANK=str(rank), NODE_RANK="0")  # Lightning starts no more processes
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
         distributed.init_process_group(
             "gloo",
             init_method=f"file://{folder}/store",
             rank=rank,
             world_size=2,
             timeout=timedelta(seconds=PATIENCE_S),
-        )  # Lightning uses a group that is there
+        )
         torch.save(work(rank, *arguments), folder / f"rank{rank}.pt")
         distributed.barrier()
         code = 0

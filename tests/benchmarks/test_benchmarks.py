@@ -65,6 +65,13 @@ def test_vlm_step(run: Run) -> None:
         assert max(figures[f"{layers} layers"]["differences"].values()) < 1e-6
 
 
+def test_loop_overhead(run: Run) -> None:
+    figures = run("loop_overhead")
+    assert set(figures["costs"]) == {"bare loop", "impresa"}
+    assert figures["difference"] == 0.0  # the same steps, to the bit
+    assert math.isfinite(figures["overhead"])
+
+
 def test_generation(run: Run) -> None:
     figures = run("generation")
     assert set(figures["decoders"]) == {"qwen", "qwen with recursion", "trm"}

@@ -388,7 +388,7 @@ def test_a_second_stage_is_trained_from_the_config(tmp_path: Path, monkeypatch: 
     assert same_states(parts.model, impresa.load(finished_vlm(), "cpu").model)
     with pytest.raises(ConfigError, match=r"^decoder.init_from: .* is an alignment; name it in vision_encoder"):
         build_parts(adopt_towers(tiny_vlm_on(finished_run(), f"decoder.init_from={finished_run()}")), None)
-    monkeypatch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("impresa.training.finish.write_report", lambda run_dir: run_dir / "report.html")
     run_dir = train(replace(config, trainer=replace(config.trainer, epochs=1)), tmp_path / "run", command=[])
     assert read_run_config(run_dir).decoder.init_from == str(finished_vlm())
 
@@ -396,7 +396,7 @@ def test_a_second_stage_is_trained_from_the_config(tmp_path: Path, monkeypatch: 
 def test_the_alignment_may_be_deleted_before_the_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from impresa.training.run import train
 
-    monkeypatch.setattr("impresa.training.run.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("impresa.training.finish.write_report", lambda run_dir: run_dir / "report.html")
     aligned = copy_of_run(tmp_path / "aligned")
     run_dir = train(tiny_vlm_on(aligned), tmp_path / "run", command=[])
     expected = answers(load_answerer(run_dir, "cpu"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
-from sounds_on_disk import sine
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.audio import Clip, LogMelTransform
@@ -15,7 +14,8 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.data.tokenizers import train_tokenizer
 from impresa.tasks.alignment.batch import Collator
-from impresa.training.data import DataModule
+from impresa.training.data import TrainingData
+from sounds_on_disk import sine
 
 IMAGES, SOUNDS = ImageTransform(8), LogMelTransform(max_seconds=1.0)
 TOKENIZER = train_tokenizer(["a short text", "another text"], 300, 16)
@@ -91,7 +91,7 @@ def batches(**dataset: object) -> list[str]:
     config = ExperimentConfig(
         dataset=DatasetConfig(image_size=8, batch_size=8, num_workers=0, shapes=shapes, **dataset)
     )
-    loader = DataModule(config, Preprocessing(TOKENIZER, IMAGES, SOUNDS)).train_dataloader()
+    loader = TrainingData(config, Preprocessing(TOKENIZER, IMAGES, SOUNDS)).train_loader()
     found = list(loader)
     assert all(batch.audio.shape == (8, 100, 128) for batch in found)
     return [caption for batch in found for caption in batch.captions]

@@ -22,7 +22,7 @@ from impresa.data.sample import Sample
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.training.data import DataModule
+from impresa.training.data import TrainingData
 
 SIZE = 8
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -197,23 +197,23 @@ def test_a_dataset_names_what_the_batch_refused_and_goes_on() -> None:
         BatchDataset(Samples(bad[0]), COLLATE).__getitems__([(0, 0)])
 
 
-def module(bad: Path | None = None, **changes: Any) -> DataModule:
+def module(bad: Path | None = None, **changes: Any) -> TrainingData:
     config = ExperimentConfig(
         dataset=replace(SHAPES, **changes), decoder=DecoderConfig(type="trm", max_len=40, vocab_size=300)
     )
-    return DataModule(config, Preprocessing(CHAT, ImageTransform(16)), bad)
+    return TrainingData(config, Preprocessing(CHAT, ImageTransform(16)), bad)
 
 
 def test_a_run_with_a_decoder_asks_some_in_training_and_all_in_validation() -> None:
     one, two = module(), module(questions_per_image=2)
-    batch = next(iter(one.train_dataloader()))
+    batch = next(iter(one.train_loader()))
     assert isinstance(batch, DialogueBatch)
     assert batch.image_of_row.tolist() == [0, 1, 2, 3]
-    numbers = [len(batch.dialogues) for batch in two.train_dataloader()]
+    numbers = [len(batch.dialogues) for batch in two.train_loader()]
     assert 22 < sum(numbers) <= 44
-    asked = [dialogue for batch in one.val_dataloader() for dialogue in batch.dialogues]
+    asked = [dialogue for batch in one.val_loader() for dialogue in batch.dialogues]
     assert asked == list(one.val_source.dialogues())
-    epochs = [[batch.questions for batch in loader] for loader in [one.train_dataloader()] for _ in range(2)]
+    epochs = [[batch.questions for batch in loader] for loader in [one.train_loader()] for _ in range(2)]
     assert sorted(map(len, epochs[0])) == sorted(map(len, epochs[1]))
     assert epochs[0] != epochs[1]
 
@@ -222,15 +222,15 @@ def test_the_decoders_length_bounds_the_rows(tmp_path: Path) -> None:
     config = ExperimentConfig(
         dataset=replace(SHAPES, max_bad_fraction=0.2), decoder=DecoderConfig(type="trm", max_len=4)
     )
-    data = DataModule(config, Preprocessing(CHAT, ImageTransform(16)), tmp_path / "bad.jsonl")
+    data = TrainingData(config, Preprocessing(CHAT, ImageTransform(16)), tmp_path / "bad.jsonl")
     with pytest.raises(DataError, match=r"raise decoder\.max_len"):
-        list(data.train_dataloader())
+        list(data.train_loader())
     assert "leaves no room for a question in 4 tokens" in (tmp_path / "bad.jsonl").read_text()
 
 
 def test_workers_give_the_same_batches() -> None:
     alone, helped = module(questions_per_image=2), module(questions_per_image=2, num_workers=2)
-    for one, two in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+    for one, two in zip(alone.train_loader(), helped.train_loader(), strict=True):
         assert (one.ids, one.dialogues) == (two.ids, two.dialogues)
         assert torch.equal(one.input_ids, two.input_ids)
         assert torch.equal(one.image, two.image)

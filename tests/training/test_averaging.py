@@ -62,8 +62,8 @@ def test_the_run_keeps_the_average(tmp_path: Path) -> None:
     last = read_checkpoint(run / "checkpoints" / "last.ckpt")
     kept = load_file(run / "model.safetensors")
     name = "vision_encoder.head.weight"
-    assert torch.equal(kept[name], last["average"][f"model.{name}"])
-    assert not torch.allclose(kept[name], last["state_dict"][f"model.{name}"], atol=1e-6)
+    assert torch.equal(kept[name], last["average"][name])
+    assert not torch.allclose(kept[name], last["model"][name], atol=1e-6)
 
 
 def test_without_checkpoints_the_average_is_kept_all_the_same(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_without_checkpoints_the_average_is_kept_all_the_same(tmp_path: Path) ->
     for step in (1, 2, 3):
         (path,) = plain.glob(f"checkpoints/*{step}.ckpt")
         keep = min(0.15, step / (step + 9))
-        expected = keep * expected + (1 - keep) * read_checkpoint(path)["state_dict"][f"model.{name}"]
+        expected = keep * expected + (1 - keep) * read_checkpoint(path)["model"][name]
     torch.testing.assert_close(load_file(run / "model.safetensors")[name], expected, rtol=1e-6, atol=1e-7)
 
 
@@ -88,7 +88,7 @@ def test_the_average_of_a_tied_head_is_kept(tmp_path: Path) -> None:
     kept = read_weights(run / "model.safetensors")
     assert "decoder.model.lm_head.weight" in kept
     for name in ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"):
-        assert torch.equal(kept[f"decoder.model.{name}"], last["average"][f"model.decoder.model.{name}"]), name
+        assert torch.equal(kept[f"decoder.model.{name}"], last["average"][f"decoder.model.{name}"]), name
     table = "decoder.model.model.embed_tokens.weight"
     assert torch.equal(kept["decoder.model.lm_head.weight"], kept[table])
-    assert not torch.equal(kept[table], last["state_dict"][f"model.{table}"])
+    assert not torch.equal(kept[table], last["model"][table])

@@ -6,49 +6,34 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from impresa.config import CheckpointConfig, LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
-from impresa.training.checkpoints import Checkpoints, format_name, read_checkpoint
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.module import TrainingModule
+from impresa.training.checkpoints import FORMAT, Checkpoints, format_name, read_checkpoint
+from impresa.training.distributed import Group
 from impresa.training.plan import Plan
+
+ALONE = Group(torch.device("cpu"))
 
 
 class Run:
-    """Drives the callback as a training would, with a module that only counts and a trainer that only saves."""
+    """Makes steps as a training run would, of a state that is its step alone."""
 
-    def __init__(self, folder: Path, plan: Plan, **settings: Any) -> None:
+    def __init__(self, folder: Path, plan: Plan, group: Group = ALONE, **settings: Any) -> None:
         self.plan = plan
         self.folder = folder / "checkpoints"
-        self.folder.mkdir(exist_ok=True)
-        self.stop = GracefulStop()
-        self.checkpoints = Checkpoints(CheckpointConfig(**settings), folder, self.stop)
-        self.module = TrainingModule.__new__(TrainingModule)
-        torch.nn.Module.__init__(self.module)
-        self.module.plan, self.module.step = plan, 0
-        self.metrics: dict[str, Tensor] = {}
-        self.trainer: Any = SimpleNamespace(
-            is_global_zero=True,
-            world_size=1,
-            sanity_checking=False,
-            callback_metrics=self.metrics,
-            save_checkpoint=lambda path: torch.save({"global_step": self.module.step}, path),
-        )
+        self.step = 0
+        self.checkpoints = Checkpoints(CheckpointConfig(**settings), folder, plan, group, lambda: {"step": self.step})
 
     def to(self, step: int, val_loss: float = 0.0) -> None:
         """Make the step; `val_loss` is what a validation finds, if one is due."""
-        self.module.step = step
-        self.checkpoints.on_train_batch_end(self.trainer, self.module)
-        if self.plan.evaluates_after(step):
-            self.metrics["val_loss"] = torch.tensor(val_loss)
-            self.checkpoints.on_validation_end(self.trainer, self.module)
+        self.step = step
+        self.checkpoints.after_step(step, {"val_loss": val_loss} if self.plan.evaluates_after(step) else None)
 
     @property
     def files(self) -> dict[str, int]:
         """File name -> the step whose state it holds."""
-        return {path.name: torch.load(path)["global_step"] for path in sorted(self.folder.iterdir())}
+        return {path.name: torch.load(path)["step"] for path in sorted(self.folder.glob("*"))}
 
 
 def plan(total: int, every: int = 1, save: int | None = None) -> Plan:
@@ -124,52 +109,59 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_relative_to_the_run(tmp_path: Path) -> None:
-    assert Checkpoints(CheckpointConfig(dirpath="a/b"), tmp_path, GracefulStop()).directory == tmp_path / "a" / "b"
+    assert Run(tmp_path, plan(1), dirpath="a/b").checkpoints.directory == tmp_path / "a" / "b"
 
 
 def test_a_resumed_run_remembers_the_best_that_are_still_there(tmp_path: Path) -> None:
     run = Run(tmp_path, plan(3), save_top_k=2, save_last=False)
     run.to(1, 1.0)
     run.to(2, 2.0)
-    state = run.checkpoints.state_dict()
+    scores = read_checkpoint(run.folder / "000-0000002.ckpt")["scores"]
+    assert scores == {"000-0000001.ckpt": 1.0, "000-0000002.ckpt": 2.0}
     (run.folder / "000-0000001.ckpt").unlink()
     resumed = Run(tmp_path, plan(3), save_top_k=2, save_last=False)
-    resumed.checkpoints.load_state_dict(state)
+    resumed.checkpoints.resume(scores)
     assert resumed.checkpoints.scores == {"000-0000002.ckpt": 2.0}
 
 
-def test_ctrl_c_saves_the_last_and_ends_the_training(tmp_path: Path) -> None:
+def test_between_validations_a_name_tells_the_last_metrics(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan(6, every=3, save=2), save_top_k=-1, save_last=False, filename="{step}-{val_loss}")
+    run.checkpoints.check_names({"val_loss": 9.0})
+    for step in range(1, 5):
+        run.to(step, 1.5)
+    assert set(run.files) == {"2-nan.ckpt", "3-1.5.ckpt", "4-1.5.ckpt"}
+
+
+def test_the_last_is_saved_on_demand(tmp_path: Path) -> None:
     run = Run(tmp_path, plan(9, every=5), save_last=False)
-    run.to(1)
-    run.stop.requested = True
-    with pytest.raises(TrainingInterrupted):
-        run.to(2)
+    run.to(2)
+    run.checkpoints.save_last()
     assert run.files == {"last.ckpt": 2}
 
 
-def test_ctrl_c_waits_for_a_validation_that_is_due(tmp_path: Path) -> None:
-    run = Run(tmp_path, plan(9, every=5))
-    run.stop.requested = True
-    run.module.step = 5
-    run.checkpoints.on_train_batch_end(run.trainer, run.module)
-    assert run.files == {}
-    run.metrics["val_loss"] = torch.tensor(1.0)
-    with pytest.raises(TrainingInterrupted):
-        run.checkpoints.on_validation_end(run.trainer, run.module)
-    assert run.files == {"000-0000005.ckpt": 5, "last.ckpt": 5}
+def test_other_processes_write_nothing_and_know_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(Group, "barrier", lambda group: waited.append(group.rank))
+    run = Run(tmp_path, plan(3), Group(torch.device("cpu"), rank=1, world_size=2), save_top_k=1)
+    for step, loss in enumerate((3.0, 1.0, 2.0), start=1):
+        run.to(step, loss)
+    assert not run.folder.exists()
+    assert run.checkpoints.scores == {"000-0000002.ckpt": 1.0}
+    assert waited == [1, 1, 1]  # two of the best; the last is a copy, and after the third step a file of its own
 
 
-def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, plan(2))
 
-    def dies(path: Path) -> None:
+    def dies(content: object, path: Path) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    run.trainer.save_checkpoint = dies
-    with pytest.raises(OSError, match="disk full"):
-        run.to(1, 1.0)
-    assert not list(run.folder.glob("*.ckpt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dies)
+        with pytest.raises(OSError, match="disk full"):
+            run.to(1, 1.0)
+    assert not list(run.folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -179,20 +171,13 @@ def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
         ({"filename": "{step}-{acc:.2f}"}, "trainer.checkpoint.filename: unknown name 'acc'.*val_loss"),
     ],
 )
-def test_unknown_metrics_are_refused_at_the_first_validation(
-    tmp_path: Path, settings: dict[str, str], line: str
-) -> None:
-    run = Run(tmp_path, plan(1), **settings)
-    run.trainer.sanity_checking = True
-    run.metrics["val_loss"] = torch.tensor(1.0)
+def test_unknown_metrics_are_refused(tmp_path: Path, settings: dict[str, str], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        run.checkpoints.on_validation_end(run.trainer, run.module)
+        Run(tmp_path, plan(1), **settings).checkpoints.check_names({"val_loss": 1.0})
 
 
 def test_a_monitor_is_not_needed_when_no_best_is_kept(tmp_path: Path) -> None:
-    run = Run(tmp_path, plan(1), monitor="nonsense", save_top_k=0)
-    run.trainer.sanity_checking = True
-    run.checkpoints.on_validation_end(run.trainer, run.module)
+    Run(tmp_path, plan(1), monitor="nonsense", save_top_k=0).checkpoints.check_names({})
 
 
 @pytest.mark.parametrize(
@@ -208,7 +193,7 @@ def test_a_pattern_can_use_metrics() -> None:
 
 
 def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
-    torch.save({"global_step": 1, "extra": SimpleNamespace()}, tmp_path / "a.ckpt")
+    torch.save({"format": FORMAT, "extra": SimpleNamespace()}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
         read_checkpoint(tmp_path / "a.ckpt")
 
@@ -218,3 +203,9 @@ def test_a_broken_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no usable checkpoint") as caught:
         read_checkpoint(tmp_path / "a.ckpt")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_is_told_in_one_line(tmp_path: Path) -> None:
+    torch.save({"global_step": 1, "pytorch-lightning_version": "2.6"}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a.ckpt: was written by another version of impresa; finish the run"):
+        read_checkpoint(tmp_path / "a.ckpt")

@@ -3,33 +3,24 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from impresa.tasks.alignment.batch import Batch
-from impresa.training.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
-from impresa.training.module import TrainingModule
+from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
 from impresa.training.run import train
-from impresa.training.schedule import Schedule
 from tiny_run import tiny_experiment, without_charts
 
 WARMUP, SIZE = 10, 8
 
 
 def watch(contrastive: float, mean_cosine: float, steps: int = WARMUP + STEPS_AFTER_WARMUP) -> CollapseWatch:
-    callback = CollapseWatch(tiny_experiment())
-    module = TrainingModule.__new__(TrainingModule)
-    torch.nn.Module.__init__(module)
-    module.schedule = Schedule("cosine", 1000, WARMUP, 0.0)
-    trainer: Any = SimpleNamespace(world_size=1)
-    outputs = {"contrastive": torch.tensor(contrastive), "mean_cosine": torch.tensor(mean_cosine)}
+    found = CollapseWatch(tiny_experiment(), WARMUP)
+    logs = {"contrastive": torch.tensor(contrastive), "mean_cosine": torch.tensor(mean_cosine)}
     for step in range(1, steps + 1):
-        module.step = step
-        callback.on_train_batch_end(trainer, module, outputs, [Batch(ids=["x"] * SIZE)], step)
-    return callback
+        found.look(step, [Batch(ids=["x"] * SIZE)], logs)
+    return found
 
 
 def test_a_loss_at_guessing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:

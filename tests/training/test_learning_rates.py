@@ -10,9 +10,10 @@ import pytest
 import tiny_hub
 from impresa.config import EncoderConfig, ExperimentConfig
 from impresa.config.runs import adopt_towers
+from impresa.training.distributed import join_group
+from impresa.training.loop import steps_of, train_step
 from impresa.training.parts import build_parts
-from impresa.training.run import Start, join
-from impresa.training.trainer import build_trainer
+from impresa.training.run import set_up
 from tiny_run import finished_run, tiny_experiment
 from tiny_vlm import tiny_vlm_on
 
@@ -30,10 +31,9 @@ def moved(config: ExperimentConfig) -> dict[str, float]:
     parts = build_parts(config, None)
     trained = {name: p for name, p in parts.model.named_parameters() if p.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    trainer = build_trainer(config, None, callbacks=[], logger=False, enable_checkpointing=False, max_epochs=1)
-    module, steps = join(config, parts, trainer, Start())
-    trainer.fit(module, steps)
-    assert module.step == 1
+    training = set_up(config, parts, join_group(config.trainer))
+    train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+    assert training.state.step == 1
     ways: dict[str, float] = {}
     for name, parameter in trained.items():
         part = "memory" if ".memory." in name else name.split(".")[0]

@@ -23,8 +23,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_every_call_is_a_line_under_its_step(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv", 0)
-    log.log_metrics({"epoch": 0, "train_loss": 1.25, "lr": 1e-3}, step=10)
-    log.log_metrics({"epoch": 0, "train_loss": 1.0, "lr": 5e-4}, step=20)
+    log.log(10, {"epoch": 0, "train_loss": 1.25, "lr": 1e-3})
+    log.log(20, {"epoch": 0, "train_loss": 1.0, "lr": 5e-4})
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
         "step,epoch,train_loss,lr,val_loss",
         "10,0,1.25,0.001,",
@@ -34,8 +34,8 @@ def test_every_call_is_a_line_under_its_step(tmp_path: Path) -> None:
 
 def test_a_new_metric_becomes_a_column_and_old_lines_stay(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv", 0)
-    log.log_metrics({"train_loss": 1.0}, step=1)
-    log.log_metrics({"val_loss": 2.0, "val_recall": 0.5}, step=1)
+    log.log(1, {"train_loss": 1.0})
+    log.log(1, {"val_loss": 2.0, "val_recall": 0.5})
     first, second = rows(tmp_path / "metrics.csv")
     assert (first["train_loss"], first["val_recall"]) == ("1", "")
     assert (second["train_loss"], second["val_loss"], second["val_recall"]) == ("", "2", "0.5")
@@ -44,10 +44,10 @@ def test_a_new_metric_becomes_a_column_and_old_lines_stay(tmp_path: Path) -> Non
 def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv", 0)
     for step in (1, 2, 3):
-        log.log_metrics({"train_loss": float(step), "extra": 0.5}, step=step)
+        log.log(step, {"train_loss": float(step), "extra": 0.5})
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("4,0,1")  # cut off by a crash
-    MetricsCsv(tmp_path / "metrics.csv", 2).log_metrics({"train_loss": 9.0}, step=3)
+    MetricsCsv(tmp_path / "metrics.csv", 2).log(3, {"train_loss": 9.0})
     assert [(row["step"], row["train_loss"], row["extra"]) for row in rows(tmp_path / "metrics.csv")] == [
         ("1", "1", "0.5"),
         ("2", "2", "0.5"),
@@ -58,8 +58,8 @@ def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> N
 def test_tensorboard_lies_in_events_under_the_name(tmp_path: Path) -> None:
     config = tiny_experiment("trainer.logging.tensorboard=true", "trainer.logging.name=my/run")
     _, board = build_loggers(config, tmp_path, 0)
-    board.log_metrics({"train_loss": 1.0}, step=1)
-    board.finalize("success")
+    board.log(1, {"train_loss": 1.0})
+    board.close(success=True)
     assert list((tmp_path / "events" / "my-run").glob("events.out.tfevents.*"))
 
 
@@ -74,8 +74,8 @@ def test_wandb_without_a_key_logs_offline_with_one_notice(
     with caplog.at_level(logging.WARNING, logger="impresa"):
         run = start_wandb(tiny_experiment("labels.tags=[a,b]", "trainer.logging.project=p"), tmp_path)
     assert run is not None
-    run.log_metrics({"train_loss": 1.0}, step=1)
-    run.finalize("success")
+    run.log(1, {"train_loss": 1.0})
+    run.close(success=True)
     notice = f"wandb: no API key; logging offline, upload later with `wandb sync {tmp_path}/wandb/offline-run-*`"
     assert [record.message for record in caplog.records if record.name.startswith("impresa")] == [notice]
     assert list((tmp_path / "wandb").glob("offline-run-*"))

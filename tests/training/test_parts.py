@@ -42,7 +42,7 @@ def test_images_are_prepared_as_the_towers_run_prepares_them(tmp_path: Path) -> 
     parts = build_parts(adopt_towers(tiny_experiment(f"vision_encoder.checkpoint={run_dir}")), None)
     assert parts.preprocessing.image.to_dict() == ImageTransform.from_dict(theirs["image"]).to_dict()
     assert parts.preprocessing.image.to_dict() != build_parts(tiny_experiment(), None).preprocessing.image.to_dict()
-    image, pixels = parts.data.val_source[0].image, next(iter(parts.data.val_dataloader())).image
+    image, pixels = parts.data.val_source[0].image, next(iter(parts.data.val_loader())).image
     assert torch.equal(pixels[0], parts.preprocessing.image(image))
 
 

@@ -30,12 +30,6 @@ def test_logging_starts_with_the_first_step_and_ends_with_the_last() -> None:
     assert due(plan(100, 25, log_interval=10).logs_after, 25) == [1, 10, 20, 25]
 
 
-def test_evaluations_lie_ahead_of_any_step() -> None:
-    p = plan(100, 250, eval_interval=100)
-    assert [p.next_evaluation(step) for step in (0, 99, 100, 200)] == [100, 100, 200, 250]
-    assert [p.evaluations_left(step) for step in (0, 100, 249, 250)] == [3, 2, 1, 0]
-
-
 def test_epochs_are_counted_from_zero_and_end_with_their_last_step() -> None:
     p = plan(4, 12)
     assert [p.epoch_of(step) for step in (0, 1, 4, 5, 12)] == [0, 0, 0, 1, 2]

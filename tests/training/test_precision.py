@@ -12,7 +12,7 @@ from impresa.config import ExperimentConfig
 from impresa.decoders.lora import is_adapter
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.answering.build import build_vlm
-from impresa.training.precision import BFloat16Weights
+from impresa.training.precision import Precision, cast_weights
 from impresa.training.run import train
 from tiny_qwen import VOCAB, save_qwen
 from tiny_run import tiny_experiment, without_charts
@@ -62,7 +62,7 @@ def test_small_steps_are_not_rounded_away_beside_a_frozen_language_model(qwen: P
     model = build_vlm(config, VOCAB)
     adapters = {name: value.clone() for name, value in model.named_parameters() if is_adapter(name)}
     rotary = model.decoder.model.model.rotary_emb.inv_freq.clone()
-    BFloat16Weights().convert_module(model)
+    cast_weights(model)
     precise = {name for name, value in model.named_parameters() if value.dtype == torch.float32}
     assert precise == {n for n, _ in model.named_parameters() if is_adapter(n) or n.startswith("decoder.recursion.")}
     assert all(torch.equal(value, model.get_parameter(name)) for name, value in adapters.items())
@@ -71,13 +71,13 @@ def test_small_steps_are_not_rounded_away_beside_a_frozen_language_model(qwen: P
 
 
 def test_batches_are_wholes_whose_pixels_alone_are_rounded() -> None:
-    plugin = BFloat16Weights()
+    precision = Precision("bf16-true", torch.device("cpu"))
     batch = collated(samples())
-    (converted,) = plugin.convert_input([batch])
+    converted = precision.prepare_batch(batch)
     assert converted.image.dtype == torch.bfloat16
     assert converted.dialogues is batch.dialogues
     assert batch.image is not None
     assert batch.image.dtype == torch.float32
     sounds = Batch(ids=["a"], audio=torch.zeros(1, 4, 2), audio_mask=torch.ones(1, 4, dtype=torch.bool))
-    converted = plugin.convert_input(sounds)
+    converted = precision.prepare_batch(sounds)
     assert (converted.audio.dtype, converted.audio_mask.dtype) == (torch.bfloat16, torch.bool)

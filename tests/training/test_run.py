@@ -1,4 +1,4 @@
-"""Whole trainings of the tiny experiment."""
+"""Whole training runs of the tiny experiment."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.run_dir.environment import is_finished, read_environment
-from impresa.training import run as run_module
+from impresa.training import finish as finish_module
 from impresa.training.averaging import WeightAverage
-from impresa.training.module import TrainingModule
 from impresa.training.run import train
+from impresa.training.state import TrainState
 from run_metrics import interrupt_after, rows
 from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
 
@@ -86,10 +86,10 @@ def test_the_model_has_the_weights_of_the_best_checkpoint() -> None:
     by_loss = {row["val_loss"]: int(row["step"]) for row in rows(finished_run()) if row["val_loss"]}
     best = by_loss[min(by_loss, key=float)]
     checkpoints = (finished_run() / "checkpoints").glob(f"*{best}.ckpt")
-    state = torch.load(next(checkpoints), weights_only=True)["state_dict"]
+    state = torch.load(next(checkpoints), weights_only=True)["model"]
     weights = impresa.load(finished_run(), "cpu").model.state_dict()
-    assert weights.keys() == {name.removeprefix("model.") for name in state}
-    assert all(torch.equal(weights[name], state[f"model.{name}"]) for name in weights)
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in weights)
 
 
 def test_a_loaded_model_gives_the_embeddings_that_the_evaluation_saw() -> None:
@@ -130,7 +130,7 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(
         with pytest.raises(KeyboardInterrupt):
             train(tiny_experiment(), tmp_path / "run", command=COMMAND)
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == step
+    assert last["step"] == step
     assert not (tmp_path / "run" / "manifest.json").exists()
     torch.manual_seed(1234)  # nothing may depend on it
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
@@ -169,7 +169,7 @@ def test_a_run_that_died_in_its_evaluation_is_finished_by_resuming(
 def test_the_evaluation_has_the_memory_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[dict[str, Any]] = []
     alive: list[Any] = []
-    real_save, real_load = run_module.save_run, run_module.load
+    real_save, real_load = finish_module.save_run, finish_module.load
 
     def save(run_dir: Path, model: Any, *rest: Any, **settings: Any) -> None:
         saved.append({"model": weakref.ref(model), "device": settings["device"]})
@@ -177,7 +177,7 @@ def test_the_evaluation_has_the_memory_of_the_training(tmp_path: Path, monkeypat
 
     def of_training() -> list[Any]:
         gc.collect()
-        kinds = (TrainingModule, WeightAverage, torch.optim.Optimizer)
+        kinds = (TrainState, WeightAverage, torch.optim.Optimizer)
         return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds)]
 
     before = of_training()  # what other tests hold
@@ -187,8 +187,8 @@ def test_the_evaluation_has_the_memory_of_the_training(tmp_path: Path, monkeypat
         alive.extend(filter(None, [saved[0]["model"]()]))
         return real_load(*given)
 
-    monkeypatch.setattr(run_module, "save_run", save)
-    monkeypatch.setattr(run_module, "load", load)
+    monkeypatch.setattr(finish_module, "save_run", save)
+    monkeypatch.setattr(finish_module, "load", load)
     train(tiny_experiment("optimization.ema_decay=0.6", "trainer.max_steps=1"), tmp_path / "run", command=COMMAND)
     assert alive == []
     assert saved[0]["device"] == torch.device("cpu")  # where it was trained
@@ -206,7 +206,7 @@ def test_an_unknown_metric_is_refused_before_the_first_step(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"trainer\.checkpoint\.monitor: .*'val_accuracy'; there are .*val_loss"):
         train(config, tmp_path / "run", command=COMMAND)
     assert not (tmp_path / "run" / "metrics.csv").exists()
-    # The folder has no checkpoint, so the mended command may use it again.
+    # The folder has no checkpoint, so the fixed command may use it again.
     train(tiny_experiment("trainer.max_steps=1"), tmp_path / "run", command=COMMAND)
 
 
@@ -222,9 +222,9 @@ def test_without_checkpoints_the_final_weights_are_the_model(tmp_path: Path) -> 
     config = tiny_experiment("trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false")
     run_dir = train(config, tmp_path / "run", command=COMMAND)
     assert not list(run_dir.rglob("*.ckpt"))
-    final = torch.load(finished_run() / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    final = torch.load(finished_run() / "checkpoints" / "last.ckpt", weights_only=True)["model"]
     weights = impresa.load(run_dir, "cpu").model.state_dict()
-    assert all(torch.equal(weights[name], final[f"model.{name}"]) for name in weights)
+    assert all(torch.equal(weights[name], final[name]) for name in weights)
 
 
 def test_bfloat16_and_a_missing_gpu(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whole trainings of the tiny vision-language model: it learns, resumes to the bit, and weighs by tokens everywhere."""
+"""Training runs of the tiny vision-language model: it learns, resumes to the bit, and weighs by tokens everywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 
 import impresa
 from impresa.config.runs import adopt_towers
@@ -18,13 +17,13 @@ from impresa.data.dialogue import ask
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation
 from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.task import AnsweringTask
 from impresa.tasks.base import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
+from impresa.training.distributed import Group
 from impresa.training.dry_run import dry_run
-from impresa.training.module import TrainingModule
 from impresa.training.parts import build_parts
 from impresa.training.run import train
-from impresa.training.trainer import build_trainer
 from run_metrics import interrupt_after, numbers, rows
 from tiny_qwen import save_qwen
 from tiny_run import finished_run, without_charts
@@ -54,7 +53,7 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
 def test_a_checkpoint_has_what_is_trained_and_nothing_else() -> None:
     checkpoint = read_checkpoint(finished_vlm() / "checkpoints" / "last.ckpt")
     model = impresa.load(finished_vlm(), "cpu").model
-    kept = {name.removeprefix("model.") for name in checkpoint["state_dict"]}
+    kept = checkpoint["model"].keys()
     parts = (("fusion", model.fusion), ("decoder", model.decoder))
     trained = {f"{part}.{name}" for part, module in parts for name in module.state_dict()}
     memory = {f"vision_encoder.backbone.memory.{name}" for name in ("state", "reset_pending")}
@@ -76,11 +75,10 @@ def test_a_validation_weighs_losses_by_tokens_and_hits_by_dialogues() -> None:
         DialogueBatch(ids=["1.5 1"], dialogues=[ask("what?", "a long answer of nine tokens")], num_supervised=9),
         DialogueBatch(ids=["0.5 0"], dialogues=[ask("what?", "red")] * 3, num_supervised=3),
     ]
-    nothing: Any = None
-    module = TrainingModule(Answered(), tiny_vlm(), nothing, nothing, nothing)
-    trainer = build_trainer(module.config, None, callbacks=[], logger=False)
-    trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    validation, model = AnsweringTask(tiny_vlm()).validation(Group(torch.device("cpu"))), Answered()
+    for batch in batches:
+        validation.add(batch, model(batch))
+    metrics = validation.metrics()
     loss = (9 * 1.5 + 3 * 0.5) / 12
     assert metrics == pytest.approx({"val_loss": loss, "val_exact_match": 0.25, "val_perplexity": math.exp(loss)})
 
@@ -143,7 +141,7 @@ def test_a_resumed_run_is_the_straight_one_to_the_bit(
 
 def tokens_of_batches(config: Any) -> list[int]:
     """Supervised tokens of the first epoch's batches."""
-    return [batch.num_supervised for batch in build_parts(config, None).data.train_dataloader()]
+    return [batch.num_supervised for batch in build_parts(config, None).data.train_loader()]
 
 
 def test_batches_that_are_added_up_are_one_large_batch(tmp_path: Path) -> None:

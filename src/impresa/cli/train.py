@@ -1,4 +1,4 @@
-"""`impresa train`: one training, or its dry run."""
+"""`impresa train`: one training run, or its dry run."""
 
 from __future__ import annotations
 
@@ -68,21 +68,21 @@ def _config_to_train(args: argparse.Namespace) -> str | None:
 
 
 def _run_dir(args: argparse.Namespace, config: object) -> Path:
-    """The run directory, free to be used; every process of a training gets the same."""
+    """The run directory, free to be used; every process of a training run gets the same."""
     from impresa.config.experiment import ExperimentConfig
     from impresa.run_dir.claim import claim
-    from impresa.training.processes import inherited_run_dir, is_main_process, tell_run_dir
+    from impresa.training.processes import check_shared_folder, is_main_process
 
     assert isinstance(config, ExperimentConfig)
-    run_dir: Path = args.output_dir or inherited_run_dir() or _new_run_dir(config_name(args) or "default")
+    check_shared_folder(named=args.output_dir is not None)
+    run_dir: Path = args.output_dir or _new_run_dir(config_name(args) or "default")
     if is_main_process():
         claim(run_dir, config, resume=args.resume)
-        tell_run_dir(run_dir)
     return run_dir
 
 
 def _new_run_dir(name: str) -> Path:
-    """runs/NAME/DATE-TIME, made at once, so that two trainings of the same second do not share it."""
+    """runs/NAME/DATE-TIME, made at once, so that two training runs of the same second do not share it."""
     folder = Path("runs") / Path(name).stem
     moment = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count(1):

@@ -167,6 +167,10 @@ class BatchLoader(DataLoader[B]):
             pin_memory=pin_memory,
         )
 
+    def place(self) -> dict[str, Any]:
+        """The place in the data, counted in batches that were used, and what it depends on."""
+        return self._places.state_dict()
+
     def __iter__(self) -> Iterator[B]:  # type: ignore[override]
         """The batches of an epoch.
 

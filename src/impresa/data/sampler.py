@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class BatchSampler(Sampler[list[Item]]):
         """The position of the next batch, and all that it depends on."""
         return {"epoch": self._epoch, "next_batch": self._next_batch, **self._layout()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken.
 
         Raises:

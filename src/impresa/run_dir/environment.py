@@ -17,7 +17,7 @@ from impresa.errors import CheckpointError
 from impresa.files import write_atomic
 from impresa.run_dir.layout import ENVIRONMENT
 
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
 
 
 def describe_environment(command: Sequence[str], seed: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from impresa.encoders.tower import Tower
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
+from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
 
 if TYPE_CHECKING:
     from impresa.data.chat import ChatFormat
@@ -151,6 +152,23 @@ class Task(ABC):
     @abstractmethod
     def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> UsableModel:
         """The model for users; it is left in eval mode on `device`."""
+
+    @abstractmethod
+    def loss_weights(self, batches: Sequence[Any], group: Processes) -> list[float]:
+        """Factor of each batch's loss in a training step, so that gradients averaged over processes are those of the
+        step."""
+
+    def train_logs(self, output: Any) -> dict[str, Tensor]:
+        """Scalars of a training batch beside those that the model logs itself."""
+        return {}
+
+    @abstractmethod
+    def validation(self, group: Processes) -> Validation:
+        """A new, empty validation."""
+
+    def watch(self, warmup_steps: int, group: Processes) -> StepWatch:
+        """A watch for training runs that do not learn."""
+        return NoWatch()
 
     @abstractmethod
     def evaluate(

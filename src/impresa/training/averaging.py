@@ -1,4 +1,4 @@
-"""The average of the weights over the steps of a training."""
+"""The average of the weights over the steps of a training run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ class WeightAverage:
     min(decay, t / (t + 9)) of it. Buffers are not averaged. At 16 bits most of its steps would be rounded away, so it
     is kept in float32 or finer whatever the module is.
 
-    Lightning's `WeightAveraging` and torch's `swa_utils`, on which it stands, copy the whole module instead, frozen
-    language models included, in the module's own type, and write the copy into every checkpoint.
+    torch's `swa_utils` copies the whole module instead, frozen language models included, in the module's own type.
 
     Args:
         module: whose parameters are averaged; it starts as their copy.

@@ -6,42 +6,51 @@ import math
 import os
 import shutil
 import string
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 
 from impresa.config.experiment import CheckpointConfig
 from impresa.errors import CheckpointError, ConfigError
+from impresa.files import replacing
 from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.module import TrainingModule
+from impresa.training.distributed import Group
+from impresa.training.plan import Plan
 
 SUFFIX = ".ckpt"
+FORMAT = 1
+"""Version of what a checkpoint holds."""
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints:
     """Keeps the best checkpoints and the last one.
 
     The best are chosen right after a validation, by the metric it has just measured. The last is written after every
     step that the plan saves after, and when the run is interrupted. Each file is written under another name and
-    renamed.
+    renamed, by the first process, while the others wait.
 
     Args:
         config: what to keep.
         run_dir: the run; `config.dirpath` is relative to it.
-        stop: tells that the user wants the run to end.
+        plan: length and intervals of the run.
+        group: the processes.
+        content: what a checkpoint holds beside format, epoch and scores.
     """
 
-    def __init__(self, config: CheckpointConfig, run_dir: Path, stop: GracefulStop) -> None:
-        super().__init__()
+    def __init__(
+        self, config: CheckpointConfig, run_dir: Path, plan: Plan, group: Group, content: Callable[[], dict[str, Any]]
+    ) -> None:
         self.config = config
         self.directory = run_dir / config.dirpath
-        self.stop = stop
         self.scores: dict[str, float] = {}
         """Checkpoints kept for their metric: file name -> value."""
+        self._plan = plan
+        self._group = group
+        self._content = content
+        self._step = 0
+        self._metrics: dict[str, float] = {}
 
     @property
     def best(self) -> Path | None:
@@ -49,93 +58,87 @@ class Checkpoints(Checkpoint):
         ranked = self._ranked()
         return self.directory / ranked[0] if ranked else None
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        assert isinstance(module, TrainingModule)
-        if module.plan.evaluates_after(module.step):
-            return  # what is due comes after the validation
-        if module.plan.saves_after(module.step):
-            kept = self._save_named(trainer, module) if self.config.save_top_k == -1 else None
-            self._save_last(trainer, kept)
-        self._stop_if_asked(trainer)
+    def check_names(self, metrics: Mapping[str, float]) -> None:
+        """Refuse a metric or a file name that cannot work, before the first step.
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        if trainer.sanity_checking:
-            self._check_config(trainer)
-            return
-        kept = self._keep_if_good(trainer, module)
-        if module.plan.saves_after(module.step):
-            self._save_last(trainer, kept)
-        self._stop_if_asked(trainer)
+        Args:
+            metrics: what a validation measures.
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"scores": dict(self.scores)}
+        Raises:
+            ConfigError: the metric to be watched is not among them, or the file name's pattern is broken.
+        """
+        if self.config.save_top_k != 0 and self.config.monitor not in metrics:
+            fault = f"no metric is called {self.config.monitor!r}"
+            raise ConfigError(f"trainer.checkpoint.monitor: {fault}; there are {', '.join(sorted(metrics))}")
+        format_name(self.config.filename, 0, 0, metrics)
+        self._metrics = dict.fromkeys(metrics, math.nan)  # until they are measured
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.scores = {name: v for name, v in state_dict["scores"].items() if (self.directory / name).exists()}
+    def after_step(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Save what is due after a step.
 
-    def _keep_if_good(self, trainer: Trainer, module: TrainingModule) -> Path | None:
+        Args:
+            step: number of the step.
+            metrics: of the validation that followed it, if one did.
+        """
+        self._step, kept = step, None
+        if metrics is not None:
+            self._metrics = dict(metrics)
+            kept = self._keep_if_good(metrics)
+        elif self.config.save_top_k == -1 and self._plan.saves_after(step):
+            kept = self._save_named()
+        if self.config.save_last and self._plan.saves_after(step):
+            self.save_last(kept)
+
+    def save_last(self, same: Path | None = None) -> None:
+        """Write the last checkpoint; `same` is a file that holds the present state already."""
+        path = self.directory / LAST
+        if same is None:
+            self._save(path)
+        elif self._group.is_main:
+            _copy(same, path)
+
+    def resume(self, scores: Mapping[str, float]) -> None:
+        """Remember the best of an earlier part of the run that are still there."""
+        self.scores = {name: value for name, value in scores.items() if (self.directory / name).exists()}
+
+    def _keep_if_good(self, metrics: Mapping[str, float]) -> Path | None:
         """Save the present state if it is among the best; returns the file."""
         limit = self.config.save_top_k
         if limit == 0:
             return None
-        value = trainer.callback_metrics[self.config.monitor].item()
+        value = metrics[self.config.monitor]
         if math.isnan(value):
             value = math.inf if self.config.mode == "min" else -math.inf
         ranked = self._ranked()
         if limit > 0 and len(ranked) >= limit and not self._is_better(value, self.scores[ranked[limit - 1]]):
             return None
-        kept = self._save_named(trainer, module, value)
+        kept = self._save_named(value)
         for name in self._ranked()[limit:] if limit > 0 else ():
             del self.scores[name]
-            if trainer.is_global_zero:
+            if self._group.is_main:
                 (self.directory / name).unlink(missing_ok=True)
         return kept
 
-    def _save_named(self, trainer: Trainer, module: TrainingModule, value: float = math.nan) -> Path:
-        metrics = {name: metric.item() for name, metric in trainer.callback_metrics.items()}
-        stem = format_name(self.config.filename, module.plan.epoch_of(module.step), module.step, metrics)
+    def _save_named(self, value: float = math.nan) -> Path:
+        stem = format_name(self.config.filename, self._plan.epoch_of(self._step), self._step, self._metrics)
         name, version = stem + SUFFIX, 1
         while name in self.scores:
             name, version = f"{stem}-v{version}{SUFFIX}", version + 1
         self.scores[name] = value  # before saving, so that the checkpoint knows of itself
-        self._save(trainer, self.directory / name)
+        self._save(self.directory / name)
         return self.directory / name
 
-    def _save_last(self, trainer: Trainer, same: Path | None, *, force: bool = False) -> None:
-        """Write the last checkpoint; `same` is a file that holds the present state already."""
-        path = self.directory / LAST
-        if not (self.config.save_last or force):
-            return
-        if same is None:
-            self._save(trainer, path)
-        elif trainer.is_global_zero:
-            _copy(same, path)
-
-    def _save(self, trainer: Trainer, path: Path) -> None:
-        temporary = _temporary(path)
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, path)
-
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        asked = self.stop.requested
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            self._save_last(trainer, None, force=True)
-            raise TrainingInterrupted
-
-    def _check_config(self, trainer: Trainer) -> None:
-        """Refuse a metric or a file name that cannot work, before the first step."""
-        known = sorted(trainer.callback_metrics)
-        if self.config.save_top_k != 0 and self.config.monitor not in known:
-            fault = f"no metric is called {self.config.monitor!r}"
-            raise ConfigError(f"trainer.checkpoint.monitor: {fault}; there are {', '.join(known)}")
-        format_name(self.config.filename, 0, 0, dict.fromkeys(known, 0.0))
+    def _save(self, path: Path) -> None:
+        if self._group.is_main:
+            epoch = self._plan.epoch_of(self._step)
+            content = {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                torch.save(content, temporary)
+        self._group.barrier()
 
     def _ranked(self) -> list[str]:
-        """Names of the checkpoints kept for their metric, best first; the earlier of two equals first."""
+        """Names of the checkpoints that have a metric, the best first."""
         scored = [name for name, value in self.scores.items() if not math.isnan(value)]
         return sorted(scored, key=lambda name: self.scores[name], reverse=self.config.mode == "max")
 
@@ -143,7 +146,7 @@ class Checkpoints(Checkpoint):
         return a < b if self.config.mode == "min" else a > b
 
 
-def format_name(pattern: str, epoch: int, step: int, metrics: dict[str, float]) -> str:
+def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float]) -> str:
     """The file name, without suffix, that a pattern like `{epoch:03d}-{step:07d}-{val_loss:.3f}` stands for.
 
     Raises:
@@ -171,27 +174,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     until they are used.
 
     Raises:
-        CheckpointError: the file is broken or holds anything else.
+        CheckpointError: the file is broken, holds anything else, or was written by another version.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever torch makes of a broken file
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: is no usable checkpoint ({reason}); remove it to resume from another"
         ) from error
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: was written by another version of impresa; finish the run with that version, or start anew"
+        )
+    return content
 
 
 def _copy(source: Path, target: Path) -> None:
     """Give `source` a second name at once; the same bytes on disk where the file system allows it."""
-    temporary = _temporary(target)
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    with replacing(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: finish the step, save, leave."""
+"""Ctrl-C during a training run: finish the step, save, leave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import threading
 from types import FrameType
 from typing import Self
 
+from impresa.training.processes import LAUNCHED
+
 logger = logging.getLogger(__name__)
 
 
@@ -17,7 +19,10 @@ class TrainingInterrupted(BaseException):
 
 
 class GracefulStop:
-    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the training at once."""
+    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
+
+    In a process that our launcher has started SIGTERM means that another has died: it ends at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -26,7 +31,8 @@ class GracefulStop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            for number in (signal.SIGINT, signal.SIGTERM):
+            ends_at_once = LAUNCHED in os.environ
+            for number in (signal.SIGINT,) if ends_at_once else (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
 

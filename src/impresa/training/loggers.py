@@ -14,17 +14,13 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
-
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.files import write_atomic
 from impresa.run_dir.layout import EVENTS, METRICS
-from impresa.training.processes import is_main_process
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,23 +29,33 @@ logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
 NETWORK_PATIENCE_S = 5.0
-"""How long a training may wait to learn whether Weights & Biases can be reached."""
+"""How long a training run may wait to learn whether Weights & Biases can be reached."""
 
 
-def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Logger]:
+class MetricLogger(Protocol):
+    """One place where metrics go."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write down the metrics of a step."""
+
+    def close(self, *, success: bool) -> None:
+        """The training run is over."""
+
+
+def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[MetricLogger]:
     """The loggers of a run that continues after optimizer step `step` (0 for a new one)."""
     settings = config.trainer.logging
-    loggers: list[Logger] = [MetricsCsv(run_dir / METRICS, step)]
+    loggers: list[MetricLogger] = [MetricsCsv(run_dir / METRICS, step)]
     if settings.tensorboard:
         name = (settings.name or config.name).replace("/", "-")
         loggers.append(TensorBoardEvents(run_dir / EVENTS / name))
-    if settings.wandb and is_main_process() and (run := start_wandb(config, run_dir)):
+    if settings.wandb and (run := start_wandb(config, run_dir)):
         loggers.append(run)
     return loggers
 
 
-class MetricsCsv(Logger):
-    """Writes one line of a CSV file per call of `log_metrics`; what a line does not have stays empty.
+class MetricsCsv:
+    """Writes one line of a CSV file per call of `log`; what a line does not have stays empty.
 
     The step, the epoch, the losses and the learning rate come first. Every line is appended in one write; a new column
     rewrites the file under another name and renames it.
@@ -60,30 +66,19 @@ class MetricsCsv(Logger):
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        super().__init__()
         self.path = path
         self._step = step
         self._columns: list[str] = []
 
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration lies beside the file."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         line = {"step": step, **metrics}
         if not line.keys() <= set(self._columns):
             self._add_columns(line)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_csv(self._columns, [line]))
+
+    def close(self, *, success: bool) -> None:
+        """Every line is in the file already."""
 
     def _add_columns(self, line: Mapping[str, object]) -> None:
         lines = self._lines_so_far()
@@ -99,7 +94,7 @@ class MetricsCsv(Logger):
         return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
 
 
-class TensorBoardEvents(Logger):
+class TensorBoardEvents:
     """Writes an event file for TensorBoard, and nothing else.
 
     Args:
@@ -107,63 +102,37 @@ class TensorBoardEvents(Logger):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         self.folder = folder
         self._writer: SummaryWriter | None = None
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration lies in the run directory."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self._writer is None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._writer is None:  # a second of imports, which the first step need not wait for
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(self.folder)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
+    def close(self, *, success: bool) -> None:
         if self._writer is not None:
             self._writer.close()
 
 
-class WandbRun(Logger):
-    """Hands metrics to a started run of Weights & Biases, and ends it when the training ends.
+class WandbRun:
+    """Hands metrics to a started run of Weights & Biases, and ends it with the training run.
 
     Args:
         run: what `wandb.init` returned.
     """
 
     def __init__(self, run: Any) -> None:
-        super().__init__()
         self._run = run
 
-    @property
-    def name(self) -> str:
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        return str(self._run.id)
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The run was started with the configuration."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
-    def finalize(self, status: str) -> None:
-        self._run.finish(exit_code=0 if status == "success" else 1)
+    def close(self, *, success: bool) -> None:
+        self._run.finish(exit_code=0 if success else 1)
 
 
 def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
@@ -194,7 +163,7 @@ def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
     if reason is None:
         try:
             return WandbRun(wandb.init(**common, mode="online", resume="allow"))
-        except Exception as error:  # a wrong key, a refusing server: no reason to stop a training
+        except Exception as error:  # a wrong key, a refusing server: no reason to stop the run
             reason = str(error).splitlines()[0]
     logger.warning(f"wandb: {reason}; logging offline, upload later with `wandb sync {run_dir}/wandb/offline-run-*`")
     return WandbRun(wandb.init(**common, mode="offline"))

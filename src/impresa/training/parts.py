@@ -14,7 +14,7 @@ from impresa.data.sources import open_source, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
-from impresa.training.data import DataModule
+from impresa.training.data import TrainingData
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Parts:
 
     task: Task
     preprocessing: Preprocessing
-    data: DataModule
+    data: TrainingData
     model: TrainableModel
 
     @property
@@ -53,6 +53,6 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
     train_source = open_source(config.dataset, "train", reading_of(config))
     preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(train_source)
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
-    data = DataModule(config, preprocessing, bad_samples, train_source=train_source)
+    data = TrainingData(config, preprocessing, bad_samples, train_source=train_source)
     torch.manual_seed(config.seed)
     return Parts(task, preprocessing, data, task.build(preprocessing))

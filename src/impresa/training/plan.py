@@ -37,14 +37,6 @@ class Plan:
         """Whether a checkpoint follows: at every interval, at the end, and each epoch when that is shorter."""
         return self._is_due(step, self.logging.save_interval)
 
-    def next_evaluation(self, step: int) -> int:
-        """The first step after `step` that a validation follows."""
-        return next(s for s in range(step + 1, self.total_steps + 1) if self.evaluates_after(s))
-
-    def evaluations_left(self, step: int) -> int:
-        """Number of validations after `step`."""
-        return sum(self.evaluates_after(s) for s in range(step + 1, self.total_steps + 1))
-
     def _is_due(self, step: int, interval: int) -> bool:
         if step < 1:
             return False

@@ -1,51 +1,67 @@
-"""Training with weights of 16 bits (`optimization.precision=bf16-true`)."""
+"""Numbers of the computation (`optimization.precision`): full, mixed with 16 bits, or weights of 16 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch.plugins.precision import Precision
+import torch
 from torch import Tensor, nn
 
-from impresa.decoders.lora import is_adapter
-from impresa.decoders.recursion import RecursionHead
+from impresa.config.experiment import Precision as PrecisionName
+from impresa.decoders.base import Decoder
+
+logger = logging.getLogger(__name__)
 
 
-class BFloat16Weights(Precision):
-    """Holds weights, activations and pixels in bfloat16.
+class Precision:
+    """One precision on one kind of device.
 
-    Lightning's own plugin for it (`HalfPrecision`) cannot be used here: it walks into batches and stops at what the
-    dialogues are made of, and it makes bfloat16 of all floats: of what is trained beside a frozen language model, of
-    the frequencies of rotary positions, and of each number that a step computes.
+    Args:
+        name: the precision; `16-mixed` is `bf16-mixed` on a CPU.
+        device: where the computation takes place.
     """
 
-    precision = "bf16-true"
+    def __init__(self, name: PrecisionName, device: torch.device) -> None:
+        if name == "16-mixed" and device.type == "cpu":
+            logger.warning("optimization.precision: a CPU mixes with bfloat16; 16-mixed is taken for bf16-mixed")
+            name = "bf16-mixed"
+        self._device_type = device.type
+        self._mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(name)
+        self._has_bfloat16_weights = name == "bf16-true"
+        self.scaler = torch.amp.GradScaler(device.type) if name == "16-mixed" else None
+        """Scales losses so that small gradients survive in float16; None where that is not needed."""
 
-    def convert_module(self, module: nn.Module) -> nn.Module:
-        """Make bfloat16 of weights and stored buffers, but not of adapters and of recursion behind a language model:
-        they are small, and their steps would be rounded away. Computed buffers stay too."""
-        precise = {id(tensor) for tensor in _precise_parameters(module)}
-        stored = module.state_dict().keys()
-        buffers = [buffer for name, buffer in module.named_buffers() if name in stored]
-        for tensor in (*module.parameters(), *buffers):
-            if tensor.is_floating_point() and id(tensor) not in precise:
-                tensor.data = tensor.data.bfloat16()
-        return module
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self._mixed is None:
+            return nullcontext()
+        return torch.autocast(self._device_type, dtype=self._mixed, cache_enabled=False)
 
-    def convert_input(self, data: Any) -> Any:
-        """A batch, or the list of batches of a step, with images and sounds in bfloat16."""
-        if isinstance(data, list):
-            return [self.convert_input(batch) for batch in data]
-        return replace(data, image=_in_bfloat16(data.image), audio=_in_bfloat16(data.audio))
+    def prepare_model(self, model: nn.Module) -> None:
+        """Give the weights their type."""
+        if self._has_bfloat16_weights:
+            cast_weights(model)
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """The batch, with images and sounds in the type of the weights."""
+        if not self._has_bfloat16_weights:
+            return batch
+        return replace(batch, image=_in_bfloat16(batch.image), audio=_in_bfloat16(batch.audio))
 
 
-def _precise_parameters(module: nn.Module) -> Iterator[Tensor]:
-    for part in module.modules():
-        if isinstance(part, RecursionHead):
-            yield from (*part.parameters(), *part.buffers())
-    yield from (parameter for name, parameter in module.named_parameters() if is_adapter(name))
+def cast_weights(module: nn.Module) -> None:
+    """Make bfloat16 of weights and stored buffers, except for those that a decoder wants in full precision. Computed
+    buffers stay as they are."""
+    decoders = (part for part in module.modules() if isinstance(part, Decoder))
+    precise = {id(tensor) for decoder in decoders for tensor in decoder.full_precision_parameters()}
+    stored = module.state_dict().keys()
+    buffers = [buffer for name, buffer in module.named_buffers() if name in stored]
+    for tensor in (*module.parameters(), *buffers):
+        if tensor.is_floating_point() and id(tensor) not in precise:
+            tensor.data = tensor.data.bfloat16()
 
 
 def _in_bfloat16(tensor: Tensor | None) -> Tensor | None:

@@ -1,21 +1,19 @@
-"""What a user sees of a running training, on standard error."""
+"""The progress of a training run, on standard error."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from impresa.tasks.alignment.batch import Batch
-from impresa.training.module import TrainingModule
-from impresa.training.recorder import Speedometer, validation_metrics
+from impresa.training.recorder import Speedometer
 
 SECONDS_BETWEEN_LINES = 30.0
 SHOWN = {
@@ -28,67 +26,60 @@ SHOWN = {
 """Validation metrics that are shown, and as what; all of them are in `metrics.csv`."""
 
 
-class ProgressReport(Callback):
+class ProgressReport:
     """A progress bar with loss, samples per second, time left and memory; plain lines where there is no terminal.
 
     Without a terminal a line comes twice a minute at most. Each validation is reported in either case.
+
+    Args:
+        total_steps: optimizer steps of the whole run.
+        shown: false shows nothing, for processes beside the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total_steps: int, *, shown: bool = True) -> None:
         self.console = Console(stderr=True)
+        self.speed = Speedometer()
+        self._total_steps = total_steps
+        self._shown = shown
         self._bar: Progress | None = None
-        self._speed = Speedometer()
         self._started = self._last_report = time.monotonic()
         self._first_step = 0
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
+    def start(self, step: int) -> None:
+        """Training begins after so many steps."""
         self._started = self._last_report = time.monotonic()
-        self._first_step = module.step
-        self._speed.resume()
-        if not (self.console.is_terminal and trainer.is_global_zero):
+        self._first_step = step
+        self.speed.resume()
+        if not (self.console.is_terminal and self._shown):
             return
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
         self._bar = Progress(TextColumn("training"), *columns, TextColumn("{task.fields[note]}"), console=self.console)
-        self._bar.add_task("training", total=module.plan.total_steps, completed=module.step, note="")
+        self._bar.add_task("training", total=self._total_steps, completed=step, note="")
         self._bar.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: list[Batch], batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        self._speed.add(sum(map(len, batch)) * trainer.world_size)
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
+        """Report optimizer step number `step`, over so many samples."""
+        self.speed.add(num_samples)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=module.step)
+            self._bar.update(self._bar.task_ids[0], completed=step)
         pause = 0.5 if self._bar is not None else SECONDS_BETWEEN_LINES
-        if time.monotonic() - self._last_report < pause or not trainer.is_global_zero:
+        if time.monotonic() - self._last_report < pause or not self._shown:
             return
         self._last_report = time.monotonic()
-        note = f"loss {float(outputs['loss']):.3f}  {self._speed.read():.0f} samples/s  {memory_in_use()}"
+        note = f"loss {logs['loss'].item():.3f}  {self.speed.read():.0f} samples/s  {memory_in_use()}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], note=note)
         else:
-            self._say(f"{_place(module)}  {note}  {self._time_left(module)} left")
+            self._say(f"{self._place(step)}  {note}  {self._time_left(step)} left")
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._speed.pause()
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report the validation after step number `step`."""
+        if self._shown:
+            found = (f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
+            self._say("  ".join((self._place(step), *found)))
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        self._speed.resume()
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        metrics = validation_metrics(trainer)
-        found = (f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
-        self._say("  ".join((_place(module), *found)))
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -99,9 +90,11 @@ class ProgressReport(Callback):
         else:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    def _time_left(self, module: TrainingModule) -> timedelta:
-        done = module.step - self._first_step
-        seconds = (time.monotonic() - self._started) / max(done, 1) * (module.plan.total_steps - module.step)
+    def _place(self, step: int) -> str:
+        return f"step {step}/{self._total_steps}"
+
+    def _time_left(self, step: int) -> timedelta:
+        seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
         return timedelta(seconds=round(seconds))
 
 
@@ -111,7 +104,3 @@ def memory_in_use() -> str:
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB GPU"
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
-
-
-def _place(module: TrainingModule) -> str:
-    return f"step {module.step}/{module.plan.total_steps}"

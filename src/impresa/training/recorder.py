@@ -3,52 +3,65 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
 from torch import Tensor
 
-from impresa.tasks.alignment.batch import Batch
-from impresa.training.module import TrainingModule
+from impresa.training.loggers import MetricLogger
+from impresa.training.plan import Plan
 
 
-class Recorder(Callback):
+class Recorder:
     """Hands metrics to the loggers: training metrics when the plan says so, validation metrics after each validation.
 
     `train_loss` is the mean over the steps since the last entry; the rest are the values of the step itself.
+
+    Args:
+        plan: length and intervals of the run.
+        loggers: where metrics go; none in a process that does not write.
     """
 
-    def __init__(self) -> None:
-        self._losses: list[float] = []
+    def __init__(self, plan: Plan, loggers: Sequence[MetricLogger]) -> None:
         self.speed = Speedometer()
+        self._plan = plan
+        self._loggers = loggers
+        self._losses: list[Tensor] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: list[Batch], batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        self._losses.append(float(outputs["loss"]))
-        self.speed.add(sum(map(len, batch)) * trainer.world_size)
-        if not module.plan.logs_after(module.step):
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
+        """Take up what optimizer step number `step` gave for so many samples."""
+        self._losses.append(logs["loss"])
+        self.speed.add(num_samples)
+        if not self._plan.logs_after(step):
             return
-        loss = sum(self._losses) / len(self._losses)
+        losses = self.losses()
         self._losses.clear()
-        rest = {name: float(value) for name, value in outputs.items() if name != "loss"}
-        _write(trainer, module, {"train_loss": loss, **rest, "samples_per_second": self.speed.read()})
+        rest = {name: value.item() for name, value in logs.items() if name != "loss"}
+        loss = sum(losses) / len(losses)
+        self._write(step, {"train_loss": loss, **rest, "samples_per_second": self.speed.read()})
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.speed.pause()
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take up the metrics of the validation after step number `step`."""
+        names = sorted(metrics, key=lambda name: (name != "val_loss", name))
+        self._write(step, {name: metrics[name] for name in names})
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        self.speed.resume()
-        if not trainer.sanity_checking:
-            _write(trainer, module, validation_metrics(trainer))
+    def losses(self) -> list[float]:
+        """Losses of the steps since the last entry; read here and not in each step, which would wait for a GPU."""
+        return [loss.item() for loss in self._losses]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"losses": list(self._losses)}
+    def resume(self, losses: Sequence[float]) -> None:
+        """Go on with the losses since the last entry of an earlier part of the run."""
+        self._losses = [torch.tensor(loss) for loss in losses]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._losses = list(state_dict["losses"])
+    def close(self, *, success: bool) -> None:
+        """The training run is over."""
+        for logger in self._loggers:
+            logger.close(success=success)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.log(step, {"epoch": self._plan.epoch_of(step), **metrics})
 
 
 class Speedometer:
@@ -68,6 +81,15 @@ class Speedometer:
     def resume(self) -> None:
         self._since = time.monotonic()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
     def read(self) -> float:
         """The speed; starts a new stretch."""
         self.pause()
@@ -75,16 +97,3 @@ class Speedometer:
         self._samples, self._seconds = 0, 0.0
         self.resume()
         return speed
-
-
-def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """What the last validation measured, `val_loss` first."""
-    metrics: dict[str, Tensor] = trainer.callback_metrics
-    names = sorted((name for name in metrics if name.startswith("val_")), key=lambda name: (name != "val_loss", name))
-    return {name: float(metrics[name]) for name in names}
-
-
-def _write(trainer: Trainer, module: TrainingModule, metrics: dict[str, float]) -> None:
-    metrics = {"epoch": module.plan.epoch_of(module.step), **metrics}
-    for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=module.step)

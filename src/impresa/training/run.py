@@ -1,66 +1,59 @@
-"""One training, from the config to the report."""
+"""One training run, from the config to the report."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Trainer
-
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
-from impresa.data.sample import Sample
-from impresa.data.sources import BadSample, Source, open_source, reading_of
-from impresa.evaluation.results import save_evaluation
-from impresa.files import write_atomic
-from impresa.reports.card import model_card
-from impresa.reports.html import write_report
 from impresa.run_dir.claim import claim, clear
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
-from impresa.run_dir.layout import MODEL_CARD
-from impresa.run_dir.load import load
-from impresa.run_dir.save import save_run, save_start
-from impresa.tasks.samples import name_of_data
+from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
-from impresa.training.collapse import CollapseWatch
+from impresa.training.distributed import (
+    Group,
+    join_group,
+    leave_cores_to_workers,
+    processes_to_start,
+    use_deterministic_algorithms,
+)
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted
 from impresa.training.loggers import build_loggers
-from impresa.training.module import TrainingModule
+from impresa.training.loop import Training, run_steps
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import make_plan
-from impresa.training.processes import is_main_process
 from impresa.training.progress import ProgressReport
 from impresa.training.recorder import Recorder
 from impresa.training.schedule import make_schedule
-from impresa.training.steps import StepLoader
-from impresa.training.trainer import build_trainer, leave_cores_to_workers
+from impresa.training.state import TrainState
 
 logger = logging.getLogger(__name__)
-
-NUM_GOLDEN = 4
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins."""
+    """Where a training run begins."""
 
     checkpoint: Path | None = None
     """What it goes on from; None for a new run."""
-    step: int = 0
-    """Optimizer steps done so far."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """The checkpoint's content; empty for a new run."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done so far."""
+        return self.state.get("step", 0)
 
 
 def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str], resume: bool = False) -> Path:
     """Train, keep the best weights, evaluate them and write the report.
+
+    With several devices it starts a process for each and waits for them, unless this process is one of several already
+    (of torchrun, SLURM, or a process group that exists).
 
     Args:
         config: the experiment.
@@ -75,99 +68,121 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         ConfigError: the config has a fault, or does not fit this machine or the run to be resumed.
         CheckpointError: the folder cannot be used.
         DataError: the data cannot be used.
-        TrainingError: the training diverged.
+        TrainingError: the training diverged, or one of its processes died.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
     config = prepare(config)
-    start = _start(config, output_dir, resume)
+    num_processes = processes_to_start(config.trainer)
+    if num_processes > 1:
+        from impresa.training.launch import launch
+
+        launch(config, output_dir, num_processes, command=command, resume=resume)
+        return output_dir
+    use_deterministic_algorithms(config.trainer.deterministic)
+    group = join_group(config.trainer)
+    start = _start(config, output_dir, resume, group)
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
         return output_dir
     parts = build_parts(config, output_dir, resumed=start.checkpoint is not None)
-    _prepare(output_dir, config, parts, command, start)
-    device = fit(config, parts, output_dir, start)
-    finish(config, parts, output_dir, device)
+    if group.is_main:
+        _prepare(output_dir, config, parts, command, start)
+    fit(config, parts, output_dir, start, group)
+    if group.is_main:
+        from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
+
+        finish(config, parts, output_dir, group.device)
     return output_dir
 
 
-def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start) -> torch.device:
-    """Train from `start` to the end of the plan; the model in `parts` has the best weights then.
-
-    Returns:
-        The device that was used.
-    """
+def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start, group: Group) -> None:
+    """Train from `start` to the end of the plan; the model in `parts` has the best weights then."""
     leave_cores_to_workers(config.dataset.num_workers)
+    training = set_up(config, parts, group, start.state.get("data"))
+    state, plan = training.state, training.plan
+    recorder = Recorder(plan, build_loggers(config, run_dir, start.step) if group.is_main else [])
+
+    def content() -> dict[str, Any]:
+        return {**state.checkpoint(), "data": _place(training), "losses": recorder.losses()}
+
+    checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, plan, group, content)
+    if start.checkpoint is not None:
+        state.restore(start.state)
+        recorder.resume(start.state["losses"])
+        checkpoints.resume(start.state["scores"])
+    progress = ProgressReport(plan.total_steps, shown=group.is_main)
+    watch = training.task.watch(training.schedule.warmup_steps, group)
+    success = False
     with GracefulStop() as stop:
-        checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, stop)
-        watches = [CollapseWatch(config)] if config.decoder is None else []
-        callbacks = [Recorder(), ProgressReport(), *watches, checkpoints]
-        trainer = build_trainer(config, run_dir, callbacks=callbacks)
-        module, steps = join(config, parts, trainer, start)
-        if start.step < module.plan.total_steps:
-            trainer.fit_loop.max_epochs = module.plan.evaluations_left(start.step)
-            trainer.loggers = build_loggers(config, run_dir, start.step)
-            try:
-                trainer.fit(module, steps, parts.data.val_dataloader(), ckpt_path=start.checkpoint, weights_only=True)
-            except (TrainingInterrupted, RuntimeError) as reason:
-                # Ctrl-C reaches data workers as well: one that it ends may be missed before the training looks up.
-                if not (stop.requested or isinstance(reason, TrainingInterrupted)):
-                    raise
-                logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
-                raise KeyboardInterrupt from None
-        else:
-            checkpoints.load_state_dict(start.state["callbacks"][checkpoints.state_key])
-            module.load_trained(start.state)
-    if checkpoints.best is not None:
-        module.load_trained(read_checkpoint(checkpoints.best))
-    elif module.average is not None and start.step < module.plan.total_steps:
-        module.average.swap()
-    # What only training needs does not stay beside the evaluation: the optimizer's state and the averaged weights.
-    module.average = parts.data.trainer = None
-    return trainer.strategy.root_device
+        try:
+            if state.step < plan.total_steps:
+                run_steps(
+                    training, recorder=recorder, progress=progress, watch=watch, checkpoints=checkpoints, stop=stop
+                )
+            success = True
+        except (TrainingInterrupted, RuntimeError) as reason:
+            # Ctrl-C reaches data workers as well: one that it ends may be missed before the training looks up.
+            if not (stop.requested or isinstance(reason, TrainingInterrupted)):
+                raise
+            logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
+            raise KeyboardInterrupt from None
+        finally:
+            progress.stop()
+            recorder.close(success=success)
+    if checkpoints.best is not None and group.is_main:
+        state.take_best(read_checkpoint(checkpoints.best))
+    elif state.average is not None:
+        state.average.swap()
 
 
-def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device) -> None:
-    """Save the weights, evaluate what was saved on the test data, and write report and model card."""
-    if not is_main_process():
-        return
-    save_run(
-        run_dir,
-        parts.model,
-        config,
-        parts.preprocessing,
-        examples=_examples(parts.data.val_source),
-        device=device,
+def set_up(
+    config: ExperimentConfig,
+    parts: Parts,
+    group: Group,
+    place: Mapping[str, Any] | None = None,
+    num_shares: int | None = None,
+) -> Training:
+    """Data, plan, schedule and a fresh state.
+
+    Args:
+        config: the experiment.
+        parts: what is trained, and on what.
+        group: the processes.
+        place: where the training data continue; None for their start.
+        num_shares: processes that share the data, if they are not those of the group.
+    """
+    shares = num_shares or group.world_size
+    train_loader = parts.data.train_loader(group.rank, shares, place)
+    plan = make_plan(config.trainer, len(train_loader))
+    return Training(
+        config=config,
+        task=parts.task,
+        train_loader=train_loader,
+        val_loader=parts.data.val_loader(group.rank, shares),
+        plan=plan,
+        schedule=make_schedule(config.optimization, plan),
+        group=group,
+        state=TrainState(parts.model, config.optimization, group),
     )
-    num_parameters = parts.num_parameters
-    parts.drop_model()  # the evaluation loads what was saved
-    gc.collect()  # the trainer and its module know each other
-    evaluation = parts.task.evaluate(
-        load(run_dir, device),
-        open_source(config.dataset, "test", reading_of(config)),
-        data=name_of_data(config.dataset, "test"),
-        train_source=parts.data.train_source,
-        show_progress=sys.stderr.isatty(),
-    )
-    save_evaluation(evaluation, run_dir)
-    environment = {**read_environment(run_dir), "finished": now()}
-    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, num_parameters))
-    write_report(run_dir)
-    write_environment(run_dir, environment)
 
 
-def _start(config: ExperimentConfig, run_dir: Path, resume: bool) -> Start:
-    """Where the training begins. The first process has claimed the folder when the others of a new run come here."""
-    checkpoint = claim(run_dir, config, resume=resume) if is_main_process() or resume else None
+def _place(training: Training) -> dict[str, Any]:
+    """The place in the data after the step at hand. It comes from the step: the loader may be ahead of it."""
+    epoch, steps = divmod(training.state.step, training.plan.steps_per_epoch)
+    next_batch = steps * training.config.trainer.accumulate_grad_batches
+    return {**training.train_loader.place(), "epoch": epoch, "next_batch": next_batch}
+
+
+def _start(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Start:
+    """Where the training run begins; the first process decides for all."""
+    (checkpoint,) = group.gather([claim(run_dir, config, resume=resume)] if group.is_main else [])
     if checkpoint is None:
         return Start()
-    state = read_checkpoint(checkpoint)
-    return Start(checkpoint, state["global_step"], state)
+    return Start(checkpoint, read_checkpoint(checkpoint))
 
 
 def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], start: Start) -> None:
     """Write down what is known before the first step."""
-    if not is_main_process():
-        return
     if start.checkpoint is None:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
@@ -176,29 +191,3 @@ def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Seq
         resumption = {"time": now(), "step": start.step, "command": list(command)}
         write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
     save_start(run_dir, config, parts.preprocessing)
-
-
-def join(config: ExperimentConfig, parts: Parts, trainer: Trainer, start: Start) -> tuple[TrainingModule, StepLoader]:
-    """The Lightning module and its data, both at the place where the training begins."""
-    data = parts.data
-    data.trainer = trainer  # tells the sampler how many processes share the data
-    if start.state:
-        data.load_state_dict(start.state["data"])
-    loader = data.train_dataloader()
-    plan = make_plan(config.trainer, len(loader))
-    schedule = make_schedule(config.optimization, plan)
-    module = TrainingModule(parts.model, config, plan, schedule, data)
-    return module, StepLoader(loader, plan, config.trainer.accumulate_grad_batches, start.step)
-
-
-def _examples(source: Source) -> list[Sample]:
-    """The first usable samples of a source, for golden embeddings."""
-
-    def usable() -> Iterator[Sample]:
-        for index in range(len(source)):
-            try:
-                yield source[index]
-            except BadSample:
-                continue
-
-    return list(islice(usable(), NUM_GOLDEN))

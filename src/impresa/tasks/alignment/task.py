@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from impresa.config.paths import expanded
 from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_tokenizer
@@ -13,11 +15,14 @@ from impresa.data.sources import Source
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import WEIGHTS
 from impresa.run_dir.weights import read_weights
-from impresa.tasks.alignment.batch import Collator
+from impresa.tasks.alignment.batch import Batch, Collator
 from impresa.tasks.alignment.build import build_alignment
+from impresa.tasks.alignment.collapse import CollapseWatch, mean_cosine
 from impresa.tasks.alignment.embedder import EmbeddingModel
-from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.alignment.model import AlignmentModel, AlignmentOutput
+from impresa.tasks.alignment.validation import AlignmentValidation
 from impresa.tasks.base import Task
+from impresa.tasks.validation import Processes, sizes_of
 
 
 class AlignmentTask(Task):
@@ -47,6 +52,23 @@ class AlignmentTask(Task):
 
     def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> EmbeddingModel:
         return EmbeddingModel(model, self.config, preprocessing, device)
+
+    def loss_weights(self, batches: Sequence[Batch], group: Processes) -> list[float]:
+        """Each batch's share of the samples, those of the other processes included."""
+        sizes = sizes_of(batches)
+        every = group.sum(sizes) if len(batches) > 1 else sizes
+        return (every / every.sum()).tolist()
+
+    def train_logs(self, output: AlignmentOutput) -> dict[str, Tensor]:
+        """`mean_cosine`, between the embeddings of different samples."""
+        modality, embeddings = next(iter(output.embeddings.items()))
+        return {"mean_cosine": mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])}
+
+    def validation(self, group: Processes) -> AlignmentValidation:
+        return AlignmentValidation(group)
+
+    def watch(self, warmup_steps: int, group: Processes) -> CollapseWatch:
+        return CollapseWatch(self.config, warmup_steps, group.world_size)
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.alignment.evaluate import evaluate

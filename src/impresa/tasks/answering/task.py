@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import TOKENIZER, WEIGHTS
 from impresa.run_dir.weights import read_weights
 from impresa.tasks.answering.answerer import AnsweringModel
-from impresa.tasks.answering.batch import DialogueCollator
+from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
 from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.language_model import (
     LANGUAGE_MODEL,
@@ -30,7 +31,9 @@ from impresa.tasks.answering.language_model import (
 )
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.answering.second_stage import start_from
+from impresa.tasks.answering.validation import AnsweringValidation
 from impresa.tasks.base import Task
+from impresa.tasks.validation import Processes, sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,15 @@ class AnsweringTask(Task):
 
     def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> AnsweringModel:
         return AnsweringModel(model, self.config, preprocessing, device)
+
+    def loss_weights(self, batches: Sequence[DialogueBatch], group: Processes) -> list[float]:
+        """Each batch's share of all processes' tokens, times their number, because gradients are averaged over them:
+        the loss is the mean over the supervised tokens of the step, wherever they are."""
+        sizes = sizes_of(batches)
+        return (group.world_size * sizes / group.sum(sizes).sum()).tolist()
+
+    def validation(self, group: Processes) -> AnsweringValidation:
+        return AnsweringValidation(group)
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.answering.evaluate import evaluate_answers

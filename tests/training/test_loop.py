@@ -1,21 +1,24 @@
+"""One optimizer step and one validation, with a model whose gradient is known."""
+
 from __future__ import annotations
 
-from types import SimpleNamespace
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from impresa.errors import CheckpointError, TrainingError
 from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.collapse import mean_cosine
 from impresa.tasks.alignment.model import AlignmentOutput
-from impresa.training.module import TrainingModule, mean_cosine, seed_step
+from impresa.tasks.alignment.task import AlignmentTask
+from impresa.training.distributed import Group
+from impresa.training.loop import Training, seed_step, train_step, validate
 from impresa.training.plan import make_plan
 from impresa.training.schedule import Schedule
-from impresa.training.trainer import build_trainer
+from impresa.training.state import TrainState
 from tiny_run import tiny_experiment
 
 SGD = ("optimization.optimizer=sgd", "optimization.betas=[0,0]", "optimization.lr=1.0", "optimization.clip_grad=0")
@@ -47,48 +50,51 @@ def batch(*values: float) -> Batch:
     return Batch(ids=[f"sample{value:g}" for value in values], image=image, captions=["x"] * len(values))
 
 
-def module(*overrides: str, steps: int = 4) -> TrainingModule:
+def training(*overrides: str, steps: int = 4, schedule: Schedule | None = None) -> Training:
     config = tiny_experiment(*SGD, *overrides)
-    data: Any = SimpleNamespace(state_dict=lambda: {"epoch": 7, "next_batch": 7, "seed": 0})
-    schedule = Schedule("constant", steps, 0, 0.0)
-    return TrainingModule(Slope(), config, make_plan(config.trainer, steps), schedule, data)
-
-
-def fit(trained: TrainingModule, steps: list[list[Batch]], *callbacks: Callback) -> Trainer:
-    trainer = build_trainer(
-        trained.config, None, callbacks=list(callbacks), max_epochs=1, logger=False, enable_checkpointing=False
+    group = Group(torch.device("cpu"))
+    validation: Any = [batch(1.0, 2.0, 3.0), batch(10.0)]
+    return Training(
+        config=config,
+        task=AlignmentTask(config),
+        train_loader=validation,
+        val_loader=validation,
+        plan=make_plan(config.trainer, steps),
+        schedule=schedule or Schedule("constant", steps, 0, 0.0),
+        group=group,
+        state=TrainState(Slope(), config.optimization, group),
     )
-    validation = [batch(1.0, 2.0, 3.0), batch(10.0)]
-    trainer.fit(trained, DataLoader(steps, batch_size=None), DataLoader(validation, batch_size=None))  # type: ignore[arg-type]
-    return trainer
 
 
-def weight(trained: TrainingModule) -> float:
-    return trained.model.weight.item()  # type: ignore[union-attr, operator]
+def fit(trained: Training, steps: list[list[Batch]]) -> list[dict[str, Tensor]]:
+    return [train_step(trained, batches) for batches in steps]
+
+
+def weight(trained: Training) -> float:
+    return trained.state.model.weight.item()  # type: ignore[union-attr, operator]
 
 
 def test_batches_of_unequal_size_add_up_to_the_gradient_of_all_samples() -> None:
-    trained = module()
+    trained = training()
     fit(trained, [[batch(1, 2, 3, 4), batch(5, 6, 7, 8), batch(12)]])
     assert weight(trained) == pytest.approx(3.0 - (36 + 12) / 9, abs=1e-6)
 
 
 def test_every_step_commits_once_and_counts_from_one() -> None:
-    trained = module()
+    trained = training()
     fit(trained, [[batch(1), batch(2)], [batch(1)], [batch(3), batch(1)]])
-    assert trained.model.commits == [1, 2, 3]
-    assert trained.step == 3
+    assert trained.state.model.commits == [1, 2, 3]
+    assert trained.state.step == 3
 
 
 def test_the_learning_rate_of_a_step_is_that_of_the_schedule() -> None:
-    trained = module(steps=4)
-    trained.schedule = Schedule("linear", 4, 2, 0.0)
+    trained = training(schedule=Schedule("linear", 4, 2, 0.0))
     fit(trained, [[batch(1)]] * 4)
     assert weight(trained) == pytest.approx(3.0 - (0.5 + 1.0 + 0.5 + 0.0))
 
 
 def test_gradients_are_clipped_by_norm() -> None:
-    clipped, free = module("optimization.clip_grad=0.25"), module("optimization.clip_grad=0")
+    clipped, free = training("optimization.clip_grad=0.25"), training("optimization.clip_grad=0")
     fit(clipped, [[batch(10)]])
     fit(free, [[batch(10)]])
     assert weight(clipped) == pytest.approx(3.0 - 0.25, abs=1e-5)
@@ -97,26 +103,26 @@ def test_gradients_are_clipped_by_norm() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(value: float) -> None:
-    trained = module()
-    trained.model.register_forward_hook(
+    trained = training()
+    trained.state.model.register_forward_hook(
         lambda m, _, out: setattr(out, "loss", out.loss * value) if m.training else None
     )
     with pytest.raises(TrainingError, match=r"step 1: the loss is .*optimization\.lr"):
         fit(trained, [[batch(1)]])
     assert weight(trained) == 3.0
-    assert trained.model.commits == []
+    assert trained.state.model.commits == []
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_step() -> None:
-    trained = module()
-    trained.model.weight.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[union-attr, operator]
+    trained = training()
+    trained.state.model.weight.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[union-attr, operator]
     with pytest.raises(TrainingError, match="step 1: the gradient is not finite"):
         fit(trained, [[batch(1)]])
     assert weight(trained) == 3.0
 
 
 def test_pixels_that_are_not_finite_are_named_as_the_cause() -> None:
-    trained = module()
+    trained = training()
     bad = batch(1, 2, 3)
     assert bad.image is not None
     bad.image[1] = float("nan")
@@ -135,34 +141,37 @@ def test_dropout_depends_on_seed_step_and_rank_alone() -> None:
 
 
 def test_a_step_drops_the_same_after_any_detour() -> None:
-    straight, resumed = module(), module()
+    straight, resumed = training(), training()
     fit(straight, [[batch(1), batch(2)], [batch(1), batch(2)]])
-    resumed.step = 1
+    resumed.state.step = 1
     torch.manual_seed(99)
     fit(resumed, [[batch(1), batch(2)]])
-    first, second, third, fourth = straight.model.dropped
-    assert torch.equal(torch.stack(resumed.model.dropped), torch.stack([third, fourth]))
+    first, second, third, fourth = straight.state.model.dropped
+    assert torch.equal(torch.stack(resumed.state.model.dropped), torch.stack([third, fourth]))
     assert not torch.equal(first, second)
     assert not torch.equal(first, third)
 
 
 def test_the_validation_loss_is_the_mean_over_samples() -> None:
-    trained = module()
-    trainer = fit(trained, [[batch(0)]])
-    assert trainer.callback_metrics["val_loss"].item() == pytest.approx(3.0 * 16 / 4)
+    assert validate(training())["val_loss"] == pytest.approx(3.0 * 16 / 4)
+    assert validate(training(), num_batches=1)["val_loss"] == pytest.approx(3.0 * 6 / 3)
 
 
-def test_a_checkpoint_knows_its_step_and_its_place_in_the_data() -> None:
-    class Saver(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            self.saved = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-
-    trained, saver = module(steps=5), Saver()
-    trained.step = 3
-    fit(trained, [[batch(1)]], saver)
-    assert (saver.saved["global_step"], saver.saved["epoch"]) == (4, 1)
-    # 5 batches, 2 a step: 3 steps an epoch, so step 4 ended the first two batches of epoch 1.
-    assert saver.saved["data"] == {"epoch": 1, "next_batch": 2, "seed": 0}
+def test_a_validation_changes_nothing_but_what_it_measures() -> None:
+    trained = training("optimization.ema_decay=0.5")
+    fit(trained, [[batch(1)], [batch(1)]])
+    model, average = trained.state.model, trained.state.average
+    model.frozen = nn.Dropout(0.5).eval()
+    modes = [module.training for module in model.modules()]
+    seen: list[tuple[bool, float]] = []
+    model.register_forward_hook(lambda m, *_: seen.append((m.training, m.weight.item())))
+    before = weight(trained)
+    validate(trained)
+    assert average is not None
+    assert seen == [(False, average.state_dict()["weight"].item())] * 2
+    assert seen[0][1] != before
+    assert weight(trained) == before
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_mean_cosine_is_one_for_a_collapsed_batch_and_zero_for_orthogonal_rows() -> None:
@@ -172,23 +181,34 @@ def test_mean_cosine_is_one_for_a_collapsed_batch_and_zero_for_orthogonal_rows()
 
 
 def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:
-    trained = module()
-    trained.model.frozen = nn.Linear(2, 2).requires_grad_(False)
-    trained.model.register_buffer("state", torch.ones(3))
-    checkpoint: dict[str, Any] = {"state_dict": trained.state_dict(), "loops": {}}
-    trained.on_save_checkpoint(checkpoint)
-    assert checkpoint["state_dict"].keys() == {"model.weight", "model.state"}
-    before = trained.model.frozen.weight.clone()
-    weights = {"model.weight": torch.tensor([7.0]), "model.state": torch.zeros(3)}
-    trained.load_trained({"state_dict": weights})
-    assert weight(trained) == 7.0
-    assert torch.equal(trained.model.frozen.weight, before)
+    state = training().state
+    state.model.frozen = nn.Linear(2, 2).requires_grad_(False)
+    state.model.register_buffer("state", torch.ones(3))
+    checkpoint = state.checkpoint()
+    assert checkpoint["model"].keys() == {"weight", "state"}
+    before = state.model.frozen.weight.clone()  # type: ignore[union-attr, operator]
+    state.take_best({**checkpoint, "model": {"weight": torch.tensor([7.0]), "state": torch.zeros(3)}})
+    assert state.model.weight.item() == 7.0  # type: ignore[union-attr, operator]
+    assert torch.equal(state.model.frozen.weight, before)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_restored_state_goes_on_as_the_one_that_was_kept() -> None:
+    settings = ("optimization.ema_decay=0.5", "optimization.optimizer=adamw", "optimization.betas=[0.9,0.99]")
+    straight, resumed = training(*settings), training(*settings)
+    fit(straight, [[batch(1)], [batch(2)]])
+    resumed.state.restore(deepcopy(straight.state.checkpoint()))
+    assert resumed.state.step == 2
+    for trained in (straight, resumed):
+        fit(trained, [[batch(3)]])
+    ours, theirs = resumed.state.checkpoint(), straight.state.checkpoint()
+    for name in ("model", "average"):
+        assert torch.equal(ours[name]["weight"], theirs[name]["weight"])
 
 
 @pytest.mark.parametrize("names", [[], ["weight", "more"]])
 def test_weights_of_another_model_are_refused(names: list[str]) -> None:
-    trained = module()
-    weights = {f"model.{name}": torch.ones(1) for name in names}
-    for load in (trained.load_trained, trained.on_load_checkpoint):
+    state = training().state
+    checkpoint = {**state.checkpoint(), "model": {name: torch.ones(1) for name in names}}
+    for load in (state.take_best, state.restore):
         with pytest.raises(CheckpointError, match="does not fit the model"):
-            load({"state_dict": weights, "global_step": 1})
+            load(checkpoint)

@@ -1,0 +1,78 @@
+"""A watch for training runs that do not learn: collapsed embeddings and the plateau at the loss of guessing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.tasks.alignment.batch import Batch
+
+logger = logging.getLogger(__name__)
+
+STEPS_AFTER_WARMUP = 50
+LOSS_MARGIN = 0.02
+LARGEST_MEAN_COSINE = 0.999
+
+
+class CollapseWatch:
+    """Warns once when a contrastive training run seems stuck, and names the likely cause.
+
+    From 50 steps after the warm-up on, it looks at the mean loss over as many steps: within 0.02 of what guessing
+    gives (ln B for `clip`, 1 + ln B for `siglip`), or embeddings of different samples whose mean cosine is above 0.999.
+
+    Args:
+        config: the experiment.
+        warmup_steps: steps in which the learning rate still rises.
+        world_size: number of processes.
+    """
+
+    def __init__(self, config: ExperimentConfig, warmup_steps: int, world_size: int = 1) -> None:
+        self.config = config
+        self.has_warned = False
+        self._warmup_steps = warmup_steps
+        self._contrasted = world_size if config.losses.gather_distributed else 1
+        self._excess: list[Tensor] = []
+
+    def look(self, step: int, batches: Sequence[Batch], logs: Mapping[str, Tensor]) -> None:
+        """See what optimizer step number `step` gave: `contrastive` and `mean_cosine` of its last batch."""
+        if self.has_warned or step <= self._warmup_steps:
+            return
+        sizes, kind = [len(batch) for batch in batches], self.config.losses.type
+        guessing = sum(size * guessing_loss(kind, size * self._contrasted) for size in sizes) / sum(sizes)
+        self._excess.append(logs["contrastive"] - guessing)
+        if len(self._excess) < STEPS_AFTER_WARMUP:
+            return
+        cosine, excess = logs["mean_cosine"].item(), torch.stack(self._excess).mean().item()
+        self._excess.clear()
+        if cosine > LARGEST_MEAN_COSINE:
+            self._warn(step, f"all inputs get nearly the same embedding (mean cosine {cosine:.4f})")
+        elif abs(excess) < LOSS_MARGIN:
+            self._warn(step, "the loss is that of guessing")
+
+    def _warn(self, step: int, what: str) -> None:
+        self.has_warned = True
+        optimization = self.config.optimization
+        cause = f"most likely too large steps: lower optimization.lr ({optimization.lr:g})"
+        if self._warmup_steps < STEPS_AFTER_WARMUP:
+            cause += ", lengthen optimization.warmup_epochs"
+        if optimization.clip_grad == 0:
+            cause += ", clip gradients (optimization.clip_grad=1)"
+        logger.warning(f"step {step}: {what}; {cause}, or images and captions do not belong together")
+
+
+def guessing_loss(kind: str, batch_size: int) -> float:
+    """Loss of a model that knows nothing: ln B for `clip`, 1 + ln B for `siglip` (a common plateau of it)."""
+    return math.log(batch_size) + (kind == "siglip")
+
+
+def mean_cosine(embeddings: Tensor) -> Tensor:
+    """Mean cosine between different rows of (B, E), a scalar; 1 means that the model maps everything to one point."""
+    unit = nn.functional.normalize(embeddings.float(), dim=-1)
+    num_rows = len(unit)
+    total = unit.sum(dim=0).square().sum()
+    return (total - num_rows) / max(num_rows * (num_rows - 1), 1)

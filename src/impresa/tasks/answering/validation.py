@@ -1,0 +1,25 @@
+"""The validation of a model that answers."""
+
+from __future__ import annotations
+
+from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.base import ModelOutput
+from impresa.tasks.validation import Means, Processes, validated
+
+
+class AnsweringValidation:
+    """Loss and logs of the model as means over tokens, exact match over dialogues, and perplexity."""
+
+    def __init__(self, group: Processes) -> None:
+        self._group = group
+        self._by_token, self._by_dialogue = Means(), Means()
+
+    def add(self, batch: DialogueBatch, output: ModelOutput) -> None:
+        values = validated(output)
+        self._by_dialogue.add({"val_exact_match": values.pop("val_exact_match")}, len(batch.dialogues))
+        self._by_token.add(values, batch.weight)
+
+    def metrics(self) -> dict[str, float]:
+        found = {**self._by_dialogue.over(self._group), **self._by_token.over(self._group)}
+        found["val_perplexity"] = found["val_loss"].exp()
+        return {name: value.item() for name, value in found.items()}

@@ -1,0 +1,86 @@
+"""What training hears of a task while it runs: watches of single steps, and the means of a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from impresa.tasks.base import ModelOutput
+
+T = TypeVar("T")
+
+
+class Processes(Protocol):
+    """The processes that train together; `impresa.training.distributed.Group` is them."""
+
+    @property
+    def world_size(self) -> int:
+        """Their number."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the processes."""
+
+    def gather(self, items: Iterable[T]) -> list[T]:
+        """The items of all processes, in the order of the ranks."""
+
+
+class StepWatch(Protocol):
+    """Looks at each step of a training run."""
+
+    def look(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
+        """See what optimizer step number `step` gave for its batches."""
+
+
+class Validation(Protocol):
+    """Collects one validation."""
+
+    def add(self, batch: Any, output: Any) -> None:
+        """Take up what the model gave for a batch."""
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics over the whole validation and all processes, by names that begin with `val_`."""
+
+
+class NoWatch:
+    """Looks at nothing."""
+
+    def look(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
+        return
+
+
+class Means:
+    """Means over batches of unequal weight, on all processes; sums stay tensors, so that no batch waits for another."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: int) -> None:
+        """Take up the values of a batch; each is kept in float32 at least."""
+        for name, value in values.items():
+            total, so_far = self._sums.get(name, (torch.zeros((), device=value.device), 0))
+            precise = value if value.dtype == torch.float64 else value.float()
+            self._sums[name] = (total + precise * weight, so_far + weight)
+
+    def over(self, group: Processes) -> dict[str, Tensor]:
+        """The means, on the CPU."""
+        own = [(name, total.cpu(), weight) for name, (total, weight) in self._sums.items()]
+        sums: dict[str, tuple[Tensor, int]] = {}
+        for name, total, weight in group.gather(own):
+            before, so_far = sums.get(name, (torch.zeros(()), 0))
+            sums[name] = (before + total, so_far + weight)
+        return {name: total / weight for name, (total, weight) in sums.items()}
+
+
+def sizes_of(batches: Sequence[Any]) -> Tensor:
+    """(number of batches,) float64: what each counts in a mean over batches."""
+    return torch.tensor([batch.weight for batch in batches], dtype=torch.float64)
+
+
+def validated(output: ModelOutput) -> dict[str, Tensor]:
+    """What a validation measures of a batch; the state of the logits is no measurement."""
+    values = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
+    return {**values, "val_loss": output.loss.detach()}

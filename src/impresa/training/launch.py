@@ -1,0 +1,134 @@
+"""Several processes on this machine that train together, started and watched by torch's own launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, start_processes
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from impresa import errors
+from impresa.config import ExperimentConfig, to_yaml
+from impresa.errors import ImpresaError, TrainingError
+from impresa.files import write_atomic
+from impresa.run_dir.environment import is_finished
+from impresa.training.processes import LAUNCHED
+
+SECONDS_BETWEEN_LOOKS = 0.1
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that torch's launcher takes over."""
+
+
+def launch(
+    config: ExperimentConfig, run_dir: Path, num_processes: int, *, command: Sequence[str], resume: bool
+) -> None:
+    """Train in so many processes and wait for them. When one dies, the others are ended.
+
+    Args:
+        config: the experiment.
+        run_dir: the run directory.
+        num_processes: one for each device.
+        command: the command line, for the record.
+        resume: continue the run, if there is one.
+
+    Raises:
+        ImpresaError: what a process has raised, or that one died.
+        KeyboardInterrupt: the user stopped the run; it can be resumed.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says, `_cause` says shorter
+    with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
+        settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
+        words = (*("-m", "impresa.training.worker", settings, run_dir, "resume" if resume else "new"), *command)
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at any port that is free
+        with _own_handlers_put_back():
+            processes = start_processes(
+                name="impresa",
+                entrypoint=sys.executable,
+                args=dict.fromkeys(range(num_processes), words),
+                envs={rank: _environment(rank, num_processes, store.port) for rank in range(num_processes)},
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+            )
+            try:
+                _pass_on_stops(processes)
+                result = processes.wait(period=SECONDS_BETWEEN_LOOKS)
+            except SignalException:  # the terminal was closed
+                raise KeyboardInterrupt from None
+            finally:
+                processes.close()
+    assert result is not None
+    if result.is_failed():
+        raise _cause(list(result.failures.values()), run_dir)
+    if not is_finished(run_dir):
+        raise KeyboardInterrupt
+
+
+def _environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
+    """What tells a process its place, in torchrun's own variables; it shares the cores with the others."""
+    threads = max((os.cpu_count() or 1) // num_processes, 1)
+    return {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        **{"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"},
+        **{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), LAUNCHED: "1"},
+    }
+
+
+@contextmanager
+def _own_handlers_put_back() -> Iterator[None]:
+    """torch's launcher leaves its signal handlers behind."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        if _is_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _pass_on_stops(processes: PContext) -> None:
+    """Ctrl-C is for the processes: they end their step and save. torch starts them in sessions of their own."""
+
+    def pass_on(number: int, frame: object) -> None:
+        for pid in processes.pids().values():
+            with suppress(ProcessLookupError):  # it has ended already
+                os.kill(pid, signal.SIGINT)
+
+    if _is_main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, pass_on)
+
+
+def _is_main_thread() -> bool:
+    """Whether Python allows signal handlers here."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _cause(failures: Sequence[ProcessFailure], run_dir: Path) -> ImpresaError:
+    """The failure that the others followed from, in one line: when a process dies, the others lose their connection."""
+    how_on = f"`impresa train --output-dir {run_dir} --resume` continues from the last checkpoint"
+    killed = [failure for failure in failures if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
+    reports: list[tuple[ProcessFailure, Mapping[str, Any]]] = [
+        (failure, failure.error_file_data) for failure in failures if "lines" in failure.error_file_data
+    ]
+    reports.sort(key=lambda told: (told[1]["kind"] is None, told[1]["time"]))
+    if reports and reports[0][1]["kind"] is not None:
+        kind: type[ImpresaError] = getattr(errors, reports[0][1]["kind"])
+        return kind(*reports[0][1]["lines"])
+    if killed or not reports:
+        failure = (killed or failures)[0]
+        signalled = failure.exitcode < 0
+        end = f"was killed by {failure.signal_name()}" if signalled else f"ended with exit code {failure.exitcode}"
+        return TrainingError(f"process {failure.local_rank} {end}; {how_on}")
+    failure, report = reports[0]
+    return TrainingError(f"process {failure.local_rank}: {report['lines'][0]}; {how_on}")
