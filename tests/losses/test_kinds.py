@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import LossConfig, LossType, OptimizationConfig
+from impresa.config.experiment import ExperimentConfig, LossConfig, LossType, OptimizationConfig
 from impresa.losses.clip import unit
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.kinds import KINDS, LossKind
-from impresa.training.collapse import guessing_loss
+from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch
 from impresa.training.optimizer import parameter_groups
 
 B, E = 6, 16
@@ -66,7 +68,11 @@ def test_optimizer_and_watch_ask_the_entry(kind: Any) -> None:
     model = nn.ModuleList([ContrastiveLoss(LossConfig(type=kind))])
     (group,) = parameter_groups(model, OptimizationConfig(lr=1e-3))
     assert (group["name"], group["peak_lr"]) == ("logits", pytest.approx(7e-3))
-    assert guessing_loss(kind, 8) == 0.75
+    config = replace(ExperimentConfig(), losses=LossConfig(type=kind))
+    watch = CollapseWatch(config, warmup_steps=0)
+    for step in range(1, STEPS_AFTER_WARMUP + 1):  # the loss at chance of this kind, 0.75, is recognised
+        watch.look(step, [Batch(ids=["x"] * 8)], {"contrastive": torch.tensor(0.75), "mean_cosine": torch.tensor(0.0)})
+    assert watch.has_warned
 
 
 @pytest.mark.parametrize("kind", get_args(LossType))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from impresa.losses.kinds import KINDS
 from impresa.tasks.alignment.batch import Batch
-from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch, guessing_loss
+from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch
 from impresa.training.run import train
 from tiny_run import tiny_experiment, without_charts
 
@@ -51,8 +52,8 @@ def test_it_is_silent_when(contrastive: float, cosine: float, steps: int, caplog
 
 
 def test_guessing_costs_one_more_under_siglip() -> None:
-    assert guessing_loss("clip", 128) == pytest.approx(4.852, abs=1e-3)
-    assert guessing_loss("siglip", 128) == pytest.approx(5.852, abs=1e-3)
+    assert KINDS["clip"].loss_at_chance(128) == pytest.approx(4.852, abs=1e-3)
+    assert KINDS["siglip"].loss_at_chance(128) == pytest.approx(5.852, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.losses.kinds import KINDS
 from impresa.tasks.alignment.batch import Batch
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ LARGEST_MEAN_COSINE = 0.999
 class CollapseWatch:
     """Warns once when a contrastive training run seems stuck, and names the likely cause.
 
-    From 50 steps after the warm-up on, it looks at the mean loss over as many steps: within 0.02 of what guessing
-    gives (ln B for `clip`, 1 + ln B for `siglip`), or embeddings of different samples whose mean cosine is above 0.999.
+    From 50 steps after the warm-up on, it looks at the mean loss over as many steps: within 0.02 of the loss at chance
+    (`LossKind.loss_at_chance`), or embeddings of different samples whose mean cosine is above 0.999.
 
     Args:
         config: the experiment.
@@ -42,8 +42,8 @@ class CollapseWatch:
         """See what optimizer step number `step` gave: `contrastive` and `mean_cosine` of its last batch."""
         if self.has_warned or step <= self._warmup_steps:
             return
-        sizes, kind = [len(batch) for batch in batches], self.config.losses.type
-        guessing = sum(size * guessing_loss(kind, size * self._contrasted) for size in sizes) / sum(sizes)
+        sizes, at_chance = [len(batch) for batch in batches], KINDS[self.config.losses.type].loss_at_chance
+        guessing = sum(size * at_chance(size * self._contrasted) for size in sizes) / sum(sizes)
         self._excess.append(logs["contrastive"] - guessing)
         if len(self._excess) < STEPS_AFTER_WARMUP:
             return
@@ -63,11 +63,6 @@ class CollapseWatch:
         if optimization.clip_grad == 0:
             cause += ", clip gradients (optimization.clip_grad=1)"
         logger.warning(f"step {step}: {what}; {cause}, or images and captions do not belong together")
-
-
-def guessing_loss(kind: str, batch_size: int) -> float:
-    """Loss of a model that knows nothing: ln B for `clip`, 1 + ln B for `siglip` (a common plateau of it)."""
-    return math.log(batch_size) + (kind == "siglip")
 
 
 def mean_cosine(embeddings: Tensor) -> Tensor:
