@@ -19,7 +19,7 @@ lint: $(VENV)/installed-dev  ## ruff, format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/installed-dev  ## let ruff mend what it can
+format: $(VENV)/installed-dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "impresa"
 PICTURE = ROOT / "docs" / "images" / "house.svg"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 176, 66, 20, 40, 20
-LINE_CHARACTERS = 30
+LINE_CHARACTERS, NUM_LINES = 27, 3
 BELOW_MODELS = {"layout": "run_dir.layout", "weights": "run_dir.weights", "integrity": "run_dir.weights"}
 """Modules of `run_dir` that know no models, and the part that each is drawn as."""
 STYLE = """
@@ -121,7 +121,8 @@ def draw() -> str:
     for part, (x, y) in corner.items():
         lines.append(f'  <rect class="part" x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>')
         lines.append(f'  <text class="name" x="{x + 10}" y="{y + 20}">{escape(part)}</text>')
-        for number, text in enumerate(textwrap.wrap(notes.get(part, ""), LINE_CHARACTERS)[:3]):
+        note = textwrap.wrap(notes.get(part, ""), LINE_CHARACTERS, max_lines=NUM_LINES, placeholder=" …")
+        for number, text in enumerate(note):
             lines.append(f'  <text class="note" x="{x + 10}" y="{y + 35 + 12 * number}">{escape(text)}</text>')
     return "\n".join([*lines, "</svg>", ""])
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line each, naming the thing and the mend.
+"""Errors that a user can fix: one line each, naming the thing and the fix.
 
 The command line turns every `ImpresaError` into its lines on standard error and exit code 2, without a traceback.
 Anything else that escapes is a bug of ours and keeps its traceback.

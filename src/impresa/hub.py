@@ -1,4 +1,4 @@
-"""Reading what others trained, from the Hugging Face hub, its cache, or a folder: quietly, and with clear refusals."""
+"""Models of the Hugging Face hub, its cache or a folder, read quietly and with clear refusals."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Sources, samples, transforms, tokenizers, the loader."""

@@ -1,0 +1,1 @@
+"""Images, texts and sounds to tokens and embeddings."""

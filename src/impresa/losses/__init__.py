@@ -1,0 +1,1 @@
+"""Contrastive losses, Matryoshka, gathering over processes."""

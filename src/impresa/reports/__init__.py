@@ -1,0 +1,1 @@
+"""Tables for terminal, page and card; page templates."""

@@ -1,0 +1,1 @@
+"""The run directory: saved, claimed and loaded."""

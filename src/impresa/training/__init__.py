@@ -1,0 +1,1 @@
+"""The loop, its processes, checkpoints and logs."""

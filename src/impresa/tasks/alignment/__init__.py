@@ -1,0 +1,1 @@
+"""Encoders that share one embedding space."""
