@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import FusionConfig, Modality
 from impresa.encoders.output import EncoderOutput
@@ -22,16 +22,16 @@ from impresa.layers.init import init_linear
 from impresa.layers.perceiver import PerceiverStack
 
 Encoded = Mapping[Modality, EncoderOutput]
-Present = Mapping[Modality, torch.Tensor]
+Present = Mapping[Modality, Tensor]
 
 
 @dataclass
 class Prefix:
     """The tokens that a fusion makes of the modalities."""
 
-    tokens: torch.Tensor
+    tokens: Tensor
     """(B, P, H), zero where the mask is false."""
-    mask: torch.Tensor
+    mask: Tensor
     """(B, P) bool, true where a token is real."""
 
 
@@ -70,10 +70,10 @@ class Fusion(nn.Module, ABC):
         return Prefix(self.dropout(tokens).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
     @abstractmethod
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         """The modalities' tokens (B, N, H) and masks (B, N) to (B, P, H) and (B, P)."""
 
-    def _project(self, name: str, encoded: EncoderOutput, present: torch.Tensor | None) -> Prefix:
+    def _project(self, name: str, encoded: EncoderOutput, present: Tensor | None) -> Prefix:
         assert encoded.tokens is not None  # whoever fuses asks the encoders for them
         mask = encoded.mask
         if mask is None:
@@ -87,7 +87,7 @@ class Fusion(nn.Module, ABC):
 class ConcatFusion(Fusion):
     """All tokens, one modality after the other: P is the sum of their numbers."""
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
 
 
@@ -98,7 +98,7 @@ class CrossAttentionFusion(Fusion):
         super().__init__(config, dims, dim)
         self.reader = Reader(config, config.layers, dim)
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         tokens, mask = torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
         return self.reader(tokens, mask), _any_real(mask, self.config.num_queries)
 
@@ -114,7 +114,7 @@ class GatedFusion(Fusion):
         self.reader = Reader(config, 1, dim)
         self.gate = init_linear(nn.Linear(dim, 1), std=dim**-0.5)
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         found = torch.stack([self.reader(m.tokens, m.mask) for m in modalities], dim=1)  # (B, modalities, P, H)
         is_there = torch.stack([m.mask.any(dim=1) for m in modalities], dim=1)  # (B, modalities)
         scores = self.gate(found)
@@ -136,7 +136,7 @@ class Reader(PerceiverStack):
         super().__init__(dim=dim, num_layers=num_layers, num_heads=fitting_heads(dim, config.num_heads))
         self.queries = nn.Parameter(queries)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return self.read(self.queries, tokens, mask)
 
 
@@ -153,7 +153,7 @@ class FusedEmbedding(nn.Module):
         self.fusion = fusion
         self.head = init_linear(nn.Linear(fusion.dim, embed_dim, bias=False), std=fusion.dim**-0.5)
 
-    def forward(self, encoded: Encoded, present: Present | None = None) -> torch.Tensor:
+    def forward(self, encoded: Encoded, present: Present | None = None) -> Tensor:
         """(B, E), not normalised; zero for a sample that has no modality. Arguments: see `Fusion.forward`."""
         prefix = self.fusion(encoded, present)
         return self.head(mean_pool(prefix.tokens, prefix.mask))
@@ -171,6 +171,6 @@ def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -
     return STRATEGIES[config.strategy](config, dims, dim)
 
 
-def _any_real(mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
+def _any_real(mask: Tensor, num_tokens: int) -> Tensor:
     """(B, N) to (B, P), true in the rows that have anything real."""
     return mask.any(dim=1, keepdim=True).expand(-1, num_tokens)

@@ -32,7 +32,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(PreTrainedConfig())
         self.wrapped = decoder
         self.training = decoder.training
-        # Empty, for transformers fills in from here whatever a caller leaves open.
+        # Empty, for transformers takes from here what a caller leaves open.
         self.generation_config = transformers.GenerationConfig()
 
     def forward(  # noqa: PLR0917 - as transformers calls its own models
@@ -56,14 +56,13 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             inputs_embeds: (B, S, H), prefix and text.
             use_cache: false leaves the cache alone.
             logits_to_keep: how many of the last positions get logits; 0 is all.
-            return_dict: there is no other form.
+            return_dict: ignored; the output is always a `CausalLMOutputWithPast`.
 
         Returns:
             `logits` (B, S or `logits_to_keep`, V) and the cache.
 
         Raises:
             DataError: neither token ids nor embeddings are given.
-            ConfigError: the decoder recurses, and the cache has no room for it.
         """
         if input_ids is not None:
             inputs_embeds = self.wrapped.embed(input_ids)
@@ -82,7 +81,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 
 
 def settings_of(config: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> transformers.GenerationConfig:
-    """transformers' settings, with nothing left to its own defaults that would change a choice."""
+    """transformers' settings, all that change a choice of token being given."""
     sampling = config.temperature > 0
     drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if sampling else {}
     return transformers.GenerationConfig(

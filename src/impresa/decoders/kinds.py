@@ -1,4 +1,4 @@
-"""The decoders by name: the only place that knows which there are. Importing it needs no torch."""
+"""The decoders by name. Importing this module needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def decoder_class(config: DecoderConfig) -> type[Decoder]:
-    """The class of `decoder.type`, of which alone the module is imported: Qwen's needs transformers and more."""
+    """The class of `decoder.type`; only its module is imported, for Qwen's needs transformers and more."""
     match config.type:
         case "qwen":
             from impresa.decoders.qwen import QwenDecoder
@@ -24,7 +24,7 @@ def decoder_class(config: DecoderConfig) -> type[Decoder]:
 
 
 def why_not_exportable(config: DecoderConfig) -> str | None:
-    """The reason why no other library could use a trained decoder, and how it is used instead; None where one can."""
+    """The reason why no other library can use a trained decoder, and how to use it instead; None where one can."""
     if config.type != "qwen":
         return f"no other library knows its decoder, a {config.type}; use it by impresa.load"
     if not config.use_lora:

@@ -6,7 +6,7 @@ Letters of shapes: B batch, F frames, M mel bins, N patches, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
@@ -47,7 +47,7 @@ class SpectrogramTransformer(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.transformer = Transformer(config)
 
-    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
+    def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere.
 
         Raises:
@@ -64,13 +64,13 @@ class SpectrogramTransformer(nn.Module):
         real = None if mask is None else self._real_patches(mask)
         return Features(tokens=self.transformer(x, mask=real), mask=real)
 
-    def _patches(self, audio: torch.Tensor) -> torch.Tensor:
+    def _patches(self, audio: Tensor) -> Tensor:
         side = self.patch_size
         padded = F.pad(audio, (0, 0, 0, -audio.shape[1] % side))
         grid = padded.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (B, times, side, pitches, side)
         return self.patch_embedding(grid.transpose(2, 3).flatten(3))
 
-    def _real_patches(self, mask: torch.Tensor) -> torch.Tensor:
+    def _real_patches(self, mask: Tensor) -> Tensor:
         times = F.pad(mask, (0, -mask.shape[1] % self.patch_size)).unflatten(1, (-1, self.patch_size)).any(dim=2)
         return times.repeat_interleave(self.num_mels // self.patch_size, dim=1)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
@@ -129,7 +129,7 @@ def _new_model(config: Any) -> Any:
     return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float()
 
 
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import ENCODERS_OF_PAIRS, Family, PretrainedBackbone, load_backbone
@@ -27,7 +27,7 @@ class CLIPText(PretrainedBackbone):
         self.head = getattr(model, "text_projection", None)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         # No mask: attention is causal and the padding on the right, so that no token that is read sees any.
         out = self.model(input_ids)
@@ -43,10 +43,10 @@ class SigLIPText(PretrainedBackbone):
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "text_model", model)
         super().__init__(tower, dim=tower.config.hidden_size, summary="own")
-        self.head, tower.head = tower.head, torch.nn.Identity()
+        self.head, tower.head = tower.head, nn.Identity()
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         length = self.model.config.max_position_embeddings
         if input_ids.shape[1] != length:
@@ -71,7 +71,7 @@ class EncoderText(PretrainedBackbone):
             model.pooler = None  # made for next-sentence prediction; unused it would have no gradient
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         numbers = None if attention_mask is None else attention_mask.long()  # older towers subtract the mask from one
         tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
@@ -30,7 +29,7 @@ class CLIPVision(PretrainedBackbone):
     def blocks(self) -> nn.ModuleList:
         return self.model.encoder.layers
 
-    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
         if summary_only:
             return Features(summary=out.pooler_output)
@@ -51,7 +50,7 @@ class SigLIPVision(PretrainedBackbone):
     def blocks(self) -> nn.ModuleList:
         return self.model.encoder.layers
 
-    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
         summary = None if self.pooler is None else self.pooler(tokens)
         return Features(summary=summary, tokens=None if summary_only else tokens)
@@ -69,7 +68,7 @@ class DINOv2Vision(PretrainedBackbone):
     def blocks(self) -> nn.ModuleList:
         return self.model.encoder.layer
 
-    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image).last_hidden_state
         return Features(summary=tokens[:, 0], tokens=None if summary_only else tokens[:, 1 + self.num_registers :])
 
@@ -94,7 +93,7 @@ class TimmVision(PretrainedBackbone):
         shapes = {tuple(parameter.shape for parameter in block.parameters()) for block in blocks}
         return blocks if len(shapes) == 1 else None
 
-    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         features = self.model.forward_features(image)  # (B, N, D), or (B, D, H, W), or (B, H, W, D)
         if features.ndim == 4:
             last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
@@ -154,5 +153,5 @@ def _load_timm(name: str, image_size: int, load_weights: bool) -> PretrainedBack
     return TimmVision(model)
 
 
-def _is_other_size(image: torch.Tensor, tower: Any) -> bool:
+def _is_other_size(image: Tensor, tower: Any) -> bool:
     return image.shape[-1] != tower.config.image_size

@@ -6,7 +6,7 @@ Letters of shapes: B batch, T tokens, D width, E embedding.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.output import Features
@@ -36,7 +36,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, summary_only: bool = False
     ) -> Features:
         """Encode texts.
 

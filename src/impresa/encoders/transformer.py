@@ -6,7 +6,7 @@ Letters of shapes: B batch, N tokens, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import EncoderConfig
@@ -26,10 +26,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.mlp_norm = nn.LayerNorm(config.dim)
         self.mlp = MLP(
-            config.dim,
-            round(config.dim * config.mlp_ratio),
-            activation=config.activation,
-            dropout=config.drop_rate,
+            config.dim, round(config.dim * config.mlp_ratio), activation=config.activation, dropout=config.drop_rate
         )
         self._init_weights(config.dim, config.depth)
 
@@ -40,9 +37,7 @@ class Block(nn.Module):
         init_linear(self.mlp.up, std=(2 * dim) ** -0.5)
         init_linear(self.mlp.down, std=residual_std)
 
-    def forward(
-        self, x: torch.Tensor, only: torch.Tensor | None = None, visible: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, only: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Transform all tokens, or one of each sequence.
 
         Args:
@@ -64,12 +59,12 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     @staticmethod
-    def _up_to(position: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    def _up_to(position: Tensor, num_tokens: int) -> Tensor:
         tokens = torch.arange(num_tokens, device=position.device)
         return (tokens <= position.unsqueeze(1))[:, None, None, :]  # (B, 1, 1, N)
 
 
-def _take(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def _take(x: Tensor, position: Tensor) -> Tensor:
     rows = torch.arange(len(x), device=x.device)
     return x[rows, position].unsqueeze(1)  # (B, 1, D)
 
@@ -89,9 +84,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(
-        self, x: torch.Tensor, only: torch.Tensor | None = None, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, only: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), or (B, 1, D) when `only` (B,) names the one position of each sequence that is read:
         the last block then computes nothing else. `mask` (B, N) bool is true where a token is real, for stacks that are
         not causal; None for everywhere."""
@@ -101,7 +94,7 @@ class Transformer(nn.Module):
             x = self._run(block, x, None, visible)
         return self.norm(self._run(last, x, only, visible))
 
-    def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)

@@ -6,7 +6,7 @@ Letters of shapes: B batch, S image side in pixels, N patches, M memory tokens, 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig
 from impresa.encoders.memory import MemoryTokens
@@ -26,7 +26,7 @@ class PatchEmbedding(nn.Linear):
         super().__init__(3 * patch_size**2, dim, bias=bias)
         self.patch_size = patch_size
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         side = image.shape[-1] // self.patch_size
         grid = image.unflatten(3, (side, -1)).unflatten(2, (side, -1))  # (B, 3, rows, p, columns, p)
         return super().forward(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
@@ -58,7 +58,7 @@ class VisionTransformer(nn.Module):
         self.transformer = Transformer(config)
         self.memory = MemoryTokens(config.memory, config.dim, config.num_heads) if config.memory.enabled else None
 
-    def forward(self, image: torch.Tensor, *, summary_only: bool = False) -> Features:
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         """Encode images.
 
         Args:
@@ -85,17 +85,17 @@ class VisionTransformer(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.blocks
 
-    def _embed(self, image: torch.Tensor) -> torch.Tensor:
+    def _embed(self, image: Tensor) -> Tensor:
         patches = self.patch_embedding(image)
         cls = self.cls.expand(len(patches), 1, -1)
         return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
 
-    def _join(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    def _join(self, x: Tensor, memory: Tensor) -> Tensor:
         if self._prepends:
             return torch.cat([x[:, :1], memory, x[:, 1:]], dim=1)
         return torch.cat([x, memory], dim=1)
 
-    def _split(self, x: torch.Tensor) -> Features:
+    def _split(self, x: Tensor) -> Features:
         if self.memory is None:
             return Features(summary=x[:, 0], tokens=x[:, 1:])
         num_memory = x.shape[1] - 1 - self.num_patches

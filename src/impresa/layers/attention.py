@@ -5,8 +5,7 @@ Letters of shapes: B batch, N tokens, Q queries, D width, H heads.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.errors import ConfigError
@@ -44,13 +43,8 @@ class Attention(nn.Module):
             init_linear(linear, std=dim**-0.5)
 
     def forward(
-        self,
-        queries: torch.Tensor,
-        context: torch.Tensor,
-        *,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
-    ) -> torch.Tensor:
+        self, queries: Tensor, context: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """Read the context.
 
         Args:
@@ -73,5 +67,5 @@ class Attention(nn.Module):
         )
         return self.out(read.transpose(1, 2).flatten(2))
 
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impresa.errors import CheckpointError, ConfigError
 from impresa.layers.attention import Attention
@@ -37,7 +37,7 @@ class PerceiverStack(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def read(self, latents: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def read(self, latents: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Latents (M, D) read tokens (B, N, D) with their mask (B, N) bool (None: all real) and become (B, M, D)."""
         latents = latents.expand(len(tokens), -1, -1)
         visible = None
@@ -70,7 +70,7 @@ class PerceiverResampler(PerceiverStack):
         self.latents = nn.Parameter(nn.init.normal_(torch.empty(num_latents, dim), std=0.02))
         self.register_load_state_dict_pre_hook(_refuse_equal_latents)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compress the tokens.
 
         Args:
@@ -103,7 +103,7 @@ class PerceiverLayer(nn.Module):
         init_linear(self.up, std=dim**-0.5)
         init_linear(self.down, std=damping * dim_hidden**-0.5)
 
-    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, latents: Tensor, tokens: Tensor, visible: Tensor | None) -> Tensor:
         """(B, M, D) latents and (B, N, D) tokens to (B, M, D); `visible` is (B, 1, 1, N + M) bool or None."""
         queries = self.norm_latents(latents)
         latents = latents + self.attention(queries, torch.cat((self.norm_tokens(tokens), queries), dim=1), mask=visible)

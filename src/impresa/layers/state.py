@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict without frozen parameters, and without the entries that quantisation keeps beside them."""
     parameters = module.named_parameters(remove_duplicate=False)  # an LM head that is the embedding table goes with it
     frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""The contrastive losses by name, with all that the rest of the training has to know of each."""
+"""The contrastive losses by name, with all that training has to know of each."""
 
 from __future__ import annotations
 

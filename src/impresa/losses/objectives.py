@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -25,9 +26,7 @@ class Tile:
     """Some rows by some columns of the similarity matrix, and where the right answers are in it."""
 
     rows: slice
-    """Which of the n rows."""
     columns: slice
-    """Which of the m columns."""
     right: tuple[Tensor, Tensor]
     """Row and column within the tile of each right answer."""
     shares: Tensor
@@ -43,7 +42,6 @@ class Targets:
     """Which rows and columns belong together."""
 
     layout: RowLayout
-    """How rows lie over processes."""
     row_labels: Tensor | None
     """(n,); None: row i belongs to the column of the same sample only."""
     column_labels: Tensor | None
@@ -51,9 +49,8 @@ class Targets:
 
     def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
         """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
-        for rows in _spans(len(like), size):
-            for columns in _spans(self.layout.total, size):
-                yield Tile(rows, columns, *self._right_answers(rows, columns, like))
+        for rows, columns in product(_spans(len(like), size), _spans(self.layout.total, size)):
+            yield Tile(rows, columns, *self._right_answers(rows, columns, like))
 
     def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         if self.row_labels is None or self.column_labels is None:
@@ -130,8 +127,7 @@ class InfoNCE:
 class Sigmoid:
     """-log sigmoid(x + bias) of right pairs, -log sigmoid(-(x + bias)) of wrong ones."""
 
-    unit = 1.0
-    factor = 1.0
+    unit = factor = 1.0
 
     def __init__(self, num_prefixes: int, bias: Tensor) -> None:
         self._bias = bias

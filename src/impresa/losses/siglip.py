@@ -25,15 +25,8 @@ def siglip_loss(a: Tensor, b: Tensor, logit_scale: Tensor, logit_bias: Tensor) -
     """Sigmoid loss: every pair of rows is a yes-or-no question of its own.
 
     -log sigmoid(z * (logit_scale * cosine + logit_bias)) with z = 1 for equal rows and -1 for others, summed over all
-    B * B pairs and divided by B. Computed in float32 at least, under autocast too.
-
-    Args:
-        a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
-        logit_scale: scalar, exp(t').
-        logit_bias: scalar, b.
-
-    Returns:
-        Scalar, in nats; about 1 + ln B when the bias is right and nothing else is learned yet.
+    B * B pairs and divided by B; in nats, about 1 + ln B when the bias is right and nothing else is learned yet.
+    `logit_bias` is a scalar; all else is as in `clip_loss`.
     """
     with torch.autocast(a.device.type, enabled=False):
         logits = logit_scale * unit(a) @ unit(b).T + logit_bias
@@ -47,9 +40,6 @@ class LogitBias(nn.Module):
     With `auto` it starts where the loss of a model that cannot tell pairs apart is smallest: if all cosines are the
     same, that is where each pair is right with probability 1 / B, so that the logits are -log(B - 1). Far below, a
     small batch learns nothing but the bias for a long time. The first training batch decides; `started` remembers.
-
-    Args:
-        start: the start, or `auto`.
     """
 
     started: Tensor
@@ -65,7 +55,7 @@ class LogitBias(nn.Module):
 
         Args:
             pairs: the embeddings that are compared.
-            logit_scale: scalar, exp(t').
+            logit_scale: scalar that the cosines are multiplied by.
             gather: rows are compared with those of all processes, not of their own only.
         """
         if self.started:
