@@ -1,6 +1,6 @@
 """Tokens of several modalities become one sequence: the prefix of a language model, or one embedding of them all.
 
-A modality that a sample lacks is masked: its tokens, whatever they hold, reach nothing.
+The tokens of a modality that a sample lacks are masked, whatever they hold.
 
 Letters of shapes: B batch, N tokens of a modality, D its width, P prefix, H hidden width, E embedding.
 """
@@ -36,11 +36,11 @@ class Prefix:
 
 
 class Fusion(nn.Module, ABC):
-    """The common part of the strategies: each modality is projected to the width H and gets its modality embedding.
+    """The base of the strategies: each modality is projected to the width H and gets its modality embedding.
 
     Args:
         config: the strategy's settings.
-        dims: D of each modality that there may be.
+        dims: D of each modality that may occur.
         dim: H.
     """
 
@@ -74,7 +74,7 @@ class Fusion(nn.Module, ABC):
         """The modalities' tokens (B, N, H) and masks (B, N) to (B, P, H) and (B, P)."""
 
     def _project(self, name: str, encoded: EncoderOutput, present: Tensor | None) -> Prefix:
-        assert encoded.tokens is not None  # whoever fuses asks the encoders for them
+        assert encoded.tokens is not None
         mask = encoded.mask
         if mask is None:
             mask = torch.ones(encoded.tokens.shape[:2], dtype=torch.bool, device=encoded.tokens.device)
@@ -88,7 +88,7 @@ class ConcatFusion(Fusion):
     """All tokens, one modality after the other: P is the sum of their numbers."""
 
     def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
-        return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+        return _joined(modalities)
 
 
 class CrossAttentionFusion(Fusion):
@@ -99,14 +99,14 @@ class CrossAttentionFusion(Fusion):
         self.reader = Reader(config, config.layers, dim)
 
     def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
-        tokens, mask = torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+        tokens, mask = _joined(modalities)
         return self.reader(tokens, mask), _any_real(mask, self.config.num_queries)
 
 
 class GatedFusion(Fusion):
-    """Learned queries read each modality by itself; what they find is added up under gates: P is `num_queries`.
+    """Learned queries read each modality by itself; the gated results are added up: P is `num_queries`.
 
-    The gates of a token are positive, depend on what was found, and add up to one over the modalities that are there.
+    The gates of a token are positive, depend on the results, and add up to one over the modalities that are present.
     """
 
     def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
@@ -123,13 +123,8 @@ class GatedFusion(Fusion):
 
 
 class Reader(PerceiverStack):
-    """Learned queries that read tokens (B, N, H) with their mask (B, N) and give (B, P, H).
-
-    Args:
-        config: `num_queries` is P; of its `num_heads` as many are taken as divide H.
-        num_layers: how often they read.
-        dim: H.
-    """
+    """Learned queries that read tokens (B, N, H) with their mask (B, N) `num_layers` times and give (B, P, H), with as
+    many of `config.num_heads` as divide H."""
 
     def __init__(self, config: FusionConfig, num_layers: int, dim: int) -> None:
         queries = 0.02 * torch.randn(config.num_queries, dim)  # drawn before the layers: seeds keep their meaning
@@ -141,12 +136,7 @@ class Reader(PerceiverStack):
 
 
 class FusedEmbedding(nn.Module):
-    """One embedding of several modalities: a fusion, the mean of its real tokens, and a linear head.
-
-    Args:
-        fusion: makes the tokens.
-        embed_dim: E.
-    """
+    """One embedding (E) of several modalities: a fusion, the mean of its real tokens, and a linear head."""
 
     def __init__(self, fusion: Fusion, embed_dim: int) -> None:
         super().__init__()
@@ -167,10 +157,14 @@ STRATEGIES: dict[str, type[Fusion]] = {
 
 
 def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> Fusion:
-    """The fusion of `config.strategy`; arguments: see there."""
+    """The fusion of `config.strategy`; arguments: see `Fusion`."""
     return STRATEGIES[config.strategy](config, dims, dim)
 
 
+def _joined(modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
+    return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+
+
 def _any_real(mask: Tensor, num_tokens: int) -> Tensor:
-    """(B, N) to (B, P), true in the rows that have anything real."""
+    """(B, N) to (B, P), true in the rows with any real token."""
     return mask.any(dim=1, keepdim=True).expand(-1, num_tokens)

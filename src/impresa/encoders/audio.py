@@ -29,9 +29,6 @@ class SpectrogramTransformer(nn.Module):
         config: the tower's settings; `patch_size` is the side of a patch in frames and in mel bins.
         num_mels: M, a multiple of `config.patch_size`.
         max_frames: frames of the longest clip.
-
-    Raises:
-        ConfigError: `patch_size` does not divide the mel bins.
     """
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
@@ -48,17 +45,13 @@ class SpectrogramTransformer(nn.Module):
         self.transformer = Transformer(config)
 
     def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
-        """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere.
-
-        Raises:
-            DataError: the features are longer than the tower was built for, or have another number of bins.
-        """
+        """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere."""
         num_frames, num_mels = audio.shape[1:]
         if num_frames > self.max_frames or num_mels != self.num_mels:
             fault = f"{num_frames} frames of {num_mels} bins do not fit the tower"
             raise DataError(f"audio: {fault}; cut them to {self.max_frames} frames of {self.num_mels} bins")
         if mask is not None:
-            audio = audio.masked_fill(~mask.unsqueeze(-1), 0.0)  # what stands in padding must not enter a patch
+            audio = audio.masked_fill(~mask.unsqueeze(-1), 0.0)  # patches may hold real frames and padding
         grid = self._patches(audio)  # (B, times, pitches, D)
         x = self.dropout((grid + self.times[: grid.shape[1]] + self.pitches).flatten(1, 2))
         real = None if mask is None else self._real_patches(mask)
@@ -83,7 +76,7 @@ class AudioEncoder(Tower):
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         num_mels: M, mel bins of our features; a pretrained tower has its own.
         max_frames: frames of the longest clip in our features.
-        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
+        load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
     backbone: SpectrogramTransformer | PretrainedBackbone

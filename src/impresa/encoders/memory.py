@@ -30,7 +30,7 @@ class MemoryTokens(nn.Module):
     S is a buffer that starts at zero. The forward pass only reads it and, in training, adds up r; `commit` folds the
     mean of r into S once per optimizer step. In eval mode S is constant, so no embedding depends on its batch.
     After every `mem_reinit_steps`-th step S is reset, but only for the training passes that follow: an evaluation or a
-    checkpoint between the two still has the state that the weights were trained with.
+    checkpoint before them still has the state that the weights were trained with.
 
     The slot embeddings keep tokens apart that start equal (`zeros`), and give every token its own gradient.
 
@@ -51,8 +51,8 @@ class MemoryTokens(nn.Module):
         self.tokens = nn.Parameter(_start(config))
         self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.write = _linear(dim, dim_model)
-        # Buffers, so that a resumed run continues exactly. What is summed up between commits is none of them: DDP would
-        # overwrite it with rank 0's at the next forward pass.
+        # Buffers, so that a resumed run continues exactly. The sum between commits is no buffer: DDP would overwrite it
+        # with rank 0's at the next forward pass.
         if config.memory_init == "features":
             self.register_buffer("initialised", torch.tensor(False))
         self.is_static = config.memory_update == "static" or config.mem_alpha == 0

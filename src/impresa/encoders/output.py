@@ -23,13 +23,10 @@ class Features:
 
 @dataclass
 class EncoderOutput:
-    """Tokens, their mask, and the pooled embedding of B inputs."""
+    """The output of an encoder for B inputs; tokens, mask and memory as in `Features`, where tokens were asked for."""
 
     pooled: Tensor
     """(B, E), not normalised: the loss normalises each Matryoshka prefix by itself."""
     tokens: Tensor | None = None
-    """(B, N, D), or None when the caller did not ask for tokens."""
     mask: Tensor | None = None
-    """(B, N) bool, true where a token is real; None stands for all true."""
     memory: Tensor | None = None
-    """(B, M, D) memory tokens after the last block, when the tower has memory and tokens were asked for."""

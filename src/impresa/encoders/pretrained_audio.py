@@ -1,7 +1,7 @@
 """Pretrained audio towers: Whisper's encoder, CLAP and AST.
 
-All take features (B, F, M) as their own preprocessing makes them, of a fixed number of frames, and a mask (B, F) bool,
-true on frames that are not padding. They were trained to see the padding; the mask only says which tokens are pooled.
+All take features (B, F, M) of their own preprocessing, of a fixed number of frames, and a mask (B, F) bool, true on
+frames that are not padding. They were trained to see the padding; the mask only says which tokens are pooled.
 
 Letters of shapes: B batch, F frames, M mel bins, N tokens, D width.
 """
@@ -32,8 +32,8 @@ class WhisperAudio(PretrainedBackbone):
 class ClapAudio(PretrainedBackbone):
     """CLAP's HTS-AT (Wu et al. 2023); its summary is the mean of its tokens.
 
-    Clips are cut to what it can see before they come here, so that its fusion of several crops of a longer clip has
-    nothing to do and is left out. Short clips are repeated by its preprocessing: nothing is masked.
+    Clips are cut to its length beforehand, so that its fusion of several crops of a longer clip is unused and left out.
+    Short clips are repeated by its preprocessing: nothing is masked.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,8 +57,6 @@ class ASTAudio(PretrainedBackbone):
 
     def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         out = self.model(audio)
-        if summary_only:
-            return Features(summary=out.pooler_output)
         real = None if mask is None else self._real_patches(mask)
         return Features(out.pooler_output, out.last_hidden_state[:, 2:], real)
 

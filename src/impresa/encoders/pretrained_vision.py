@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from impresa.encoders.output import Features
+from impresa.encoders.pooling import Summary
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
 from impresa.errors import ConfigError
-from impresa.hub import TIMM, import_timm, reading
+from impresa.hub import TIMM, import_optional, reading
 
 KEY = "vision_encoder.backbone"
 
@@ -20,14 +21,12 @@ KEY = "vision_encoder.backbone"
 class CLIPVision(PretrainedBackbone):
     """CLIP's ViT (Radford et al. 2021); its summary is CLS."""
 
+    blocks_name = "encoder.layers"
+
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "vision_model", model)
         super().__init__(tower, dim=tower.config.hidden_size, summary="cls")
         self.head = getattr(model, "visual_projection", None)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.model.encoder.layers
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
@@ -39,16 +38,14 @@ class CLIPVision(PretrainedBackbone):
 class SigLIPVision(PretrainedBackbone):
     """SigLIP's ViT (Zhai et al. 2023); an attention pooling of its own makes the summary, there is no CLS."""
 
+    blocks_name = "encoder.layers"
+
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "vision_model", model)
         super().__init__(tower, dim=tower.config.hidden_size, summary="own" if tower.use_head else None)
         if tower.use_head:
             self.pooler, tower.head, tower.use_head = tower.head, None, False
             self.head = nn.Identity()
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.model.encoder.layers
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
@@ -59,14 +56,12 @@ class SigLIPVision(PretrainedBackbone):
 class DINOv2Vision(PretrainedBackbone):
     """DINOv2's ViT (Oquab et al. 2023), with registers or without; its summary is CLS."""
 
+    blocks_name = "encoder.layer"
+
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary="cls")
         self.num_registers = getattr(model.config, "num_register_tokens", 0)
         model.embeddings.mask_token = None  # only its own pretraining has a use for it
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.model.encoder.layer
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image).last_hidden_state
@@ -74,19 +69,18 @@ class DINOv2Vision(PretrainedBackbone):
 
 
 class TimmVision(PretrainedBackbone):
-    """Any image model of timm; its summary is CLS where it has one. What it pools with otherwise is left out."""
+    """Any image model of timm; its summary is CLS where it has one, and any other pooling of its own is left out."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(
-            model, dim=model.num_features, summary="cls" if getattr(model, "has_class_token", False) else None
-        )
+        summary: Summary | None = "cls" if getattr(model, "has_class_token", False) else None
+        super().__init__(model, dim=model.num_features, summary=summary)
         self.num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
         if hasattr(model, "fc_norm"):
             model.fc_norm.requires_grad_(False)  # behind the pooling that is left out
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
-        """Those of a ViT; the stages of hierarchical models, which some call so too, are of different widths."""
+        """Those of a ViT; the stages of hierarchical models, under the same name in some, are of different widths."""
         blocks = getattr(self.model, "blocks", None)
         if not isinstance(blocks, nn.ModuleList | nn.Sequential):
             return None
@@ -124,8 +118,8 @@ def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = Tru
         load_weights: false builds the tower from its config alone.
 
     Raises:
-        ConfigError: as `load_backbone`; timm cannot be imported or used; the tower cannot see images of this size.
-        CheckpointError: as `load_backbone`.
+        ConfigError: see `load_backbone`; timm cannot be imported or used; images of this size do not fit the tower.
+        CheckpointError: see `load_backbone`.
     """
     if name.startswith(TIMM):
         return _load_timm(name, image_size, load_weights)
@@ -134,22 +128,20 @@ def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = Tru
     patch_size = backbone.model.config.patch_size
     if image_size % patch_size:
         nearest = max(1, round(image_size / patch_size)) * patch_size
-        raise ConfigError(
-            f"dataset.image_size: {image_size} is no multiple of the {patch_size}-pixel patches of {name}; {nearest} is"
-        )
+        fault = f"{image_size} is no multiple of the {patch_size}-pixel patches of {name}"
+        raise ConfigError(f"dataset.image_size: {fault}; {nearest} is")
     return backbone
 
 
 def _load_timm(name: str, image_size: int, load_weights: bool) -> PretrainedBackbone:
-    timm = import_timm(KEY, name)
+    timm = import_optional(KEY, "timm", "timm", who=name)
     with reading(KEY, name):
         model = timm.create_model(name.removeprefix(TIMM), pretrained=load_weights)
         model.reset_classifier(0, "")
     own_size = model.pretrained_cfg["input_size"][-1]
     if image_size != own_size:
-        raise ConfigError(
-            f"dataset.image_size: {image_size} is not the {own_size} pixels of {name}; set it to {own_size}"
-        )
+        fault = f"{image_size} is not the {own_size} pixels of {name}"
+        raise ConfigError(f"dataset.image_size: {fault}; set it to {own_size}")
     return TimmVision(model)
 
 

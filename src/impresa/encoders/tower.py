@@ -35,7 +35,14 @@ class Tower(nn.Module):
         self.dim = dim
         self.summary = summary
         self.backbone = backbone
-        self.perceiver = _build_perceiver(config, dim) if config.use_perceiver else None
+        self.perceiver: PerceiverResampler | None = None
+        if config.use_perceiver:
+            self.perceiver = PerceiverResampler(
+                dim=dim,
+                num_latents=config.perceiver_num_latents,
+                num_layers=config.perceiver_num_layers,
+                num_heads=config.perceiver_num_heads,
+            )
         self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
         # Runs have stored the one pooling that has weights under this name.
         self.attention_pooling = build_pooling(config, dim, summary)
@@ -54,12 +61,12 @@ class Tower(nn.Module):
         return self.attention_pooling
 
     def _frozen_part(self) -> nn.Module:
-        """All of a tower that comes from a run of ours; of another its backbone, with new parts behind it."""
+        """All of a tower that comes from a run of ours, else the backbone: the parts behind it are new."""
         return self if self.comes_from_a_run else self.backbone
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
-        """Keep of a pretrained tower what is read. Its head stays where nothing new stands before it: then the tower
-        starts as the very model that it comes from. It is frozen together with the backbone."""
+        """Keep only the parts of a pretrained tower that are used. Its head is kept where nothing new stands before it:
+        the tower then starts as the pretrained model. It is frozen together with the backbone."""
         own_head = backbone.take_head(config.embed_dim)
         self.has_own_head = own_head is not None and self.pooling.reads_summary and config.projection == "none"
         if own_head is not None and self.has_own_head:
@@ -74,11 +81,10 @@ class Tower(nn.Module):
         of a tower that comes from a run of ours."""
         if self.comes_from_a_run:
             yield from self.parameters()
-            return
-        if isinstance(self.backbone, PretrainedBackbone):
+        elif isinstance(self.backbone, PretrainedBackbone):
             yield from self.backbone.parameters()
-        if self.has_own_head:
-            yield from self.head.parameters()
+            if self.has_own_head:
+                yield from self.head.parameters()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -91,15 +97,18 @@ class Tower(nn.Module):
         """Encode a batch.
 
         Args:
-            inputs: those of the backbone: images; token ids and their mask; features of sounds and their mask. A mask
-                may be None or left out where all is real.
-            return_tokens: with the tokens, their mask, and the memory tokens of a tower that has them.
+            inputs: of the backbone: images; token ids and their mask; features of sounds and their mask. A mask may be
+                None or left out where all is real.
+            return_tokens: return the tokens, their mask, and the memory tokens of a tower that has them, too.
+
+        Raises:
+            DataError: the inputs have another size than the tower was built for.
         """
         features = self.backbone(*inputs, summary_only=self.pooling.reads_summary and not return_tokens)
         return self.embed(features, return_tokens=return_tokens)
 
     def embed(self, features: Features, *, return_tokens: bool) -> EncoderOutput:
-        """Pool the features of the backbone. Memory tokens take no part and are handed on as they are."""
+        """Pool the features of the backbone. Memory tokens take no part and are passed on unchanged."""
         projected = self._project(features)
         pooled = self.head(self.pooling(projected))
         if not return_tokens:
@@ -116,12 +125,12 @@ class Tower(nn.Module):
 
     @property
     def sums_up_in_cls(self) -> bool:
-        """The embedding is made of CLS alone, so that nothing trains what the last block does to the other tokens."""
+        """True if the embedding is made of CLS alone, so that the last block's other outputs are untrained."""
         return isinstance(self.pooling, SummaryPooling) and self.summary == "cls"
 
     @property
     def has_block_to_spare(self) -> bool:
-        """The backbone has a stack of more than one block."""
+        """True if the backbone has a stack of more than one block."""
         return len(getattr(self.backbone, "blocks", None) or ()) > 1
 
     def _drop_last_block(self) -> None:
@@ -133,7 +142,7 @@ class Tower(nn.Module):
         del self.backbone.blocks[-1]  # type: ignore[union-attr, operator]
 
     def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
-        """Turn into a tower that is only read from now on (see `read`): the parts of its embedding go.
+        """Make this a tower for `read` only: the parts that make its embedding are dropped.
 
         Args:
             which: the tokens that will be read.
@@ -153,17 +162,14 @@ class Tower(nn.Module):
             self.perceiver = None
         if which != "tokens":
             self.projection = nn.Identity()
-        self.attention_pooling = MeanPooling()  # has no weights, and no need of a summary
+        self.attention_pooling = MeanPooling()  # without weights, and reads no summary
         self.head = nn.Identity()
         if isinstance(self.backbone, PretrainedBackbone):
             self.backbone.drop_pooler()
 
     def read(self, *inputs: Tensor | None) -> EncoderOutput:
-        """The tokens that `keep` has named, with their mask, for a language model; `pooled` is empty.
-
-        Args:
-            inputs: the same as those of `forward`.
-        """
+        """The tokens that `keep` has chosen, with their mask, for a language model; `pooled` is empty. Inputs are those
+        of `forward`."""
         features: Features = self.backbone(*inputs)
         kept = Features(tokens=features.memory) if self.reads_memory else self._project(features)
         assert kept.tokens is not None
@@ -179,12 +185,3 @@ def build_projection(kind: Literal["mlp", "linear", "none"], dim: int) -> nn.Mod
             return init_linear(nn.Linear(dim, dim), std=dim**-0.5)
         case "none":
             return nn.Identity()
-
-
-def _build_perceiver(config: EncoderConfig, dim: int) -> PerceiverResampler:
-    return PerceiverResampler(
-        dim=dim,
-        num_latents=config.perceiver_num_latents,
-        num_layers=config.perceiver_num_layers,
-        num_heads=config.perceiver_num_heads,
-    )

@@ -28,13 +28,10 @@ class Block(nn.Module):
         self.mlp = MLP(
             config.dim, round(config.dim * config.mlp_ratio), activation=config.activation, dropout=config.drop_rate
         )
-        self._init_weights(config.dim, config.depth)
-
-    def _init_weights(self, dim: int, depth: int) -> None:
         # CLIP's rule: what is added to the residual stream shrinks with the number of additions (two per block).
-        residual_std = dim**-0.5 * (2 * depth) ** -0.5
+        residual_std = config.dim**-0.5 * (2 * config.depth) ** -0.5
         init_linear(self.attention.out, std=residual_std)
-        init_linear(self.mlp.up, std=(2 * dim) ** -0.5)
+        init_linear(self.mlp.up, std=(2 * config.dim) ** -0.5)
         init_linear(self.mlp.down, std=residual_std)
 
     def forward(self, x: Tensor, only: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
@@ -52,16 +49,12 @@ class Block(nn.Module):
         if only is None:
             read = self.attention(context, context, mask=visible, is_causal=self.causal)
         else:
-            mask = self._up_to(only, x.shape[1]) if self.causal else visible
-            read = self.attention(_take(context, only), context, mask=mask)
+            if self.causal:  # up to the position itself
+                visible = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None, :]
+            read = self.attention(_take(context, only), context, mask=visible)
             x = _take(x, only)
         x = x + self.dropout(read)
         return x + self.mlp(self.mlp_norm(x))
-
-    @staticmethod
-    def _up_to(position: Tensor, num_tokens: int) -> Tensor:
-        tokens = torch.arange(num_tokens, device=position.device)
-        return (tokens <= position.unsqueeze(1))[:, None, None, :]  # (B, 1, 1, N)
 
 
 def _take(x: Tensor, position: Tensor) -> Tensor:
@@ -73,8 +66,7 @@ class Transformer(nn.Module):
     """A stack of pre-norm blocks and the norm after them.
 
     Args:
-        config: `dim`, `depth`, `num_heads`, `mlp_ratio`, `activation`, `drop_rate`, `attn_drop_rate` and
-            `activation_checkpointing` are read.
+        config: the tower's settings.
         causal: token i sees tokens 0 to i. Sequences padded on the right then need no mask: no real token sees padding.
     """
 

@@ -15,7 +15,7 @@ class VisionEncoder(Tower):
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         image_size: S, side of the square images in pixels.
-        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
+        load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
     backbone: VisionTransformer | PretrainedBackbone

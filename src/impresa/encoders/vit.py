@@ -36,7 +36,7 @@ class VisionTransformer(nn.Module):
     """Images to patch features.
 
     The sequence is CLS, patches; memory tokens stand between the two (`prepend`) or at the end (`append`) and have no
-    position embedding. They read the patches as those enter the blocks.
+    position embedding. They read the patches before the first block.
 
     Args:
         config: the tower's settings.
@@ -59,20 +59,10 @@ class VisionTransformer(nn.Module):
         self.memory = MemoryTokens(config.memory, config.dim, config.num_heads) if config.memory.enabled else None
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
-        """Encode images.
-
-        Args:
-            image: (B, 3, S, S), normalised.
-            summary_only: leave out the tokens; the last block then computes CLS alone.
-
-        Raises:
-            DataError: the images have another size than the tower was built for.
-        """
-        if image.shape[1:] != (3, self.image_size, self.image_size):
-            size = self.image_size
-            raise DataError(
-                f"image: shape {tuple(image.shape[1:])} does not fit the tower; resize to (3, {size}, {size})"
-            )
+        """Encode normalised images (B, 3, S, S). With `summary_only` the last block computes CLS alone."""
+        size = (3, self.image_size, self.image_size)
+        if image.shape[1:] != size:
+            raise DataError(f"image: shape {tuple(image.shape[1:])} does not fit the tower; resize to {size}")
         x = self._embed(image)
         if self.memory is not None:
             x = self._join(x, self.memory(x[:, 1:]))
@@ -91,9 +81,7 @@ class VisionTransformer(nn.Module):
         return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
 
     def _join(self, x: Tensor, memory: Tensor) -> Tensor:
-        if self._prepends:
-            return torch.cat([x[:, :1], memory, x[:, 1:]], dim=1)
-        return torch.cat([x, memory], dim=1)
+        return torch.cat([x[:, :1], memory, x[:, 1:]] if self._prepends else [x, memory], dim=1)
 
     def _split(self, x: Tensor) -> Features:
         if self.memory is None:

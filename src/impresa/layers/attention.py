@@ -24,7 +24,7 @@ class Attention(nn.Module):
         dim: D, the width of queries, context and output.
         num_heads: H, a divisor of D.
         dropout: probability of dropping an attention weight in training.
-        bias: whether its linear maps have one.
+        bias: give the linear maps a bias.
 
     Raises:
         ConfigError: H does not divide D.
@@ -45,16 +45,13 @@ class Attention(nn.Module):
     def forward(
         self, queries: Tensor, context: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Read the context.
+        """Read the context into (B, Q, D).
 
         Args:
-            queries: (B, Q, D), or (1, Q, D) when all of the batch asks the same.
+            queries: (B, Q, D), or (1, Q, D) for the same queries in the whole batch.
             context: (B, N, D).
             mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
             is_causal: query i sees tokens 0 to i; excludes `mask`.
-
-        Returns:
-            (B, Q, D).
         """
         keys, values = self.key_value(context).chunk(2, dim=-1)
         read = F.scaled_dot_product_attention(

@@ -63,23 +63,14 @@ class PerceiverResampler(PerceiverStack):
         self, *, dim: int, num_latents: int = 64, num_layers: int = 3, num_heads: int = 8, mlp_ratio: float = 4.0
     ) -> None:
         if dim % num_heads:
-            raise ConfigError(
-                f"perceiver_num_heads: {num_heads} heads do not divide the width {dim}; choose a divisor of {dim}"
-            )
+            fault = f"{num_heads} heads do not divide the width {dim}"
+            raise ConfigError(f"perceiver_num_heads: {fault}; choose a divisor of {dim}")
         super().__init__(dim=dim, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio)
         self.latents = nn.Parameter(nn.init.normal_(torch.empty(num_latents, dim), std=0.02))
         self.register_load_state_dict_pre_hook(_refuse_equal_latents)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compress the tokens.
-
-        Args:
-            tokens: (B, N, D).
-            mask: (B, N) bool, true where a token is real; None stands for all true.
-
-        Returns:
-            (B, M, D) latents; all of them are real, whatever the mask.
-        """
+        """Tokens (B, N, D) with their mask (B, N) bool (None: all real) -> latents (B, M, D), all of them real."""
         return self.read(self.latents, tokens, mask)
 
 
@@ -111,9 +102,8 @@ class PerceiverLayer(nn.Module):
 
 
 def _refuse_equal_latents(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Equal latents get equal gradients, so they would stay equal for ever and do the work of a single one."""
+    """Refuse equal latents: they get equal gradients, so they would stay equal and do the work of a single one."""
     latents = state.get(f"{prefix}latents")
     if latents is not None and len(latents) > 1 and bool((latents == latents[:1]).all()):
-        raise CheckpointError(
-            f"{prefix}latents: all {len(latents)} latents are equal and would stay so; start them from random values"
-        )
+        fault = f"all {len(latents)} latents are equal and would stay so"
+        raise CheckpointError(f"{prefix}latents: {fault}; start them from random values")

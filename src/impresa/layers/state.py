@@ -1,4 +1,4 @@
-"""The part of a module's state that its training has made."""
+"""The trained part of a module's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict without frozen parameters, and without the entries that quantisation keeps beside them."""
-    parameters = module.named_parameters(remove_duplicate=False)  # an LM head that is the embedding table goes with it
+    parameters = module.named_parameters(remove_duplicate=False)  # an LM head may be tied to a frozen table
     frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)
     beside = tuple(f"{name}." for name in frozen)
     return {
