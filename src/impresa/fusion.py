@@ -75,9 +75,8 @@ class Fusion(nn.Module, ABC):
 
     def _project(self, name: str, encoded: EncoderOutput, present: Tensor | None) -> Prefix:
         assert encoded.tokens is not None
-        mask = encoded.mask
-        if mask is None:
-            mask = torch.ones(encoded.tokens.shape[:2], dtype=torch.bool, device=encoded.tokens.device)
+        shape = encoded.tokens.shape[:2]
+        mask = encoded.tokens.new_ones(shape, dtype=torch.bool) if encoded.mask is None else encoded.mask
         if present is not None:
             mask = mask & present.unsqueeze(1)
         tokens = encoded.tokens.masked_fill(~mask.unsqueeze(-1), 0.0)

@@ -60,14 +60,14 @@ def read_config(key: str, name: str, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(location(name), revision=revision)
 
 
-def import_optional(key: str, package: str, install: str, *, who: str = "it") -> Any:
+def import_optional(key: str, package: str, install: str, *, user: str = "it") -> Any:
     """A library that only some settings need.
 
     Args:
         key: the config key that needs it.
         package: its name.
         install: the argument of pip.
-        who: the model that needs it, for messages.
+        user: the model that needs it, for messages.
 
     Raises:
         ConfigError: the library cannot be imported.
@@ -75,7 +75,7 @@ def import_optional(key: str, package: str, install: str, *, who: str = "it") ->
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        fault = f"{who} needs {package}, which cannot be imported ({error})"
+        fault = f"{user} needs {package}, which cannot be imported ({error})"
         raise ConfigError(f"{key}: {fault}; pip install {install}") from error
 
 

@@ -58,7 +58,7 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
 
 
 def _timm_transform(name: str, image_size: int) -> ImageTransform:
-    timm = import_optional(IMAGE, "timm", "timm", who=name)
+    timm = import_optional(IMAGE, "timm", "timm", user=name)
     with reading(IMAGE, name):
         own = timm.create_model(name.removeprefix(TIMM), pretrained=False).pretrained_cfg
     return ImageTransform(

@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, Precision
+from impresa.config.experiment import DecoderConfig, GenerationConfig
 from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
 from impresa.layers.state import trained_state
@@ -52,27 +52,6 @@ class Decoder(nn.Module, ABC):
     """`run` takes a `SharedPast`, so that a prefix is read once for all texts behind it."""
 
     @classmethod
-    def from_config(
-        cls,
-        config: DecoderConfig,
-        vocab_size: int,
-        *,
-        precision: Precision,
-        load_weights: bool = True,
-        revision: str | None = None,
-    ) -> Self:
-        """The decoder of a run; one from scratch takes its settings and the size of the vocabulary.
-
-        Args:
-            config: `decoder` of the experiment.
-            vocab_size: V, tokens of the run's tokenizer; a pretrained language model has its own.
-            precision: `optimization.precision`.
-            load_weights: false leaves out the weights that the run itself stores.
-            revision: commit of a language model from the hub; None is the newest.
-        """
-        return cls(config, vocab_size)
-
-    @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
         """True if a run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
         return False
@@ -96,15 +75,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
-        """The network without its LM head.
+        """The network without its LM head, which adds keys and values to the cache of `context`.
 
-        Args:
-            embeds: (B, S, H).
-            context: mask and positions, and the cache that keys and values are added to.
-
-        Returns:
-            Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
-            without deep supervision returns one tensor.
+        Embeddings (B, S, H) become hidden states (B, S, H), one tensor after each round of deep supervision, of which
+        the last is the answer; a decoder without deep supervision returns one.
         """
 
     def run_at(self, embeds: Tensor, context: CausalContext, read: Tensor) -> tuple[Tensor, ...]:
@@ -148,8 +122,8 @@ class Decoder(nn.Module, ABC):
             labels: (B, T) int64, the token ids with `IGNORED` where a token is not supervised.
             prefix_mask: (B, P) bool, true where a prefix token is real. None: everywhere.
             return_logits: with labels, compute the logits of all positions too.
-            prefix_of_row: (B,) int64, which of I prefixes each text stands behind; `prefix_embeds` is (I, P, H) then,
-                and `prefix_mask` (I, P). A decoder may read such a prefix once for all its texts. None: each its own.
+            prefix_of_row: (B,) int64, the index of each text's prefix among I of them; `prefix_embeds` is (I, P, H)
+                then, and `prefix_mask` (I, P). A decoder may read a prefix once for all its texts. None: each its own.
 
         Raises:
             DataError: shapes do not fit, or a row has no supervised token.
@@ -238,8 +212,7 @@ class Decoder(nn.Module, ABC):
     def _run_behind_shared(
         self, prefix: Tensor, prefix_mask: Tensor, text: Tensor, mask: Tensor, prefix_of_row: Tensor
     ) -> tuple[Tensor, ...]:
-        """`run` for texts (B, T, H) behind I prefixes (I, P, H), with the mask (B, P + T) of both: causality lets all
-        texts of a prefix read the same states of it."""
+        # Causality lets all texts of a prefix read the same states of it.
         past = SharedPast()
         before = self.run(prefix, CausalContext.of(prefix_mask, cache=past))
         past.share(prefix_of_row)
@@ -272,7 +245,7 @@ def _supervised(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     P = mask.shape[1] - labels.shape[1]
     index = torch.arange(mask.shape[1], device=mask.device)
     last_real = torch.where(mask, index, -1).cummax(dim=1).values
-    # One to the right: what stands before position 0 is nothing.
+    # One to the right, for nothing precedes position 0.
     before = F.pad(last_real, (1, 0), value=-1)[:, P:-1]  # (B, T)
     supervised = (labels != IGNORED) & (before >= 0)
     empty = (~supervised.any(dim=1)).nonzero().flatten().tolist()

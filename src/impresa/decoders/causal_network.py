@@ -127,5 +127,5 @@ def _visible(context: CausalContext) -> Tensor | None:
         return None  # padding on the right only, if any: no real position has it before itself
     keys = torch.arange(C, device=mask.device)
     queries = keys[C - S :, None]
-    # A padded position sees itself, lest the softmax over nothing make NaNs.
+    # A padded position sees itself: a softmax over nothing would be NaN.
     return ((keys <= queries) & mask[:, None, None, :]) | (keys == queries)

@@ -46,20 +46,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool = True,
     ) -> CausalLMOutputWithPast:
-        """Read S new positions.
+        """Read S new positions: `input_ids` (B, S), or `inputs_embeds` (B, S, H) of prefix and text.
 
-        Args:
-            input_ids: (B, S) int64, or None when `inputs_embeds` are given.
-            attention_mask: (B, C), 1 where a position is real. None: everywhere.
-            position_ids: (B, S). None: real positions are counted.
-            past_key_values: the cache of the positions before, which grows by S. None: there are none.
-            inputs_embeds: (B, S, H), prefix and text.
-            use_cache: false leaves the cache alone.
-            logits_to_keep: how many of the last positions get logits; 0 is all.
-            return_dict: ignored; the output is always a `CausalLMOutputWithPast`.
-
-        Returns:
-            `logits` (B, S or `logits_to_keep`, V) and the cache.
+        `attention_mask` (B, C) is 1 where a position is real, None for everywhere; without `position_ids` (B, S) the
+        real positions are counted. `past_key_values`, the cache of earlier positions, grows by S unless `use_cache` is
+        false. The last `logits_to_keep` positions get logits, all if it is 0. `return_dict` is ignored.
 
         Raises:
             DataError: neither token ids nor embeddings are given.

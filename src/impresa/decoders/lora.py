@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import LoraConfig
 from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.hub import import_optional
 
 _ADAPTER = "default"
@@ -19,7 +18,7 @@ _ADAPTER = "default"
 
 
 def add_adapters(model: Any, config: LoraConfig) -> Any:
-    """Put adapters into a causal language model, in place, and freeze all the rest.
+    """Put adapters into a causal language model, in place, and freeze all other parameters.
 
     They start as the identity. They are float32 whatever the model is: at 16 bits small steps would be rounded away.
 
@@ -39,30 +38,9 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     return tuner
 
 
-def merged(model: Any, config: LoraConfig, adapters: Mapping[str, Tensor]) -> Any:
-    """Add trained adapters to the weights of a plain model, in place.
-
-    Args:
-        model: the language model without adapters, unquantised: four-bit weights would round the sum.
-        config: the settings that the adapters were trained with.
-        adapters: their parameters by name, as in the model that they were trained in.
-
-    Raises:
-        CheckpointError: the adapters are not those of this model and these settings.
-    """
-    tuner = add_adapters(model, config)
-    own = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
-    if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
-        raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(adapters[name])
-    return tuner.merge_and_unload().requires_grad_(True)
-
-
-def adapters_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The adapters' parameters in a state dict, by their names below `prefix`."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if is_adapter(name)}
+def adapters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters' parameters in a decoder's state dict, by their names in its language model."""
+    return {name.removeprefix("model."): value for name, value in state.items() if is_adapter(name)}
 
 
 def save_adapters(
@@ -85,7 +63,7 @@ def save_adapters(
     # peft leaves the adapter's name out in files, and calls the model that it wraps `base_model.model`.
     adapters = {
         f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": value.contiguous()
-        for name, value in adapters_of(state, "model.").items()
+        for name, value in adapters_of(state).items()
     }
     save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
 

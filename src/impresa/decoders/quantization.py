@@ -1,7 +1,6 @@
 """Four bits for a frozen language model: NF4 with double quantisation (QLoRA, Dettmers et al. 2023), by bitsandbytes.
 
-Quantised are the linear layers of the blocks. Embeddings, LM head and norms stay as they are: an error there reaches
-every token.
+Only the linear layers of the blocks are quantised: an error in embeddings, LM head or norms would reach every token.
 """
 
 from __future__ import annotations
@@ -51,13 +50,9 @@ def hush_bitsandbytes() -> None:
 
 def compute_dtype(precision: Precision) -> torch.dtype:
     """The type that dequantised weights are multiplied in: the 16-bit type of the run's precision, else float32."""
-    match precision:
-        case "bf16-mixed" | "bf16-true":
-            return torch.bfloat16
-        case "16-mixed":
-            return torch.float16
-        case "32-true":
-            return torch.float32
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if precision == "16-mixed" else torch.float32
 
 
 def prepare_quantized(model: nn.Module, name: str) -> None:

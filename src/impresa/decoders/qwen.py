@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
-from impresa.decoders.lora import adapters_of, add_adapters, is_adapter, merged
+from impresa.decoders.lora import adapters_of, add_adapters, is_adapter
 from impresa.decoders.quantization import prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
 from impresa.errors import CheckpointError, ConfigError
@@ -102,19 +102,6 @@ class QwenDecoder(Decoder):
         return self.model.lm_head(hidden)
 
     @classmethod
-    def from_config(
-        cls,
-        config: DecoderConfig,
-        vocab_size: int,
-        *,
-        precision: Precision,
-        load_weights: bool = True,
-        revision: str | None = None,
-    ) -> Self:
-        needs_weights = load_weights or cls.is_stored_by_name(config)
-        return cls(config, load_weights=needs_weights, precision=precision, revision=revision)
-
-    @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
         return config.use_lora or config.load_in_4bit or config.freeze
 
@@ -130,7 +117,8 @@ class QwenDecoder(Decoder):
 
 
 def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revision: str | None = None) -> Any:
-    """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32.
+    """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32, for
+    four-bit weights would round the sum.
 
     Args:
         config: of the decoder that the adapters were trained in, in four bits or not.
@@ -147,7 +135,14 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revisio
         raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; leave merging out")
     architecture = read_config(KEY, config.model, revision)
     model = _read(architecture, config.model, dtype=torch.float32, revision=revision)
-    return merged(model, config.lora, adapters_of(state, "model."))
+    adapters, tuner = adapters_of(state), add_adapters(model, config.lora)
+    own = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
+    if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
+        raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(adapters[name])
+    return tuner.merge_and_unload().requires_grad_(True)
 
 
 @contextmanager
@@ -173,7 +168,11 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     import transformers
 
     architecture = read_config(KEY, config.model, revision)
-    _check(architecture, config.model)
+    if (kind := architecture.model_type) not in KNOWN:
+        raise ConfigError(f"{KEY}: {config.model} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
+    if getattr(architecture, "quantization_config", None) is not None:
+        fix = "give the unquantised model, and `decoder.load_in_4bit` for NF4"
+        raise ConfigError(f"{KEY}: {config.model} is quantised; {fix}")
     frozen = QwenDecoder.is_stored_by_name(config)
     dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
     if frozen:
@@ -188,14 +187,6 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
         model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     model.generation_config = transformers.GenerationConfig()
     return model
-
-
-def _check(architecture: Any, name: str) -> None:
-    if architecture.model_type not in KNOWN:
-        kind = architecture.model_type
-        raise ConfigError(f"{KEY}: {name} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
-    if getattr(architecture, "quantization_config", None) is not None:
-        raise ConfigError(f"{KEY}: {name} is quantised; give the unquantised model, and `decoder.load_in_4bit` for NF4")
 
 
 def _read(architecture: Any, name: str, **settings: Any) -> Any:

@@ -23,8 +23,8 @@ class TRMDecoder(Decoder):
     """Token embeddings, latent recursion, and an LM head that is tied to the embeddings.
 
     Prefix and token embeddings are each brought to a root mean square of one before the recursion, so that neither
-    drowns the other. The tied head saves V x H parameters, most of a small model's; a gain of width H before it
-    stands for that of a norm (the recursion's output is normalised already).
+    dominates. The tied head saves V x H parameters, most of a small model's; a gain of width H before it takes the
+    place of a norm's (the recursion's output is normalised already).
 
     With `config.recursion.recursive` false it is a plain decoder of the same parameters, the control.
 

@@ -36,6 +36,7 @@ class SpectrogramTransformer(nn.Module):
         side = config.patch_size
         if num_mels % side:
             raise ConfigError(f"audio_encoder.patch_size: {side} does not divide the {num_mels} mel bins; 16 does")
+        self.dim, self.summary = config.dim, None
         self.patch_size, self.num_mels, self.max_frames = side, num_mels, max_frames
         std = config.dim**-0.5
         self.patch_embedding = init_linear(nn.Linear(side**2, config.dim), std=1 / side)
@@ -83,8 +84,6 @@ class AudioEncoder(Tower):
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int, load_weights: bool = True) -> None:
         if is_from_scratch("audio", config):
-            scratch = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
-            super().__init__(config, scratch, dim=config.dim, summary=None)
+            super().__init__(config, SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames))
         else:
-            backbone = load_audio_backbone(config.backbone, load_weights=load_weights)
-            super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
+            super().__init__(config, load_audio_backbone(config.backbone, load_weights=load_weights))

@@ -12,13 +12,13 @@ class Features:
     """The output of a backbone for B inputs, after its last norm."""
 
     summary: Tensor | None = None
-    """(B, D), the token that stands for the whole input: CLS of an image, the end token of a text."""
+    """(B, D), the token that summarises the input: CLS of an image, the end token of a text."""
     tokens: Tensor | None = None
-    """(B, N, D), the patches or words; None when only the summary was asked for."""
+    """(B, N, D), the patches or words; None with `summary_only`."""
     mask: Tensor | None = None
-    """(B, N) bool, true where a token is real; None stands for all true."""
+    """(B, N) bool, true where a token is real; None for all true."""
     memory: Tensor | None = None
-    """(B, M, D), the memory tokens of a backbone that has them; None when only the summary was asked for."""
+    """(B, M, D), the memory tokens of a backbone that has them; None with `summary_only`."""
 
 
 @dataclass

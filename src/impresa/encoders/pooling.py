@@ -76,7 +76,7 @@ class AttentionPooling(Pooling):
 
 
 OF_TOKENS: dict[str, type[Pooling]] = {"mean": MeanPooling}
-"""Values of `pooling` that every tower can use, for they read its tokens; the others name a summary."""
+"""Values of `pooling` that read the tokens, so that every tower can use them; the others name a summary."""
 
 
 def build_pooling(config: EncoderConfig, dim: int, summary: Summary | None) -> Pooling:

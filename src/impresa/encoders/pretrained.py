@@ -37,7 +37,7 @@ class PretrainedBackbone(nn.Module):
         self.model = model
         self.dim = dim
         self.summary = summary
-        self.pooler: nn.Module | None = None  # makes the summary from the tokens, where it has weights of its own
+        self.pooler: nn.Module | None = None  # makes the summary from the tokens by weights of its own; None if unused
         self.head: nn.Module | None = None  # maps the summary into the model's own embedding space, if it has one
         self.config: Any = None  # of the whole model, where it is one of transformers
 
@@ -50,10 +50,6 @@ class PretrainedBackbone(nn.Module):
         """Remove the head and return it; None if there is none of `embed_dim` outputs."""
         head, self.head = self.head, None
         return head if head is not None and _num_outputs(head, self.dim) == embed_dim else None
-
-    def drop_pooler(self) -> None:
-        """Drop the part that makes an unused summary, so that no weight is left without a gradient."""
-        self.pooler = None
 
     @property
     def blocks(self) -> Any:
@@ -98,7 +94,7 @@ def load_backbone(
         fault = f"{name} is a {config.model_type} model, of which we know no tower for {modality}"
         raise ConfigError(f"{key}: {fault}; use {known}")
     with reading(key, name):
-        model, info = _load(config, name) if load_weights else (_new(config), None)
+        model, info = _build(config, name, load_weights)
     names = {id(tensor): tensor_name for tensor_name, tensor in _named_tensors(model)}
     backbone = family(model)
     backbone.config = config
@@ -107,31 +103,25 @@ def load_backbone(
     return backbone
 
 
-def _load(config: Any, name: str) -> tuple[Any, Mapping[str, Any]]:
-    return _model_class(config).from_pretrained(
-        location(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-
-
-def _new(config: Any) -> Any:
-    kind = _model_class(config)
-    return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float()
-
-
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return chain(module.named_parameters(), module.named_buffers())
 
 
-def _model_class(config: Any) -> Any:
-    """The class of a single tower where the files hold one, else the whole model without the heads of its tasks."""
+def _build(config: Any, name: str, load_weights: bool) -> tuple[Any, Mapping[str, Any] | None]:
+    """The model, and transformers' account of its weights if they are loaded. It is a single tower where the files hold
+    one, else the whole model without the heads of its tasks."""
     import transformers
 
     architecture = (config.architectures or [""])[0]
+    kind: Any = transformers.AutoModel
     if architecture.endswith(("VisionModel", "TextModel", "AudioModel", "WithProjection")):
-        return getattr(transformers, architecture)
-    if config.model_type in ENCODERS_OF_PAIRS:
-        return transformers.AutoModelForTextEncoding
-    return transformers.AutoModel
+        kind = getattr(transformers, architecture)
+    elif config.model_type in ENCODERS_OF_PAIRS:
+        kind = transformers.AutoModelForTextEncoding
+    if not load_weights:
+        return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float(), None
+    settings = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return kind.from_pretrained(location(name), **settings)
 
 
 def _check_weights(name: str, kept: set[str], info: Mapping[str, Any]) -> None:
@@ -141,7 +131,7 @@ def _check_weights(name: str, kept: set[str], info: Mapping[str, Any]) -> None:
     if missing := sorted(kept & set(info["missing_keys"])):
         raise CheckpointError(f"{name}: {_listed(missing)} are not in its files; save the whole model again")
     if unexpected := sorted(info["unexpected_keys"]):
-        logger.warning("%s: left out %s, which the tower has no place for", name, _listed(unexpected))
+        logger.warning("%s: left out %s, which the tower does not use", name, _listed(unexpected))
 
 
 def _listed(names: list[str], most: int = 3) -> str:

@@ -58,7 +58,7 @@ class ASTAudio(PretrainedBackbone):
     def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         out = self.model(audio)
         real = None if mask is None else self._real_patches(mask)
-        return Features(out.pooler_output, out.last_hidden_state[:, 2:], real)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state[:, 2:], real)
 
     def _real_patches(self, mask: Tensor) -> Tensor:
         """Patches overlap and stand in rows of equal pitch; one is real when any of its frames is."""

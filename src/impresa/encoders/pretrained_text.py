@@ -59,8 +59,7 @@ class EncoderText(PretrainedBackbone):
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary=None)
         self.has_cls = model.config.model_type not in ENCODERS_OF_PAIRS
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # made for next-sentence prediction; unused it would have no gradient
+        model.pooler = None  # of BERT, for next-sentence prediction; unused it would have no gradient
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         numbers = None if mask is None else mask.long()  # older towers subtract the mask from one

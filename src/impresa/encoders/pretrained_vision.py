@@ -30,9 +30,8 @@ class CLIPVision(PretrainedBackbone):
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
-        if summary_only:
-            return Features(summary=out.pooler_output)
-        return Features(summary=out.pooler_output, tokens=self.model.post_layernorm(out.last_hidden_state[:, 1:]))
+        tokens = None if summary_only else self.model.post_layernorm(out.last_hidden_state[:, 1:])
+        return Features(out.pooler_output, tokens)
 
 
 class SigLIPVision(PretrainedBackbone):
@@ -50,7 +49,7 @@ class SigLIPVision(PretrainedBackbone):
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
         summary = None if self.pooler is None else self.pooler(tokens)
-        return Features(summary=summary, tokens=None if summary_only else tokens)
+        return Features(summary, None if summary_only else tokens)
 
 
 class DINOv2Vision(PretrainedBackbone):
@@ -61,11 +60,11 @@ class DINOv2Vision(PretrainedBackbone):
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary="cls")
         self.num_registers = getattr(model.config, "num_register_tokens", 0)
-        model.embeddings.mask_token = None  # only its own pretraining has a use for it
+        model.embeddings.mask_token = None  # used only in its own pretraining
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image).last_hidden_state
-        return Features(summary=tokens[:, 0], tokens=None if summary_only else tokens[:, 1 + self.num_registers :])
+        return Features(tokens[:, 0], None if summary_only else tokens[:, 1 + self.num_registers :])
 
 
 class TimmVision(PretrainedBackbone):
@@ -134,7 +133,7 @@ def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = Tru
 
 
 def _load_timm(name: str, image_size: int, load_weights: bool) -> PretrainedBackbone:
-    timm = import_optional(KEY, "timm", "timm", who=name)
+    timm = import_optional(KEY, "timm", "timm", user=name)
     with reading(KEY, name):
         model = timm.create_model(name.removeprefix(TIMM), pretrained=load_weights)
         model.reset_classifier(0, "")

@@ -28,6 +28,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
         super().__init__()
+        self.dim, self.summary = config.dim, "eot"
         self.end_id = end_id
         self.token_embedding = nn.Embedding(vocab_size, config.dim)
         self.positions = nn.Parameter(0.01 * torch.randn(config.max_len, config.dim))
@@ -67,8 +68,9 @@ class TextEncoder(Tower):
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:
         if is_from_scratch("text", config):
-            super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
+            super().__init__(config, TextTransformer(config, vocab_size, end_id))
         else:
             backbone = load_text_backbone(config.backbone, load_weights=load_weights)
-            summary = "cls" if config.pooling == "cls" and backbone.has_cls else backbone.summary
-            super().__init__(config, backbone, dim=backbone.dim, summary=summary)
+            if config.pooling == "cls" and backbone.has_cls:
+                backbone.summary = "cls"
+            super().__init__(config, backbone)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, PrefixTokens
 from impresa.encoders.output import EncoderOutput, Features
-from impresa.encoders.pooling import MeanPooling, Pooling, Summary, SummaryPooling, build_pooling
+from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.errors import ConfigError
 from impresa.layers.init import init_linear
@@ -20,20 +20,18 @@ from impresa.layers.perceiver import PerceiverResampler
 class Tower(nn.Module):
     """backbone -> tokens -> projection or Perceiver -> pooling -> head -> embedding.
 
-    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; what
-    stands behind it is trained, unless the whole tower comes from a run of ours (`config.checkpoint`).
+    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; the
+    parts behind it are trained, unless the whole tower comes from another run of Impresa (`config.checkpoint`).
 
     Args:
         config: the tower's settings.
-        backbone: returns `Features` of width `dim`.
-        dim: D, the width of the backbone's features.
-        summary: the summary that the backbone offers, if any.
+        backbone: a module that returns `Features`; its `dim` is their width D, its `summary` names theirs, if any.
     """
 
-    def __init__(self, config: EncoderConfig, backbone: nn.Module, *, dim: int, summary: Summary | None) -> None:
+    def __init__(self, config: EncoderConfig, backbone: Any) -> None:
         super().__init__()
-        self.dim = dim
-        self.summary = summary
+        dim: int = backbone.dim
+        self.dim, self.summary = dim, backbone.summary
         self.backbone = backbone
         self.perceiver: PerceiverResampler | None = None
         if config.use_perceiver:
@@ -45,7 +43,7 @@ class Tower(nn.Module):
             )
         self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
         # Runs have stored the one pooling that has weights under this name.
-        self.attention_pooling = build_pooling(config, dim, summary)
+        self.attention_pooling = build_pooling(config, dim, self.summary)
         self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
         self.has_own_head = False
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
@@ -61,24 +59,23 @@ class Tower(nn.Module):
         return self.attention_pooling
 
     def _frozen_part(self) -> nn.Module:
-        """All of a tower that comes from a run of ours, else the backbone: the parts behind it are new."""
+        """All of a tower that comes from another run, else the backbone: the parts behind it are new."""
         return self if self.comes_from_a_run else self.backbone
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
         """Keep only the parts of a pretrained tower that are used. Its head is kept where nothing new stands before it:
         the tower then starts as the pretrained model. It is frozen together with the backbone."""
         own_head = backbone.take_head(config.embed_dim)
-        self.has_own_head = own_head is not None and self.pooling.reads_summary and config.projection == "none"
-        if own_head is not None and self.has_own_head:
-            self.head = own_head.requires_grad_(not self.is_frozen)
+        if own_head is not None and self.pooling.reads_summary and config.projection == "none":
+            self.head, self.has_own_head = own_head.requires_grad_(not self.is_frozen), True
         if not self.pooling.reads_summary:
-            backbone.drop_pooler()
+            backbone.pooler = None
         if config.activation_checkpointing and not self.is_frozen:
             backbone.recompute_activations()
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that come from a pretrained model: those of its backbone, and of its head if that is kept; all
-        of a tower that comes from a run of ours."""
+        of a tower that comes from another run."""
         if self.comes_from_a_run:
             yield from self.parameters()
         elif isinstance(self.backbone, PretrainedBackbone):
@@ -133,14 +130,6 @@ class Tower(nn.Module):
         """True if the backbone has a stack of more than one block."""
         return len(getattr(self.backbone, "blocks", None) or ()) > 1
 
-    def _drop_last_block(self) -> None:
-        if not self.has_block_to_spare:
-            fault = "the tower has a single block"
-            if isinstance(self.backbone, PretrainedBackbone):
-                fault = f"{type(self.backbone.model).__name__} has no block to spare"
-            raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
-        del self.backbone.blocks[-1]  # type: ignore[union-attr, operator]
-
     def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
         """Make this a tower for `read` only: the parts that make its embedding are dropped.
 
@@ -156,7 +145,12 @@ class Tower(nn.Module):
         if which == "memory" and getattr(self.backbone, "memory", None) is None:
             raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
         if drop_last_block:
-            self._drop_last_block()
+            if not self.has_block_to_spare:
+                fault = "the tower has a single block"
+                if isinstance(self.backbone, PretrainedBackbone):
+                    fault = f"{type(self.backbone.model).__name__} has no block to spare"
+                raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
+            del self.backbone.blocks[-1]
         self.reads_memory = which == "memory"
         if which != "perceiver":
             self.perceiver = None
@@ -165,7 +159,7 @@ class Tower(nn.Module):
         self.attention_pooling = MeanPooling()  # without weights, and reads no summary
         self.head = nn.Identity()
         if isinstance(self.backbone, PretrainedBackbone):
-            self.backbone.drop_pooler()
+            self.backbone.pooler = None
 
     def read(self, *inputs: Tensor | None) -> EncoderOutput:
         """The tokens that `keep` has chosen, with their mask, for a language model; `pooled` is empty. Inputs are those

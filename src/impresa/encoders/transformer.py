@@ -35,31 +35,18 @@ class Block(nn.Module):
         init_linear(self.mlp.down, std=residual_std)
 
     def forward(self, x: Tensor, only: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """Transform all tokens, or one of each sequence.
-
-        Args:
-            x: (B, N, D).
-            only: (B,) int64, position of the one token of each sequence to compute. It still reads all the others.
-            visible: (B, 1, 1, N) bool, the tokens that may be read, not for causal blocks; None for all.
-
-        Returns:
-            (B, N, D), or (B, 1, D) with `only`: the same values as at those positions of the whole.
-        """
+        """See `Transformer.forward`; `visible` (B, 1, 1, N) bool is true on tokens that may be read, None for all."""
         context = self.attention_norm(x)
         if only is None:
             read = self.attention(context, context, mask=visible, is_causal=self.causal)
         else:
             if self.causal:  # up to the position itself
                 visible = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None, :]
-            read = self.attention(_take(context, only), context, mask=visible)
-            x = _take(x, only)
+            own = only[:, None, None]
+            read = self.attention(context.take_along_dim(own, dim=1), context, mask=visible)  # (B, 1, D)
+            x = x.take_along_dim(own, dim=1)
         x = x + self.dropout(read)
         return x + self.mlp(self.mlp_norm(x))
-
-
-def _take(x: Tensor, position: Tensor) -> Tensor:
-    rows = torch.arange(len(x), device=x.device)
-    return x[rows, position].unsqueeze(1)  # (B, 1, D)
 
 
 class Transformer(nn.Module):
@@ -77,9 +64,9 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, only: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), or (B, 1, D) when `only` (B,) names the one position of each sequence that is read:
-        the last block then computes nothing else. `mask` (B, N) bool is true where a token is real, for stacks that are
-        not causal; None for everywhere."""
+        """(B, N, D) -> (B, N, D), or (B, 1, D) with `only` (B,) int64, the index of the one token of each sequence that
+        is used: the last block then computes nothing else, with the same result. `mask` (B, N) bool is true where a
+        token is real, for stacks that are not causal; None for everywhere."""
         visible = None if mask is None else mask[:, None, None, :]
         *blocks, last = self.blocks
         for block in blocks:

@@ -56,7 +56,7 @@ class PerceiverResampler(PerceiverStack):
 
     Raises:
         ConfigError: `dim` is no multiple of `num_heads`.
-        CheckpointError: a state dict is loaded whose latents are all equal.
+        CheckpointError: the latents of a loaded state dict are all equal.
     """
 
     def __init__(

@@ -103,9 +103,8 @@ def _spread(a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Ro
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
     layout = row_layout(a, gather=gather)
-    column_labels = None if labels is None else gather_rows(labels, layout)
-    gathered_b = gather_rows(at_least_float32(b), layout)
-    return _Rows(at_least_float32(a), gathered_b, Targets(layout, labels, column_labels))
+    targets = Targets(layout, None if labels is None else (labels, gather_rows(labels, layout)))
+    return _Rows(at_least_float32(a), gather_rows(at_least_float32(b), layout), targets)
 
 
 @dataclass

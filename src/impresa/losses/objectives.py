@@ -42,10 +42,8 @@ class Targets:
     """Which rows and columns belong together."""
 
     layout: RowLayout
-    row_labels: Tensor | None
-    """(n,); None: row i belongs to the column of the same sample only."""
-    column_labels: Tensor | None
-    """(m,); equal labels belong together."""
+    labels: tuple[Tensor, Tensor] | None
+    """Of rows (n,) and columns (m,), equal where they belong together. None: a row belongs to its own sample only."""
 
     def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
         """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
@@ -53,21 +51,21 @@ class Targets:
             yield Tile(rows, columns, *self._right_answers(rows, columns, like))
 
     def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        if self.row_labels is None or self.column_labels is None:
+        if self.labels is None:
             offset = self.layout.offset
             first, last = max(rows.start, columns.start - offset), min(rows.stop, columns.stop - offset)
             own = torch.arange(first, max(first, last), device=like.device)
             return (own - rows.start, own + (offset - columns.start)), like.new_ones(len(own))
-        row, column = (self.row_labels[rows, None] == self.column_labels[columns]).nonzero(as_tuple=True)
+        row, column = (self.labels[0][rows, None] == self.labels[1][columns]).nonzero(as_tuple=True)
         return (row, column), self._right_in_row[rows][row].to(like.dtype).reciprocal()
 
     @cached_property
     def _right_in_row(self) -> Tensor:
         """(n,) how many columns are right answers to each row."""
-        assert self.row_labels is not None
-        assert self.column_labels is not None
-        labels, counts = self.column_labels.unique(return_counts=True)
-        return counts[torch.searchsorted(labels, self.row_labels)]
+        assert self.labels is not None
+        of_rows, of_columns = self.labels
+        labels, counts = of_columns.unique(return_counts=True)
+        return counts[torch.searchsorted(labels, of_rows)]
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:

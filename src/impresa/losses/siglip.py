@@ -51,13 +51,8 @@ class LogitBias(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, pairs: Sequence[Pair], logit_scale: Tensor, *, gather: bool) -> Tensor:
-        """The bias for a batch; an evaluation before the first training batch leaves no trace.
-
-        Args:
-            pairs: the embeddings that are compared.
-            logit_scale: scalar that the cosines are multiplied by.
-            gather: rows are compared with those of all processes, not of their own only.
-        """
+        """The bias for a batch of `pairs` whose cosines are multiplied by `logit_scale`, rows being compared with those
+        of all processes under `gather`. An evaluation before the first training batch changes nothing."""
         if self.started:
             return self.value
         floors, num_rows = self._floors(pairs, logit_scale.detach(), gather)
@@ -78,7 +73,7 @@ class LogitBias(nn.Module):
 
     @torch.no_grad()
     def _floors(self, pairs: Sequence[Pair], logit_scale: Tensor, gather: bool) -> tuple[list[Tensor], float]:
-        """The best start for each pair, and the rows that are compared; in training the same for all processes."""
+        """The best start for each pair, and the number of rows compared; in training the same for all processes."""
         floors, num_rows = [], 0.0
         for pair in pairs:
             layout = row_layout(pair.a, gather=self.training)
