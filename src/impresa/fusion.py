@@ -65,8 +65,7 @@ class Fusion(nn.Module, ABC):
         """
         present = present or {}
         names = [name for name in self.modalities if name in encoded]
-        projected = [self._project(name, encoded[name], present.get(name)) for name in names]
-        tokens, mask = self.fuse(projected)
+        tokens, mask = self.fuse([self._project(name, encoded[name], present.get(name)) for name in names])
         return Prefix(self.dropout(tokens).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
     @abstractmethod

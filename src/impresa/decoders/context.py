@@ -56,7 +56,6 @@ class CausalContext:
 
     @classmethod
     def of(cls, mask: Tensor, num_new: int | None = None, cache: Past | None = None) -> CausalContext:
-        """The context of the last `num_new` positions, or of all; real tokens are counted, so that padding moves
-        nothing."""
+        """The context of the last `num_new` positions, or of all; only real tokens are counted, not padding."""
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return cls(mask, position_ids if num_new is None else position_ids[:, -num_new:], cache)

@@ -108,9 +108,8 @@ class Tower(nn.Module):
         """Pool the features of the backbone. Memory tokens take no part and are passed on unchanged."""
         projected = self._project(features)
         pooled = self.head(self.pooling(projected))
-        if not return_tokens:
-            return EncoderOutput(pooled)
-        return EncoderOutput(pooled, projected.tokens, projected.mask, features.memory)
+        tokens = (projected.tokens, projected.mask, features.memory) if return_tokens else ()
+        return EncoderOutput(pooled, *tokens)
 
     def _project(self, features: Features) -> Features:
         """The features behind the projection, or the latents of the Perceiver, all of which are real."""

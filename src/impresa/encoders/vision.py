@@ -69,9 +69,7 @@ class VisionTransformer(nn.Module):
         size = (3, self.image_size, self.image_size)
         if image.shape[1:] != size:
             raise DataError(f"image: shape {tuple(image.shape[1:])} does not fit the tower; resize to {size}")
-        patches = self.patch_embedding(image)
-        x = torch.cat([self.cls.expand(len(patches), 1, -1), patches], dim=1)
-        x = self.pre_norm(self.dropout(x + self.positions))
+        x = self._embed(image)
         if self.memory is not None:
             memory = self.memory(x[:, 1:])
             x = torch.cat([x[:, :1], memory, x[:, 1:]] if self.prepends else [x, memory], dim=1)
@@ -83,6 +81,11 @@ class VisionTransformer(nn.Module):
     @property
     def blocks(self) -> nn.ModuleList:
         return self.transformer.blocks
+
+    def _embed(self, image: Tensor) -> Tensor:
+        patches = self.patch_embedding(image)
+        cls = self.cls.expand(len(patches), 1, -1)
+        return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
 
     def _split(self, x: Tensor) -> Features:
         if self.memory is None:
