@@ -1,6 +1,6 @@
 """Tokens of several modalities become one sequence: the prefix of a language model, or one embedding of them all.
 
-A modality that a sample lacks is masked: its tokens, whatever they hold, reach nothing.
+The tokens of a modality that a sample lacks are masked, whatever they hold.
 
 Letters of shapes: B batch, N tokens of a modality, D its width, P prefix, H hidden width, E embedding.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import FusionConfig, Modality
 from impresa.encoders.output import EncoderOutput
@@ -22,25 +22,25 @@ from impresa.layers.init import init_linear
 from impresa.layers.perceiver import PerceiverStack
 
 Encoded = Mapping[Modality, EncoderOutput]
-Present = Mapping[Modality, torch.Tensor]
+Present = Mapping[Modality, Tensor]
 
 
 @dataclass
 class Prefix:
     """The tokens that a fusion makes of the modalities."""
 
-    tokens: torch.Tensor
+    tokens: Tensor
     """(B, P, H), zero where the mask is false."""
-    mask: torch.Tensor
+    mask: Tensor
     """(B, P) bool, true where a token is real."""
 
 
 class Fusion(nn.Module, ABC):
-    """The common part of the strategies: each modality is projected to the width H and gets its modality embedding.
+    """The base of the strategies: each modality is projected to the width H and gets its modality embedding.
 
     Args:
         config: the strategy's settings.
-        dims: D of each modality that there may be.
+        dims: D of each modality that may occur.
         dim: H.
     """
 
@@ -65,19 +65,17 @@ class Fusion(nn.Module, ABC):
         """
         present = present or {}
         names = [name for name in self.modalities if name in encoded]
-        projected = [self._project(name, encoded[name], present.get(name)) for name in names]
-        tokens, mask = self.fuse(projected)
+        tokens, mask = self.fuse([self._project(name, encoded[name], present.get(name)) for name in names])
         return Prefix(self.dropout(tokens).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
 
     @abstractmethod
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         """The modalities' tokens (B, N, H) and masks (B, N) to (B, P, H) and (B, P)."""
 
-    def _project(self, name: str, encoded: EncoderOutput, present: torch.Tensor | None) -> Prefix:
-        assert encoded.tokens is not None  # whoever fuses asks the encoders for them
-        mask = encoded.mask
-        if mask is None:
-            mask = torch.ones(encoded.tokens.shape[:2], dtype=torch.bool, device=encoded.tokens.device)
+    def _project(self, name: str, encoded: EncoderOutput, present: Tensor | None) -> Prefix:
+        assert encoded.tokens is not None
+        shape = encoded.tokens.shape[:2]
+        mask = encoded.tokens.new_ones(shape, dtype=torch.bool) if encoded.mask is None else encoded.mask
         if present is not None:
             mask = mask & present.unsqueeze(1)
         tokens = encoded.tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -87,8 +85,8 @@ class Fusion(nn.Module, ABC):
 class ConcatFusion(Fusion):
     """All tokens, one modality after the other: P is the sum of their numbers."""
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
+        return _joined(modalities)
 
 
 class CrossAttentionFusion(Fusion):
@@ -98,15 +96,15 @@ class CrossAttentionFusion(Fusion):
         super().__init__(config, dims, dim)
         self.reader = Reader(config, config.layers, dim)
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens, mask = torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
+        tokens, mask = _joined(modalities)
         return self.reader(tokens, mask), _any_real(mask, self.config.num_queries)
 
 
 class GatedFusion(Fusion):
-    """Learned queries read each modality by itself; what they find is added up under gates: P is `num_queries`.
+    """Learned queries read each modality by itself; the gated results are added up: P is `num_queries`.
 
-    The gates of a token are positive, depend on what was found, and add up to one over the modalities that are there.
+    The gates of a token are positive, depend on the results, and add up to one over the modalities that are present.
     """
 
     def __init__(self, config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> None:
@@ -114,7 +112,7 @@ class GatedFusion(Fusion):
         self.reader = Reader(config, 1, dim)
         self.gate = init_linear(nn.Linear(dim, 1), std=dim**-0.5)
 
-    def fuse(self, modalities: list[Prefix]) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
         found = torch.stack([self.reader(m.tokens, m.mask) for m in modalities], dim=1)  # (B, modalities, P, H)
         is_there = torch.stack([m.mask.any(dim=1) for m in modalities], dim=1)  # (B, modalities)
         scores = self.gate(found)
@@ -123,37 +121,27 @@ class GatedFusion(Fusion):
 
 
 class Reader(PerceiverStack):
-    """Learned queries that read tokens (B, N, H) with their mask (B, N) and give (B, P, H).
-
-    Args:
-        config: `num_queries` is P; of its `num_heads` as many are taken as divide H.
-        num_layers: how often they read.
-        dim: H.
-    """
+    """Learned queries that read tokens (B, N, H) with their mask (B, N) `num_layers` times and give (B, P, H), with as
+    many of `config.num_heads` as divide H."""
 
     def __init__(self, config: FusionConfig, num_layers: int, dim: int) -> None:
         queries = 0.02 * torch.randn(config.num_queries, dim)  # drawn before the layers: seeds keep their meaning
         super().__init__(dim=dim, num_layers=num_layers, num_heads=fitting_heads(dim, config.num_heads))
         self.queries = nn.Parameter(queries)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return self.read(self.queries, tokens, mask)
 
 
 class FusedEmbedding(nn.Module):
-    """One embedding of several modalities: a fusion, the mean of its real tokens, and a linear head.
-
-    Args:
-        fusion: makes the tokens.
-        embed_dim: E.
-    """
+    """One embedding (E) of several modalities: a fusion, the mean of its real tokens, and a linear head."""
 
     def __init__(self, fusion: Fusion, embed_dim: int) -> None:
         super().__init__()
         self.fusion = fusion
         self.head = init_linear(nn.Linear(fusion.dim, embed_dim, bias=False), std=fusion.dim**-0.5)
 
-    def forward(self, encoded: Encoded, present: Present | None = None) -> torch.Tensor:
+    def forward(self, encoded: Encoded, present: Present | None = None) -> Tensor:
         """(B, E), not normalised; zero for a sample that has no modality. Arguments: see `Fusion.forward`."""
         prefix = self.fusion(encoded, present)
         return self.head(mean_pool(prefix.tokens, prefix.mask))
@@ -167,10 +155,14 @@ STRATEGIES: dict[str, type[Fusion]] = {
 
 
 def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> Fusion:
-    """The fusion of `config.strategy`; arguments: see there."""
+    """The fusion of `config.strategy`; arguments: see `Fusion`."""
     return STRATEGIES[config.strategy](config, dims, dim)
 
 
-def _any_real(mask: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """(B, N) to (B, P), true in the rows that have anything real."""
+def _joined(modalities: list[Prefix]) -> tuple[Tensor, Tensor]:
+    return torch.cat([m.tokens for m in modalities], dim=1), torch.cat([m.mask for m in modalities], dim=1)
+
+
+def _any_real(mask: Tensor, num_tokens: int) -> Tensor:
+    """(B, N) to (B, P), true in the rows with any real token."""
     return mask.any(dim=1, keepdim=True).expand(-1, num_tokens)

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, its cache or a folder, read quietly and with clear refusals."""
+"""Reading pretrained models from the Hugging Face hub, its cache, or a folder, with errors that name the config key."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _SAMPLED_BYTES = 1 << 20
 
 @contextmanager
 def reading(key: str, name: str) -> Iterator[None]:
-    """Turn any failure to read `name` into one line for the config key that holds it.
-
-    transformers' own notices are silenced meanwhile: what matters in them, the caller says itself.
+    """Turn any failure to read `name` into one line for the config key that holds it; transformers' own notices are
+    silenced meanwhile.
 
     Raises:
-        ConfigError: the hub has no such model, the folder is none, or a file is damaged.
+        ConfigError: there is no such model, or a file of it is damaged.
     """
     try:
         with quietly():
@@ -38,7 +37,7 @@ def reading(key: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers' notices away, and its progress bars where nobody sees them move."""
+    """Silence transformers' notices, and its progress bars where the output is no terminal."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -54,35 +53,21 @@ def quietly() -> Iterator[None]:
 
 
 def read_config(key: str, name: str, revision: str | None = None) -> Any:
-    """The transformers configuration of a model by id or path.
-
-    Args:
-        key: the config key that holds `name`.
-        name: id or path.
-        revision: commit of a model from the hub; None is the newest.
-
-    Raises:
-        ConfigError: there is none, or transformers does not know the kind of model.
-    """
+    """The transformers configuration of a model. Arguments and errors: see `snapshot`."""
     from transformers import AutoConfig
 
     with reading(key, name):
         return AutoConfig.from_pretrained(location(name), revision=revision)
 
 
-def import_timm(key: str, name: str) -> Any:
-    """The library timm, for a model of this name; see `import_optional`."""
-    return import_optional(key, "timm", "timm", who=name)
-
-
-def import_optional(key: str, package: str, install: str, *, who: str = "it") -> Any:
+def import_optional(key: str, package: str, install: str, *, user: str = "it") -> Any:
     """A library that only some settings need.
 
     Args:
         key: the config key that needs it.
         package: its name.
-        install: what to give to pip.
-        who: what needs it.
+        install: the argument of pip.
+        user: the model that needs it, for messages.
 
     Raises:
         ConfigError: the library cannot be imported.
@@ -90,7 +75,7 @@ def import_optional(key: str, package: str, install: str, *, who: str = "it") ->
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        fault = f"{who} needs {package}, which cannot be imported ({error})"
+        fault = f"{user} needs {package}, which cannot be imported ({error})"
         raise ConfigError(f"{key}: {fault}; pip install {install}") from error
 
 
@@ -98,24 +83,23 @@ def recompute_activations(model: Any) -> None:
     """Let a model of transformers recompute its blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ConfigError: transformers knows no recomputation for this model.
+        ConfigError: transformers has no recomputation for this model.
     """
     if not getattr(model, "supports_gradient_checkpointing", False):
         name = type(model).__name__
         raise ConfigError(f"activation_checkpointing: {name} cannot recompute its activations; turn it off")
-    # The newer name of the older method, which transformers will drop.
+    # transformers will drop the older name of the method.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def is_folder(name: str) -> bool:
-    """True if a model is named by the path of a folder, and not by its id on the hub."""
+    """True if `name` is the path of a folder, and not an id on the hub."""
     return Path(location(name)).is_dir()
 
 
 def snapshot(key: str, name: str, revision: str | None = None) -> Path:
-    """The folder with the files of a model: the one that is named, or in the hub's cache that of the commit, which is
-    its name.
+    """The folder with the files of a model: `name` itself, or that of the commit in the hub's cache, named after it.
 
     Args:
         key: the config key that holds `name`.
@@ -134,34 +118,26 @@ def snapshot(key: str, name: str, revision: str | None = None) -> Path:
 
 
 def digest(key: str, name: str, revision: str | None = None) -> str:
-    """The identity of a model, wherever it lies: a digest of its weights and its `config.json`. Arguments: see
+    """A digest of a model's weights and its `config.json`, the same wherever they are stored. Arguments and errors: see
     `snapshot`.
 
-    Of each file the name, the size and the first and last megabyte count, so that large models take no longer.
-
-    Raises:
-        ConfigError: there is no such model.
+    It reads the name, the size and the first and last megabyte of each file, so that large models take no longer.
     """
-    folder = snapshot(key, name, revision)
+    folder, found = snapshot(key, name, revision), hashlib.sha256()
     with reading(key, name):
-        return _digest(folder)
-
-
-def _digest(folder: Path) -> str:
-    weights = sorted(folder.glob("*.safetensors*")) or sorted(folder.glob("*.bin*"))
-    found = hashlib.sha256()
-    for path in (*weights, folder / "config.json"):
-        size = path.stat().st_size
-        found.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            found.update(file.read(_SAMPLED_BYTES))
-            file.seek(max(size - _SAMPLED_BYTES, 0))
-            found.update(file.read(_SAMPLED_BYTES))
+        weights = sorted(folder.glob("*.safetensors*")) or sorted(folder.glob("*.bin*"))
+        for path in (*weights, folder / "config.json"):
+            size = path.stat().st_size
+            found.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                found.update(file.read(_SAMPLED_BYTES))
+                file.seek(max(size - _SAMPLED_BYTES, 0))
+                found.update(file.read(_SAMPLED_BYTES))
     return f"sha256 {found.hexdigest()}"
 
 
 def location(name: str) -> str:
-    """The id or path as transformers takes it: `~` is the home folder."""
+    """The id or path for transformers: `~` is expanded to the home folder."""
     return os.path.expanduser(name)
 
 

@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from impresa.config.experiment import DecoderConfig, GenerationConfig, LoraConfig, RecursionConfig
-from impresa.decoders.kinds import decoder_class, why_not_exportable
+from impresa.decoders.kinds import build_decoder, why_not_exportable
 from impresa.decoders.qwen import QwenDecoder, merge_adapter
 from impresa.errors import CheckpointError, ConfigError
 from tiny_qwen import HIDDEN, VOCAB, save_qwen
@@ -124,9 +124,7 @@ def test_how_a_run_stores_it_and_whether_it_can_be_exported(
     folder: Path, settings: dict[str, bool], by_name: bool, reason: str | None
 ) -> None:
     config = DecoderConfig(model=str(folder), lora=LORA, **settings)
-    kind = decoder_class(config)
-    assert kind is QwenDecoder
-    assert kind.is_stored_by_name(config) == by_name
+    assert QwenDecoder.is_stored_by_name(config) == by_name
     found = why_not_exportable(config)
     assert found is None if reason is None else str(found).startswith(reason)
 
@@ -134,7 +132,8 @@ def test_how_a_run_stores_it_and_whether_it_can_be_exported(
 def test_weights_that_the_run_does_not_store_are_read_all_the_same(folder: Path) -> None:
     for settings, is_read in (({"use_lora": True}, True), ({}, False)):
         config = DecoderConfig(model=str(folder), lora=LORA, **settings)
-        decoder = decoder_class(config).from_config(config, 5, precision="32-true", load_weights=False)
+        decoder = build_decoder(config, 5, precision="32-true", load_weights=False)
+        assert isinstance(decoder, QwenDecoder)
         stored, own = (model.get_input_embeddings().weight for model in (QwenDecoder(config).model, decoder.model))
         assert torch.equal(stored, own) == is_read
 

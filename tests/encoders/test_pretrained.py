@@ -235,7 +235,7 @@ def test_every_weight_that_is_kept_gets_a_gradient(
 def test_without_its_pooler_siglip_has_no_idle_weight(hub: dict[str, str]) -> None:
     backbone = load_vision_backbone(hub["siglip"], 32)
     backbone.take_head(1)
-    backbone.drop_pooler()
+    backbone.pooler = None
     features = backbone(IMAGES)
     assert features.summary is None
     features.tokens.sum().backward()
@@ -294,7 +294,7 @@ def test_weights_without_a_place_are_reported(
         load_vision_backbone(folder, 32)
         load_text_backbone(hub["bert"])
     reports = [record.getMessage() for record in caplog.records]
-    assert reports[0] == f"{folder}: left out surplus, which the tower has no place for"
+    assert reports[0] == f"{folder}: left out surplus, which the tower does not use"
     assert "left out cls.predictions.bias, " in reports[1]
     assert " and 2 more," in reports[1]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from impresa.config.experiment import EncoderConfig, MemoryConfig
-from impresa.encoders.vit import PatchEmbedding, VisionTransformer
+from impresa.encoders.vision import PatchEmbedding, VisionTransformer
 from impresa.errors import ConfigError, DataError
 
 B, S, D, M = 2, 12, 16, 3

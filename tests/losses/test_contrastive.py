@@ -85,7 +85,7 @@ def test_a_fixed_temperature_is_no_parameter_but_is_saved() -> None:
     loss = ContrastiveLoss(LossConfig(temperature=0.005, learn_temperature=False))
     assert not list(loss.parameters())
     assert list(loss.state_dict()) == ["logit_scale"]
-    loss.clamp_()
+    loss.commit(1)
     assert loss.logit_scale.exp().item() == pytest.approx(200, rel=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_a_learned_scale_is_clamped_at_one_hundred() -> None:
     loss = ContrastiveLoss(LossConfig())
     for value, expected in [(5.0, math.log(100)), (1.0, 1.0), (-1.0, -1.0)]:
         loss.logit_scale.data.fill_(value)
-        loss.clamp_()
+        loss.commit(1)
         assert loss.logit_scale.item() == pytest.approx(expected)
 
 

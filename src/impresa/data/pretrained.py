@@ -18,7 +18,7 @@ from torch import Tensor
 from impresa.data.audio import Clip, resample
 from impresa.data.images import ImageTransform
 from impresa.errors import ConfigError, DataError
-from impresa.hub import TIMM, import_timm, location, read_config, reading
+from impresa.hub import TIMM, import_optional, location, read_config, reading
 
 IMAGE, TEXT, AUDIO = "vision_encoder.backbone", "text_encoder.backbone", "audio_encoder.backbone"
 """Config keys that hold the names of pretrained towers."""
@@ -58,7 +58,7 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
 
 
 def _timm_transform(name: str, image_size: int) -> ImageTransform:
-    timm = import_timm(IMAGE, name)
+    timm = import_optional(IMAGE, "timm", "timm", user=name)
     with reading(IMAGE, name):
         own = timm.create_model(name.removeprefix(TIMM), pretrained=False).pretrained_cfg
     return ImageTransform(

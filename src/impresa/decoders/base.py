@@ -1,7 +1,6 @@
 """The interface of all decoders: a prefix of embeddings before a text, a loss on the answer, and generated text.
 
-A decoder embeds tokens, runs its network and reads logits. Joining prefix and text, the mask, the positions, the one
-shift of the labels and generation are the same for all and stand here.
+Joining prefix and text, the mask, the positions, the one shift of the labels and generation are the same for all.
 
 Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocabulary, R supervised tokens.
 """
@@ -11,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, Precision
+from impresa.config.experiment import DecoderConfig, GenerationConfig
 from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
 from impresa.layers.state import trained_state
@@ -30,14 +29,14 @@ IGNORED = -100
 class DecoderOutput:
     """Loss, logits and hidden states of a batch."""
 
-    loss: torch.Tensor | None
+    loss: Tensor | None
     """Scalar, float32: the mean over the supervised tokens of this batch; None without labels."""
-    logits: torch.Tensor | None
+    logits: Tensor | None
     """(B, P + T, V); None with labels, unless asked for."""
-    hidden: torch.Tensor
-    """(B, P + T, H), the last hidden states, which the LM head reads. With labels, and without logits asked for, they
-    are right only where the next token is supervised: see `Decoder.run_at`."""
-    hits: torch.Tensor | None = None
+    hidden: Tensor
+    """(B, P + T, H), which the LM head reads. With labels, and without logits asked for, they are right only where the
+    next token is supervised: see `Decoder.run_at`."""
+    hits: Tensor | None = None
     """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
     training."""
 
@@ -45,98 +44,70 @@ class DecoderOutput:
 class Decoder(nn.Module, ABC):
     """A causal language model behind a prefix.
 
-    A subclass sets `hidden_size`, implements `embed`, `run` and `head`, and is listed in `impresa.decoders.kinds`.
+    A subclass sets `hidden_size` (H), implements `embed`, `run` and `head`, and is listed in `impresa.decoders.kinds`.
     """
 
     hidden_size: int
-    """H: width of the embeddings, so of the prefix too."""
     can_share_prefixes: bool = False
     """`run` takes a `SharedPast`, so that a prefix is read once for all texts behind it."""
 
     @classmethod
-    def from_config(
-        cls,
-        config: DecoderConfig,
-        vocab_size: int,
-        *,
-        precision: Precision,
-        load_weights: bool = True,
-        revision: str | None = None,
-    ) -> Self:
-        """The decoder of a run; one from scratch takes its settings and the size of the vocabulary.
-
-        Args:
-            config: its settings.
-            vocab_size: V, tokens of the run's tokenizer; a pretrained language model has its own.
-            precision: the run's.
-            load_weights: false leaves out the weights that the run itself stores.
-            revision: commit of a language model from the hub; None is the newest.
-        """
-        return cls(config, vocab_size)
-
-    @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
-        """A run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
+        """True if a run stores the language model by name alone: it is pretrained, and nothing in it is trained."""
         return False
 
     @property
     def architecture(self) -> Any:
-        """The transformers configuration of a pretrained language model; None for a decoder that needs none."""
+        """The transformers configuration of a pretrained language model, else None."""
         return None
 
-    def state_to_save(self) -> dict[str, torch.Tensor]:
+    def state_to_save(self) -> dict[str, Tensor]:
         """The part of the state dict that a run stores: all that is trained, and its buffers."""
         return trained_state(self)
 
-    def full_precision_parameters(self) -> Iterator[torch.Tensor]:
-        """Parameters and buffers that stay float32 where weights are held in 16 bits, which would round away small
-        steps."""
+    def full_precision_parameters(self) -> Iterator[Tensor]:
+        """Parameters and buffers that stay float32 in a model of 16 bits, which would round small steps away."""
         return iter(())
 
     @abstractmethod
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, T) -> embeddings (B, T, H)."""
 
     @abstractmethod
-    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
-        """The network without its LM head.
+    def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
+        """The network without its LM head, which adds keys and values to the cache of `context`.
 
-        Args:
-            embeds: (B, S, H).
-            context: mask and positions, and the cache that keys and values are added to.
-
-        Returns:
-            Hidden states (B, S, H) after each round of deep supervision; the last ones are the answer. A decoder
-            without deep supervision returns one tensor.
+        Embeddings (B, S, H) become hidden states (B, S, H), one tensor after each round of deep supervision, of which
+        the last is the answer; a decoder without deep supervision returns one.
         """
 
-    def run_at(self, embeds: torch.Tensor, context: CausalContext, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`run`, when its result is read where `read` (B, S) bool is true and may be anything elsewhere.
+    def run_at(self, embeds: Tensor, context: CausalContext, read: Tensor) -> tuple[Tensor, ...]:
+        """`run` when only the hidden states where `read` (B, S) bool is true are used: the others may be anything.
 
-        A decoder that can save work by it overrides this; the values that are read, and their gradients, stay the same.
+        A decoder that can save work by it overrides this, with the same values and gradients where `read` is true.
         """
         return self.run(embeds, context)
 
     @abstractmethod
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., H) -> logits (..., V)."""
 
     @property
     def causal_lm(self) -> Any:
-        """This decoder as a transformers model that can generate, made anew at each call around the same weights."""
+        """This decoder as a transformers model that can generate, a new shell around the same weights."""
         from impresa.decoders.generation import CausalLM
 
         return CausalLM(self)
 
     def forward(  # noqa: PLR0917 - names and order are those of the spec's interface
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        prefix_embeds: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        prefix_mask: torch.Tensor | None = None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix_embeds: Tensor,
+        labels: Tensor | None = None,
+        prefix_mask: Tensor | None = None,
         return_logits: bool = False,
-        prefix_of_row: torch.Tensor | None = None,
+        prefix_of_row: Tensor | None = None,
     ) -> DecoderOutput:
         """Read prefix and text; with labels, the loss of the answer.
 
@@ -147,12 +118,12 @@ class Decoder(nn.Module, ABC):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T) bool or int, true where a token is real.
-            prefix_embeds: (B, P, H), which stand before the whole text; P may be 0.
+            prefix_embeds: (B, P, H), before the whole text; P may be 0.
             labels: (B, T) int64, the token ids with `IGNORED` where a token is not supervised.
             prefix_mask: (B, P) bool, true where a prefix token is real. None: everywhere.
             return_logits: with labels, compute the logits of all positions too.
-            prefix_of_row: (B,) int64, which of I prefixes each text stands behind; `prefix_embeds` is (I, P, H) then,
-                and `prefix_mask` (I, P). A decoder may read such a prefix once for all its texts. None: each its own.
+            prefix_of_row: (B,) int64, the index of each text's prefix among I of them; `prefix_embeds` is (I, P, H)
+                then, and `prefix_mask` (I, P). A decoder may read a prefix once for all its texts. None: each its own.
 
         Raises:
             DataError: shapes do not fit, or a row has no supervised token.
@@ -185,16 +156,16 @@ class Decoder(nn.Module, ABC):
     @torch.inference_mode()
     def generate(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        prefix_embeds: torch.Tensor,
-        prefix_mask: torch.Tensor | None = None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix_embeds: Tensor,
+        prefix_mask: Tensor | None = None,
         *,
         settings: GenerationConfig,
         end_ids: Sequence[int],
         pad_id: int,
         streamer: Any = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Continue texts, by transformers' `generate`, until an end token or `settings.max_new_tokens`.
 
         Only `settings` decides: what a checkpoint's `generation_config.json` says (repetition penalty, temperature,
@@ -226,11 +197,11 @@ class Decoder(nn.Module, ABC):
         if streamer is not None:
             refuse_streamed_beams(settings)
         prefix, prefix_mask, text = self._read(input_ids, prefix_embeds, prefix_mask, None)
-        embeds, mask = torch.cat((prefix, text), dim=1), torch.cat((prefix_mask, attention_mask.bool()), dim=1)
-        if not bool(mask[:, -1].all()):
+        mask = torch.cat((prefix_mask, attention_mask.bool()), dim=1)
+        if not mask[:, -1].all():
             raise DataError("input_ids: a text ends with padding; generation needs the padding on the left")
         return self.causal_lm.generate(
-            inputs_embeds=embeds,
+            inputs_embeds=torch.cat((prefix, text), dim=1),
             attention_mask=mask.long(),
             position_ids=CausalContext.of(mask).position_ids,
             past_key_values=DynamicCache(),
@@ -239,15 +210,9 @@ class Decoder(nn.Module, ABC):
         )
 
     def _run_behind_shared(
-        self,
-        prefix: torch.Tensor,
-        prefix_mask: torch.Tensor,
-        text: torch.Tensor,
-        mask: torch.Tensor,
-        prefix_of_row: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """`run` for texts (B, T, H) behind I prefixes (I, P, H), with the mask (B, P + T) of both: causality lets all
-        texts of a prefix read the same states of it."""
+        self, prefix: Tensor, prefix_mask: Tensor, text: Tensor, mask: Tensor, prefix_of_row: Tensor
+    ) -> tuple[Tensor, ...]:
+        # Causality lets all texts of a prefix read the same states of it.
         past = SharedPast()
         before = self.run(prefix, CausalContext.of(prefix_mask, cache=past))
         past.share(prefix_of_row)
@@ -255,14 +220,9 @@ class Decoder(nn.Module, ABC):
         return tuple(torch.cat((a[prefix_of_row], b), dim=1) for a, b in zip(before, behind, strict=True))
 
     def _read(
-        self,
-        input_ids: torch.Tensor,
-        prefix_embeds: torch.Tensor,
-        prefix_mask: torch.Tensor | None,
-        prefix_of_row: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Prefixes (I, P, H) in the type of the texts, their mask (I, P) bool, and the texts' embeddings (B, T, H); I
-        is B where each text has its own."""
+        self, input_ids: Tensor, prefix_embeds: Tensor, prefix_mask: Tensor | None, prefix_of_row: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prefixes (I, P, H) in the texts' type, their mask (I, P) bool, and the texts (B, T, H), embedded."""
         num_prefixes, P = prefix_embeds.shape[:2]
         wanted = (len(input_ids) if prefix_of_row is None else num_prefixes, P, self.hidden_size)
         if prefix_embeds.shape != wanted:
@@ -275,21 +235,17 @@ class Decoder(nn.Module, ABC):
 
 
 def refuse_streamed_beams(settings: GenerationConfig) -> None:
-    """Refuse to stream what is known at its end only.
-
-    Raises:
-        ConfigError: `settings` ask for beams.
-    """
+    """Raise ConfigError if the text is to be found by beam search, which knows it at the end only."""
     if settings.num_beams > 1:
         raise ConfigError("generation.num_beams: beams are chosen at the end and cannot be streamed; set 1")
 
 
-def _supervised(labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _supervised(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The one shift: for each supervised token its row, the real position before it, and the token, each (R,)."""
     P = mask.shape[1] - labels.shape[1]
     index = torch.arange(mask.shape[1], device=mask.device)
     last_real = torch.where(mask, index, -1).cummax(dim=1).values
-    # One to the right: what stands before position 0 is nothing.
+    # One to the right, for nothing precedes position 0.
     before = F.pad(last_real, (1, 0), value=-1)[:, P:-1]  # (B, T)
     supervised = (labels != IGNORED) & (before >= 0)
     empty = (~supervised.any(dim=1)).nonzero().flatten().tolist()

@@ -10,34 +10,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.decoders.context import CausalContext, Past
 from impresa.errors import ConfigError
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import GatedMLP
-from impresa.layers.norms import rms_normalise
-from impresa.layers.rotary import rotate, rotation_of
+from impresa.layers.norms import at_least_float32, rms_normalise
+
+_ROTARY_BASE = 10_000.0
 
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """A `CausalContext` made ready for attention, once for all passes of the network."""
+    """A `CausalContext` prepared for attention, once for all passes of the network."""
 
-    rotation: torch.Tensor
-    """(B, S, 1, D / 2H) complex64, the turn of each pair of features at each position."""
-    visible: torch.Tensor | None
+    rotation: Tensor
+    """(B, S, 1, D / 2H) complex64, the rotation of each pair of features at each position."""
+    visible: Tensor | None
     """(B, 1, S, C) bool, true where a position may look; None: position i sees positions 0 to i."""
     cache: Past | None
 
     @classmethod
     def of(cls, context: CausalContext, head_dim: int) -> AttentionInputs:
-        return cls(rotation_of(context.position_ids, head_dim), _visible(context), context.cache)
+        return cls(_rotation(context.position_ids, head_dim), _visible(context), context.cache)
 
 
 class CausalNetwork(nn.Module):
-    """f: blocks and the norm after them, so that whatever comes in, what goes out has a root mean square of one.
+    """f: blocks and the norm after them, so that the output always has a root mean square of one.
 
     Args:
         dim: D.
@@ -45,9 +46,6 @@ class CausalNetwork(nn.Module):
         num_heads: H; D must be an even multiple of it.
         mlp_ratio: hidden width of the MLPs as a multiple of D.
         dropout: on what attention and MLP add to their input.
-
-    Raises:
-        ConfigError: `num_heads` or `mlp_ratio` does not fit `dim`.
     """
 
     def __init__(self, *, dim: int, num_layers: int, num_heads: int, mlp_ratio: float, dropout: float = 0.0) -> None:
@@ -63,7 +61,7 @@ class CausalNetwork(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, x: torch.Tensor, inputs: AttentionInputs, first_slot: int = 0) -> torch.Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs, first_slot: int = 0) -> Tensor:
         """(B, S, D) -> (B, S, D); keys and values go to one slot of the cache for each block, from `first_slot`."""
         for index, block in enumerate(self.blocks):
             x = block(x, inputs, first_slot + index)
@@ -79,7 +77,7 @@ class CausalBlock(nn.Module):
         self.mlp = GatedMLP(dim, dim_hidden, damping=damping)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, inputs: AttentionInputs, slot: int) -> torch.Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs, slot: int) -> Tensor:
         x = x + self.dropout(self.attention(rms_normalise(x), inputs, slot))
         return x + self.dropout(self.mlp(rms_normalise(x)))
 
@@ -97,9 +95,9 @@ class CausalAttention(nn.Module):
         init_linear(self.value, std=dim**-0.5)
         init_linear(self.out, std=damping * dim**-0.5)
 
-    def forward(self, x: torch.Tensor, inputs: AttentionInputs, slot: int) -> torch.Tensor:
+    def forward(self, x: Tensor, inputs: AttentionInputs, slot: int) -> Tensor:
         # Queries and keys are turned in one go.
-        turned = rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), inputs.rotation)
+        turned = _rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), inputs.rotation)
         queries, keys = turned.transpose(1, 2).chunk(2, dim=1)  # (B, H, S, D / H) each
         values = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if inputs.cache is not None:
@@ -109,12 +107,25 @@ class CausalAttention(nn.Module):
         return self.out(read.transpose(1, 2).flatten(2))
 
 
-def _visible(context: CausalContext) -> torch.Tensor | None:
+def _rotation(position_ids: Tensor, head_dim: int) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864): (B, S) int64 -> (B, S, 1, head_dim / 2), of modulus one."""
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[:, :, None, None] * _ROTARY_BASE**-exponents
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn neighbouring features of x (B, S, heads, head_dim) as pairs: one complex product, the fastest way."""
+    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+def _visible(context: CausalContext) -> Tensor | None:
     mask, S = context.mask, context.position_ids.shape[1]
     C = mask.shape[1]
     if C == S and not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         return None  # padding on the right only, if any: no real position has it before itself
     keys = torch.arange(C, device=mask.device)
     queries = keys[C - S :, None]
-    # A padded position sees itself, lest the softmax over nothing make NaNs.
+    # A padded position sees itself: a softmax over nothing would be NaN.
     return ((keys <= queries) & mask[:, None, None, :]) | (keys == queries)

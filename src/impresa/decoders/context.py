@@ -1,4 +1,4 @@
-"""The view of a call's positions: which of them are real, where they stand, and the keys and values of earlier calls.
+"""The positions of a call: which of them are real, their indices, and the keys and values of earlier calls.
 
 Letters of shapes: B batch, S new positions, C all positions (those in the cache and the new ones), H heads, d width of
 a head.
@@ -31,7 +31,7 @@ class SharedPast:
         self._rows: Tensor | None = None
 
     def share(self, rows: Tensor) -> None:
-        """From now on text b stands behind prefix `rows[b]`; `rows` is (B,) int64."""
+        """Put each following text b behind prefix `rows[b]`; `rows` is (B,) int64."""
         self._rows = rows
 
     def update(self, keys: Tensor, values: Tensor, slot: int, /) -> tuple[Tensor, Tensor]:
@@ -49,15 +49,13 @@ class CausalContext:
     mask: Tensor
     """(B, C) bool, true where a position is real; the last S are the new ones. Masked ones are seen by no other."""
     position_ids: Tensor
-    """(B, S) int64, positions of the new tokens in the text."""
+    """(B, S) int64, indices of the new tokens in the text."""
     cache: Past | None = None
-    """None: there are no positions before."""
     first_slot: int = 0
-    """Slots of the cache that other layers fill, before ours."""
+    """Number of slots of the cache that other layers fill, before ours."""
 
     @classmethod
     def of(cls, mask: Tensor, num_new: int | None = None, cache: Past | None = None) -> CausalContext:
-        """The context of the last `num_new` positions, or of all; real tokens are counted, so that padding moves
-        nothing."""
+        """The context of the last `num_new` positions, or of all; only real tokens are counted, not padding."""
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return cls(mask, position_ids if num_new is None else position_ids[:, -num_new:], cache)

@@ -32,7 +32,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(PreTrainedConfig())
         self.wrapped = decoder
         self.training = decoder.training
-        # Empty, for transformers fills in from here whatever a caller leaves open.
+        # Empty, for transformers takes from here what a caller leaves open.
         self.generation_config = transformers.GenerationConfig()
 
     def forward(  # noqa: PLR0917 - as transformers calls its own models
@@ -46,24 +46,14 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool = True,
     ) -> CausalLMOutputWithPast:
-        """Read S new positions.
+        """Read S new positions: `input_ids` (B, S), or `inputs_embeds` (B, S, H) of prefix and text.
 
-        Args:
-            input_ids: (B, S) int64, or None when `inputs_embeds` are given.
-            attention_mask: (B, C), 1 where a position is real. None: everywhere.
-            position_ids: (B, S). None: real positions are counted.
-            past_key_values: the cache of the positions before, which grows by S. None: there are none.
-            inputs_embeds: (B, S, H), prefix and text.
-            use_cache: false leaves the cache alone.
-            logits_to_keep: how many of the last positions get logits; 0 is all.
-            return_dict: there is no other form.
-
-        Returns:
-            `logits` (B, S or `logits_to_keep`, V) and the cache.
+        `attention_mask` (B, C) is 1 where a position is real, None for everywhere; without `position_ids` (B, S) the
+        real positions are counted. `past_key_values`, the cache of earlier positions, grows by S unless `use_cache` is
+        false. The last `logits_to_keep` positions get logits, all if it is 0. `return_dict` is ignored.
 
         Raises:
             DataError: neither token ids nor embeddings are given.
-            ConfigError: the decoder recurses, and the cache has no room for it.
         """
         if input_ids is not None:
             inputs_embeds = self.wrapped.embed(input_ids)
@@ -82,7 +72,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 
 
 def settings_of(config: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> transformers.GenerationConfig:
-    """transformers' settings, with nothing left to its own defaults that would change a choice."""
+    """transformers' settings, all that change a choice of token being given."""
     sampling = config.temperature > 0
     drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if sampling else {}
     return transformers.GenerationConfig(

@@ -1,30 +1,46 @@
-"""The decoders by name: the only place that knows which there are. Importing it needs no torch."""
+"""The decoders by name. Importing this module needs no torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impresa.config.experiment import DecoderConfig
+from impresa.config.experiment import DecoderConfig, Precision
 
 if TYPE_CHECKING:
     from impresa.decoders.base import Decoder
 
 
-def decoder_class(config: DecoderConfig) -> type[Decoder]:
-    """The class of `decoder.type`, of which alone the module is imported: Qwen's needs transformers and more."""
+def build_decoder(
+    config: DecoderConfig,
+    vocab_size: int,
+    *,
+    precision: Precision,
+    load_weights: bool = True,
+    revision: str | None = None,
+) -> Decoder:
+    """The decoder `config.type`. Only its module is imported, for Qwen's needs transformers and more.
+
+    Args:
+        config: `decoder` of the experiment.
+        vocab_size: tokens of the run's tokenizer; a pretrained language model has its own.
+        precision: `optimization.precision`.
+        load_weights: false leaves out the weights that the run itself stores.
+        revision: commit of a language model from the hub; None is the newest.
+    """
     match config.type:
         case "qwen":
             from impresa.decoders.qwen import QwenDecoder
 
-            return QwenDecoder
+            needs_weights = load_weights or QwenDecoder.is_stored_by_name(config)
+            return QwenDecoder(config, load_weights=needs_weights, precision=precision, revision=revision)
         case "trm":
             from impresa.decoders.trm import TRMDecoder
 
-            return TRMDecoder
+            return TRMDecoder(config, vocab_size)
 
 
 def why_not_exportable(config: DecoderConfig) -> str | None:
-    """The reason why no other library could use a trained decoder, and how it is used instead; None where one can."""
+    """The reason why no other library can use a trained decoder, and how to use it instead; None where one can."""
     if config.type != "qwen":
         return f"no other library knows its decoder, a {config.type}; use it by impresa.load"
     if not config.use_lora:

@@ -6,22 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import LoraConfig
 from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.hub import import_optional
 
-_NAME = "default"
-"""Of the one adapter that a model gets."""
-_MARK = "lora_"
-"""Part of the names of an adapter's parameters and of no other's."""
+_ADAPTER = "default"
+"""peft's name of the one adapter that a model gets."""
 
 
 def add_adapters(model: Any, config: LoraConfig) -> Any:
-    """Put adapters into a causal language model, in place, and freeze all the rest.
+    """Put adapters into a causal language model, in place, and freeze all other parameters.
 
     They start as the identity. They are float32 whatever the model is: at 16 bits small steps would be rounded away.
 
@@ -29,11 +26,11 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
         peft's `LoraModel` around `model`, which can merge the adapters.
 
     Raises:
-        ConfigError: peft cannot be imported, or the model has no such layer.
+        ConfigError: peft cannot be imported, or the model has no layer of a target's name.
     """
     peft = _import_peft()
     _check_targets(model, config.target_modules)
-    tuner = peft.LoraModel(model, _settings(peft, config), _NAME)
+    tuner = peft.LoraModel(model, _settings(peft, config), _ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):
@@ -41,48 +38,22 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     return tuner
 
 
-def merged(model: Any, config: LoraConfig, adapters: Mapping[str, torch.Tensor]) -> Any:
-    """Add trained adapters to the weights of a plain, unquantised model, in place.
-
-    Merging into four-bit weights would round the sum and change the answers.
-
-    Args:
-        model: the language model without adapters.
-        config: the settings that the adapters were trained with.
-        adapters: their parameters by name, as in the model that they were trained in.
-
-    Raises:
-        CheckpointError: the adapters are not those of this model and these settings.
-    """
-    tuner = add_adapters(model, config)
-    own = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
-    if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
-        raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(adapters[name])
-    return tuner.merge_and_unload().requires_grad_(True)
-
-
-def adapters_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The adapters' parameters in a state dict, by their names below `prefix`."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if is_adapter(name)}
+def adapters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters' parameters in a decoder's state dict, by their names in its language model."""
+    return {name.removeprefix("model."): value for name, value in state.items() if is_adapter(name)}
 
 
 def save_adapters(
-    config: LoraConfig, state: Mapping[str, torch.Tensor], folder: Path, *, base: str, revision: str | None = None
+    config: LoraConfig, state: Mapping[str, Tensor], folder: Path, *, base: str, revision: str | None = None
 ) -> None:
     """Write trained adapters in peft's own format, which its `PeftModel.from_pretrained` reads.
 
     Args:
         config: the settings that they were trained with.
         state: the state dict of the decoder that they were trained in, or its part that was trained.
-        folder: where to; it exists.
-        base: id or path of the model that they belong to, as peft will note it.
+        folder: an existing folder.
+        base: id or path of the model that they belong to, for peft to record.
         revision: its commit, if it comes from the hub.
-
-    Raises:
-        ConfigError: peft cannot be imported.
     """
     from safetensors.torch import save_file
 
@@ -91,15 +62,15 @@ def save_adapters(
     _settings(peft, config, task_type="CAUSAL_LM", **belongs).save_pretrained(folder)
     # peft leaves the adapter's name out in files, and calls the model that it wraps `base_model.model`.
     adapters = {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": value.contiguous()
-        for name, value in adapters_of(state, "model.").items()
+        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": value.contiguous()
+        for name, value in adapters_of(state).items()
     }
     save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
 def is_adapter(name: str) -> bool:
     """True if the parameter of this name belongs to an adapter."""
-    return _MARK in name
+    return "lora_" in name  # peft puts it into the names of an adapter's parameters, and transformers into no other
 
 
 def _import_peft() -> Any:
@@ -119,7 +90,7 @@ def _settings(peft: Any, config: LoraConfig, **more: Any) -> Any:
 
 
 def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
-    """Every target must be a layer: peft itself is content with one that is."""
+    """Refuse targets that are no layers: peft itself checks only that one of them is."""
     layers = {name.rpartition(".")[2] for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
     unknown = [target for target in targets if target not in layers]
     if unknown or not targets:

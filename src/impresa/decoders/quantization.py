@@ -1,7 +1,6 @@
 """Four bits for a frozen language model: NF4 with double quantisation (QLoRA, Dettmers et al. 2023), by bitsandbytes.
 
-Quantised are the linear layers of the blocks. Embeddings, LM head and norms stay as they are: an error there reaches
-every token.
+Only the linear layers of the blocks are quantised: an error in embeddings, LM head or norms would reach every token.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ BLOCK = 64
 
 
 def quantization_config(precision: Precision) -> Any:
-    """The settings with which transformers' `from_pretrained` loads a model in NF4.
-
-    Everything is said: left to themselves the libraries take FP4, no double quantisation and float32.
+    """The settings with which transformers' `from_pretrained` loads a model in NF4: the libraries' own defaults are
+    FP4, no double quantisation and float32.
 
     Raises:
         ConfigError: bitsandbytes or accelerate cannot be imported.
@@ -46,40 +44,31 @@ def quantization_config(precision: Precision) -> Any:
 
 
 def hush_bitsandbytes() -> None:
-    """Keep the library from asking, whenever it is imported, for a package with kernels that we have it not use."""
+    """Silence the library's request, at its import, for a package with kernels that we do not use."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
     """The type that dequantised weights are multiplied in: the 16-bit type of the run's precision, else float32."""
-    match precision:
-        case "bf16-mixed" | "bf16-true":
-            return torch.bfloat16
-        case "16-mixed":
-            return torch.float16
-        case "32-true":
-            return torch.float32
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if precision == "16-mixed" else torch.float32
 
 
-def check_widths(name: str, model: nn.Module) -> None:
-    """Refuse layers that bitsandbytes gets wrong without a word: on a CPU it scales rows by the blocks of others.
+def prepare_quantized(model: nn.Module, name: str) -> None:
+    """Make quantised layers compute the same in evaluation as in training; `name` is the model's, for messages.
+
+    On processors with bfloat16 instructions bitsandbytes repacks the weights at the first evaluation, then computes in
+    bfloat16 whatever was asked for, and has no gradient from then on, in training neither.
 
     Raises:
-        ConfigError: a quantised layer's input width is no multiple of the block.
+        ConfigError: a layer's input width is no multiple of the block; on a CPU bitsandbytes would scale its rows by
+            the blocks of others, without a warning.
     """
     for layer in quantized_layers(model):
         if layer.in_features % BLOCK:
             width = f"a layer of {name} reads {layer.in_features} features, which is no multiple of {BLOCK}"
             raise ConfigError(f"{KEY}: {width} and would be quantised wrongly; turn it off")
-
-
-def keep_one_arithmetic(model: nn.Module) -> None:
-    """Let quantised layers compute the same in evaluation as in training.
-
-    On processors with bfloat16 instructions bitsandbytes repacks the weights at the first evaluation, then computes in
-    bfloat16 whatever was asked for, and has no gradient from then on, in training neither.
-    """
-    for layer in quantized_layers(model):
         layer.support_avx512bf16_for_cpu = False
 
 

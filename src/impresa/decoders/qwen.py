@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import DecoderConfig, Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
-from impresa.decoders.lora import adapters_of, add_adapters, is_adapter, merged
-from impresa.decoders.quantization import check_widths, keep_one_arithmetic, quantization_config
+from impresa.decoders.lora import adapters_of, add_adapters, is_adapter
+from impresa.decoders.quantization import prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import is_folder, location, read_config, reading, recompute_activations, snapshot
@@ -32,15 +32,15 @@ class QwenDecoder(Decoder):
     """A causal language model of transformers as a decoder.
 
     Names of its parameters: `model.` and the name in transformers' own model; adapters have `lora_` in theirs and put
-    `base_layer` into those of the layers that they adapt; the recursion's begin with `recursion.`. What `state_to_save`
-    gives is loaded into a new decoder with `strict=False`.
+    `base_layer` into those of the layers that they adapt; the recursion's begin with `recursion.`. The result of
+    `state_to_save` is loaded into a new decoder with `strict=False`.
 
     Args:
-        config: the decoder's settings; `lora.dropout` acts in training mode only.
+        config: `decoder` of the experiment; `lora.dropout` acts in training mode only.
         load_weights: false builds an unquantised model from its config alone, for weights that come from elsewhere; one
             in four bits is always read, for its weights are kept nowhere else.
-        precision: the run's. A frozen model is held in bfloat16 if this is a bfloat16 one (Qwen's own files are), else
-            in float32, and so is one that is trained whole.
+        precision: `optimization.precision`. A frozen model is held in bfloat16 if this is a bfloat16 one (Qwen's own
+            files are), else in float32, and so is one that is trained whole.
         revision: commit of a model from the hub; None is the newest.
 
     Raises:
@@ -58,9 +58,8 @@ class QwenDecoder(Decoder):
         revision: str | None = None,
     ) -> None:
         super().__init__()
-        # Looked up once, so that all files are of one commit.
+        # The commit of a model from the hub, looked up once, so that all files are of the same.
         self.revision = None if is_folder(config.model) else snapshot(KEY, config.model, revision).name
-        """Commit of a model from the hub."""
         self.model = _load(config, load_weights=load_weights, precision=precision, revision=self.revision)
         self.hidden_size = self.model.config.hidden_size
         if config.use_lora:
@@ -76,10 +75,10 @@ class QwenDecoder(Decoder):
                 config.recursion, dim=self.hidden_size, activation_checkpointing=self.recomputes
             )
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(input_ids)
 
-    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+    def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
         hidden = self.model.model(
             inputs_embeds=embeds,
             attention_mask=context.mask.long(),
@@ -92,28 +91,15 @@ class QwenDecoder(Decoder):
         # The recursion's slots of the cache lie behind those of the blocks.
         return self.recursion(hidden, replace(context, first_slot=self.model.config.num_hidden_layers))
 
-    def run_at(self, embeds: torch.Tensor, context: CausalContext, read: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def run_at(self, embeds: Tensor, context: CausalContext, read: Tensor) -> tuple[Tensor, ...]:
         # The recursion reads every position, and blocks that are recomputed run again when the hooks are gone.
         if self.recursion is not None or self.recomputes:
             return self.run(embeds, context)
         with _only_at(read, self.model.model.layers[-1].mlp):
             return self.run(embeds, context)
 
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: DecoderConfig,
-        vocab_size: int,
-        *,
-        precision: Precision,
-        load_weights: bool = True,
-        revision: str | None = None,
-    ) -> Self:
-        needs_weights = load_weights or cls.is_stored_by_name(config)
-        return cls(config, load_weights=needs_weights, precision=precision, revision=revision)
 
     @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
@@ -123,15 +109,16 @@ class QwenDecoder(Decoder):
     def architecture(self) -> Any:
         return self.model.config
 
-    def full_precision_parameters(self) -> Iterator[torch.Tensor]:
+    def full_precision_parameters(self) -> Iterator[Tensor]:
         """The adapters, and the recursion whole."""
         yield from (parameter for name, parameter in self.named_parameters() if is_adapter(name))
         if self.recursion is not None:
             yield from (*self.recursion.parameters(), *self.recursion.buffers())
 
 
-def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor], *, revision: str | None = None) -> Any:
-    """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32.
+def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revision: str | None = None) -> Any:
+    """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32, for
+    four-bit weights would round the sum.
 
     Args:
         config: of the decoder that the adapters were trained in, in four bits or not.
@@ -139,7 +126,7 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor], *, r
         revision: commit of a model from the hub; None is the newest.
 
     Raises:
-        ConfigError: there is nothing to merge, or latent recursion, which no plain model holds.
+        ConfigError: the decoder has no adapters, or has latent recursion, which no plain model holds.
         CheckpointError: the adapters do not fit.
     """
     if not config.use_lora:
@@ -148,37 +135,44 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, torch.Tensor], *, r
         raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; leave merging out")
     architecture = read_config(KEY, config.model, revision)
     model = _read(architecture, config.model, dtype=torch.float32, revision=revision)
-    return merged(model, config.lora, adapters_of(state, "model."))
+    adapters, tuner = adapters_of(state), add_adapters(model, config.lora)
+    own = {name: parameter for name, parameter in model.named_parameters() if is_adapter(name)}
+    if own.keys() != adapters.keys() or any(own[name].shape != adapters[name].shape for name in own):
+        raise CheckpointError("adapters: they do not fit the model and `decoder.lora`; take both from one run")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(adapters[name])
+    return tuner.merge_and_unload().requires_grad_(True)
 
 
 @contextmanager
-def _only_at(read: torch.Tensor, layer: nn.Module) -> Iterator[None]:
+def _only_at(read: Tensor, layer: nn.Module) -> Iterator[None]:
     """Let a layer that works position by position, (B, S, H) -> (B, S, H), compute those of `read` (B, S) bool alone.
 
     Elsewhere it returns zeros. With 24 layers of LoRA it makes a training step 5% faster, with 4 layers 13%.
     """
     chosen = read.nonzero(as_tuple=True)
 
-    def gather(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         return inputs[0][chosen]
 
-    def scatter(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def scatter(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.new_zeros(*read.shape, output.shape[-1]).index_put(chosen, output)
 
-    handles = layer.register_forward_pre_hook(gather), layer.register_forward_hook(scatter)
-    try:
+    with layer.register_forward_pre_hook(gather), layer.register_forward_hook(scatter):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, revision: str | None) -> Any:
-    """transformers' model, on the CPU, with nothing of its files but weights and architecture."""
+    """transformers' model, on the CPU, with the weights and architecture of its files and nothing else of them."""
     import transformers
 
     architecture = read_config(KEY, config.model, revision)
-    _check(architecture, config.model)
+    if (kind := architecture.model_type) not in KNOWN:
+        raise ConfigError(f"{KEY}: {config.model} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
+    if getattr(architecture, "quantization_config", None) is not None:
+        fix = "give the unquantised model, and `decoder.load_in_4bit` for NF4"
+        raise ConfigError(f"{KEY}: {config.model} is quantised; {fix}")
     frozen = QwenDecoder.is_stored_by_name(config)
     dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
     if frozen:
@@ -186,8 +180,7 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     if config.load_in_4bit:
         quantized = {"quantization_config": quantization_config(precision), "device_map": {"": "cpu"}}
         model = _read(architecture, config.model, dtype=dtype, revision=revision, **quantized)
-        check_widths(config.model, model)
-        keep_one_arithmetic(model)
+        prepare_quantized(model, config.model)
     elif load_weights:
         model = _read(architecture, config.model, dtype=dtype, revision=revision)
     else:
@@ -196,23 +189,13 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     return model
 
 
-def _check(architecture: Any, name: str) -> None:
-    if architecture.model_type not in KNOWN:
-        kind = architecture.model_type
-        raise ConfigError(f"{KEY}: {name} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
-    if getattr(architecture, "quantization_config", None) is not None:
-        raise ConfigError(f"{KEY}: {name} is quantised; give the unquantised model, and `decoder.load_in_4bit` for NF4")
-
-
 def _read(architecture: Any, name: str, **settings: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
+    settings |= {"config": architecture, "output_loading_info": True}
     with reading(KEY, name):
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            location(name), config=architecture, output_loading_info=True, **settings
-        )
-    model, info = found
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{name}: {missing[0]} is not in its files; save the whole model again")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location(name), **settings)
+    model, info = loaded
+    if info["missing_keys"]:
+        raise CheckpointError(f"{name}: {min(info['missing_keys'])} is not in its files; save the whole model again")
     return model

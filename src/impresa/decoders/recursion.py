@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import RecursionConfig
@@ -50,9 +50,9 @@ class LatentRecursion(nn.Module):
         ConfigError: `num_heads` does not fit `dim`.
     """
 
-    answer: torch.Tensor
+    answer: Tensor
     """(D,), the fixed start of H at every position: a buffer, not trained."""
-    reasoning: torch.Tensor
+    reasoning: Tensor
     """(D,), the fixed start of Z."""
 
     def __init__(
@@ -69,11 +69,7 @@ class LatentRecursion(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.head_dim = dim // num_heads
         self.network = CausalNetwork(
-            dim=dim,
-            num_layers=config.num_layers,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            dropout=config.dropout,
+            dim=dim, num_layers=config.num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio, dropout=config.dropout
         )
         if config.recursive:
             self.register_buffer("answer", nn.init.trunc_normal_(torch.empty(dim)))
@@ -81,12 +77,12 @@ class LatentRecursion(nn.Module):
 
     @property
     def num_slots(self) -> int:
-        """Slots of the cache that a call fills: one for each layer of each pass of f."""
+        """Number of slots of the cache that a call fills: one for each layer of each pass of f."""
         config = self.config
         passes = config.num_rounds * config.num_cycles * (config.num_steps + 1) if config.recursive else 1
         return passes * config.num_layers
 
-    def forward(self, x: torch.Tensor, start: torch.Tensor | None, context: CausalContext) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: Tensor, start: Tensor | None, context: CausalContext) -> tuple[Tensor, ...]:
         """Recurse.
 
         Args:
@@ -121,19 +117,14 @@ class LatentRecursion(nn.Module):
         return tuple(rounds)
 
     def _cycle(
-        self,
-        x: torch.Tensor,
-        answer: torch.Tensor,
-        reasoning: torch.Tensor,
-        inputs: AttentionInputs,
-        slots: Iterator[int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x: Tensor, answer: Tensor, reasoning: Tensor, inputs: AttentionInputs, slots: Iterator[int]
+    ) -> tuple[Tensor, Tensor]:
         given = x + answer
         for _ in range(self.config.num_steps):
             reasoning = self._refine(given + reasoning, inputs, slots)
         return self._refine(answer + reasoning, inputs, slots), reasoning
 
-    def _refine(self, x: torch.Tensor, inputs: AttentionInputs, slots: Iterator[int]) -> torch.Tensor:
+    def _refine(self, x: Tensor, inputs: AttentionInputs, slots: Iterator[int]) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled() and inputs.cache is None:
             return checkpoint(self.network, x, inputs, next(slots), use_reentrant=False)
         return self.network(x, inputs, next(slots))
@@ -169,12 +160,7 @@ class RecursionHead(nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.gate = nn.Parameter(torch.zeros(()))
 
-    @property
-    def num_slots(self) -> int:
-        """Slots of the cache that a call fills, after those of the language model."""
-        return self.recursion.num_slots
-
-    def forward(self, hidden: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+    def forward(self, hidden: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
         """(B, S, D) of any floating type -> the same after each round; `context.first_slot` is the number of layers
         of the language model."""
         h = hidden.to(self.norm.weight.dtype)
@@ -192,7 +178,6 @@ def _check_room(context: CausalContext) -> None:
 
 def _heads_of(dim: int) -> int:
     if dim % 2:
-        raise ConfigError(
-            f"decoder.use_trm_recursion: the model's width {dim} is odd, which rotary positions cannot use"
-        )
+        fault = f"the model's width {dim} is odd, which rotary positions cannot use"
+        raise ConfigError(f"decoder.use_trm_recursion: {fault}")
     return fitting_heads(dim // 2, max(1, dim // _HEAD_DIM))  # each of them has an even width

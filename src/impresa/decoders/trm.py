@@ -1,8 +1,7 @@
-"""A Tiny Recursive Model as decoder: a language model from scratch that thinks by latent recursion instead of depth.
+"""A Tiny Recursive Model as decoder: a language model from scratch, with latent recursion in place of depth.
 
-Source: "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025, arXiv:2510.04871). There TRM
-stands for Tiny Recursive Model; the name Transformer-based Recurrent Memory, which is in use too, means this as well. A
-causal TRM for text is our own design: the paper's solves puzzles of a fixed length and sees all of them at once.
+TRM is the paper's name (see `impresa.decoders.recursion`); the name Transformer-based Recurrent Memory, which is in use
+too, means this as well. A causal TRM for text is our own design.
 
 Letters of shapes: B batch, T text, S prefix and text, H width, V vocabulary.
 """
@@ -10,7 +9,7 @@ Letters of shapes: B batch, T text, S prefix and text, H width, V vocabulary.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import DecoderConfig
@@ -24,13 +23,13 @@ class TRMDecoder(Decoder):
     """Token embeddings, latent recursion, and an LM head that is tied to the embeddings.
 
     Prefix and token embeddings are each brought to a root mean square of one before the recursion, so that neither
-    drowns the other. The tied head saves V x H parameters, most of a small model's; a gain of width H before it
-    stands for that of a norm (the recursion's output is normalised already).
+    dominates. The tied head saves V x H parameters, most of a small model's; a gain of width H before it takes the
+    place of a norm's (the recursion's output is normalised already).
 
     With `config.recursion.recursive` false it is a plain decoder of the same parameters, the control.
 
     Args:
-        config: the decoder's settings.
+        config: `decoder` of the experiment.
         vocab_size: V, tokens of the run's tokenizer.
 
     Raises:
@@ -55,11 +54,11 @@ class TRMDecoder(Decoder):
         self.gain = nn.Parameter(torch.ones(config.dim))
         self.can_share_prefixes = not config.activation_checkpointing  # which keeps no keys and values
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         return self.embedding(input_ids)
 
-    def run(self, embeds: torch.Tensor, context: CausalContext) -> tuple[torch.Tensor, ...]:
+    def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
         return self.recursion(embeds, None, context)
 
-    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+    def head(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden * self.gain, self.embedding.weight)

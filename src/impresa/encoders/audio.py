@@ -6,7 +6,7 @@ Letters of shapes: B batch, F frames, M mel bins, N patches, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
@@ -29,9 +29,6 @@ class SpectrogramTransformer(nn.Module):
         config: the tower's settings; `patch_size` is the side of a patch in frames and in mel bins.
         num_mels: M, a multiple of `config.patch_size`.
         max_frames: frames of the longest clip.
-
-    Raises:
-        ConfigError: `patch_size` does not divide the mel bins.
     """
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int) -> None:
@@ -39,6 +36,7 @@ class SpectrogramTransformer(nn.Module):
         side = config.patch_size
         if num_mels % side:
             raise ConfigError(f"audio_encoder.patch_size: {side} does not divide the {num_mels} mel bins; 16 does")
+        self.dim, self.summary = config.dim, None
         self.patch_size, self.num_mels, self.max_frames = side, num_mels, max_frames
         std = config.dim**-0.5
         self.patch_embedding = init_linear(nn.Linear(side**2, config.dim), std=1 / side)
@@ -47,30 +45,26 @@ class SpectrogramTransformer(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.transformer = Transformer(config)
 
-    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
-        """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere.
-
-        Raises:
-            DataError: the features are longer than the tower was built for, or have another number of bins.
-        """
+    def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
+        """Encode features (B, F, M); `mask` (B, F) bool is true on real frames, None for everywhere."""
         num_frames, num_mels = audio.shape[1:]
         if num_frames > self.max_frames or num_mels != self.num_mels:
             fault = f"{num_frames} frames of {num_mels} bins do not fit the tower"
             raise DataError(f"audio: {fault}; cut them to {self.max_frames} frames of {self.num_mels} bins")
         if mask is not None:
-            audio = audio.masked_fill(~mask.unsqueeze(-1), 0.0)  # what stands in padding must not enter a patch
+            audio = audio.masked_fill(~mask.unsqueeze(-1), 0.0)  # patches may hold real frames and padding
         grid = self._patches(audio)  # (B, times, pitches, D)
         x = self.dropout((grid + self.times[: grid.shape[1]] + self.pitches).flatten(1, 2))
         real = None if mask is None else self._real_patches(mask)
         return Features(tokens=self.transformer(x, mask=real), mask=real)
 
-    def _patches(self, audio: torch.Tensor) -> torch.Tensor:
+    def _patches(self, audio: Tensor) -> Tensor:
         side = self.patch_size
         padded = F.pad(audio, (0, 0, 0, -audio.shape[1] % side))
         grid = padded.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # (B, times, side, pitches, side)
         return self.patch_embedding(grid.transpose(2, 3).flatten(3))
 
-    def _real_patches(self, mask: torch.Tensor) -> torch.Tensor:
+    def _real_patches(self, mask: Tensor) -> Tensor:
         times = F.pad(mask, (0, -mask.shape[1] % self.patch_size)).unflatten(1, (-1, self.patch_size)).any(dim=2)
         return times.repeat_interleave(self.num_mels // self.patch_size, dim=1)
 
@@ -83,15 +77,13 @@ class AudioEncoder(Tower):
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         num_mels: M, mel bins of our features; a pretrained tower has its own.
         max_frames: frames of the longest clip in our features.
-        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
+        load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
     backbone: SpectrogramTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int, load_weights: bool = True) -> None:
         if is_from_scratch("audio", config):
-            scratch = SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames)
-            super().__init__(config, scratch, dim=config.dim, summary=None)
+            super().__init__(config, SpectrogramTransformer(config, num_mels=num_mels, max_frames=max_frames))
         else:
-            backbone = load_audio_backbone(config.backbone, load_weights=load_weights)
-            super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
+            super().__init__(config, load_audio_backbone(config.backbone, load_weights=load_weights))

@@ -9,7 +9,7 @@ import logging
 import math
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import MemoryConfig
 from impresa.layers.attention import Attention, fitting_heads
@@ -30,7 +30,7 @@ class MemoryTokens(nn.Module):
     S is a buffer that starts at zero. The forward pass only reads it and, in training, adds up r; `commit` folds the
     mean of r into S once per optimizer step. In eval mode S is constant, so no embedding depends on its batch.
     After every `mem_reinit_steps`-th step S is reset, but only for the training passes that follow: an evaluation or a
-    checkpoint between the two still has the state that the weights were trained with.
+    checkpoint before them still has the state that the weights were trained with.
 
     The slot embeddings keep tokens apart that start equal (`zeros`), and give every token its own gradient.
 
@@ -40,9 +40,9 @@ class MemoryTokens(nn.Module):
         num_heads: heads of the read-out; when they do not divide d, the largest smaller number that does.
     """
 
-    state: torch.Tensor
-    reset_pending: torch.Tensor
-    initialised: torch.Tensor
+    state: Tensor
+    reset_pending: Tensor
+    initialised: Tensor
 
     def __init__(self, config: MemoryConfig, dim_model: int, num_heads: int) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class MemoryTokens(nn.Module):
         self.tokens = nn.Parameter(_start(config))
         self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
         self.write = _linear(dim, dim_model)
-        # Buffers, so that a resumed run continues exactly. What is summed up between commits is none of them: DDP would
-        # overwrite it with rank 0's at the next forward pass.
+        # Buffers, so that a resumed run continues exactly. The sum between commits is no buffer: DDP would overwrite it
+        # with rank 0's at the next forward pass.
         if config.memory_init == "features":
             self.register_buffer("initialised", torch.tensor(False))
         self.is_static = config.memory_update == "static" or config.mem_alpha == 0
@@ -66,10 +66,10 @@ class MemoryTokens(nn.Module):
         self.patch_norm = nn.LayerNorm(dim)
         self.attention = Attention(dim, fitting_heads(dim, num_heads))
         self.gate = _gate(dim, config.mem_alpha) if config.memory_update == "gated" else None
-        self._sum: torch.Tensor | None = None
+        self._sum: Tensor | None = None
         self._count = 0
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: Tensor) -> Tensor:
         """Patch embeddings (B, N, D) -> memory tokens (B, M, D)."""
         if self.training and self.config.memory_init == "features" and not self.initialised:
             self._start_from(patches)
@@ -104,20 +104,20 @@ class MemoryTokens(nn.Module):
         if self.config.mem_reinit_steps and step % self.config.mem_reinit_steps == 0:
             self.reset_pending.fill_(True)
 
-    def _visible_state(self) -> torch.Tensor:
+    def _visible_state(self) -> Tensor:
         return self.state.masked_fill(self.reset_pending, 0) if self.training else self.state
 
-    def _blend(self, memory: torch.Tensor, read: torch.Tensor) -> torch.Tensor | float:
+    def _blend(self, memory: Tensor, read: Tensor) -> Tensor | float:
         if self.gate is None:
             return self.config.mem_alpha
         return torch.sigmoid(self.gate(torch.cat([memory.expand_as(read), read], dim=-1)))  # (B, M, 1)
 
-    def _add_up(self, read: torch.Tensor) -> None:
+    def _add_up(self, read: Tensor) -> None:
         total = read.sum(dim=0, dtype=torch.promote_types(read.dtype, torch.float32))
         self._sum = total if self._sum is None else self._sum + total
         self._count += len(read)
 
-    def _total(self) -> tuple[torch.Tensor, float]:
+    def _total(self) -> tuple[Tensor, float]:
         total = torch.zeros_like(self.state) if self._sum is None else self._sum
         count = float(self._count)
         self._sum, self._count = None, 0
@@ -128,7 +128,7 @@ class MemoryTokens(nn.Module):
         return total, count
 
     @torch.no_grad()
-    def _start_from(self, patches: torch.Tensor) -> None:
+    def _start_from(self, patches: Tensor) -> None:
         """Make the tokens patch embeddings of this batch, drawn by rank 0."""
         candidates = patches.flatten(0, 1)
         draw = torch.randperm(len(candidates))[torch.arange(len(self.tokens)) % len(candidates)]
@@ -142,7 +142,7 @@ class MemoryTokens(nn.Module):
         self.initialised.fill_(True)
 
 
-def _start(config: MemoryConfig) -> torch.Tensor:
+def _start(config: MemoryConfig) -> Tensor:
     tokens = torch.empty(config.num_memory_tokens, config.dim)
     if config.memory_init == "zeros":
         return nn.init.zeros_(tokens)

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 
 @dataclass
 class Features:
     """The output of a backbone for B inputs, after its last norm."""
 
-    summary: torch.Tensor | None = None
-    """(B, D), the token that stands for the whole input: CLS of an image, the end token of a text."""
-    tokens: torch.Tensor | None = None
-    """(B, N, D), the patches or words; None when only the summary was asked for."""
-    mask: torch.Tensor | None = None
-    """(B, N) bool, true where a token is real; None stands for all true."""
-    memory: torch.Tensor | None = None
-    """(B, M, D), the memory tokens of a backbone that has them; None when only the summary was asked for."""
+    summary: Tensor | None = None
+    """(B, D), the token that summarises the input: CLS of an image, the end token of a text."""
+    tokens: Tensor | None = None
+    """(B, N, D), the patches or words; None with `summary_only`."""
+    mask: Tensor | None = None
+    """(B, N) bool, true where a token is real; None for all true."""
+    memory: Tensor | None = None
+    """(B, M, D), the memory tokens of a backbone that has them; None with `summary_only`."""
 
 
 @dataclass
 class EncoderOutput:
-    """Tokens, their mask, and the pooled embedding of B inputs."""
+    """The output of an encoder for B inputs; tokens, mask and memory as in `Features`, where tokens were asked for."""
 
-    pooled: torch.Tensor
+    pooled: Tensor
     """(B, E), not normalised: the loss normalises each Matryoshka prefix by itself."""
-    tokens: torch.Tensor | None = None
-    """(B, N, D), or None when the caller did not ask for tokens."""
-    mask: torch.Tensor | None = None
-    """(B, N) bool, true where a token is real; None stands for all true."""
-    memory: torch.Tensor | None = None
-    """(B, M, D) memory tokens after the last block, when the tower has memory and tokens were asked for."""
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    memory: Tensor | None = None

@@ -35,7 +35,7 @@ class Pooling(nn.Module, ABC):
     """Features that have passed the projection or the Perceiver -> (B, D)."""
 
     reads_summary = False
-    """Reads the summary and not the tokens, which the backbone may then leave out."""
+    """True if it reads the summary and not the tokens, which the backbone may then leave out."""
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
@@ -61,12 +61,8 @@ class MeanPooling(Pooling):
 
 
 class AttentionPooling(Pooling):
-    """One learned query reads the tokens by multi-head attention (Lee et al. 2019, arXiv:1810.00825).
-
-    Args:
-        dim: D.
-        num_heads: heads; when they do not divide D, the largest smaller number that does.
-    """
+    """One learned query reads the tokens by multi-head attention (Lee et al. 2019, arXiv:1810.00825), with `num_heads`
+    heads, or when they do not divide `dim` (D) the largest smaller number that does."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -80,7 +76,7 @@ class AttentionPooling(Pooling):
 
 
 OF_TOKENS: dict[str, type[Pooling]] = {"mean": MeanPooling}
-"""Values of `pooling` that every tower can use, for they read its tokens; the others name a summary."""
+"""Values of `pooling` that read the tokens, so that every tower can use them; the others name a summary."""
 
 
 def build_pooling(config: EncoderConfig, dim: int, summary: Summary | None) -> Pooling:
@@ -90,7 +86,7 @@ def build_pooling(config: EncoderConfig, dim: int, summary: Summary | None) -> P
     Args:
         config: the tower's settings.
         dim: D.
-        summary: the summary that its backbone has, if any; `auto` takes it, or else the mean.
+        summary: the summary that the backbone has, if any; `auto` takes it, or else the mean.
 
     Raises:
         ConfigError: `pooling` names a summary that the backbone does not have.

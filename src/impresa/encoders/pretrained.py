@@ -1,18 +1,15 @@
-"""Backbones that others trained: one small class per family, all alike from outside.
-
-A backbone takes the inputs of its modality and returns `Features`. The head that follows it in its own model (CLIP's
-projection into the joint space) can be taken from it, because a tower keeps it only when nothing else stands between.
-"""
+"""Pretrained backbones: one small class per family, with one interface."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
@@ -22,51 +19,42 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainedBackbone(nn.Module):
-    """A tower of another model, seen as ours see theirs.
-
-    A subclass says in `forward` how its inputs become `Features`.
+    """A tower of another model; a subclass's `forward` takes the inputs of its modality and returns `Features`.
 
     Args:
         model: the transformers (or timm) module.
         dim: D, the width of tokens and summary.
-        summary: what the model itself takes for the whole input, if anything.
+        summary: the model's own summary of an input, if any.
     """
 
-    pooler: nn.Module | None
-    """The part that makes the summary from the tokens, where it has weights of its own."""
-    head: nn.Module | None
-    """The map of the summary into the model's own embedding space, if it has one."""
-    has_cls: bool
-    """There is a CLS token for those who ask for it, though the model does not sum up in it."""
+    blocks_name = ""
+    """Name in `model` of the stack of equal blocks that the tokens pass; empty where there is none."""
+    has_cls = False
+    """True if there is a CLS token for `pooling: cls`, though it is not the model's own summary."""
 
     def __init__(self, model: Any, *, dim: int, summary: Summary | None) -> None:
         super().__init__()
         self.model = model
         self.dim = dim
         self.summary = summary
-        self.pooler = None
-        self.head = None
-        self.has_cls = False
+        self.pooler: nn.Module | None = None  # makes the summary from the tokens by weights of its own; None if unused
+        self.head: nn.Module | None = None  # maps the summary into the model's own embedding space, if it has one
         self.config: Any = None  # of the whole model, where it is one of transformers
 
     def save_architecture(self, folder: Path) -> None:
-        """Write the config that the tower is built from again without its weights."""
+        """Write the config from which the tower can be built without its weights."""
         if self.config is not None:
             self.config.save_pretrained(folder)
 
     def take_head(self, embed_dim: int) -> nn.Module | None:
-        """Hand over the head, which the backbone loses; None if there is none of `embed_dim` outputs."""
+        """Remove the head and return it; None if there is none of `embed_dim` outputs."""
         head, self.head = self.head, None
         return head if head is not None and _num_outputs(head, self.dim) == embed_dim else None
 
-    def drop_pooler(self) -> None:
-        """Drop the part that makes the summary, when nobody reads it, so that no weight is left without a gradient."""
-        self.pooler = None
-
     @property
-    def blocks(self) -> nn.ModuleList | nn.Sequential | None:
-        """The stack of equal blocks that the tokens pass; None where there is none, or a family has not named it."""
-        return None
+    def blocks(self) -> Any:
+        """The stack of equal blocks that the tokens pass, or None."""
+        return self.model.get_submodule(self.blocks_name) if self.blocks_name else None
 
     def recompute_activations(self) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, where the model can."""
@@ -76,7 +64,7 @@ class PretrainedBackbone(nn.Module):
 ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")
 """Kinds of encoder-decoder models whose encoder alone can be loaded."""
 Family = Callable[[Any], PretrainedBackbone]
-"""From a whole loaded model to the backbone made of one of its towers."""
+"""Makes a backbone of one of the towers of a loaded model."""
 
 
 def load_backbone(
@@ -92,10 +80,8 @@ def load_backbone(
 
     Args:
         name: a Hugging Face id or the path of a folder made by `save_pretrained`.
-        family_of: what is made of a model, by its `model_type`.
-        key: the config key that holds `name`, for messages.
-        modality: what the tower reads, for messages.
-        known: which models would do, for messages.
+        family_of: the family of a `model_type`, if known.
+        key, modality, known: for messages: the config key that holds `name`, the tower's input, models that would do.
         load_weights: false builds the tower from its config alone, for weights that come from elsewhere.
 
     Raises:
@@ -105,11 +91,10 @@ def load_backbone(
     config = read_config(key, name)
     family = family_of(config.model_type)
     if family is None:
-        raise ConfigError(
-            f"{key}: {name} is a {config.model_type} model, of which we know no tower for {modality}; use {known}"
-        )
+        fault = f"{name} is a {config.model_type} model, of which we know no tower for {modality}"
+        raise ConfigError(f"{key}: {fault}; use {known}")
     with reading(key, name):
-        model, info = _read_model(config, name) if load_weights else (_new_model(config), None)
+        model, info = _build(config, name, load_weights)
     names = {id(tensor): tensor_name for tensor_name, tensor in _named_tensors(model)}
     backbone = family(model)
     backbone.config = config
@@ -118,45 +103,35 @@ def load_backbone(
     return backbone
 
 
-def _read_model(config: Any, name: str) -> tuple[Any, Mapping[str, Any]]:
-    return _model_class(config).from_pretrained(
-        location(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(), module.named_buffers())
 
 
-def _new_model(config: Any) -> Any:
-    kind = _model_class(config)
-    return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float()
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _model_class(config: Any) -> Any:
-    """The class of a single tower where the files hold one, else the whole model without the heads of its tasks."""
+def _build(config: Any, name: str, load_weights: bool) -> tuple[Any, Mapping[str, Any] | None]:
+    """The model, and transformers' account of its weights if they are loaded. It is a single tower where the files hold
+    one, else the whole model without the heads of its tasks."""
     import transformers
 
     architecture = (config.architectures or [""])[0]
+    kind: Any = transformers.AutoModel
     if architecture.endswith(("VisionModel", "TextModel", "AudioModel", "WithProjection")):
-        return getattr(transformers, architecture)
-    if config.model_type in ENCODERS_OF_PAIRS:
-        return transformers.AutoModelForTextEncoding
-    return transformers.AutoModel
+        kind = getattr(transformers, architecture)
+    elif config.model_type in ENCODERS_OF_PAIRS:
+        kind = transformers.AutoModelForTextEncoding
+    if not load_weights:
+        return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float(), None
+    settings = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    return kind.from_pretrained(location(name), **settings)
 
 
 def _check_weights(name: str, kept: set[str], info: Mapping[str, Any]) -> None:
-    """Refuse a tower with weights that its files did not give; tell what the files hold beyond it."""
-    mismatched = sorted(entry[0] for entry in info["mismatched_keys"] if entry[0] in kept)
-    if mismatched:
+    """Refuse a tower with weights that its files lack; warn of weights in the files that it does not use."""
+    if mismatched := sorted(entry[0] for entry in info["mismatched_keys"] if entry[0] in kept):
         raise CheckpointError(f"{name}: {_listed(mismatched)} have other shapes than config.json says; save it again")
-    missing = sorted(kept & set(info["missing_keys"]))
-    if missing:
+    if missing := sorted(kept & set(info["missing_keys"])):
         raise CheckpointError(f"{name}: {_listed(missing)} are not in its files; save the whole model again")
-    unexpected = sorted(info["unexpected_keys"])
-    if unexpected:
-        logger.warning("%s: left out %s, which the tower has no place for", name, _listed(unexpected))
+    if unexpected := sorted(info["unexpected_keys"]):
+        logger.warning("%s: left out %s, which the tower does not use", name, _listed(unexpected))
 
 
 def _listed(names: list[str], most: int = 3) -> str:
@@ -165,6 +140,5 @@ def _listed(names: list[str], most: int = 3) -> str:
 
 
 def _num_outputs(head: nn.Module, dim: int) -> int:
-    """Width of what a head gives for a summary of width `dim`."""
     linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
     return linears[-1].out_features if linears else dim

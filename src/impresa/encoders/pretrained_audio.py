@@ -1,7 +1,7 @@
 """Pretrained audio towers: Whisper's encoder, CLAP and AST.
 
-All take features (B, F, M) as their own preprocessing makes them, of a fixed number of frames, and a mask (B, F) bool,
-true on frames that are not padding. They were trained to see the padding; the mask only says which tokens are pooled.
+All take features (B, F, M) of their own preprocessing, of a fixed number of frames, and a mask (B, F) bool, true on
+frames that are not padding. They were trained to see the padding; the mask only says which tokens are pooled.
 
 Letters of shapes: B batch, F frames, M mel bins, N tokens, D width.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
@@ -24,7 +24,7 @@ class WhisperAudio(PretrainedBackbone):
     def __init__(self, model: Any) -> None:
         super().__init__(model.encoder, dim=model.config.d_model, summary=None)
 
-    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
+    def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         tokens = self.model(audio.transpose(1, 2)).last_hidden_state
         return Features(tokens=tokens, mask=None if mask is None else mask.unflatten(1, (-1, 2)).any(dim=2))
 
@@ -32,8 +32,8 @@ class WhisperAudio(PretrainedBackbone):
 class ClapAudio(PretrainedBackbone):
     """CLAP's HTS-AT (Wu et al. 2023); its summary is the mean of its tokens.
 
-    Clips are cut to what it can see before they come here, so that its fusion of several crops of a longer clip has
-    nothing to do and is left out. Short clips are repeated by its preprocessing: nothing is masked.
+    Clips are cut to its length beforehand, so that its fusion of several crops of a longer clip is unused and left out.
+    Short clips are repeated by its preprocessing: nothing is masked.
     """
 
     def __init__(self, model: Any) -> None:
@@ -44,7 +44,7 @@ class ClapAudio(PretrainedBackbone):
             tower.enable_fusion = tower.patch_embed.enable_fusion = False
             del tower.patch_embed.fusion_model, tower.patch_embed.mel_conv2d
 
-    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
+    def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         out = self.model(audio.unsqueeze(1))
         return Features(out.pooler_output, None if summary_only else out.last_hidden_state.flatten(2).transpose(1, 2))
 
@@ -55,14 +55,12 @@ class ASTAudio(PretrainedBackbone):
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary="own")
 
-    def forward(self, audio: torch.Tensor, mask: torch.Tensor | None = None, *, summary_only: bool = False) -> Features:
+    def forward(self, audio: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         out = self.model(audio)
-        if summary_only:
-            return Features(summary=out.pooler_output)
         real = None if mask is None else self._real_patches(mask)
-        return Features(out.pooler_output, out.last_hidden_state[:, 2:], real)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state[:, 2:], real)
 
-    def _real_patches(self, mask: torch.Tensor) -> torch.Tensor:
+    def _real_patches(self, mask: Tensor) -> Tensor:
         """Patches overlap and stand in rows of equal pitch; one is real when any of its frames is."""
         config = self.model.config
         times = mask.unfold(1, config.patch_size, config.time_stride).any(dim=2)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import ENCODERS_OF_PAIRS, Family, PretrainedBackbone, load_backbone
 from impresa.errors import DataError
 
 _NO_ENCODERS = ("bart", "mbart", "mvp", "perceiver", "tapas")
-"""Models that can fill in masked words, but are more, or read more, than a text encoder."""
+"""Models for masked words that have more than an encoder, or read more than text."""
 KEY = "text_encoder.backbone"
 
 
@@ -26,56 +26,45 @@ class CLIPText(PretrainedBackbone):
         super().__init__(tower, dim=tower.config.hidden_size, summary="eot")
         self.head = getattr(model, "text_projection", None)
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
-    ) -> Features:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         # No mask: attention is causal and the padding on the right, so that no token that is read sees any.
         out = self.model(input_ids)
-        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, attention_mask)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, mask)
 
 
 class SigLIPText(PretrainedBackbone):
     """SigLIP's transformer (Zhai et al. 2023); its summary is the last position.
 
-    It was trained on texts padded to its full length, whose padding every token sees: the tokenizer has to pad them so.
+    It was trained on texts padded to its full length, whose padding every token sees: the tokenizer must pad likewise.
     """
 
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "text_model", model)
         super().__init__(tower, dim=tower.config.hidden_size, summary="own")
-        self.head, tower.head = tower.head, torch.nn.Identity()
+        self.head, tower.head = tower.head, nn.Identity()
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
-    ) -> Features:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         length = self.model.config.max_position_embeddings
         if input_ids.shape[1] != length:
-            given = input_ids.shape[1]
-            raise DataError(
-                f"input_ids: {given} tokens, but SigLIP reads texts padded to {length}; use its own tokenizer"
-            )
+            fault = f"{input_ids.shape[1]} tokens, but SigLIP reads texts padded to {length}"
+            raise DataError(f"input_ids: {fault}; use its own tokenizer")
         out = self.model(input_ids)
-        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, attention_mask)
+        return Features(out.pooler_output, None if summary_only else out.last_hidden_state, mask)
 
 
 class EncoderText(PretrainedBackbone):
-    """A bidirectional encoder; a text is the mean of its tokens, as sentence-transformers trains most of them.
-
-    The first token is there for models that were trained to sum up a text in it (`pooling: cls`).
-    """
+    """A bidirectional encoder; a text is the mean of its tokens, as sentence-transformers trains most of them, or the
+    first token for models that were trained to sum up a text in it (`pooling: cls`)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary=None)
         self.has_cls = model.config.model_type not in ENCODERS_OF_PAIRS
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # made for next-sentence prediction; unused it would have no gradient
+        model.pooler = None  # of BERT, for next-sentence prediction; unused it would have no gradient
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
-    ) -> Features:
-        numbers = None if attention_mask is None else attention_mask.long()  # older towers subtract the mask from one
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
+        numbers = None if mask is None else mask.long()  # older towers subtract the mask from one
         tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state
-        return Features(tokens[:, 0], None if summary_only else tokens, attention_mask)
+        return Features(tokens[:, 0], None if summary_only else tokens, mask)
 
 
 FAMILIES: dict[str, Family] = {

@@ -6,7 +6,7 @@ Letters of shapes: B batch, T tokens, D width, E embedding.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.output import Features
@@ -28,6 +28,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int) -> None:
         super().__init__()
+        self.dim, self.summary = config.dim, "eot"
         self.end_id = end_id
         self.token_embedding = nn.Embedding(vocab_size, config.dim)
         self.positions = nn.Parameter(0.01 * torch.randn(config.max_len, config.dim))
@@ -35,30 +36,21 @@ class TextTransformer(nn.Module):
         self.transformer = Transformer(config, causal=True)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, summary_only: bool = False
-    ) -> Features:
-        """Encode texts.
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
+        """Encode texts (B, T) int64, padded on the right, T at most `max_len`; `mask` (B, T) bool is only passed on.
 
-        Args:
-            input_ids: (B, T) int64, padded on the right, T at most `max_len`.
-            attention_mask: (B, T) bool, true where there is a token; None when nothing is padded.
-            summary_only: leave out the tokens; the last block then computes the end tokens alone.
-
-        Raises:
-            DataError: the texts are longer than the tower was built for.
+        With `summary_only` the last block computes the end tokens alone.
         """
         length, longest = input_ids.shape[1], len(self.positions)
         if length > longest:
-            raise DataError(
-                f"input_ids: {length} tokens, but the text tower reads {longest}; truncate or raise max_len"
-            )
+            fault = f"{length} tokens, but the text tower reads {longest}"
+            raise DataError(f"input_ids: {fault}; truncate or raise max_len")
         x = self.dropout(self.token_embedding(input_ids) + self.positions[:length])
         end = (input_ids == self.end_id).int().argmax(dim=1)
         if summary_only:
             return Features(summary=self.transformer(x, only=end).squeeze(1))
         x = self.transformer(x)
-        return Features(summary=x[torch.arange(len(x), device=x.device), end], tokens=x, mask=attention_mask)
+        return Features(summary=x[torch.arange(len(x), device=x.device), end], tokens=x, mask=mask)
 
 
 class TextEncoder(Tower):
@@ -69,15 +61,16 @@ class TextEncoder(Tower):
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         vocab_size: rows of our token table, the tokenizer's own size; a pretrained tower has its own.
         end_id: id of the end token, for our transformer; every text has one.
-        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
+        load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
     backbone: TextTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:
         if is_from_scratch("text", config):
-            super().__init__(config, TextTransformer(config, vocab_size, end_id), dim=config.dim, summary="eot")
+            super().__init__(config, TextTransformer(config, vocab_size, end_id))
         else:
             backbone = load_text_backbone(config.backbone, load_weights=load_weights)
-            summary = "cls" if config.pooling == "cls" and backbone.has_cls else backbone.summary
-            super().__init__(config, backbone, dim=backbone.dim, summary=summary)
+            if config.pooling == "cls" and backbone.has_cls:
+                backbone.summary = "cls"
+            super().__init__(config, backbone)

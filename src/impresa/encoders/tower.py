@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, PrefixTokens
 from impresa.encoders.output import EncoderOutput, Features
-from impresa.encoders.pooling import MeanPooling, Pooling, Summary, SummaryPooling, build_pooling
+from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.errors import ConfigError
 from impresa.layers.init import init_linear
@@ -20,25 +20,30 @@ from impresa.layers.perceiver import PerceiverResampler
 class Tower(nn.Module):
     """backbone -> tokens -> projection or Perceiver -> pooling -> head -> embedding.
 
-    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; what
-    stands behind it is trained, unless the whole tower comes from a run of ours (`config.checkpoint`).
+    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; the
+    parts behind it are trained, unless the whole tower comes from another run of Impresa (`config.checkpoint`).
 
     Args:
         config: the tower's settings.
-        backbone: returns `Features` of width `dim`.
-        dim: D, the width of the backbone's features.
-        summary: the summary that the backbone offers, if any.
+        backbone: a module that returns `Features`; its `dim` is their width D, its `summary` names theirs, if any.
     """
 
-    def __init__(self, config: EncoderConfig, backbone: nn.Module, *, dim: int, summary: Summary | None) -> None:
+    def __init__(self, config: EncoderConfig, backbone: Any) -> None:
         super().__init__()
-        self.dim = dim
-        self.summary = summary
+        dim: int = backbone.dim
+        self.dim, self.summary = dim, backbone.summary
         self.backbone = backbone
-        self.perceiver = _build_perceiver(config, dim) if config.use_perceiver else None
+        self.perceiver: PerceiverResampler | None = None
+        if config.use_perceiver:
+            self.perceiver = PerceiverResampler(
+                dim=dim,
+                num_latents=config.perceiver_num_latents,
+                num_layers=config.perceiver_num_layers,
+                num_heads=config.perceiver_num_heads,
+            )
         self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
         # Runs have stored the one pooling that has weights under this name.
-        self.attention_pooling = build_pooling(config, dim, summary)
+        self.attention_pooling = build_pooling(config, dim, self.summary)
         self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
         self.has_own_head = False
         self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
@@ -54,31 +59,29 @@ class Tower(nn.Module):
         return self.attention_pooling
 
     def _frozen_part(self) -> nn.Module:
-        """All of a tower that comes from a run of ours; of another its backbone, with new parts behind it."""
+        """All of a tower that comes from another run, else the backbone: the parts behind it are new."""
         return self if self.comes_from_a_run else self.backbone
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
-        """Keep of a pretrained tower what is read. Its head stays where nothing new stands before it: then the tower
-        starts as the very model that it comes from. It is frozen together with the backbone."""
+        """Keep only the parts of a pretrained tower that are used. Its head is kept where nothing new stands before it:
+        the tower then starts as the pretrained model. It is frozen together with the backbone."""
         own_head = backbone.take_head(config.embed_dim)
-        self.has_own_head = own_head is not None and self.pooling.reads_summary and config.projection == "none"
-        if own_head is not None and self.has_own_head:
-            self.head = own_head.requires_grad_(not self.is_frozen)
+        if own_head is not None and self.pooling.reads_summary and config.projection == "none":
+            self.head, self.has_own_head = own_head.requires_grad_(not self.is_frozen), True
         if not self.pooling.reads_summary:
-            backbone.drop_pooler()
+            backbone.pooler = None
         if config.activation_checkpointing and not self.is_frozen:
             backbone.recompute_activations()
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that come from a pretrained model: those of its backbone, and of its head if that is kept; all
-        of a tower that comes from a run of ours."""
+        of a tower that comes from another run."""
         if self.comes_from_a_run:
             yield from self.parameters()
-            return
-        if isinstance(self.backbone, PretrainedBackbone):
+        elif isinstance(self.backbone, PretrainedBackbone):
             yield from self.backbone.parameters()
-        if self.has_own_head:
-            yield from self.head.parameters()
+            if self.has_own_head:
+                yield from self.head.parameters()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -91,20 +94,22 @@ class Tower(nn.Module):
         """Encode a batch.
 
         Args:
-            inputs: those of the backbone: images; token ids and their mask; features of sounds and their mask. A mask
-                may be None or left out where all is real.
-            return_tokens: with the tokens, their mask, and the memory tokens of a tower that has them.
+            inputs: of the backbone: images; token ids and their mask; features of sounds and their mask. A mask may be
+                None or left out where all is real.
+            return_tokens: return the tokens, their mask, and the memory tokens of a tower that has them, too.
+
+        Raises:
+            DataError: the inputs have another size than the tower was built for.
         """
         features = self.backbone(*inputs, summary_only=self.pooling.reads_summary and not return_tokens)
         return self.embed(features, return_tokens=return_tokens)
 
     def embed(self, features: Features, *, return_tokens: bool) -> EncoderOutput:
-        """Pool the features of the backbone. Memory tokens take no part and are handed on as they are."""
+        """Pool the features of the backbone. Memory tokens take no part and are passed on unchanged."""
         projected = self._project(features)
         pooled = self.head(self.pooling(projected))
-        if not return_tokens:
-            return EncoderOutput(pooled)
-        return EncoderOutput(pooled, projected.tokens, projected.mask, features.memory)
+        tokens = (projected.tokens, projected.mask, features.memory) if return_tokens else ()
+        return EncoderOutput(pooled, *tokens)
 
     def _project(self, features: Features) -> Features:
         """The features behind the projection, or the latents of the Perceiver, all of which are real."""
@@ -116,24 +121,16 @@ class Tower(nn.Module):
 
     @property
     def sums_up_in_cls(self) -> bool:
-        """The embedding is made of CLS alone, so that nothing trains what the last block does to the other tokens."""
+        """True if the embedding is made of CLS alone, so that the last block's other outputs are untrained."""
         return isinstance(self.pooling, SummaryPooling) and self.summary == "cls"
 
     @property
     def has_block_to_spare(self) -> bool:
-        """The backbone has a stack of more than one block."""
+        """True if the backbone has a stack of more than one block."""
         return len(getattr(self.backbone, "blocks", None) or ()) > 1
 
-    def _drop_last_block(self) -> None:
-        if not self.has_block_to_spare:
-            fault = "the tower has a single block"
-            if isinstance(self.backbone, PretrainedBackbone):
-                fault = f"{type(self.backbone.model).__name__} has no block to spare"
-            raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
-        del self.backbone.blocks[-1]  # type: ignore[union-attr, operator]
-
     def keep(self, which: PrefixTokens, *, drop_last_block: bool) -> None:
-        """Turn into a tower that is only read from now on (see `read`): the parts of its embedding go.
+        """Make this a tower for `read` only: the parts that make its embedding are dropped.
 
         Args:
             which: the tokens that will be read.
@@ -147,23 +144,25 @@ class Tower(nn.Module):
         if which == "memory" and getattr(self.backbone, "memory", None) is None:
             raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
         if drop_last_block:
-            self._drop_last_block()
+            if not self.has_block_to_spare:
+                fault = "the tower has a single block"
+                if isinstance(self.backbone, PretrainedBackbone):
+                    fault = f"{type(self.backbone.model).__name__} has no block to spare"
+                raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
+            del self.backbone.blocks[-1]
         self.reads_memory = which == "memory"
         if which != "perceiver":
             self.perceiver = None
         if which != "tokens":
             self.projection = nn.Identity()
-        self.attention_pooling = MeanPooling()  # has no weights, and no need of a summary
+        self.attention_pooling = MeanPooling()  # without weights, and reads no summary
         self.head = nn.Identity()
         if isinstance(self.backbone, PretrainedBackbone):
-            self.backbone.drop_pooler()
+            self.backbone.pooler = None
 
     def read(self, *inputs: Tensor | None) -> EncoderOutput:
-        """The tokens that `keep` has named, with their mask, for a language model; `pooled` is empty.
-
-        Args:
-            inputs: the same as those of `forward`.
-        """
+        """The tokens that `keep` has chosen, with their mask, for a language model; `pooled` is empty. Inputs are those
+        of `forward`."""
         features: Features = self.backbone(*inputs)
         kept = Features(tokens=features.memory) if self.reads_memory else self._project(features)
         assert kept.tokens is not None
@@ -179,12 +178,3 @@ def build_projection(kind: Literal["mlp", "linear", "none"], dim: int) -> nn.Mod
             return init_linear(nn.Linear(dim, dim), std=dim**-0.5)
         case "none":
             return nn.Identity()
-
-
-def _build_perceiver(config: EncoderConfig, dim: int) -> PerceiverResampler:
-    return PerceiverResampler(
-        dim=dim,
-        num_latents=config.perceiver_num_latents,
-        num_layers=config.perceiver_num_layers,
-        num_heads=config.perceiver_num_heads,
-    )

@@ -6,7 +6,7 @@ Letters of shapes: B batch, N tokens, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from impresa.config.experiment import EncoderConfig
@@ -26,60 +26,34 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.drop_rate)
         self.mlp_norm = nn.LayerNorm(config.dim)
         self.mlp = MLP(
-            config.dim,
-            round(config.dim * config.mlp_ratio),
-            activation=config.activation,
-            dropout=config.drop_rate,
+            config.dim, round(config.dim * config.mlp_ratio), activation=config.activation, dropout=config.drop_rate
         )
-        self._init_weights(config.dim, config.depth)
-
-    def _init_weights(self, dim: int, depth: int) -> None:
         # CLIP's rule: what is added to the residual stream shrinks with the number of additions (two per block).
-        residual_std = dim**-0.5 * (2 * depth) ** -0.5
+        residual_std = config.dim**-0.5 * (2 * config.depth) ** -0.5
         init_linear(self.attention.out, std=residual_std)
-        init_linear(self.mlp.up, std=(2 * dim) ** -0.5)
+        init_linear(self.mlp.up, std=(2 * config.dim) ** -0.5)
         init_linear(self.mlp.down, std=residual_std)
 
-    def forward(
-        self, x: torch.Tensor, only: torch.Tensor | None = None, visible: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Transform all tokens, or one of each sequence.
-
-        Args:
-            x: (B, N, D).
-            only: (B,) int64, position of the one token of each sequence to compute. It still reads all the others.
-            visible: (B, 1, 1, N) bool, the tokens that may be read, not for causal blocks; None for all.
-
-        Returns:
-            (B, N, D), or (B, 1, D) with `only`: the same values as at those positions of the whole.
-        """
+    def forward(self, x: Tensor, only: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """See `Transformer.forward`; `visible` (B, 1, 1, N) bool is true on tokens that may be read, None for all."""
         context = self.attention_norm(x)
         if only is None:
             read = self.attention(context, context, mask=visible, is_causal=self.causal)
         else:
-            mask = self._up_to(only, x.shape[1]) if self.causal else visible
-            read = self.attention(_take(context, only), context, mask=mask)
-            x = _take(x, only)
+            if self.causal:  # up to the position itself
+                visible = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None, :]
+            own = only[:, None, None]
+            read = self.attention(context.take_along_dim(own, dim=1), context, mask=visible)  # (B, 1, D)
+            x = x.take_along_dim(own, dim=1)
         x = x + self.dropout(read)
         return x + self.mlp(self.mlp_norm(x))
-
-    @staticmethod
-    def _up_to(position: torch.Tensor, num_tokens: int) -> torch.Tensor:
-        tokens = torch.arange(num_tokens, device=position.device)
-        return (tokens <= position.unsqueeze(1))[:, None, None, :]  # (B, 1, 1, N)
-
-
-def _take(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    rows = torch.arange(len(x), device=x.device)
-    return x[rows, position].unsqueeze(1)  # (B, 1, D)
 
 
 class Transformer(nn.Module):
     """A stack of pre-norm blocks and the norm after them.
 
     Args:
-        config: `dim`, `depth`, `num_heads`, `mlp_ratio`, `activation`, `drop_rate`, `attn_drop_rate` and
-            `activation_checkpointing` are read.
+        config: the tower's settings.
         causal: token i sees tokens 0 to i. Sequences padded on the right then need no mask: no real token sees padding.
     """
 
@@ -89,19 +63,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, causal=causal) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(
-        self, x: torch.Tensor, only: torch.Tensor | None = None, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, N, D) -> (B, N, D), or (B, 1, D) when `only` (B,) names the one position of each sequence that is read:
-        the last block then computes nothing else. `mask` (B, N) bool is true where a token is real, for stacks that are
-        not causal; None for everywhere."""
+    def forward(self, x: Tensor, only: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, 1, D) with `only` (B,) int64, the index of the one token of each sequence that
+        is used: the last block then computes nothing else, with the same result. `mask` (B, N) bool is true where a
+        token is real, for stacks that are not causal; None for everywhere."""
         visible = None if mask is None else mask[:, None, None, :]
         *blocks, last = self.blocks
         for block in blocks:
             x = self._run(block, x, None, visible)
         return self.norm(self._run(last, x, only, visible))
 
-    def _run(self, block: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)

@@ -1,12 +1,101 @@
-"""The image encoder."""
+"""The image encoder, and its backbone from scratch: the Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929),
+pre-norm, with CLS and optional memory tokens.
+
+Letters of shapes: B batch, S image side in pixels, N patches, M memory tokens, D width, E embedding.
+"""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
 from impresa.config.experiment import EncoderConfig, is_from_scratch
+from impresa.encoders.memory import MemoryTokens
+from impresa.encoders.output import Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.encoders.tower import Tower
-from impresa.encoders.vit import VisionTransformer
+from impresa.encoders.transformer import Transformer
+from impresa.errors import ConfigError, DataError
+
+
+class PatchEmbedding(nn.Linear):
+    """A linear map of each patch: (B, 3, S, S) -> (B, N, D), patches in reading order.
+
+    It is the convolution with kernel and stride `patch_size`, written as one matrix product (faster on a CPU); its
+    weight is the convolution's, flattened to (D, 3 * patch_size ** 2).
+    """
+
+    def __init__(self, patch_size: int, dim: int, *, bias: bool) -> None:
+        super().__init__(3 * patch_size**2, dim, bias=bias)
+        self.patch_size = patch_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        side = image.shape[-1] // self.patch_size
+        grid = image.unflatten(3, (side, -1)).unflatten(2, (side, -1))  # (B, 3, rows, p, columns, p)
+        return super().forward(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+
+
+class VisionTransformer(nn.Module):
+    """Images to patch features.
+
+    The sequence is CLS, patches; memory tokens come between the two (`prepend`) or at the end (`append`) and have no
+    position embedding. They read the patches before the first block.
+
+    Args:
+        config: the tower's settings.
+        image_size: S, a multiple of `config.patch_size`.
+    """
+
+    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+        super().__init__()
+        if image_size % config.patch_size:
+            raise ConfigError(f"patch_size: {config.patch_size} does not divide image_size {image_size}; change either")
+        self.dim, self.summary = config.dim, "cls"
+        self.image_size = image_size
+        self.num_patches = (image_size // config.patch_size) ** 2
+        std = config.dim**-0.5
+        self.patch_embedding = PatchEmbedding(config.patch_size, config.dim, bias=config.patch_bias)
+        self.cls = nn.Parameter(std * torch.randn(config.dim))
+        self.positions = nn.Parameter(std * torch.randn(1 + self.num_patches, config.dim))
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.pre_norm = nn.LayerNorm(config.dim) if config.pre_norm else nn.Identity()
+        self.transformer = Transformer(config)
+        self.prepends = config.memory.memory_position == "prepend"
+        self.memory = MemoryTokens(config.memory, config.dim, config.num_heads) if config.memory.enabled else None
+
+    def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
+        """Encode normalised images (B, 3, S, S). With `summary_only` the last block computes CLS alone."""
+        size = (3, self.image_size, self.image_size)
+        if image.shape[1:] != size:
+            raise DataError(f"image: shape {tuple(image.shape[1:])} does not fit the tower; resize to {size}")
+        x = self._embed(image)
+        if self.memory is not None:
+            memory = self.memory(x[:, 1:])
+            x = torch.cat([x[:, :1], memory, x[:, 1:]] if self.prepends else [x, memory], dim=1)
+        if summary_only:
+            first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            return Features(summary=self.transformer(x, only=first).squeeze(1))
+        return self._split(self.transformer(x))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.blocks
+
+    def _embed(self, image: Tensor) -> Tensor:
+        patches = self.patch_embedding(image)
+        cls = self.cls.expand(len(patches), 1, -1)
+        return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
+
+    def _split(self, x: Tensor) -> Features:
+        if self.memory is None:
+            return Features(summary=x[:, 0], tokens=x[:, 1:])
+        num_memory = x.shape[1] - 1 - self.num_patches
+        if self.prepends:
+            cls, memory, patches = x.split([1, num_memory, self.num_patches], dim=1)
+        else:
+            cls, patches, memory = x.split([1, self.num_patches, num_memory], dim=1)
+        return Features(summary=cls.squeeze(1), tokens=patches, memory=memory)
 
 
 class VisionEncoder(Tower):
@@ -15,17 +104,16 @@ class VisionEncoder(Tower):
     Args:
         config: the tower's settings; `embed_dim` is E, and D is `dim` or the pretrained tower's width.
         image_size: S, side of the square images in pixels.
-        load_weights: false builds a pretrained tower without its weights, for those that come from a run.
+        load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
     backbone: VisionTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, image_size: int, *, load_weights: bool = True) -> None:
         if is_from_scratch("image", config):
-            super().__init__(config, VisionTransformer(config, image_size), dim=config.dim, summary="cls")
+            super().__init__(config, VisionTransformer(config, image_size))
         else:
-            backbone = load_vision_backbone(config.backbone, image_size, load_weights=load_weights)
-            super().__init__(config, backbone, dim=backbone.dim, summary=backbone.summary)
+            super().__init__(config, load_vision_backbone(config.backbone, image_size, load_weights=load_weights))
 
     def commit(self, step: int) -> None:
         """Update the memory's state after optimizer step number `step` (from 1); see `MemoryTokens.commit`."""

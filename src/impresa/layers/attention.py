@@ -5,8 +5,7 @@ Letters of shapes: B batch, N tokens, Q queries, D width, H heads.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.errors import ConfigError
@@ -25,7 +24,7 @@ class Attention(nn.Module):
         dim: D, the width of queries, context and output.
         num_heads: H, a divisor of D.
         dropout: probability of dropping an attention weight in training.
-        bias: whether its linear maps have one.
+        bias: give the linear maps a bias.
 
     Raises:
         ConfigError: H does not divide D.
@@ -44,23 +43,15 @@ class Attention(nn.Module):
             init_linear(linear, std=dim**-0.5)
 
     def forward(
-        self,
-        queries: torch.Tensor,
-        context: torch.Tensor,
-        *,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
-    ) -> torch.Tensor:
-        """Read the context.
+        self, queries: Tensor, context: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Read the context into (B, Q, D).
 
         Args:
-            queries: (B, Q, D), or (1, Q, D) when all of the batch asks the same.
+            queries: (B, Q, D), or (1, Q, D) for the same queries in the whole batch.
             context: (B, N, D).
             mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
             is_causal: query i sees tokens 0 to i; excludes `mask`.
-
-        Returns:
-            (B, Q, D).
         """
         keys, values = self.key_value(context).chunk(2, dim=-1)
         read = F.scaled_dot_product_attention(
@@ -73,5 +64,5 @@ class Attention(nn.Module):
         )
         return self.out(read.transpose(1, 2).flatten(2))
 
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.layers.init import init_linear
@@ -12,7 +12,7 @@ from impresa.layers.init import init_linear
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP weights were trained with."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -31,7 +31,7 @@ class MLP(nn.Module):
         init_linear(self.up, std=dim**-0.5)
         init_linear(self.down, std=dim_hidden**-0.5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(self.activation(self.up(x)))))
 
 
@@ -48,5 +48,5 @@ class GatedMLP(nn.Module):
         init_linear(self.up, std=dim**-0.5)
         init_linear(self.down, std=damping * dim_hidden**-0.5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))

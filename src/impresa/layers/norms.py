@@ -1,4 +1,4 @@
-"""Norms without weights, and the number format that they are computed in."""
+"""Normalisation without weights, and its number format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _EPS = 1e-6
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` itself, or in float32 when its numbers have fewer bits."""
+    """`x` itself, or in float32 if its type has fewer bits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

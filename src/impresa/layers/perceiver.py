@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impresa.errors import CheckpointError, ConfigError
 from impresa.layers.attention import Attention
@@ -37,7 +37,7 @@ class PerceiverStack(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def read(self, latents: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def read(self, latents: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Latents (M, D) read tokens (B, N, D) with their mask (B, N) bool (None: all real) and become (B, M, D)."""
         latents = latents.expand(len(tokens), -1, -1)
         visible = None
@@ -56,30 +56,21 @@ class PerceiverResampler(PerceiverStack):
 
     Raises:
         ConfigError: `dim` is no multiple of `num_heads`.
-        CheckpointError: a state dict is loaded whose latents are all equal.
+        CheckpointError: the latents of a loaded state dict are all equal.
     """
 
     def __init__(
         self, *, dim: int, num_latents: int = 64, num_layers: int = 3, num_heads: int = 8, mlp_ratio: float = 4.0
     ) -> None:
         if dim % num_heads:
-            raise ConfigError(
-                f"perceiver_num_heads: {num_heads} heads do not divide the width {dim}; choose a divisor of {dim}"
-            )
+            fault = f"{num_heads} heads do not divide the width {dim}"
+            raise ConfigError(f"perceiver_num_heads: {fault}; choose a divisor of {dim}")
         super().__init__(dim=dim, num_layers=num_layers, num_heads=num_heads, mlp_ratio=mlp_ratio)
         self.latents = nn.Parameter(nn.init.normal_(torch.empty(num_latents, dim), std=0.02))
         self.register_load_state_dict_pre_hook(_refuse_equal_latents)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Compress the tokens.
-
-        Args:
-            tokens: (B, N, D).
-            mask: (B, N) bool, true where a token is real; None stands for all true.
-
-        Returns:
-            (B, M, D) latents; all of them are real, whatever the mask.
-        """
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D) with their mask (B, N) bool (None: all real) -> latents (B, M, D), all of them real."""
         return self.read(self.latents, tokens, mask)
 
 
@@ -103,7 +94,7 @@ class PerceiverLayer(nn.Module):
         init_linear(self.up, std=dim**-0.5)
         init_linear(self.down, std=damping * dim_hidden**-0.5)
 
-    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, latents: Tensor, tokens: Tensor, visible: Tensor | None) -> Tensor:
         """(B, M, D) latents and (B, N, D) tokens to (B, M, D); `visible` is (B, 1, 1, N + M) bool or None."""
         queries = self.norm_latents(latents)
         latents = latents + self.attention(queries, torch.cat((self.norm_tokens(tokens), queries), dim=1), mask=visible)
@@ -111,9 +102,8 @@ class PerceiverLayer(nn.Module):
 
 
 def _refuse_equal_latents(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Equal latents get equal gradients, so they would stay equal for ever and do the work of a single one."""
+    """Refuse equal latents: they get equal gradients, so they would stay equal and do the work of a single one."""
     latents = state.get(f"{prefix}latents")
     if latents is not None and len(latents) > 1 and bool((latents == latents[:1]).all()):
-        raise CheckpointError(
-            f"{prefix}latents: all {len(latents)} latents are equal and would stay so; start them from random values"
-        )
+        fault = f"all {len(latents)} latents are equal and would stay so"
+        raise CheckpointError(f"{prefix}latents: {fault}; start them from random values")

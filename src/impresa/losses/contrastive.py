@@ -24,10 +24,9 @@ MAX_LOGIT_SCALE = 100.0
 
 @dataclass
 class LossOutput:
-    """A loss to minimise, and the values to log."""
+    """A loss to minimise, a scalar with its graph, and the values to log."""
 
     loss: Tensor
-    """Scalar with its graph."""
     logs: dict[str, Tensor]
     """Detached scalars."""
 
@@ -39,7 +38,7 @@ class ContrastiveLoss(nn.Module):
     `learn_temperature`, else a buffer. `logit_bias` is the bias b of a loss that has one, else None.
 
     Args:
-        config: the loss's settings.
+        config: `losses` of the experiment.
         mrl_dimensions: prefixes to train beside the full width; none for no Matryoshka training.
         seed: with the step it decides which prefix is drawn under `sample_single_mrl_dim`.
     """
@@ -71,17 +70,16 @@ class ContrastiveLoss(nn.Module):
     ) -> LossOutput:
         """Align the modalities.
 
-        With `gather_distributed`, every process must hand over the same modalities; one whose samples all lack one of
-        them hands over rows and a mask without a true. Validation does not gather: processes may have different
+        With `gather_distributed`, every process must pass the same modalities; one whose samples all lack one of them
+        passes rows and a mask that is false everywhere. Validation does not gather: processes may have different
         numbers of batches there.
 
         Args:
-            embeddings: (B, E) per modality, not normalised; equal rows belong to the same sample.
-            present: (B,) bool per modality that some samples lack, true where the sample has it.
+            embeddings, present: see `pairs_of`.
             captions: B texts, needed for `duplicates: positive`.
 
         Raises:
-            DataError: no pair of modalities that is to be aligned is in the batch, or its captions are not.
+            DataError: the batch has no pair of modalities to align, or lacks captions that are needed.
         """
         first = next(iter(embeddings.values()))
         labels = self._labels(captions, first)
@@ -91,33 +89,27 @@ class ContrastiveLoss(nn.Module):
         loss = self.config.contrastive_weight * losses[width]
         if dims:
             loss = loss + self.config.mrl_weight * torch.stack([losses[d] for d in dims]).mean()
-        logs = {"contrastive": losses[width], **{f"mrl_{d}": losses[d] for d in dims}, **self._scalars()}
+        logs = {"contrastive": losses[width], **{f"mrl_{d}": losses[d] for d in dims}}
+        logs["logit_scale"] = self.logit_scale.exp()
+        if self.logit_bias is not None:
+            logs["logit_bias"] = self.logit_bias.value
         return LossOutput(loss, {name: value.detach().clone() for name, value in logs.items()})
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
-        """Finish an optimizer step: clamp the scale, and draw the next prefix.
+        """Finish an optimizer step: keep a learned scale at most at `MAX_LOGIT_SCALE`, and draw the next prefix.
 
         Args:
             step: optimizer steps done since the start of the training run, from 1.
         """
-        self.clamp_()
-        if self._draws:
-            self.step.fill_(step)
-
-    @torch.no_grad()
-    def clamp_(self) -> None:
-        """Keep a learned logit scale at most at 100."""
         if self.config.learn_temperature:
             self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+        if self._draws:
+            self.step.fill_(step)
 
     @property
     def _draws(self) -> bool:
         return self.config.sample_single_mrl_dim and bool(self.mrl_dimensions)
-
-    @property
-    def _gathers(self) -> bool:
-        return self.config.gather_distributed and self.training
 
     def _labels(self, captions: Sequence[str], like: Tensor) -> Tensor | None:
         if self.config.duplicates == "ignore":
@@ -136,15 +128,10 @@ class ContrastiveLoss(nn.Module):
 
     def _prefix_losses(self, pairs: Sequence[Pair], dims: Sequence[int]) -> dict[int, Tensor]:
         """Each prefix's loss, averaged over the pairs; the full width is there even if it weighs nothing."""
+        gather = self.config.gather_distributed and self.training
         logits = [self.logit_scale.exp()]
         if self.logit_bias is not None:
-            logits.append(self.logit_bias(pairs, logits[0], gather=self._gathers))
-        options = {"row_chunk": self.config.row_chunk, "gather": self._gathers}
+            logits.append(self.logit_bias(pairs, logits[0], gather=gather))
+        options = {"row_chunk": self.config.row_chunk, "gather": gather}
         losses = [self.kind.objective(pair.a, pair.b, *logits, dims, labels=pair.labels, **options) for pair in pairs]
         return dict(zip(dims, torch.stack(losses).mean(dim=0), strict=True))
-
-    def _scalars(self) -> dict[str, Tensor]:
-        scalars = {"logit_scale": self.logit_scale.exp()}
-        if self.logit_bias is not None:
-            scalars["logit_bias"] = self.logit_bias.value
-        return scalars

@@ -1,4 +1,4 @@
-"""Rows of a batch that is spread over processes: who holds which, and how each process sees all of them.
+"""Rows of a batch that is spread over processes: their layout, and all of them gathered in each process.
 
 A loss over a gathered batch is the mean over the rows of all processes. Each process computes the part of its own rows
 and scales it by `RowLayout.weight`, so that the mean over processes, which is what DistributedDataParallel takes of

@@ -1,4 +1,4 @@
-"""The contrastive losses by name, with all that the rest of the training has to know of each."""
+"""The contrastive losses by name, with all that training has to know of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LossKind:
     objective: Callable[..., Tensor]
     """`(a, b, logit_scale, dims, *, labels, row_chunk, gather)` -> (K,) losses, one for each of the K lengths `dims` to
     which embeddings `a` and `b` (B, E), not normalised, are cut; see `matryoshka_clip_loss` for the arguments. With
-    `has_bias` the scalar `logit_bias` stands behind `logit_scale`. Plain autograd will do; `row_chunk` may then be
+    `has_bias` the scalar `logit_bias` follows `logit_scale`. Plain autograd will do; `row_chunk` may then be
     ignored, for it saves memory and changes no number."""
     temperature: float
     """Start of the temperature that cosines are divided by."""

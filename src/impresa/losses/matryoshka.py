@@ -45,8 +45,8 @@ def matryoshka_clip_loss(
 ) -> Tensor:
     """Symmetric InfoNCE of every prefix: the same as `clip_loss(a[:, :d], b[:, :d], logit_scale)` for each d.
 
-    The losses come one by one, to be weighted, added and logged as one likes; the backward pass costs the same.
-    Computed in float32 at least, under autocast too. Differentiable once.
+    The losses may be weighted and added freely; the backward pass costs the same. Computed in float32 at least, under
+    autocast too. Differentiable once.
 
     Args:
         a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
@@ -54,8 +54,8 @@ def matryoshka_clip_loss(
         dims: K different prefix lengths, at most E, in any order.
         labels: (B,) int64; rows with equal labels are right answers to each other, with equal shares of the target.
             None: each row has one right answer.
-        row_chunk: hold so many rows by as many columns of the similarity matrix at a time and compute them anew in the
-            backward pass: a third more multiplications, and no memory that grows with B * B. None: keep the
+        row_chunk: hold this many rows by as many columns of the similarity matrix at a time and compute them anew in
+            the backward pass: a third more multiplications, and no memory that grows with B * B. None: keep the
             similarities of the wide prefixes, and compute those of prefixes up to a quarter of the widest anew.
         gather: contrast with the rows of all processes (see `impresa.losses.gather`).
 
@@ -65,7 +65,7 @@ def matryoshka_clip_loss(
     Raises:
         ValueError: `a` and `b` differ in shape, or `dims` are no different lengths within E.
     """
-    rows = _Rows.spread(a, b, labels, gather=gather)
+    rows = _spread(a, b, labels, gather=gather)
     objective = InfoNCE(len(dims), len(rows.a), len(rows.b), like=rows.a)
     return _prefix_losses(rows, logit_scale, torch.zeros_like(logit_scale), objective, dims=dims, row_chunk=row_chunk)
 
@@ -86,30 +86,25 @@ def matryoshka_siglip_loss(
     `logit_bias` is a scalar that is added to the scaled cosines. Rows with equal labels are right pairs, each of full
     weight. All else is as in `matryoshka_clip_loss`.
     """
-    rows = _Rows.spread(a, b, labels, gather=gather)
+    rows = _spread(a, b, labels, gather=gather)
     objective = Sigmoid(len(dims), at_least_float32(logit_bias.detach()))
     return _prefix_losses(rows, logit_scale, logit_bias, objective, dims=dims, row_chunk=row_chunk)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The embeddings to compare, in float32 at least, and who belongs to whom."""
+class _Rows(NamedTuple):
+    """The embeddings to compare, (n, E) and (m, E), in float32 at least, and which of them belong together."""
 
     a: Tensor
-    """(n, E)"""
     b: Tensor
-    """(m, E)"""
     targets: Targets
 
-    @classmethod
-    def spread(cls, a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Rows:
-        if a.ndim != 2 or a.shape != b.shape:
-            raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
-        layout = row_layout(a, gather=gather)
-        column_labels = None if labels is None else gather_rows(labels, layout)
-        return cls(
-            at_least_float32(a), gather_rows(at_least_float32(b), layout), Targets(layout, labels, column_labels)
-        )
+
+def _spread(a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Rows:
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
+    layout = row_layout(a, gather=gather)
+    targets = Targets(layout, None if labels is None else (labels, gather_rows(labels, layout)))
+    return _Rows(at_least_float32(a), gather_rows(at_least_float32(b), layout), targets)
 
 
 @dataclass
@@ -121,8 +116,7 @@ class _Plan:
     slices: list[slice]
     """The columns of the embeddings that each prefix adds to the next shorter one."""
     num_anew: int
-    """How many prefixes, the shortest, have their logits computed anew in the backward pass; those of the others are
-    kept."""
+    """Number of prefixes, the shortest, whose logits the backward pass computes anew; those of the others are kept."""
     groups: list[range]
     """Prefixes whose logits the backward pass has at once, from the longest on."""
     tile_size: int

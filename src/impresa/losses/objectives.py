@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -25,9 +26,7 @@ class Tile:
     """Some rows by some columns of the similarity matrix, and where the right answers are in it."""
 
     rows: slice
-    """Which of the n rows."""
     columns: slice
-    """Which of the m columns."""
     right: tuple[Tensor, Tensor]
     """Row and column within the tile of each right answer."""
     shares: Tensor
@@ -43,34 +42,30 @@ class Targets:
     """Which rows and columns belong together."""
 
     layout: RowLayout
-    """How rows lie over processes."""
-    row_labels: Tensor | None
-    """(n,); None: row i belongs to the column of the same sample only."""
-    column_labels: Tensor | None
-    """(m,); equal labels belong together."""
+    labels: tuple[Tensor, Tensor] | None
+    """Of rows (n,) and columns (m,), equal where they belong together. None: a row belongs to its own sample only."""
 
     def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
         """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
-        for rows in _spans(len(like), size):
-            for columns in _spans(self.layout.total, size):
-                yield Tile(rows, columns, *self._right_answers(rows, columns, like))
+        for rows, columns in product(_spans(len(like), size), _spans(self.layout.total, size)):
+            yield Tile(rows, columns, *self._right_answers(rows, columns, like))
 
     def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        if self.row_labels is None or self.column_labels is None:
+        if self.labels is None:
             offset = self.layout.offset
             first, last = max(rows.start, columns.start - offset), min(rows.stop, columns.stop - offset)
             own = torch.arange(first, max(first, last), device=like.device)
             return (own - rows.start, own + (offset - columns.start)), like.new_ones(len(own))
-        row, column = (self.row_labels[rows, None] == self.column_labels[columns]).nonzero(as_tuple=True)
+        row, column = (self.labels[0][rows, None] == self.labels[1][columns]).nonzero(as_tuple=True)
         return (row, column), self._right_in_row[rows][row].to(like.dtype).reciprocal()
 
     @cached_property
     def _right_in_row(self) -> Tensor:
         """(n,) how many columns are right answers to each row."""
-        assert self.row_labels is not None
-        assert self.column_labels is not None
-        labels, counts = self.column_labels.unique(return_counts=True)
-        return counts[torch.searchsorted(labels, self.row_labels)]
+        assert self.labels is not None
+        of_rows, of_columns = self.labels
+        labels, counts = of_columns.unique(return_counts=True)
+        return counts[torch.searchsorted(labels, of_rows)]
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:
@@ -130,8 +125,7 @@ class InfoNCE:
 class Sigmoid:
     """-log sigmoid(x + bias) of right pairs, -log sigmoid(-(x + bias)) of wrong ones."""
 
-    unit = 1.0
-    factor = 1.0
+    unit = factor = 1.0
 
     def __init__(self, num_prefixes: int, bias: Tensor) -> None:
         self._bias = bias

@@ -26,14 +26,12 @@ PAIRS: dict[PairName, tuple[Embedded, Embedded]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Embeddings of two modalities, of the samples that have both."""
+    """Embeddings (n, E) of two modalities, not normalised, of samples that have both; equal rows belong together."""
 
     a: Tensor
-    """(n, E), not normalised."""
     b: Tensor
-    """(n, E); row i belongs to row i of `a`."""
     labels: Tensor | None
-    """(n,) int64; rows with equal labels belong to each other as well."""
+    """(n,) int64; rows with equal labels belong together as well."""
 
 
 def pairs_of(
@@ -53,8 +51,8 @@ def pairs_of(
     Raises:
         DataError: the batch has none of the pairs.
     """
-    names = list(PAIRS) if wanted is None else list(wanted)
-    pairs = [PAIRS[name] for name in names if all(modality in embeddings for modality in PAIRS[name])]
+    names = tuple(PAIRS) if wanted is None else wanted
+    pairs = [PAIRS[name] for name in names if embeddings.keys() >= set(PAIRS[name])]
     if not pairs:
         raise DataError(f"batch: has only {', '.join(embeddings)}; one of the pairs {', '.join(names)} is needed")
     return [_both_present(Pair(embeddings[a], embeddings[b], labels), present.get(a), present.get(b)) for a, b in pairs]

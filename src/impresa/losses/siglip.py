@@ -25,15 +25,8 @@ def siglip_loss(a: Tensor, b: Tensor, logit_scale: Tensor, logit_bias: Tensor) -
     """Sigmoid loss: every pair of rows is a yes-or-no question of its own.
 
     -log sigmoid(z * (logit_scale * cosine + logit_bias)) with z = 1 for equal rows and -1 for others, summed over all
-    B * B pairs and divided by B. Computed in float32 at least, under autocast too.
-
-    Args:
-        a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
-        logit_scale: scalar, exp(t').
-        logit_bias: scalar, b.
-
-    Returns:
-        Scalar, in nats; about 1 + ln B when the bias is right and nothing else is learned yet.
+    B * B pairs and divided by B; in nats, about 1 + ln B when the bias is right and nothing else is learned yet.
+    `logit_bias` is a scalar; all else is as in `clip_loss`.
     """
     with torch.autocast(a.device.type, enabled=False):
         logits = logit_scale * unit(a) @ unit(b).T + logit_bias
@@ -47,9 +40,6 @@ class LogitBias(nn.Module):
     With `auto` it starts where the loss of a model that cannot tell pairs apart is smallest: if all cosines are the
     same, that is where each pair is right with probability 1 / B, so that the logits are -log(B - 1). Far below, a
     small batch learns nothing but the bias for a long time. The first training batch decides; `started` remembers.
-
-    Args:
-        start: the start, or `auto`.
     """
 
     started: Tensor
@@ -61,13 +51,8 @@ class LogitBias(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, pairs: Sequence[Pair], logit_scale: Tensor, *, gather: bool) -> Tensor:
-        """The bias for a batch; an evaluation before the first training batch leaves no trace.
-
-        Args:
-            pairs: the embeddings that are compared.
-            logit_scale: scalar, exp(t').
-            gather: rows are compared with those of all processes, not of their own only.
-        """
+        """The bias for a batch of `pairs` whose cosines are multiplied by `logit_scale`, rows being compared with those
+        of all processes under `gather`. An evaluation before the first training batch changes nothing."""
         if self.started:
             return self.value
         floors, num_rows = self._floors(pairs, logit_scale.detach(), gather)
@@ -88,7 +73,7 @@ class LogitBias(nn.Module):
 
     @torch.no_grad()
     def _floors(self, pairs: Sequence[Pair], logit_scale: Tensor, gather: bool) -> tuple[list[Tensor], float]:
-        """The best start for each pair, and the rows that are compared; in training the same for all processes."""
+        """The best start for each pair, and the number of rows compared; in training the same for all processes."""
         floors, num_rows = [], 0.0
         for pair in pairs:
             layout = row_layout(pair.a, gather=self.training)

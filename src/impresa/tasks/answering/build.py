@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, Modality
-from impresa.decoders.kinds import decoder_class
+from impresa.decoders.kinds import build_decoder
 from impresa.encoders.vision import VisionEncoder
 from impresa.fusion import build_fusion
 from impresa.tasks.answering.model import VisionLanguageModel
@@ -35,7 +35,7 @@ def build_vlm(
         audio_encoder.keep("tokens" if audio_encoder.perceiver is None else "perceiver", drop_last_block=False)
         widths["audio"] = audio_encoder.dim
     with own_seed():
-        decoder = decoder_class(config.decoder).from_config(
+        decoder = build_decoder(
             config.decoder,
             vocab_size,
             precision=config.optimization.precision,
