@@ -11,7 +11,6 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from pictures import numbered, write_jsonl
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.images import ImageTransform
@@ -20,6 +19,7 @@ from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import DataError
 from impresa.tasks.alignment.batch import Batch
 from impresa.training.data import DataModule
+from pictures import numbered, write_jsonl
 
 CONFIG = DatasetConfig(
     image_size=16, batch_size=4, num_workers=0, shapes=ShapesConfig(num_train=22, num_val=10, num_test=4)

@@ -32,12 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of files, by its value of `dataset.source`."""
-
     suffixes: tuple[str, ...]
-    """A path with one of them is of this kind, and so is a folder with such files in it, `folder` excepted."""
+    """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`."""
     class_name: str
-    """The `RowSource` in the module that is named like the kind; it is imported only when it is used."""
+    """The `RowSource` in the module that has the name of the kind; it is imported only when it is used."""
 
 
 _KINDS = {
@@ -45,7 +43,7 @@ _KINDS = {
     "parquet": _Kind((".parquet",), "ParquetSource"),
 }
 _FOLDER, _PATTERN = "folder", "parquet"
-"""The kinds of a folder and of a pattern that no suffix tells."""
+"""The kinds of a folder and of a pattern whose suffix does not decide."""
 
 
 def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -57,7 +55,7 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
     Args:
         config: the data.
         split: which part.
-        reading: what is read beside images and captions.
+        reading: the parts that are read beside images and captions.
 
     Raises:
         DataError: a path is missing or is no data of the stated kind.
@@ -66,30 +64,24 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
         split = "val"
     if split != "test" and _divides(config):
         return open_train_and_val(config, reading)[split == "val"]
-    paths = {"train": config.train_path, "val": _val_path(config), "test": config.test_path or config.train_path}
+    val_path = config.train_path if config.val_path is None else config.val_path
+    paths = {"train": config.train_path, "val": val_path, "test": config.test_path or config.train_path}
     return _open(config, paths[split], split, reading)
 
 
 def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPTIONS) -> tuple[Source, Source]:
-    """Training and validation data; cheaper than opening them one by one when both come from the training path.
-
-    Raises:
-        DataError: a path is missing or is no data of the stated kind.
-    """
+    """Training and validation data, see `open_source`; cheaper than one by one if both come from the training path."""
     if not _divides(config):
-        val = _open(config, _val_path(config), "val", reading)
-        return _open(config, config.train_path, "train", reading), val
+        val = open_source(config, "val", reading)
+        return open_source(config, "train", reading), val
     if config.val_fraction == 0:
         raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
-    return split_by_image(_open_files(config, config.train_path, reading, config.image_size), config.val_fraction)
+    whole = cast("RowSource", _open(config, config.train_path, "train", reading))
+    return split_by_image(whole, config.val_fraction)
 
 
 def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
-    """All samples of any data path, read with the columns that the config names; of `shapes` the test split.
-
-    Raises:
-        DataError: the path is missing or is no data of the stated kind.
-    """
+    """All samples of any data path, read with the columns of the config; of `shapes` the test split."""
     return _open(config, path, "test", reading)
 
 
@@ -98,22 +90,15 @@ def _divides(config: DatasetConfig) -> bool:
     return config.val_path is None and _kind(config, config.train_path) != EMBEDDED
 
 
-def _val_path(config: DatasetConfig) -> str:
-    return config.train_path if config.val_path is None else config.val_path
-
-
 def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> Source:
-    if _kind(config, path) == EMBEDDED:
+    kind = _kind(config, path)
+    if kind == EMBEDDED:
         from impresa.data.sources.shapes import ShapesSource
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
-    return _open_files(config, path, reading, config.image_size if split == "train" else None)
-
-
-def _open_files(config: DatasetConfig, path: str, reading: Reading, shrink_to_px: int | None) -> RowSource:
-    kind = _kind(config, path)
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
-    return cast("RowSource", source_class(path, config, reading, shrink_to_px))
+    source: RowSource = source_class(path, config, reading, config.image_size if split == "train" else None)
+    return source
 
 
 def _kind(config: DatasetConfig, path: str) -> str:
@@ -131,15 +116,14 @@ def _kind(config: DatasetConfig, path: str) -> str:
 def _kind_of_files(path: str) -> str:
     if not path.strip():
         raise DataError("data: the path is empty; name existing data, or shapes for the embedded data")
-    place = expanded(path)
+    file = expanded(path)
     for name, kind in _KINDS.items():
-        if place.suffix.lower() in kind.suffixes:
+        if file.suffix.lower() in kind.suffixes:
             return name
-    if place.is_dir():
-        others = [(name, kind) for name, kind in _KINDS.items() if name != _FOLDER]
-        held = (name for name, kind in others for suffix in kind.suffixes if any(place.rglob(f"*{suffix}")))
-        return next(held, _FOLDER)
-    if place.exists():
+    if file.is_dir():
+        suffixes = ((name, suffix) for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes)
+        return next((name for name, suffix in suffixes if any(file.rglob(f"*{suffix}"))), _FOLDER)
+    if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
     if has_magic(path):
         return _PATTERN

@@ -1,6 +1,4 @@
-"""A folder of images (and sounds) with captions beside them.
-
-Where captions are found, in this order:
+"""A folder of images (and sounds) with captions beside them. Captions are found in this order:
 
 1. Every `metadata.jsonl`, `metadata.csv`, `captions.jsonl` and `captions.csv` in the folder or below it: one row per
    sample, with the image's path (relative to the file that names it) and its caption.
@@ -26,10 +24,9 @@ from PIL import Image
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
-from impresa.data.sources.cells import read_captions
 from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
 from impresa.data.sources.tables import JSON, read_table
-from impresa.data.text import printable
+from impresa.data.text import printable, read_captions
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -38,10 +35,10 @@ _SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 class FolderSource(RowSource):
-    """Samples of a folder, in the order of its tables, or of the file names where there is none.
+    """Samples of a folder, in the order of its tables, or of the file names if it has none.
 
     Args:
-        path: the folder, or the one table in it that holds the rows; the other arguments are those of `RowSource`.
+        path: the folder, or the one table in it that holds the rows; for the other arguments see `RowSource`.
 
     Raises:
         DataError: the folder is missing or holds no samples, or a table lacks columns.
@@ -56,12 +53,12 @@ class FolderSource(RowSource):
         reading: Reading = IMAGES_AND_CAPTIONS,
         shrink_to_px: int | None = None,
     ) -> None:
-        place = expanded(str(path))
-        folder = place.parent if place.is_file() else place
+        path = expanded(str(path))
+        folder = path.parent if path.is_file() else path
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
         super().__init__(folder, config, reading, shrink_to_px)
-        tables = [place] if place.is_file() else _tables(folder, reading)
+        tables = [path] if path.is_file() else _tables(folder, reading)
         rows = chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._rows_of_sidecars()
         self._rows = _unique(rows)
         if not self._rows:
@@ -91,7 +88,7 @@ class FolderSource(RowSource):
         return rows
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
-        """A row with the name of its image, or else of its sound; with `id` if it names neither."""
+        """A row with the name of its image, or else of its sound, or else `id`."""
         names = (*self.columns, FILE_NAME)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
@@ -137,7 +134,7 @@ class FolderSource(RowSource):
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files in the folder and below it in order of their names, without hidden ones."""
+    """All files in the folder and below it, sorted by name, without hidden ones."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
@@ -158,13 +155,13 @@ def _tables(folder: Path, reading: Reading) -> list[Path]:
 
 
 def _holds_a_list(file: Path) -> bool:
-    """True for JSON that begins like a list; others, such as `dataset_infos.json`, only lie beside the data."""
+    """True for JSON that begins with a list; other files, such as `dataset_infos.json`, only lie beside the data."""
     with file.open("rb") as data:
         return data.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:
-    """Number the rows that share an image from the second on, so that each sample has a name of its own."""
+    """The rows with distinct names: of rows that share an image, the second and later ones are numbered."""
     seen: Counter[str] = Counter()
     unique = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Part of a source, and the division of one source into training and validation data by image."""
+"""Division of one source into training and validation data by image."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 class Subset:
-    """Some samples of another source, in its order.
-
-    Args:
-        source: the whole.
-        chosen: (N,) true for each sample that belongs to the part.
-    """
+    """The samples of another source for which `chosen` (N,) is true, in its order."""
 
     def __init__(self, source: RowSource, chosen: NDArray[np.bool_]) -> None:
         self._source = source
@@ -56,24 +51,17 @@ class Subset:
 def split_by_image(source: RowSource, val_fraction: float) -> tuple[Subset, Subset]:
     """Training and validation part of a source; samples of the same image are in the same part.
 
-    The images with the smallest hashes are held out, so that the parts depend on the images alone, not on their order,
-    and hardly change when images are added.
-
-    Args:
-        source: the whole.
-        val_fraction: part of the images that is held out; at least one image, at most all but one.
+    The images with the smallest hashes are held out: `val_fraction` of them, at least one, at most all but one. So the
+    parts depend on the images alone, not on their order, and hardly change when images are added.
 
     Raises:
-        DataError: there are fewer than two images.
+        DataError: the source has fewer than two images.
     """
-    hashes = np.array([_hash(key) for key in source.image_keys()], dtype=np.uint64)
+    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in source.image_keys())
+    hashes = np.frombuffer(b"".join(digests), dtype="<u8")
     images = np.unique(hashes)
     if len(images) < 2:
         raise DataError("data: a single image cannot be divided into training and validation; set dataset.val_path")
     num_held_out = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
     held_out = hashes <= images[num_held_out - 1]
     return Subset(source, ~held_out), Subset(source, held_out)
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest(), "little")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from impresa.errors import DataError
 JSON = ".json"
 
 NumberedRow = tuple[int, dict[str, Any] | str]
-"""Number of the line (in json: of the row), and its cells by column, or the reason why it has none."""
+"""Number of the line (in json: of the row), and its cells by column, or the reason why they cannot be read."""
 
 
 def read_table(file: Path) -> Iterator[NumberedRow]:
-    """All rows of a file, whose suffix tells its format.
+    """All rows of a file in the format of its suffix.
 
     Raises:
         DataError: the file is malformed as a whole.
@@ -65,9 +66,6 @@ def _read_csv(file: Path) -> Iterator[NumberedRow]:
 
 def _list_or_text(cell: str) -> Any:
     """A cell that is a JSON list becomes a list."""
-    if cell.startswith("["):
-        try:
-            return json.loads(cell)
-        except ValueError:
-            return cell
+    with suppress(ValueError):
+        return json.loads(cell) if cell.startswith("[") else cell
     return cell
