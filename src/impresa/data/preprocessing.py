@@ -39,28 +39,20 @@ class Preprocessing:
 
     @property
     def texts(self) -> Tokenizer:
-        """The tokenizer of captions.
-
-        Raises:
-            DataError: the tokenizer is one of dialogues.
-        """
+        """The tokenizer of captions. Raises `DataError` for one of dialogues."""
         if isinstance(self.tokenizer, ChatFormat):
             raise DataError("tokenizer: it frames dialogues and cannot read captions; restore the run's own")
         return self.tokenizer
 
     @property
     def chat(self) -> ChatFormat:
-        """The format of dialogues.
-
-        Raises:
-            DataError: the tokenizer is one of captions.
-        """
+        """The format of dialogues. Raises `DataError` for a tokenizer of captions."""
         if not isinstance(self.tokenizer, ChatFormat):
             raise DataError("tokenizer: no chat format can be read; restore the run's own")
         return self.tokenizer
 
     def save(self, run_dir: Path) -> None:
-        """Write what `load` reads."""
+        """Write the files that `load` reads."""
         with replacing_folder(run_dir / TOKENIZER) as folder:
             self.tokenizer.save(folder)
         transforms = {"image": self.image.to_dict()}
@@ -70,12 +62,7 @@ class Preprocessing:
 
     @classmethod
     def load(cls, run_dir: Path) -> Preprocessing:
-        """The preprocessing of a run.
-
-        Raises:
-            CheckpointError: the transforms are missing or damaged.
-            DataError: the tokenizer is missing or damaged.
-        """
+        """The preprocessing of a run. Raises the errors of `read_transforms` and `load_tokenizer`."""
         image, audio = read_transforms(run_dir)
         return cls(load_tokenizer(run_dir / TOKENIZER), image, audio)
 

@@ -42,14 +42,14 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._kept: dict[str, NDArray[np.int32]] = {}
-        # Batches are small and workers are forked: threads of the library would only be in the way of both.
+        # Batches are small and workers are forked: threads of the library are bad for both.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # A caption may contain the words "<|end|>": as text they are text.
+        # A caption may contain the words "<|end|>", which are text there.
         self._tokenizer.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (_special_id(tokenizer, token) for token in _SPECIAL)
 
     def __reduce__(self) -> tuple[type[TextTokenizer], tuple[Tokenizer]]:
-        # The library's own pickling forgets that special tokens in a text are text; the constructor knows.
+        # The library's own pickling loses `encode_special_tokens`; the constructor sets it.
         return TextTokenizer, (self._tokenizer,)
 
     @property
@@ -208,7 +208,6 @@ class PretrainedTokenizer:
 
     @property
     def end_id(self) -> int:
-        """The token that ends a text."""
         end = self._tokenizer.eos_token_id
         return int(self._tokenizer.sep_token_id if end is None else end)
 

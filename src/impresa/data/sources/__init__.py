@@ -12,22 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from glob import has_magic
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded
-from impresa.data.shapes.scenes import Split as Split
-from impresa.data.sources.base import IMAGES_AND_CAPTIONS
-from impresa.data.sources.base import BadSample as BadSample
-from impresa.data.sources.base import Blocks as Blocks
-from impresa.data.sources.base import Reading as Reading
-from impresa.data.sources.base import Source as Source
-from impresa.data.sources.base import reading_of as reading_of
-from impresa.data.sources.subset import split_by_image
+from impresa.data.shapes.scenes import Split
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
 from impresa.errors import DataError
 
-if TYPE_CHECKING:
-    from impresa.data.sources.rows import RowSource
+__all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
+__all__ += ["open_path", "open_source", "open_train_and_val"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +70,10 @@ def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPT
         return open_source(config, "train", reading), val
     if config.val_fraction == 0:
         raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
-    whole = cast("RowSource", _open(config, config.train_path, "train", reading))
-    return split_by_image(whole, config.val_fraction)
+    from impresa.data.sources.rows import RowSource, split_by_image
+
+    whole = _open(config, config.train_path, "train", reading)
+    return split_by_image(cast(RowSource, whole), config.val_fraction)
 
 
 def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -97,7 +93,7 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> S
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
-    source: RowSource = source_class(path, config, reading, config.image_size if split == "train" else None)
+    source: Source = source_class(path, config, reading, config.image_size if split == "train" else None)
     return source
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table in any format, and the samples that are made of them.
+"""Rows of a table in any format, the samples that are made of them, and their division by image.
 
 A format (a folder, parquet, ...) is a subclass of `RowSource` that yields rows. `RowSource` has all rules about the
 meaning of the columns, about those that a table needs, and about cells that may be empty.
@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
@@ -25,6 +27,7 @@ from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
 from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
 from impresa.data.text import read_captions, read_label
+from impresa.errors import DataError
 
 T = TypeVar("T")
 File = bytes | str
@@ -237,3 +240,51 @@ def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
         return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
     except ValueError as error:
         raise ValueError(f"the sound {error}") from error
+
+
+class Subset:
+    """The samples of another source for which `chosen` (N,) is true, in its order."""
+
+    def __init__(self, source: RowSource, chosen: NDArray[np.bool_]) -> None:
+        self._source = source
+        self._chosen = chosen
+        self._indices = np.flatnonzero(chosen)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[int(self._indices[index])]
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(compress(self._source.captions_by_sample(), self._chosen))
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(compress(self._source.dialogues_by_sample(), self._chosen))
+
+    def blocks(self) -> Blocks | None:
+        whole = self._source.blocks()
+        if whole is None:
+            return None
+        ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
+        lengths = np.diff(ends, prepend=0)
+        return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
+
+
+def split_by_image(source: RowSource, val_fraction: float) -> tuple[Subset, Subset]:
+    """Training and validation part of a source; samples of the same image are in the same part.
+
+    The images with the smallest hashes are held out: `val_fraction` of them, at least one, at most all but one. So the
+    parts depend on the images alone, not on their order, and hardly change when images are added.
+
+    Raises:
+        DataError: the source has fewer than two images.
+    """
+    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in source.image_keys())
+    hashes = np.frombuffer(b"".join(digests), dtype="<u8")
+    images = np.unique(hashes)
+    if len(images) < 2:
+        raise DataError("data: a single image cannot be divided into training and validation; set dataset.val_path")
+    num_held_out = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
+    held_out = hashes <= images[num_held_out - 1]
+    return Subset(source, ~held_out), Subset(source, held_out)
