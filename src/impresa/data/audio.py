@@ -44,7 +44,6 @@ class Clip:
     samples: Tensor
     """(S,) float32, about -1 to 1."""
     rate_hz: int
-    """Samples per second."""
 
 
 def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
@@ -95,9 +94,8 @@ def checked_clip(samples: Tensor, rate_hz: int) -> Clip:
 def resample(clip: Clip, rate_hz: int) -> Tensor:
     """The clip's (S',) samples at another rate, without aliasing.
 
-    The spectrum is cut, or filled with zeros, at the lower of the two Nyquist frequencies. The clip is first padded
-    with silence: a little, so that its end does not leak into its start, and up to a length at which the ratio of the
-    rates is met exactly.
+    The spectrum is cut, or padded with zeros, at the lower of the two Nyquist frequencies. The clip is first padded
+    with silence, so that its end does not leak into its start and the ratio of the rates is exact.
     """
     if clip.rate_hz == rate_hz:
         return clip.samples
@@ -118,7 +116,6 @@ class LogMelTransform:
 
     @property
     def max_frames(self) -> int:
-        """Frames of the longest clip."""
         return math.ceil(self.max_seconds * RATE_HZ / HOP)
 
     def __call__(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
@@ -144,7 +141,7 @@ class LogMelTransform:
 def log_mel(samples: Tensor) -> Tensor:
     """(S,) samples at 16 kHz to (F, M) log-mel features, F = S / 160 rounded up.
 
-    The window has sum 1, so that the power of a full-scale sine is a quarter whatever the window's length.
+    The window has sum 1, so that the power of a full-scale sine is a quarter for every length of the window.
     """
     num_frames = max(1, math.ceil(len(samples) / HOP))
     padded = torch.nn.functional.pad(samples, (0, num_frames * HOP - len(samples)))

@@ -1,6 +1,6 @@
 """Random views of images for training. Every draw comes from the generator that is given, so it can be repeated.
 
-There is no flip and no change of hue in any of them: captions say left and right, and name colours.
+There is no flip and no change of hue in any of them: captions contain left and right, and colours.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
             [zoom_y * sin(angle), zoom_y * (shear * sin(angle) + cos(angle))],
         ]
     )
+    pixels = np.asarray(image)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     lines = np.linspace(0, size, _STRONG_CELLS + 1).round().astype(int)
     points = np.stack(np.meshgrid(lines, lines), axis=-1)  # (rows, columns, 2), as x and y
     centre = size / 2
@@ -87,7 +89,7 @@ def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         Image.Transform.MESH,
         [_cell(lines, origins, row, column) for row in range(_STRONG_CELLS) for column in range(_STRONG_CELLS)],
         resample=Image.Resampling.BICUBIC,
-        fillcolor=_edge_colour(image),
+        fillcolor=tuple(int(value) for value in edge.mean(axis=0).round()),
     )
 
 
@@ -98,9 +100,3 @@ def _cell(
     box = (int(lines[column]), int(lines[row]), int(lines[column + 1]), int(lines[row + 1]))
     corners = (origins[row, column], origins[row + 1, column], origins[row + 1, column + 1], origins[row, column + 1])
     return box, tuple(float(value) for corner in corners for value in corner)
-
-
-def _edge_colour(image: Image.Image) -> tuple[int, ...]:
-    pixels = np.asarray(image)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(value) for value in edge.mean(axis=0).round())

@@ -187,7 +187,7 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Ima
         raise ValueError("the image has too many pixels to be decoded safely") from error
     except UnidentifiedImageError as error:
         raise ValueError("not an image in a format that Pillow knows") from error
-    except Exception as error:  # decoders of damaged files raise whatever their parsing stumbles over
+    except Exception as error:  # the decoders of damaged files raise exceptions of many types
         raise ValueError(f"the image cannot be decoded ({error})") from error
 
 

@@ -143,7 +143,7 @@ def stack_images(transform: ImageTransform, samples: Sequence[Sample], present: 
 
 
 def image_rows(transform: ImageTransform, pixels: Tensor | None, present: Tensor | None = None) -> Tensor | None:
-    """The same from the pixels (K, S, S, 3) of the K samples that have an image; None stands for K = 0."""
+    """The same from the pixels (K, S, S, 3) of the K samples that have an image; None for K = 0."""
     images = None if pixels is None else transform.normalize(pixels)
     if present is None:
         return images

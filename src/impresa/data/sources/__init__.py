@@ -44,7 +44,7 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
     """The samples of a split.
 
     A split without a path of its own is that of `shapes`, or is made from the training data: `val_fraction` of the
-    images for validation, which stands in for the test data too.
+    images for validation, which are the test data too.
 
     Args:
         config: the data.
@@ -82,7 +82,7 @@ def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CA
 
 
 def _divides(config: DatasetConfig) -> bool:
-    """True where the validation data are a part of the training path."""
+    """True if the validation data are a part of the training path."""
     return config.val_path is None and _kind(config, config.train_path) != EMBEDDED
 
 

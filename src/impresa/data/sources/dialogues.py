@@ -5,11 +5,11 @@ A row is read as the first of these that it has:
 1. `messages`: a list of user and assistant texts in turn, either strings or objects of `role` and `content`.
 2. `conversations`, as LLaVA has it: a list of objects of `from` (human, gpt) and `value`.
 3. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
-   `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer stands in the answer's column, as
-   PixMo has it.
+   `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer is in the answer's column, as in
+   PixMo.
 4. Captions, each the answer to a request for one.
 
-A tag `<image>` is removed: the image always stands before the text. System messages are left out: the language
+A tag `<image>` is removed: the image always comes before the text. System messages are left out: the language
 model's chat template has its own.
 """
 

@@ -11,9 +11,12 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -25,13 +28,16 @@ from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
-from impresa.data.sources.tables import JSON, read_table
 from impresa.data.text import printable, read_captions
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 _METADATA_SUFFIXES = (".jsonl", ".csv")
 _SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_JSON = ".json"
+
+_NumberedRow = tuple[int, dict[str, Any] | str]
+"""Number of the line (in json: of the row), and its cells by column, or the reason why they cannot be read."""
 
 
 class FolderSource(RowSource):
@@ -76,7 +82,7 @@ class FolderSource(RowSource):
     def _rows_of_table(self, file: Path) -> list[Row]:
         found: set[str] = set()
         rows = []
-        for number, values in read_table(file):
+        for number, values in _read_table(file):
             id = f"{file.relative_to(self._root)}:{number}"
             if isinstance(values, str):
                 rows.append(Row(id, {}, file.parent, fault=values))
@@ -147,7 +153,7 @@ def _tables(folder: Path, reading: Reading) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     others = [path for path in files if path.suffix.lower() in _METADATA_SUFFIXES]
     if reading.dialogues and not others:
-        others = [path for path in files if path.suffix.lower() == JSON and _holds_a_list(path)]
+        others = [path for path in files if path.suffix.lower() == _JSON and _holds_a_list(path)]
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
         raise DataError(f"{folder}: several files could hold the captions ({names}); call one {METADATA_NAMES[0]}")
@@ -169,3 +175,52 @@ def _unique(rows: Iterable[Row]) -> list[Row]:
         id = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
         unique.append(replace(row, id=printable(id)))
     return unique
+
+
+def _read_table(file: Path) -> Iterator[_NumberedRow]:
+    return {".csv": _read_csv, _JSON: _read_json}.get(file.suffix.lower(), _read_jsonl)(file)
+
+
+def _read_jsonl(file: Path) -> Iterator[_NumberedRow]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                yield number, f"not a line of JSON ({error})"
+                continue
+            yield number, values if isinstance(values, dict) else "not a JSON object"
+
+
+def _read_json(file: Path) -> Iterator[_NumberedRow]:
+    try:
+        rows = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{file}: is no JSON ({error}); fix the file") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{file}: is no list of rows; write one JSON object per image into a list")
+    for number, values in enumerate(rows, start=1):
+        yield number, values if isinstance(values, dict) else "not a JSON object"
+
+
+def _read_csv(file: Path) -> Iterator[_NumberedRow]:
+    csv.field_size_limit(1 << 24)  # captions of a model can be longer than the standard library expects
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            for values in reader:
+                if None in values or None in values.values():
+                    yield reader.line_num, "the row does not have as many cells as the header"
+                else:
+                    yield reader.line_num, {key: _list_or_text(cell) for key, cell in values.items()}
+        except csv.Error as error:
+            raise DataError(f"{file}: line {reader.line_num} is no csv ({error}); fix the file") from error
+
+
+def _list_or_text(cell: str) -> Any:
+    """A cell that is a JSON list becomes a list."""
+    with suppress(ValueError):
+        return json.loads(cell) if cell.startswith("[") else cell
+    return cell

@@ -13,6 +13,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from itertools import accumulate, repeat
@@ -94,6 +95,7 @@ class ParquetSource(RowSource):
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         if not self._groups:
             raise DataError(f"{files[0]}: no rows; name parquet files that have some")
+        self._largest = max(group.num_bytes for group in self._groups)
         if self._largest > max_bytes_kept:
             fault = f"{root}: a row group takes {self._largest >> 20} MiB in each worker"
             logger.warning("%s; files with smaller row groups need less memory", fault)
@@ -124,10 +126,6 @@ class ParquetSource(RowSource):
             return None
         lengths = tuple(group.num_rows for group in self._groups)
         return Blocks(lengths, num_held=max(self._max_bytes_kept // self._largest, 1))
-
-    @property
-    def _largest(self) -> int:
-        return max(group.num_bytes for group in self._groups)
 
     def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
         try:
@@ -201,18 +199,14 @@ def _open(file: Path) -> pq.ParquetFile:
 
 def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     names = [name for name in columns if name in group.columns]
-    if not names:
-        yield from repeat({}, group.num_rows)
-        return
     num_read = 0
     batches = _open(group.file).iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
-    try:
+    with suppress(OSError, ValueError):
         for batch in batches:
             for cells in zip(*batch.columns, strict=True):
                 yield {name: cell.as_py() for name, cell in zip(batch.schema.names, cells, strict=True)}
                 num_read += 1
-    except (OSError, ValueError):
-        yield from repeat({}, group.num_rows - num_read)
+    yield from repeat({}, group.num_rows - num_read)
 
 
 def _content(kind: pa.DataType) -> str:

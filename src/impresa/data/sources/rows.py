@@ -95,14 +95,9 @@ class RowSource(ABC):
                 raise ValueError("has neither image nor sound to ask about")
             if not self._reading.dialogues and (image is not None) + (sound is not None) + bool(captions) < 2:
                 raise ValueError("has only one of image, caption and sound")
-            return Sample(
-                id=row.id,
-                image=None if image is None else _image(image, row.folder, self._shrink_to_px),
-                audio=None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds),
-                captions=captions,
-                label=label,
-                dialogues=dialogues,
-            )
+            picture = None if image is None else _image(image, row.folder, self._shrink_to_px)
+            clip = None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds)
+            return Sample(row.id, picture, captions, label, clip, dialogues)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
 

@@ -60,7 +60,13 @@ class ShapesSource:
     def __getitem__(self, index: int) -> Sample:
         sample = self._samples.get(index)
         if sample is None:
-            sample = self._draw(index)
+            scene = self.scene(index)
+            sample = Sample(
+                id=f"shapes/{self._split}/{index:06d}",
+                image=Image.fromarray(render(scene, self._size)),
+                captions=(self._describe(index, scene),),
+                dialogues=self._ask(index, scene) if self._reading.dialogues else (),
+            )
             if self._keeps:
                 self._samples[index] = sample
         if not self._reading.sounds:
@@ -91,15 +97,6 @@ class ShapesSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scenes": {}, "_samples": {}}
-
-    def _draw(self, index: int) -> Sample:
-        scene = self.scene(index)
-        return Sample(
-            id=f"shapes/{self._split}/{index:06d}",
-            image=Image.fromarray(render(scene, self._size)),
-            captions=(self._describe(index, scene),),
-            dialogues=self._ask(index, scene) if self._reading.dialogues else (),
-        )
 
     def _describe(self, index: int, scene: Scene) -> str:
         return describe(scene, Draws("caption", self._seed, self._split, index))
