@@ -65,21 +65,13 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`.
-
-        Raises:
-            BadSample: its image, sound or text cannot be used.
-        """
-        ...
+        """The sample at `index`. Raises `BadSample` if its image, sound or text cannot be used."""
 
     def captions(self) -> Iterator[str]:
         """All captions that can be used, without decoding an image."""
-        ...
 
     def dialogues(self) -> Iterator[Dialogue]:
         """All questions and answers, without decoding an image; none if they are not read."""
-        ...
 
     def blocks(self) -> Blocks | None:
         """Storage of the samples; None if every order costs the same."""
-        ...
