@@ -163,8 +163,8 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Ima
     """Decode an image file's bytes (or an open image) to an upright RGB image.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled to 8 bits; of an
-    animation the first picture is taken. If the caller will shrink the image to `shrink_to` pixels a side, a JPEG of more
-    than twice that side is decoded at a half, a quarter or an eighth of its size, never below twice that side.
+    animation the first picture is taken. If the caller will shrink the image to `shrink_to` pixels a side, a JPEG of
+    more than twice that side is decoded at a half, a quarter or an eighth of its size, never below twice that side.
 
     Raises:
         ValueError: the bytes are empty, damaged, no image, or too many pixels; the message is the reason alone.

@@ -71,10 +71,8 @@ class TextTokenizer:
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
         encodings = self._tokenizer.encode_batch_fast(new) if new else []
-        found = {
-            text: np.array(encoding.ids[: sum(encoding.attention_mask)], dtype=np.int32)
-            for text, encoding in zip(new, encodings, strict=True)
-        }
+        unpadded = (np.array(one.ids[: sum(one.attention_mask)], dtype=np.int32) for one in encodings)
+        found = dict(zip(new, unpadded, strict=True))
         rows = [found[text] if text in found else self._kept[text] for text in texts]
         if len(self._kept) + len(found) <= _MOST_KEPT:
             self._kept |= found
@@ -137,10 +135,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     if max_len is not None and max_len < 3:
         raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
     tokenizer = Tokenizer(BPE())
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Lowercase(), spaces, normalizers.Strip()]
-    )
+    one_space = normalizers.Replace(Regex(r"\s+"), " ")
+    steps = [normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     # A space before the first word as well: "red" is the same token at the start and later on.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -6,6 +6,7 @@ All lengths are thousandths of the image's side and all numbers are integers, so
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from impresa.data.shapes.draws import Draws
@@ -142,11 +143,8 @@ def _centres(draws: Draws, places: list[str], radii: list[int]) -> list[tuple[in
 
 
 def _apart(centres: list[tuple[int, int]], radii: list[int]) -> bool:
-    return all(
-        (x1 - x2) ** 2 + (y1 - y2) ** 2 > (r1 + r2 + _MARGIN) ** 2
-        for i, ((x1, y1), r1) in enumerate(zip(centres, radii, strict=True))
-        for (x2, y2), r2 in zip(centres[:i], radii[:i], strict=True)
-    )
+    pairs = combinations(zip(centres, radii, strict=True), 2)
+    return all((x1 - x2) ** 2 + (y1 - y2) ** 2 > (r1 + r2 + _MARGIN) ** 2 for ((x1, y1), r1), ((x2, y2), r2) in pairs)
 
 
 def _background(draws: Draws) -> Background:

@@ -129,10 +129,8 @@ def _turns(said: Sequence[tuple[str, Any]]) -> tuple[Turn, ...]:
         roles = ", ".join(role for role, _ in said) or "nobody"
         raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({roles:.60})")
     texts = [text for _, text in said]
-    return tuple(
-        Turn(_text(question, "question"), _text(answer, "answer"))
-        for question, answer in zip(texts[::2], texts[1::2], strict=True)
-    )
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return tuple(Turn(_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
 
 
 def _text(value: Any, what: str) -> str:
