@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pictures import gradient, photo
 from PIL import Image
 
 from impresa.data.augmentation import augment
+from pictures import gradient, photo
 
 
 def test_augmentation_none_is_the_image_itself() -> None:

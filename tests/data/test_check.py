@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pictures import numbered, png, write_jsonl
-from sounds_on_disk import wav
-
 from impresa.config.experiment import DatasetConfig
 from impresa.data.check import BadRow, Spread, inspect_source
 from impresa.data.sources import Reading, open_path
+from pictures import numbered, png, write_jsonl
+from sounds_on_disk import wav
 
 CONFIG = DatasetConfig()
 

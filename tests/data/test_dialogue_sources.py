@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import numbered, png, write_jsonl
-from sounds_on_disk import write_wavs
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import CAPTION_PROMPTS, Dialogue, Turn, ask, dialogues_of_captions
 from impresa.data.sources import BadSample, Reading, Source, open_path, open_source, open_train_and_val
 from impresa.errors import DataError
+from pictures import numbered, png, write_jsonl
+from sounds_on_disk import write_wavs
 
 TALK = Dialogue((Turn("what is it?", "a dog"), Turn("is it big?", "no")))
 FIRST = Dialogue(TALK.turns[:1])

@@ -7,12 +7,12 @@ import pickle
 from pathlib import Path
 
 import pytest
-from pictures import png, write_jsonl
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sources import BadSample
 from impresa.data.sources.folder import FolderSource
 from impresa.errors import DataError
+from pictures import png, write_jsonl
 
 CONFIG = DatasetConfig()
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import gradient, photo
 from PIL import Image
 
 from impresa.data.images import CLIP_MEAN, CLIP_STD, ImageTransform, decode_image, load_image
 from impresa.errors import DataError
+from pictures import gradient, photo
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import numbered, png, write_jsonl
 
 from impresa.config.experiment import DatasetConfig, ShapesConfig
 from impresa.data.sources import Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource
+from impresa.data.sources.rows import Subset, split_by_image
 from impresa.data.sources.shapes import ShapesSource
-from impresa.data.sources.subset import Subset, split_by_image
 from impresa.errors import DataError
+from pictures import numbered, png, write_jsonl
 
 SHAPES = DatasetConfig(image_size=16, shapes=ShapesConfig(num_train=9, num_val=5, num_test=4))
 

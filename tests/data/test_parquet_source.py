@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import png
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sources import BadSample, Blocks
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError
+from pictures import png
 
 CONFIG = DatasetConfig()
 

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 import tiny_hub
-from impresa.data.audio import Clip
-from impresa.data.pretrained import PretrainedAudioTransform, PretrainedTokenizer, pretrained_image_transform
+from impresa.data.audio import Clip, PretrainedAudioTransform
+from impresa.data.images import pretrained_image_transform
+from impresa.data.tokenizers import PretrainedTokenizer
 from impresa.errors import ConfigError, DataError
 
 

@@ -10,14 +10,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pictures import png
-from sounds_on_disk import wav
 
 from impresa.config.experiment import DatasetConfig, DecoderConfig, EncoderConfig, ExperimentConfig
 from impresa.data import sources
 from impresa.data.dialogue import ask
 from impresa.data.sources import BadSample, Reading, open_path, open_train_and_val, reading_of
 from impresa.data.sources.rows import Row, RowSource
+from pictures import png
+from sounds_on_disk import wav
 
 CONFIG = DatasetConfig()
 

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import png, write_jsonl
-from sounds_on_disk import sine, wav, write_wavs
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sample import Sample
@@ -18,6 +16,8 @@ from impresa.data.sources import BadSample, Reading, Source, open_path, open_sou
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError
+from pictures import png, write_jsonl
+from sounds_on_disk import sine, wav, write_wavs
 
 CONFIG = DatasetConfig(val_fraction=0.3)
 BYTES_AND_PATH = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -7,10 +7,12 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from impresa.data import tokenizers
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import ConfigError, DataError
 
@@ -95,6 +97,27 @@ def test_sent_to_another_process_it_is_the_same(tokenizer: TextTokenizer) -> Non
     sent = pickle.loads(pickle.dumps(tokenizer))
     for one, two in zip(tokenizer(ODD_TEXTS), sent(ODD_TEXTS), strict=True):
         assert torch.equal(one, two)
+
+
+def test_texts_that_were_seen_before_give_the_same_rows_in_any_batch(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = pickle.loads(pickle.dumps(tokenizer))
+    encoded: list[str] = []
+    encode = fresh._tokenizer.encode_batch_fast
+    counting = SimpleNamespace(encode_batch_fast=lambda texts: encoded.extend(texts) or encode(texts))
+    monkeypatch.setattr(fresh, "_tokenizer", counting)
+    batches = (["a star", "a small red circle"], ["a star", "", "a star"], ["a small red circle " * 30, "a star"])
+    for batch in batches * 2:
+        ids, mask = fresh(batch)
+        whole = tokenizer._tokenizer.encode_batch_fast(batch)
+        assert ids.tolist() == [encoding.ids for encoding in whole]
+        assert mask.int().tolist() == [encoding.attention_mask for encoding in whole]
+    assert sorted(encoded) == sorted({text for batch in batches for text in batch})
+    monkeypatch.setattr(tokenizers, "_MOST_KEPT", 0)
+    for _ in range(2):
+        fresh(["a new text"])
+    assert encoded[-2:] == ["a new text"] * 2
 
 
 def test_the_same_captions_give_the_same_tokenizer_in_another_process(tmp_path: Path) -> None:

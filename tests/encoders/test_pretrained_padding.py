@@ -12,8 +12,7 @@ from torch import Tensor
 
 import tiny_hub
 from impresa.config.experiment import EncoderConfig
-from impresa.data.audio import Clip
-from impresa.data.pretrained import PretrainedAudioTransform
+from impresa.data.audio import Clip, PretrainedAudioTransform
 from impresa.encoders.audio import AudioEncoder
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {

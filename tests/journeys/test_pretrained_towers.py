@@ -17,7 +17,7 @@ import tiny_hub
 from impresa.cli.main import main
 from impresa.config import EncoderConfig, ExperimentConfig, to_yaml
 from impresa.config.experiment import DatasetConfig, LoggingConfig, OptimizationConfig, ShapesConfig, TrainerConfig
-from impresa.data.pretrained import PretrainedTokenizer
+from impresa.data.tokenizers import PretrainedTokenizer
 from impresa.errors import CheckpointError
 from impresa.training.run import train
 

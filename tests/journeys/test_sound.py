@@ -21,8 +21,7 @@ import impresa
 import tiny_hub
 from impresa.cli.main import main
 from impresa.config import ExperimentConfig, load_experiment
-from impresa.data.audio import Clip, LogMelTransform, load_audio
-from impresa.data.pretrained import PretrainedAudioTransform
+from impresa.data.audio import Clip, LogMelTransform, PretrainedAudioTransform, load_audio
 from impresa.errors import CheckpointError, DataError
 from impresa.evaluation.results import read_evaluation
 from impresa.training.dry_run import dry_run

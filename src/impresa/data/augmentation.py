@@ -1,6 +1,6 @@
-"""Training views of images. Every draw comes from the generator that is given, so that it can be repeated.
+"""Random views of images for training. Every draw comes from the generator that is given, so it can be repeated.
 
-There is no flip and no change of hue in any of them: captions say left and right, and name colours.
+There is no flip and no change of hue in any of them: captions contain left and right, and colours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from impresa.config.experiment import Augmentation
-from impresa.data.images import resample
+from impresa.data.images import centre_square, resample
 
 _CROP_AREA = (0.9, 1.0)
 _CROP_ASPECT = (3 / 4, 4 / 3)
@@ -34,7 +34,7 @@ def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.ran
     - `strong`: the centre square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
       shifted by up to a tenth of the side, bent (the nodes of a mesh of 3 x 3 cells move by up to 6% of the side, after
       the elastic distortions of Simard et al. 2003), with brightness and contrast changed by up to a fifth;
-      (size, size). What comes in from outside the picture has the mean colour of its edge.
+      (size, size). Pixels from outside the picture have the mean colour of its edge.
     """
     match kind:
         case "none":
@@ -42,7 +42,9 @@ def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.ran
         case "clip":
             return resample(image, size, _crop_box(image.size, generator))
         case "strong":
-            return _relight(_warp(_centre_square(image, size), generator), generator)
+            warped = _warp(centre_square(image, size), generator)
+            brightness, contrast = generator.uniform(1 - _STRONG_LIGHT, 1 + _STRONG_LIGHT, 2)
+            return ImageEnhance.Contrast(ImageEnhance.Brightness(warped).enhance(brightness)).enhance(contrast)
 
 
 def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
@@ -61,13 +63,6 @@ def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tu
     return left, top, left + crop_width, top + crop_height
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return resample(image, size, (left, top, left + side, top + side))
-
-
 def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     """Rotate, shear, zoom and shift a square image around its centre, and bend it."""
     size = image.width
@@ -75,13 +70,15 @@ def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     shear = tan(radians(generator.uniform(-_STRONG_SHEAR_DEGREES, _STRONG_SHEAR_DEGREES)))
     zoom_x, zoom_y = generator.uniform(1 - _STRONG_ZOOM, 1 + _STRONG_ZOOM, 2)
     shift = generator.uniform(-_STRONG_SHIFT, _STRONG_SHIFT, 2) * size
-    # Pillow asks for the way back: where in the image each point of the result comes from.
+    # Pillow takes the inverse map: from each point of the result to its origin in the image.
     back = np.array(
         [
             [zoom_x * cos(angle), zoom_x * (shear * cos(angle) - sin(angle))],
             [zoom_y * sin(angle), zoom_y * (shear * sin(angle) + cos(angle))],
         ]
     )
+    pixels = np.asarray(image)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     lines = np.linspace(0, size, _STRONG_CELLS + 1).round().astype(int)
     points = np.stack(np.meshgrid(lines, lines), axis=-1)  # (rows, columns, 2), as x and y
     centre = size / 2
@@ -92,25 +89,14 @@ def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         Image.Transform.MESH,
         [_cell(lines, origins, row, column) for row in range(_STRONG_CELLS) for column in range(_STRONG_CELLS)],
         resample=Image.Resampling.BICUBIC,
-        fillcolor=_edge_colour(image),
+        fillcolor=tuple(int(value) for value in edge.mean(axis=0).round()),
     )
 
 
 def _cell(
     lines: NDArray[np.int64], origins: NDArray[np.float64], row: int, column: int
 ) -> tuple[tuple[int, int, int, int], tuple[float, ...]]:
-    """One cell of the mesh: its box in the result, and where the corners of it come from, against the clock."""
+    """One cell of the mesh: its box in the result, and the origins of its corners, counterclockwise."""
     box = (int(lines[column]), int(lines[row]), int(lines[column + 1]), int(lines[row + 1]))
     corners = (origins[row, column], origins[row + 1, column], origins[row + 1, column + 1], origins[row, column + 1])
     return box, tuple(float(value) for corner in corners for value in corner)
-
-
-def _edge_colour(image: Image.Image) -> tuple[int, ...]:
-    pixels = np.asarray(image)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(value) for value in edge.mean(axis=0).round())
-
-
-def _relight(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    brightness, contrast = generator.uniform(1 - _STRONG_LIGHT, 1 + _STRONG_LIGHT, 2)
-    return ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(brightness)).enhance(contrast)

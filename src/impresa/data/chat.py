@@ -1,9 +1,9 @@
-"""What text a dialogue becomes: the frame around questions and answers, and which tokens a decoder learns.
+"""Token ids of dialogues: the frame around questions and answers, and the tokens that a decoder learns.
 
-A dialogue is a row of texts, question and answer in turn, with a frame before each and an end token after each answer.
-`ChatFormat` joins them, cuts what is too long and marks what is supervised: each answer and the token that ends it,
-nothing else. Its two kinds say what the frames are: the chat template of a Qwen model, or a plain separator for a
-decoder from scratch, whose tokenizer is trained on the run's own questions and answers.
+A dialogue is a sequence of texts, question and answer in turn, with a frame before each and an end token after each
+answer. `ChatFormat` joins them and cuts long ones; supervised are each answer and the token that ends it, nothing else.
+Its two subclasses define the frames: the chat template of a Qwen model, or a plain separator for a decoder from
+scratch, whose tokenizer is trained on the run's own questions and answers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from impresa.hub import location, reading
 
 _MODEL = "decoder.model"
 _SETTINGS = "chat.json"
-_MARK = "\ue000"
-"""From Unicode's private area, so in no template: marks where texts go."""
+_PLACEHOLDER = "\ue000"
+"""For texts in a template; from Unicode's private area, so that no template contains it."""
 
 
 class ChatFormat(ABC):
     """Dialogues to tokens and back. It can be sent to another process."""
 
     end_ids: tuple[int, ...]
-    """Tokens that end an answer; the first one is what is trained."""
+    """Tokens that end an answer; the first one is used in training."""
     pad_id: int
-    """Token that fills up rows, under a mask."""
+    """Token that pads rows, under a mask."""
 
     @property
     @abstractmethod
@@ -43,15 +43,14 @@ class ChatFormat(ABC):
 
     @abstractmethod
     def frames(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids that stand before each question and each answer, the last answer's too.
+        """Token ids before each question and each answer, the last answer's too.
 
-        Args:
-            texts: questions and answers in turn, up to the last question or its answer.
+        `texts` are questions and answers in turn, up to the last question or its answer.
         """
 
     @abstractmethod
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a question or an answer. What looks like a special token is text here."""
+        """Token ids of a question or an answer; the names of special tokens in it are text."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -62,42 +61,36 @@ class ChatFormat(ABC):
         """Write what `load_chat` reads."""
 
     def encode(self, dialogue: Dialogue, max_len: int) -> tuple[list[int], list[bool]]:
-        """A dialogue for training: T token ids, and T flags that are true on what is supervised.
+        """A dialogue for training: T token ids, at most `max_len`, and T flags that are true on supervised tokens.
 
-        What is too long loses its oldest turns, each as a whole, then the start of its last question; never a part of
+        A longer dialogue loses its oldest turns, each as a whole, then the start of its last question; never a part of
         an answer.
-
-        Args:
-            dialogue: questions with answers.
-            max_len: bound of T.
 
         Raises:
             DataError: the last answer leaves no room for a question; the message is the reason alone.
         """
-        return self._fit([text for turn in dialogue.turns for text in (turn.question, turn.answer)], max_len)
+        return self._fit(_texts(dialogue.turns), max_len)
 
     def prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> list[int]:
-        """Token ids up to the place of the answer to `question`, the same as `encode` has there.
+        """Token ids up to the answer to `question`, the same as those of `encode`.
 
         Args:
-            turns: what was said before, oldest first.
-            question: what is asked now.
-            max_len: bound of the number of ids and new ones, kept in the way of `encode`.
-            num_new: longest answer in tokens. Room is kept for it, as `encode` keeps it for the answer that it knows,
-                but never more than half of what the frame leaves.
+            turns: earlier questions and answers, oldest first.
+            question: the new question.
+            max_len: bound of the number of ids and new ones; cut as in `encode`.
+            num_new: longest answer in tokens. Room is left for it, but at most half of the room beside the frame.
 
         Raises:
-            DataError: the question is empty or no UTF-8 text, or there is no room for one.
+            DataError: the question is empty or no UTF-8 text, or has no room.
         """
         if not question.strip():
             raise DataError("the question is empty; ask something")
         if not is_unicode(question):
             raise DataError("the question is not UTF-8 text; write it in that encoding")
-        said = [text for turn in turns for text in (turn.question, turn.answer)]
         question = question.strip()
         num_framing = len(self._join(self.frames([question]), [[]])[0])
         room = min(num_new, max(max_len - num_framing, 0) // 2)
-        return self._fit([*said, question], max_len - room)[0]
+        return self._fit([*_texts(turns), question], max_len - room)[0]
 
     def _fit(self, texts: list[str], max_len: int) -> tuple[list[int], list[bool]]:
         while True:
@@ -120,7 +113,7 @@ class ChatFormat(ABC):
         for number, (frame, text) in enumerate(zip_longest(frames, tokens, fillvalue=())):
             ends_an_answer = number > 0 and number % 2 == 0
             ids += [*frame, *text]
-            supervised += [ends_an_answer and place == 0 for place in range(len(frame))]
+            supervised += [ends_an_answer and index == 0 for index in range(len(frame))]
             supervised += [number % 2 == 1] * len(text)
         if len(tokens) == len(frames):
             ids.append(self.end_ids[0])
@@ -128,11 +121,14 @@ class ChatFormat(ABC):
         return ids, supervised
 
 
-class PlainChat(ChatFormat):
-    """question, separator, answer, end. Texts are normalised as captions are: lower case, white space collapsed.
+def _texts(turns: Sequence[Turn]) -> list[str]:
+    return [text for turn in turns for text in (turn.question, turn.answer)]
 
-    Args:
-        tokenizer: one that cuts no text; its start token is the separator, after which an answer starts.
+
+class PlainChat(ChatFormat):
+    """The format question, separator, answer, end. Texts are normalised like captions: lower case, spaces collapsed.
+
+    The start token of the tokenizer, which must cut no text, is the separator.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
@@ -142,11 +138,7 @@ class PlainChat(ChatFormat):
 
     @classmethod
     def train(cls, dialogues: Iterable[Dialogue], vocab_size: int) -> PlainChat:
-        """Train the tokenizer on all questions and answers.
-
-        Raises:
-            ConfigError: `vocab_size` cannot hold all bytes.
-        """
+        """The format with a tokenizer trained on all questions and answers, see `train_tokenizer`."""
         return cls(train_tokenizer(texts_of(dialogues), vocab_size, max_len=None))
 
     @property
@@ -170,17 +162,17 @@ class PlainChat(ChatFormat):
 
 
 class QwenChat(ChatFormat):
-    """The chat template and the tokenizer of a Qwen model, without thinking where the model would.
+    """The chat template and the tokenizer of a Qwen model, with thinking turned off.
 
-    The template is rendered once with marks in place of the texts; what stands between them are the frames. Each
-    dialogue is rendered as well, and must be what frames and texts give together.
+    The template is rendered once with placeholders for the texts; the parts between them are the frames. Each dialogue
+    is rendered as well, and must equal its frames and texts together.
 
     Args:
         tokenizer: transformers' tokenizer, with a chat template and a padding token.
-        name: what to call it in an error.
+        name: its name in an error.
 
     Raises:
-        ConfigError: it has none, or its template ends an answer with no token of its own.
+        ConfigError: the template or the token is missing, or the template ends an answer without a token of its own.
     """
 
     def __init__(self, tokenizer: Any, name: str = "the tokenizer") -> None:
@@ -197,7 +189,7 @@ class QwenChat(ChatFormat):
         """The format of a language model by Hugging Face id or path.
 
         Raises:
-            ConfigError: there is no tokenizer, or not one with a chat template.
+            ConfigError: the tokenizer or its chat template is missing.
         """
         from transformers import AutoTokenizer
 
@@ -210,11 +202,7 @@ class QwenChat(ChatFormat):
         return len(self._tokenizer)
 
     def frames(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `ChatFormat.frames`.
-
-        Raises:
-            DataError: the template does not take the texts as they are.
-        """
+        """See `ChatFormat.frames`. Raises `DataError` for texts that the template changes."""
         num_turns = (len(texts) + 1) // 2
         asked = texts[: 2 * num_turns - 1]
         between, ids = self._frames_of(num_turns)
@@ -224,9 +212,9 @@ class QwenChat(ChatFormat):
         return ids
 
     def render(self, texts: Sequence[str]) -> str:
-        """The template's text around questions and answers in turn, up to the start of the next answer."""
+        """The rendered template of questions and answers in turn, up to the start of the next answer."""
         messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-        # Always said, because versions of the template differ in what they do by default.
+        # The options are explicit, because versions of the template differ in their defaults.
         rendered = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
@@ -248,10 +236,10 @@ class QwenChat(ChatFormat):
     def _frames_of(self, num_turns: int) -> tuple[list[str], list[list[int]]]:
         """The frames of so many turns as texts and as token ids, computed once."""
         if num_turns not in self._frames:
-            marks = [f"{_MARK}{number}{_MARK}" for number in range(2 * num_turns - 1)]
-            rest, between = self.render(marks), []
-            for mark in marks:
-                before, _, rest = rest.partition(mark)
+            texts = [f"{_PLACEHOLDER}{number}{_PLACEHOLDER}" for number in range(2 * num_turns - 1)]
+            rest, between = self.render(texts), []
+            for text in texts:
+                before, _, rest = rest.partition(text)
                 between.append(before)
             between.append(rest)
             ids = [self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in between]
@@ -259,7 +247,7 @@ class QwenChat(ChatFormat):
         return self._frames[num_turns]
 
     def _find_ends(self) -> tuple[int, ...]:
-        """The token after an answer, and those that a language model ends all text with."""
+        """The token after an answer, and those that end any text of the language model."""
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{_MODEL}: {self._name} has no chat template; use an instruction-tuned model")
         after_an_answer = self._frames_of(2)[1][2][:1]
@@ -271,7 +259,7 @@ class QwenChat(ChatFormat):
 
 
 def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFormat:
-    """The pretrained model's own format, or one trained on the dialogues for a decoder from scratch.
+    """The format of a pretrained model, or one trained on the dialogues for a decoder from scratch.
 
     Raises:
         ConfigError: the model's tokenizer cannot be read or used, or the vocabulary is too small.
@@ -284,7 +272,7 @@ def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFo
 
 
 def is_chat(directory: Path) -> bool:
-    """Whether the folder holds a chat format, not a plain tokenizer."""
+    """True for a folder of a chat format, false for one of a tokenizer of captions."""
     return (directory / _SETTINGS).is_file()
 
 
@@ -292,7 +280,7 @@ def load_chat(directory: Path) -> ChatFormat:
     """The format that `ChatFormat.save` wrote.
 
     Raises:
-        DataError: there is none, or its files are damaged.
+        DataError: its files are missing or damaged.
     """
     try:
         settings = json.loads((directory / _SETTINGS).read_text(encoding="utf-8"))

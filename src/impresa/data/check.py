@@ -1,4 +1,4 @@
-"""Summary of a source: how many samples are usable, how large, how described, and what is bad. Each is read once."""
+"""Summary of a source: its usable and bad samples, sizes, captions and labels. Each sample is read once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from statistics import median
 from typing import Any
-
-from PIL import Image
 
 from impresa.data.sources import BadSample, Source
 
@@ -24,7 +22,6 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[int]) -> Spread | None:
-        """None for no values."""
         return cls(min(values), median(values), max(values)) if values else None
 
 
@@ -38,27 +35,22 @@ class BadRow:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Result of `inspect_source`."""
+    """Result of `inspect_source`. All but the first two fields describe the good samples alone."""
 
     num_samples: int
     """All samples, good and bad."""
     bad: tuple[BadRow, ...]
-    """Every sample that cannot be used."""
     width_px: Spread | None
-    """Of the good images, as all that follows is of good samples."""
     height_px: Spread | None
     caption_words: Spread | None
-    """Words of a caption."""
     num_sounds: int
-    """Zero also where sound is not read."""
+    """Zero also if sound is not read."""
     sound_ms: Spread | None
-    """Milliseconds of a sound."""
     num_dialogues: int
-    """Zero also where questions are not read."""
+    """Zero also if questions are not read."""
     kinds: dict[str, int]
-    """Dialogues of each type of question, the most frequent first; those without a type are not in it."""
+    """Dialogues of each type of question, the most frequent first, without those that have no type."""
     answer_words: Spread | None
-    """Words of an answer."""
     num_captions: int
     num_distinct_captions: int
     labels: dict[str, int]
@@ -72,7 +64,6 @@ class SourceSummary:
 
     @property
     def bad_fraction(self) -> float:
-        """Part of the samples that is bad."""
         return len(self.bad) / self.num_samples if self.num_samples else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,12 +72,7 @@ class SourceSummary:
 
 
 def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int]] = iter) -> SourceSummary:
-    """Read all samples of a source.
-
-    Args:
-        source: the samples.
-        track: wraps the iteration over their numbers, for a progress bar.
-    """
+    """Read all samples of a source; `track` wraps the iteration over their indices, for a progress bar."""
     bad, images, sounds_ms = [], [], []
     caption_words, answer_words, captions = [], [], set[str]()
     kinds, labels = Counter[str](), Counter[str]()
@@ -100,7 +86,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             continue
         if sample.image is not None:
             images.append(sample.image.size)
-            ids_of_image[_fingerprint(sample.image)].append(sample.id)
+            pixels = f"{sample.image.size}".encode() + sample.image.tobytes()
+            ids_of_image[blake2b(pixels, digest_size=16).digest()].append(sample.id)
         if sample.audio is not None:
             sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
         num_dialogues += len(sample.dialogues)
@@ -108,7 +95,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         answer_words += [len(turn.answer.split()) for dialogue in sample.dialogues for turn in dialogue.turns]
         caption_words += [len(caption.split()) for caption in sample.captions]
         captions.update(sample.captions)
-        labels.update([sample.label] if sample.label is not None else [])
+        labels.update([] if sample.label is None else [sample.label])
     return SourceSummary(
         num_samples=len(source),
         bad=tuple(bad),
@@ -125,7 +112,3 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         labels=dict(labels.most_common()),
         same_image=tuple(tuple(ids) for ids in ids_of_image.values() if len(ids) > 1),
     )
-
-
-def _fingerprint(image: Image.Image) -> bytes:
-    return blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 from impresa.config.experiment import ShapesConfig
@@ -19,6 +16,7 @@ from impresa.data.shapes.scenes import Split
 from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 from impresa.errors import DataError
+from impresa.files import replacing_folder
 
 FileFormat = Literal["folder", "parquet"]
 Track = Callable[[Iterable[int], str], Iterable[int]]
@@ -42,7 +40,7 @@ def export_shapes(
 
     Args:
         config: sizes of the splits, and the seed.
-        folder: where to write; it is made if it is not there.
+        folder: parent of the splits' folders; it is made if it is missing.
         image_size_px: side of the images.
         file_format: `folder` writes PNG files and `metadata.jsonl`; `parquet` one file with the same columns.
         force: replace the three splits of a folder that is not empty.
@@ -55,38 +53,24 @@ def export_shapes(
         DataError: the folder is not empty and `force` is false, or it cannot be written.
     """
     write = _write_parquet if file_format == "parquet" else _write_folder
-    try:
-        with _splits_in(folder, force) as unfinished:
-            for split in _SPLITS:
-                source = ShapesSource(config, split, image_size_px, Reading(dialogues=True))
-                (unfinished / split).mkdir()
-                write(unfinished / split, _rows(source, track(range(len(source)), split)))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
-    return {split: folder / split for split in _SPLITS}
-
-
-@contextmanager
-def _splits_in(folder: Path, force: bool) -> Iterator[Path]:
-    """A hidden folder to write the splits to; they replace those of `folder` when the block ends well."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; name a folder to write to")
     is_new = not folder.exists()
-    if not is_new and not force and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise DataError(f"{folder}: is not empty; name another folder, or add --force to replace its splits")
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(mkdtemp(prefix=".export-", dir=folder))
     try:
-        yield unfinished
-        for split in _SPLITS:
-            if (folder / split).exists():
-                os.replace(folder / split, unfinished / f"{split}-before")
-            os.replace(unfinished / split, folder / split)
+        if not is_new and not force and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise DataError(f"{folder}: is not empty; name another folder, or add --force to replace its splits")
+        with ExitStack() as stack:
+            for split in _SPLITS:
+                source = ShapesSource(config, split, image_size_px, Reading(dialogues=True))
+                unfinished = stack.enter_context(replacing_folder(folder / split))
+                write(unfinished, _rows(source, track(range(len(source)), split)))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # it stays when the export went well: then it is not empty
+            with suppress(OSError):  # the folder stays if it is not empty, because the export was complete
                 folder.rmdir()
+    return {split: folder / split for split in _SPLITS}
 
 
 def _rows(source: ShapesSource, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -95,12 +79,13 @@ def _rows(source: ShapesSource, indices: Iterable[int]) -> Iterator[dict[str, An
         file = BytesIO()
         assert sample.image is not None
         sample.image.save(file, "PNG")
+        turns = [dialogue.turns[0] for dialogue in sample.dialogues]
         yield {
             "name": f"{index:06d}.png",
             "image": file.getvalue(),
             "caption": sample.captions[0],
-            "question": [dialogue.turns[0].question for dialogue in sample.dialogues],
-            "answer": [dialogue.turns[0].answer for dialogue in sample.dialogues],
+            "question": [turn.question for turn in turns],
+            "answer": [turn.answer for turn in turns],
             "kind": [dialogue.kind for dialogue in sample.dialogues],
             "scene": asdict(source.scene(index)),
         }

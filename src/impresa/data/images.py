@@ -1,4 +1,4 @@
-"""Images in, tensors out: decoding of whatever files hold, and the deterministic transform.
+"""Images in, tensors out: decoding of any file that Pillow can read, and the transform without random parts.
 
 Decoding and resizing give 8-bit pixels, and normalisation is one multiplication and one addition on a whole batch, so
 that a worker handles a quarter of the bytes that float images would need.
@@ -18,11 +18,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from impresa.errors import DataError
+from impresa.errors import ConfigError, DataError
+from impresa.hub import TIMM, import_optional, location, reading
+
+Resampling = Literal["lanczos", "bilinear", "bicubic"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of each colour that CLIP normalises with (Radford et al., 2021)."""
+_BACKBONE = "vision_encoder.backbone"
+_FILTERS: dict[int, Resampling] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers of its resampling filters."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,12 @@ class ImageTransform:
     mean: tuple[float, float, float] = CLIP_MEAN
     """Subtracted from red, green and blue in 0 to 1."""
     std: tuple[float, float, float] = CLIP_STD
-    """Divides them."""
+    """Divides the difference."""
     resize: Literal["crop", "squash"] = "crop"
     """`crop`: the centre square, to `size`; `squash`: the whole image, both sides to `size`."""
     crop_fraction: float = 1.0
     """Side of the centre square as a part of the short side."""
-    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    resample: Resampling = "bicubic"
     """Filter of the resizing, always with antialias."""
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -48,7 +54,8 @@ class ImageTransform:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """(B, S, S, 3) uint8 of RGB images; an image that has the right size already is not resampled."""
-        return torch.from_numpy(np.stack([np.asarray(self._fit(image)) for image in images]))
+        data = bytearray().join(self._fit(image).tobytes() for image in images)
+        return torch.frombuffer(data, dtype=torch.uint8).view(len(images), self.size, self.size, 3)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 3, S, S) float32."""
@@ -66,16 +73,21 @@ class ImageTransform:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
         if self.resize == "squash":
-            return resample(image, self.size, (0, 0, width, height), self.resample)
-        side = min(width, height) * self.crop_fraction
-        left, top = (width - side) / 2, (height - side) / 2
-        return resample(image, self.size, (left, top, left + side, top + side), self.resample)
+            return resample(image, self.size, (0, 0, *image.size), self.resample)
+        return centre_square(image, self.size, self.crop_fraction, self.resample)
+
+
+def centre_square(image: Image.Image, size: int, fraction: float = 1.0, how: Resampling = "bicubic") -> Image.Image:
+    """The centre square, its side a `fraction` of the image's short side, resampled to `size` pixels a side."""
+    width, height = image.size
+    side = min(width, height) * fraction
+    left, top = (width - side) / 2, (height - side) / 2
+    return resample(image, size, (left, top, left + side, top + side), how)
 
 
 def resample(
-    image: Image.Image, size: int, box: tuple[float, float, float, float], how: str = "bicubic"
+    image: Image.Image, size: int, box: tuple[float, float, float, float], how: Resampling = "bicubic"
 ) -> Image.Image:
     """The part of an image within `box` (left, top, right, bottom) as a square of side `size` pixels, antialiased."""
     if image.size == (size, size) and box == (0, 0, size, size):
@@ -83,11 +95,54 @@ def resample(
     return image.resize((size, size), Image.Resampling[how.upper()], box=box)
 
 
-def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:
-    """Open and decode an image as `decode_image` does.
+def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
+    """The preprocessing of a pretrained tower's own image processor, at another size.
 
     Args:
-        source: a path, the bytes of an image file, or an image that is open already.
+        name: a Hugging Face id, a path, or `timm:NAME`.
+        image_size: side of the square in pixels.
+
+    Raises:
+        ConfigError: the image processor is missing, or uses an unknown filter.
+    """
+    if name.startswith(TIMM):
+        timm = import_optional(_BACKBONE, "timm", "timm", user=name)
+        with reading(_BACKBONE, name):
+            own = timm.create_model(name.removeprefix(TIMM), pretrained=False).pretrained_cfg
+        squashes = own["crop_mode"] == "squash"
+        return ImageTransform(
+            size=image_size,
+            mean=_colours(own["mean"]),
+            std=_colours(own["std"]),
+            resize="squash" if squashes else "crop",
+            crop_fraction=1.0 if squashes else own["crop_pct"],
+            resample=own["interpolation"],
+        )
+    from transformers import AutoImageProcessor
+
+    with reading(_BACKBONE, name):
+        own = AutoImageProcessor.from_pretrained(location(name), backend="pil")
+    if own.resample not in _FILTERS:
+        fault = f"resizes with Pillow's filter {int(own.resample)}; ours are {', '.join(_FILTERS.values())}"
+        raise ConfigError(f"{_BACKBONE}: {name} {fault}")
+    crops = bool(getattr(own, "do_center_crop", False))
+    return ImageTransform(
+        size=image_size,
+        mean=_colours(own.image_mean) if own.do_normalize else (0.0, 0.0, 0.0),
+        std=_colours(own.image_std) if own.do_normalize else (1.0, 1.0, 1.0),
+        resize="crop" if crops or own.size.height is None else "squash",
+        crop_fraction=own.crop_size.height / (own.size.shortest_edge or own.size.height) if crops else 1.0,
+        resample=_FILTERS[own.resample],
+    )
+
+
+def _colours(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:
+    """Open and decode an image (a path, the bytes of a file, or an open image) as `decode_image` does.
 
     Raises:
         DataError: the file is missing, empty, damaged, no image, or too large to be decoded safely.
@@ -105,15 +160,11 @@ def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:
 
 
 def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Image.Image:
-    """An image file's bytes (or an open image) as an upright RGB image.
+    """Decode an image file's bytes (or an open image) to an upright RGB image.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled to 8 bits; of an
-    animation the first picture is taken.
-
-    Args:
-        data: the file's bytes.
-        shrink_to: side in pixels to which the caller will shrink the image. A JPEG of more than twice that side is
-            decoded at a half, a quarter or an eighth of its size, never below twice `shrink_to`.
+    animation the first picture is taken. If the caller will shrink the image to `shrink_to` pixels a side, a JPEG of
+    more than twice that side is decoded at a half, a quarter or an eighth of its size, never below twice that side.
 
     Raises:
         ValueError: the bytes are empty, damaged, no image, or too many pixels; the message is the reason alone.
@@ -132,7 +183,7 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Ima
         raise ValueError("the image has too many pixels to be decoded safely") from error
     except UnidentifiedImageError as error:
         raise ValueError("not an image in a format that Pillow knows") from error
-    except Exception as error:  # decoders of damaged files raise whatever their parsing stumbles over
+    except Exception as error:  # the decoders of damaged files raise exceptions of many types
         raise ValueError(f"the image cannot be decoded ({error})") from error
 
 
@@ -146,7 +197,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Whole numbers have the range of 16 bits; floats that of 0 to 1, or of 0 to 255 if any is above 1."""
+    """Integers have the range of 16 bits; floats that of 0 to 1, or of 0 to 255 if any is above 1."""
     if np.issubdtype(grey.dtype, np.integer):
         return ((grey.astype(np.int64).clip(0, 65535) + 128) // 257).astype(np.uint8)
     finite = np.nan_to_num(grey)

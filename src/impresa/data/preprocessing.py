@@ -1,19 +1,22 @@
-"""What happens to texts, images and sounds before a model sees them: chosen by the towers, kept in the run."""
+"""Preprocessing of texts, images and sounds: chosen by the towers, kept in the run, and applied to batches."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from impresa.config.experiment import ExperimentConfig, is_from_scratch
 from impresa.config.paths import expanded
-from impresa.data.audio import LogMelTransform
+from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform
 from impresa.data.chat import ChatFormat, is_chat, load_chat
-from impresa.data.images import ImageTransform
-from impresa.data.pretrained import PretrainedAudioTransform, PretrainedTokenizer, pretrained_image_transform
-from impresa.data.tokenizers import TextTokenizer, train_tokenizer
+from impresa.data.images import ImageTransform, pretrained_image_transform
+from impresa.data.sample import Sample
+from impresa.data.tokenizers import PretrainedTokenizer, TextTokenizer, train_tokenizer
 from impresa.errors import CheckpointError, DataError
 from impresa.files import replacing_folder, write_atomic
 from impresa.run_dir.layout import PREPROCESSING, TOKENIZER
@@ -21,41 +24,35 @@ from impresa.run_dir.layout import PREPROCESSING, TOKENIZER
 Tokenizer = TextTokenizer | PretrainedTokenizer
 AudioTransform = LogMelTransform | PretrainedAudioTransform
 
+_SILENCE = Clip(torch.zeros(1), RATE_HZ)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Tokenizer and transforms, the same in training, evaluation and use."""
 
     tokenizer: Tokenizer | ChatFormat
-    """Makes tokens of captions; in front of a decoder, of dialogues."""
+    """For captions; with a decoder, for dialogues."""
     image: ImageTransform
     audio: AudioTransform | None = None
     """None without an audio encoder."""
 
     @property
     def texts(self) -> Tokenizer:
-        """The tokenizer of captions.
-
-        Raises:
-            DataError: the tokenizer frames dialogues.
-        """
+        """The tokenizer of captions. Raises `DataError` for one of dialogues."""
         if isinstance(self.tokenizer, ChatFormat):
             raise DataError("tokenizer: it frames dialogues and cannot read captions; restore the run's own")
         return self.tokenizer
 
     @property
     def chat(self) -> ChatFormat:
-        """The format of dialogues.
-
-        Raises:
-            DataError: the tokenizer knows no dialogues.
-        """
+        """The format of dialogues. Raises `DataError` for a tokenizer of captions."""
         if not isinstance(self.tokenizer, ChatFormat):
             raise DataError("tokenizer: no chat format can be read; restore the run's own")
         return self.tokenizer
 
     def save(self, run_dir: Path) -> None:
-        """Write what `load` reads."""
+        """Write the files that `load` reads."""
         with replacing_folder(run_dir / TOKENIZER) as folder:
             self.tokenizer.save(folder)
         transforms = {"image": self.image.to_dict()}
@@ -65,18 +62,13 @@ class Preprocessing:
 
     @classmethod
     def load(cls, run_dir: Path) -> Preprocessing:
-        """The preprocessing of a run.
-
-        Raises:
-            CheckpointError: the transforms are missing or damaged.
-            DataError: the tokenizer is missing or damaged.
-        """
+        """The preprocessing of a run. Raises the errors of `read_transforms` and `load_tokenizer`."""
         image, audio = read_transforms(run_dir)
         return cls(load_tokenizer(run_dir / TOKENIZER), image, audio)
 
 
 def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | None]:
-    """The transforms of a run; that of sounds is None where the run's model has no audio encoder.
+    """The transforms of a run; that of sounds is None if the run's model has no audio encoder.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -84,7 +76,8 @@ def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | Non
     try:
         transforms = json.loads((run_dir / PREPROCESSING).read_text())
         audio = transforms.get("audio")
-        return ImageTransform.from_dict(transforms["image"]), audio and _audio_from_dict(audio)
+        kind = PretrainedAudioTransform if audio and "extractor" in audio else LogMelTransform
+        return ImageTransform.from_dict(transforms["image"]), audio and kind.from_dict(audio)
     except (DataError, OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{run_dir / PREPROCESSING}: {error}; restore the run from a copy") from error
 
@@ -93,7 +86,7 @@ def load_tokenizer(directory: Path) -> Tokenizer | ChatFormat:
     """The tokenizer or chat format that its `save` wrote.
 
     Raises:
-        DataError: there is none, or its files are damaged.
+        DataError: its files are missing or damaged.
     """
     if is_chat(directory):
         return load_chat(directory)
@@ -102,7 +95,7 @@ def load_tokenizer(directory: Path) -> Tokenizer | ChatFormat:
 
 
 def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on the captions for our own text tower, a pretrained tower's own otherwise.
+    """A tokenizer trained on the captions for a text tower from scratch, a pretrained tower's own otherwise.
 
     Raises:
         ConfigError: the pretrained tower's tokenizer cannot be read, or the vocabulary is too small.
@@ -114,7 +107,7 @@ def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Toke
 
 
 def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
-    """That of the tower's run where it comes from one, CLIP's for our own ViT, a pretrained tower's own otherwise.
+    """The transform of the tower's own run if it has one, CLIP's for a ViT from scratch, else a pretrained tower's own.
 
     Raises:
         ConfigError: the pretrained tower's preprocessing cannot be read.
@@ -129,12 +122,7 @@ def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
 
 
 def prepare_audio_transform(config: ExperimentConfig) -> AudioTransform | None:
-    """The same for sounds, log-mel features for our own audio tower; None without an audio tower.
-
-    Raises:
-        ConfigError: the pretrained tower's preprocessing cannot be read.
-        CheckpointError: the tower's run is damaged.
-    """
+    """The same for sounds, with log-mel features for an audio tower from scratch; None without an audio tower."""
     tower = config.audio_encoder
     if tower is None:
         return None
@@ -145,6 +133,31 @@ def prepare_audio_transform(config: ExperimentConfig) -> AudioTransform | None:
     return PretrainedAudioTransform.from_backbone(tower.backbone, tower.audio_max_seconds)
 
 
-def _audio_from_dict(values: dict[str, object]) -> AudioTransform:
-    kind = PretrainedAudioTransform if "extractor" in values else LogMelTransform
-    return kind.from_dict(values)
+def stack_images(transform: ImageTransform, samples: Sequence[Sample], present: Tensor | None = None) -> Tensor | None:
+    """(B, 3, S, S) of B samples: zeros where `present` (B,) is false; None if no sample has an image.
+
+    Without `present`, samples without an image have no row.
+    """
+    images = [sample.image for sample in samples if sample.image is not None]
+    return image_rows(transform, transform.pixels(images) if images else None, present)
+
+
+def image_rows(transform: ImageTransform, pixels: Tensor | None, present: Tensor | None = None) -> Tensor | None:
+    """The same from the pixels (K, S, S, 3) of the K samples that have an image; None for K = 0."""
+    images = None if pixels is None else transform.normalize(pixels)
+    if present is None:
+        return images
+    rows = torch.zeros(len(present), 3, transform.size, transform.size)
+    if images is not None:
+        rows[present] = images
+    return rows
+
+
+def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Features (B, F, M) of B samples and their mask (B, F); a sample without a sound is silent."""
+    return transform([sample.audio or _SILENCE for sample in samples])
+
+
+def mask_of(present: list[bool]) -> Tensor | None:
+    """(B,) bool, or None if all are present."""
+    return None if all(present) else torch.tensor(present)

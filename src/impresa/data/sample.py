@@ -1,8 +1,8 @@
-"""Items on their way to a model: a `Sample` as a source yields it, and what batches of tensors have in common."""
+"""Input of a model: a `Sample` as a source yields it, and the common part of all batches of tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ class Sample:
     label: str | None = None
     """Class name, if the data has one."""
     audio: Clip | None = None
-    """Sound in one channel; None also where sound is not read at all."""
+    """Sound in one channel; None also if sound is not read."""
     dialogues: tuple[Dialogue, ...] = ()
-    """Questions about the image, with answers; empty where they are not asked for."""
+    """Questions about the image, with answers; empty also if they are not read."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class TensorBatch:
     """Images and sounds of B samples as tensors; each kind of model adds its texts.
 
     A modality that the data lacks is None. A sample that lacks a modality still has a row of it, with arbitrary
-    content; a mask marks these rows.
+    content and false in the mask of this modality.
     """
 
     ids: list[str]
@@ -45,15 +45,15 @@ class TensorBatch:
     image: torch.Tensor | None = None
     """(B, 3, S, S) float32, normalised."""
     audio: torch.Tensor | None = None
-    """(B, F, M) float32 features of sounds; F is the longest of this batch, or what a pretrained tower wants."""
+    """(B, F, M) float32 features of sounds; F is the longest of this batch, or a pretrained tower's fixed length."""
     audio_mask: torch.Tensor | None = None
     """(B, F) bool; true on frames that are not padding."""
     image_present: torch.Tensor | None = None
-    """(B,) bool; true where the sample has an image, None where all have one."""
+    """(B,) bool; true where the sample has an image, None if all have one."""
     audio_present: torch.Tensor | None = None
     """The same for sounds."""
     bad: list[tuple[str, str]] = field(default_factory=list)
-    """Samples that should have been here and could not be used: name and reason. They do not count in B."""
+    """Name and reason of samples that belong to this batch and could not be used; they do not count in B."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +78,5 @@ class TensorBatch:
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
     def _map_tensors(self, change: Any) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {name: change(value) for name, value in values.items() if hasattr(value, "pin_memory")}
-        return replace(self, **changed)
+        tensors = {name: value for name, value in vars(self).items() if hasattr(value, "pin_memory")}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})

@@ -1,58 +1,60 @@
-"""The tokenizer of a text tower from scratch: byte-level BPE, trained on the run's own captions.
-
-Bytes are its alphabet, so that no text is unknown to it. Text is normalised as CLIP does: NFC, white space collapsed,
-lower case.
-"""
+"""Tokenizers of text towers: byte-level BPE trained on the run's own captions, or a pretrained tower's own."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 
 from impresa.errors import ConfigError, DataError
+from impresa.hub import location, read_config, reading
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
 _SPECIAL = [_START, _END, _PAD]
 _FILE = "tokenizer.json"
 _SMALLEST = 256 + len(_SPECIAL)
+_MOST_KEPT = 1 << 17
+"""Texts whose token ids a process keeps: about 40 MiB of captions."""
 
-
-class TextBatcher(Protocol):
-    """Whatever turns texts into padded token ids."""
-
-    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T) int64 token ids and (B, T) bool mask."""
-        ...
+_BACKBONE = "text_encoder.backbone"
+_PRETRAINED_FILE = "batching.json"
+_SIGLIP = ("siglip", "siglip_text_model")
 
 
 class TextTokenizer:
-    """Texts to padded token ids, with a start and an end token around each."""
+    """Texts to padded token ids, with a start and an end token around each; made by `train_tokenizer` or `load`.
+
+    Bytes are its alphabet, so that no text is unknown to it. Text is normalised as CLIP does: NFC, white space
+    collapsed, lower case.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wrap a tokenizer that `train_tokenizer` made; use that, or `load`."""
         self._tokenizer = tokenizer
-        # Batches are small and workers are forked: threads of the library would only be in the way of both.
+        self._kept: dict[str, NDArray[np.int32]] = {}
+        # Batches are small and workers are forked: threads of the library are bad for both.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # A caption may contain the words "<|end|>": as text they are text.
+        # A caption may contain the words "<|end|>", which are text there.
         self._tokenizer.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (_special_id(tokenizer, token) for token in _SPECIAL)
 
     def __reduce__(self) -> tuple[type[TextTokenizer], tuple[Tokenizer]]:
-        # The library's own pickling forgets that special tokens in a text are text; the constructor knows.
+        # The library's own pickling loses `encode_special_tokens`; the constructor sets it.
         return TextTokenizer, (self._tokenizer,)
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens: at most what was asked for, less when the captions did not give so many."""
+        """Number of tokens: at most the number in the config, less if the captions did not give so many."""
         return int(self._tokenizer.get_vocab_size())
 
     @property
@@ -61,16 +63,23 @@ class TextTokenizer:
         truncation = self._tokenizer.truncation
         return int(truncation["max_length"]) if truncation else sys.maxsize
 
-    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokenize a batch.
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts to (B, T) int64 token ids and a (B, T) bool mask, true where there is a token.
 
-        Returns:
-            input_ids: (B, T) int64, padded on the right; T is the longest text of the batch, at most `max_len`.
-            attention_mask: (B, T) bool, true where there is a token.
+        Rows are padded on the right; T is the longest text of the batch, at most `max_len`. The ids of a text are
+        computed once and kept, because training reads the same captions in each epoch.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        input_ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
-        mask = np.array([encoding.attention_mask for encoding in encodings], dtype=bool)
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        encodings = self._tokenizer.encode_batch_fast(new) if new else []
+        unpadded = (np.array(one.ids[: sum(one.attention_mask)], dtype=np.int32) for one in encodings)
+        found = dict(zip(new, unpadded, strict=True))
+        rows = [found[text] if text in found else self._kept[text] for text in texts]
+        if len(self._kept) + len(found) <= _MOST_KEPT:
+            self._kept |= found
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        input_ids[mask] = np.concatenate(rows) if rows else []
         return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
     def encode(self, text: str) -> list[int]:
@@ -78,11 +87,11 @@ class TextTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, normalised as the tokenizer saw it; special tokens are left out."""
+        """The normalised text of token ids; special tokens are left out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(" ")
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` into the directory, in the format that other tools read as well."""
+        """Write `tokenizer.json` into the directory, in the library's own format."""
         directory.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(directory / _FILE))
 
@@ -91,7 +100,7 @@ class TextTokenizer:
         """Read what `save` wrote.
 
         Raises:
-            DataError: there is no such file, or it is damaged.
+            DataError: the file is missing or damaged.
         """
         path = directory / _FILE
         if not path.is_file():
@@ -116,7 +125,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     Args:
         captions: texts, read once.
         vocab_size: upper bound of the number of tokens, at least 259: the bytes, start, end and padding.
-        max_len: longest text in tokens, start and end included; None cuts none.
+        max_len: longest text in tokens, start and end included; None cuts no text.
 
     Raises:
         ConfigError: `vocab_size` or `max_len` is too small.
@@ -126,14 +135,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     if max_len is not None and max_len < 3:
         raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
     tokenizer = Tokenizer(BPE())
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
+    one_space = normalizers.Replace(Regex(r"\s+"), " ")
+    steps = [normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     # A space before the first word as well: "red" is the same token at the start and later on.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -153,3 +157,91 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
         tokenizer.enable_truncation(max_len)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id(_PAD), pad_token=_PAD)
     return TextTokenizer(tokenizer)
+
+
+class PretrainedTokenizer:
+    """A pretrained text tower's own tokenizer, with the interface of `TextTokenizer`.
+
+    Args:
+        tokenizer: transformers' tokenizer.
+        max_len: longest text in tokens; longer ones are cut and keep their end token.
+        pads_fully: pad every batch to `max_len`, for a tower that was trained so.
+        lower_case: convert texts to lower case first, for a tower that was trained so.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_len: int, pads_fully: bool = False, lower_case: bool = False) -> None:
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        self._tokenizer = tokenizer
+        self.max_len = max_len
+        self.pads_fully = pads_fully
+        self.lower_case = lower_case
+
+    @classmethod
+    def from_backbone(cls, name: str, max_len: int) -> PretrainedTokenizer:
+        """The tokenizer of a text tower by Hugging Face id or path.
+
+        `max_len` is bounded by the tower's number of positions. SigLIP's texts are lower case and padded to it.
+
+        Raises:
+            ConfigError: the tokenizer is missing, or has no padding token.
+        """
+        from transformers import AutoTokenizer
+
+        config = read_config(_BACKBONE, name)
+        with reading(_BACKBONE, name):
+            tokenizer = AutoTokenizer.from_pretrained(location(name))
+        if tokenizer.pad_token_id is None:
+            fault = f"the tokenizer of {name} has no padding token"
+            raise ConfigError(f"{_BACKBONE}: {fault}; set its pad_token and save it again")
+        tower = getattr(config, "text_config", config)
+        longest = min(tokenizer.model_max_length, getattr(tower, "max_position_embeddings", max_len))
+        if config.model_type in _SIGLIP:
+            return cls(tokenizer, max_len=tower.max_position_embeddings, pads_fully=True, lower_case=True)
+        return cls(tokenizer, max_len=min(max_len, longest))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokenizer)
+
+    @property
+    def end_id(self) -> int:
+        end = self._tokenizer.eos_token_id
+        return int(self._tokenizer.sep_token_id if end is None else end)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts to (B, T) int64 token ids, padded on the right, and a (B, T) bool mask, see `TextTokenizer`."""
+        encoded = self._tokenizer(
+            [text.lower() for text in texts] if self.lower_case else list(texts),
+            padding="max_length" if self.pads_fully else "longest",
+            truncation=True,
+            max_length=self.max_len,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def save(self, directory: Path) -> None:
+        """Write the library's own files and the arguments into the directory."""
+        self._tokenizer.save_pretrained(directory)
+        settings = {"max_len": self.max_len, "pads_fully": self.pads_fully, "lower_case": self.lower_case}
+        (directory / _PRETRAINED_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """True for a directory that `save` wrote into."""
+        return (directory / _PRETRAINED_FILE).is_file()
+
+    @classmethod
+    def load(cls, directory: Path) -> PretrainedTokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the folder or a file in it is missing or damaged.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            settings = json.loads((directory / _PRETRAINED_FILE).read_text())
+            return cls(AutoTokenizer.from_pretrained(directory), **settings)
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{directory}: no tokenizer can be read ({error}); restore the folder") from error

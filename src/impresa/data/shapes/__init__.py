@@ -1,1 +1,1 @@
-"""The embedded data set's world: scenes (`scenes`), their pictures (`rendering`) and their captions (`captions`)."""
+"""The embedded data set: scenes, and the pictures, captions, questions and sounds that are made of them."""

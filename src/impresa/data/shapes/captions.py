@@ -1,30 +1,16 @@
-"""Captions of scenes: several ways to say what is there, all of them true, each naming every object once."""
+"""Captions of scenes, in several wordings; each is true and names every object once."""
 
 from __future__ import annotations
 
 from impresa.data.shapes.draws import Draws
-from impresa.data.shapes.scenes import Scene, relations
+from impresa.data.shapes.scenes import PLACES, Scene, relations
 
-WHERE = {
-    "top left": "at the top left",
-    "top": "at the top",
-    "top right": "at the top right",
-    "left": "on the left",
-    "center": "in the center",
-    "right": "on the right",
-    "bottom left": "at the bottom left",
-    "bottom": "at the bottom",
-    "bottom right": "at the bottom right",
-}
+_PREPOSITIONS = {"left": "on", "center": "in", "right": "on"}
+WHERE = {place: f"{_PREPOSITIONS.get(place, 'at')} the {place}" for place in PLACES}
 """The phrase for each place."""
 
 _TEMPLATES = {
-    1: (
-        "{a} {at_a}",
-        "{at_a} {a}",
-        "there is {a} {at_a}",
-        "a picture of {a} {at_a}",
-    ),
+    1: ("{a} {at_a}", "{at_a} {a}", "there is {a} {at_a}", "a picture of {a} {at_a}"),
     2: (
         "{a} {relation} {b}",
         "{a} {relation} {b} {at_b}",

@@ -23,7 +23,7 @@ class Draws:
         self._state = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
     def bits(self) -> int:
-        """64 random bits."""
+        """64 random bits, as an integer."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -31,15 +31,14 @@ class Draws:
         return z ^ (z >> 31)
 
     def below(self, bound: int) -> int:
-        """A whole number from 0 to `bound` - 1."""
+        """An integer from 0 to `bound` - 1."""
         return (self.bits() * bound) >> 64
 
     def between(self, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both included."""
+        """An integer from `low` to `high`, both included."""
         return low + self.below(high - low + 1)
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items."""
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[Item], count: int) -> list[Item]:

@@ -1,14 +1,14 @@
-"""Questions about scenes, of five types, and their answers: all true, none with two answers.
+"""Questions about scenes, of five types, each with exactly one answer.
 
-Over many scenes each type is asked equally often, and each answer of a type is equally frequent: for every wording,
-not only on the whole. So neither the most frequent answer nor the question's words help; only the picture does. That
-holds in the test split as well, whose pairs of colour and shape are asked about in no other split.
+Over many scenes each type is asked equally often, and each answer of a type is equally frequent, for every wording. So
+neither the most frequent answer nor the words of the question help; only the picture does. The same holds in the test
+split, whose pairs of colour and shape are asked about in no other split.
 
-- count: how many shapes there are, one to three.
-- colour: of the shape at a place. Never of a kind of shape: a shape of an unseen pair would have no colour to learn.
-- existence: whether there is, for example, a red circle. What is not there could have been: it is a pair of the split.
-- relation: which of two opposite sides one shape lies on as seen from another, only where it does without doubt.
-- comparison: whether one shape is larger or smaller than another, only where they are not the same size.
+- count: the number of shapes, one to three.
+- colour: of the shape at a place. Never of a kind of shape: the colour of a shape of an unseen pair cannot be learned.
+- existence of, for example, a red circle. Absent objects could have been present: they are pairs of the split.
+- relation: the one of two opposite sides on which one shape lies as seen from another, only if it is unambiguous.
+- comparison of the sizes of two shapes, only if they differ.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHOICES = {
     "above": ("above or below", "above"),
     "below": ("above or below", "below"),
 }
-"""The two sides that a question offers, and the one that is right, for each relation that holds."""
+"""The two sides that a question offers, and the right one, for each relation."""
 _ONE = 1 << 32
 
 
@@ -49,8 +49,8 @@ def ask_about(scene: Scene, split: Split, draws: Draws) -> tuple[Dialogue, ...]:
 
     Args:
         scene: a scene of `draw_scene`.
-        split: its split; the pairs that existence is asked about are those of the split.
-        draws: choose the types, what is asked about and the wording.
+        split: its split, whose pairs are those of questions about existence.
+        draws: choose the types, the objects and the wording.
     """
     return tuple(_ask(kind, scene, split, draws) for kind in _choose_kinds(scene, draws))
 
@@ -69,7 +69,8 @@ def _ask(kind: Kind, scene: Scene, split: Split, draws: Draws) -> Dialogue:
             sides, answer = _CHOICES[draws.choice(relations(one, other))]
             question = f"is the {_name(one)} {sides} the {_name(other)}?"
         case "comparison":
-            one, other = draws.choice([pair for pair in permutations(scene.objects, 2) if _differ_in_size(*pair)])
+            pairs = permutations(scene.objects, 2)
+            one, other = draws.choice([(a, b) for a, b in pairs if a.size != b.size])
             question = f"is the {_name(one)} larger or smaller than the {_name(other)}?"
             answer = "larger" if one.size == "large" else "smaller"
     return ask(question, answer, kind)
@@ -85,7 +86,7 @@ def _existence(scene: Scene, split: Split, draws: Draws) -> tuple[str, str]:
 
 
 def _is_alone_at_its_place(thing: SceneObject, scene: Scene) -> bool:
-    """True if the words for its place can mean no other object: what is at the top left is at the top as well."""
+    """True if the words for its place fit no other object: one at the top left is at the top as well."""
     others = [item for item in scene.objects if item is not thing]
     match thing.place:
         case "top" | "bottom":
@@ -96,49 +97,43 @@ def _is_alone_at_its_place(thing: SceneObject, scene: Scene) -> bool:
             return True
 
 
-def _differ_in_size(one: SceneObject, other: SceneObject) -> bool:
-    return one.size != other.size
-
-
 def _name(thing: SceneObject) -> str:
-    """The words for an object; no other of its scene has the same colour and shape."""
+    """The words for an object; they are unique in its scene."""
     return f"{thing.colour} {thing.shape}"
 
 
 def _choose_kinds(scene: Scene, draws: Draws) -> Iterator[Kind]:
     """Each type with its probability, by systematic sampling.
 
-    The probabilities are laid end to end on a line with marks at a drawn distance; a type is chosen when its piece has
-    a mark. So their number varies by no more than one, and is never zero because the probabilities add up to more.
+    The probabilities are laid end to end on a line, from a drawn start; a type is chosen if its piece contains a whole
+    number. So the number of types varies by at most one, and is never zero because the probabilities add up to more.
     """
     end = draws.below(_ONE)
-    for kind, length in zip(KINDS, _probabilities(len(scene.objects), _has_two_sizes(scene)), strict=True):
+    has_two_sizes = len({item.size for item in scene.objects}) > 1
+    for kind, length in zip(KINDS, _probabilities(len(scene.objects), has_two_sizes), strict=True):
         start, end = end, end + length
         if end // _ONE > start // _ONE:
             yield kind
 
 
-def _has_two_sizes(scene: Scene) -> bool:
-    return len({item.size for item in scene.objects}) > 1
-
-
 @lru_cache
 def _probabilities(num_objects: int, has_two_sizes: bool) -> tuple[int, ...]:
-    """How probable each of `KINDS` is for such a scene, in units of 2**-32.
+    """Probability of each of `KINDS` for such a scene, in units of 2**-32.
 
-    Counting sets the pace: each scene of the rarest number is asked, the others as much less as there are more of them.
-    The other types are asked as often on the whole, of the scenes that allow them.
+    Counting decides the rate: every scene with the rarest number of objects is asked, of other scenes the same number.
+    The other types are asked equally often in total, of the scenes that allow them.
     """
     share = {number: Fraction(COUNTS.count(number), len(COUNTS)) for number in set(COUNTS)}
     rarest = min(share.values())
     pace = rarest * len(share)
     several = 1 - share[1]
-    # Sizes are drawn independently of each other, large as often as small.
+    # Sizes are independent of each other, large as probable as small.
     different = sum((part * (1 - Fraction(2, 2**number)) for number, part in share.items()), Fraction())
+    of_any = Fraction(1) if num_objects == 1 else (pace - share[1]) / several
     probabilities: dict[Kind, Fraction] = {
         "count": rarest / share[num_objects],
-        "colour": Fraction(1) if num_objects == 1 else (pace - share[1]) / several,
-        "existence": Fraction(1) if num_objects == 1 else (pace - share[1]) / several,
+        "colour": of_any,
+        "existence": of_any,
         "relation": pace / several if num_objects > 1 else Fraction(),
         "comparison": pace / different if has_two_sizes else Fraction(),
     }

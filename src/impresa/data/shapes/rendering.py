@@ -1,7 +1,7 @@
-"""Scenes as pixels, at any size, in whole numbers only: every machine draws the same bytes.
+"""Scenes as pixels, at any size, in integer arithmetic only: every machine draws the same bytes.
 
-A shape is sampled 4 x 4 times per pixel, which gives smooth edges. Its mask is kept for the next object of the same
-shape, radius and angle, so that a picture is a background and a few small blends.
+A shape is sampled 4 x 4 times per pixel, which gives smooth edges. Its mask is kept for further objects of the same
+shape, radius and angle, so that a picture costs a background and a few small blends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOISE_STRENGTH = 4
 
 def render(scene: Scene, size: int) -> Pixels:
     """Draw the scene as (size, size, 3) uint8."""
-    image = _ground(scene.background, size)
+    image = _background(scene.background, size)
     for item in scene.objects:
         _draw(image, item)
     return image
@@ -48,15 +48,13 @@ def _draw(image: Pixels, item: SceneObject) -> None:
     top, left = item.y * size // 1000 - half, item.x * size // 1000 - half
     window = image[max(top, 0) : top + len(mask), max(left, 0) : left + len(mask)]
     cover = mask[max(-top, 0) :, max(-left, 0) :][: window.shape[0], : window.shape[1], None]
-    colour = np.array(
-        [min(max(c + t, 0), 255) for c, t in zip(PALETTE[item.colour], item.tint, strict=True)], np.uint16
-    )
+    colour = np.add(PALETTE[item.colour], item.tint).clip(0, 255).astype(np.uint16)
     window[:] = (window * (255 - cover) + colour * cover + 127) // 255
 
 
 @lru_cache(maxsize=4096)
 def _mask(shape: str, radius_quarters: int, angle: int) -> NDArray[np.uint16]:
-    """How much of each pixel the shape covers, 0 to 255, as a square of odd side around its centre."""
+    """Coverage of each pixel by the shape, 0 to 255, as a square of odd side around its centre."""
     radius = radius_quarters * _UNIT // 4
     half = ceil(radius_quarters / 4) + 1
     side = 2 * half + 1
@@ -75,7 +73,7 @@ def _mask(shape: str, radius_quarters: int, angle: int) -> NDArray[np.uint16]:
 
 
 def _inside(corners: list[tuple[int, int]], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Even-odd rule: which points (x, y) have an odd number of edges to their right."""
+    """Points (x, y) inside, by the even-odd rule: true for an odd number of edges to the right."""
     odd = np.zeros((y.shape[0], x.shape[1]), dtype=bool)
     for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
         crosses = (y1 > y) != (y2 > y)
@@ -85,7 +83,7 @@ def _inside(corners: list[tuple[int, int]], x: NDArray[np.int64], y: NDArray[np.
 
 
 def _corners(shape: str, radius: int, angle: int) -> list[tuple[int, int]]:
-    # Rounding to 1/256 pixel leaves no trace of the last bit in which sine and cosine differ between machines.
+    # Rounding to 1/256 pixel removes the last bit, in which sine and cosine differ between machines.
     turn_x, turn_y = cos(radians(angle)), sin(radians(angle))
     return [
         (round(radius * (x * turn_x - y * turn_y)), round(radius * (x * turn_y + y * turn_x)))
@@ -102,10 +100,11 @@ def _regular(count: int, *radii: float) -> tuple[tuple[float, float], ...]:
 
 
 def _heart(t: float) -> tuple[float, float]:
-    across = 16 * sin(t) ** 3
     down = -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t))
-    return across / 16.5, (down - 2.5) / 16.5
+    return 16 * sin(t) ** 3 / 16.5, (down - 2.5) / 16.5
 
+
+_ARM = ((0.3, 0.95), (0.3, 0.3), (0.95, 0.3))
 
 OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "square": ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),
@@ -113,32 +112,25 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "diamond": ((0.0, -1.0), (0.6, 0.0), (0.0, 1.0), (-0.6, 0.0)),
     "star": _regular(10, 1.06, 0.44),
     "cross": tuple(
-        (a * x, b * y)
-        for a, b, corner in (
-            (1, -1, ((0.3, 0.95), (0.3, 0.3), (0.95, 0.3))),
-            (1, 1, ((0.95, 0.3), (0.3, 0.3), (0.3, 0.95))),
-            (-1, 1, ((0.3, 0.95), (0.3, 0.3), (0.95, 0.3))),
-            (-1, -1, ((0.95, 0.3), (0.3, 0.3), (0.3, 0.95))),
-        )
-        for x, y in corner
+        (a * x, b * y) for a, b, step in ((1, -1, 1), (1, 1, -1), (-1, 1, 1), (-1, -1, -1)) for x, y in _ARM[::step]
     ),
     "heart": tuple(_heart(2 * pi * i / 48) for i in range(48)),
 }
-"""Corners of each shape that is no circle, in units of its radius; y points down."""
+"""Corners of each shape other than circle and ring, in units of its radius; y points down."""
 
 
-def _ground(background: Background, size: int) -> Pixels:
+def _background(background: Background, size: int) -> Pixels:
     """(size, size, 3): brightness, texture, noise and tint."""
-    # The strengths in `scenes` keep every sum within 0 to 255; negative parts may wrap around on the way.
+    # The strengths in `scenes` keep every sum within 0 to 255; negative terms may wrap around before.
     level = (background.level + _texture(background, size)).astype(np.uint8) + _grain(background.grain, size)
-    ground = np.empty((size, size, 3), np.uint8)
+    pixels = np.empty((size, size, 3), np.uint8)
     for channel, tint in enumerate(background.tint):  # several times as fast as one addition with a last axis of 3
-        np.add(level, np.uint8(tint % 256), out=ground[:, :, channel])
-    return ground
+        np.add(level, np.uint8(tint % 256), out=pixels[:, :, channel])
+    return pixels
 
 
 def _texture(background: Background, size: int) -> NDArray[np.int32]:
-    """(size, size) or broadcastable to it: deviation from the background's level, at most its contrast."""
+    """(size, size) or broadcastable to it: difference from the background's level, at most its contrast."""
     contrast = background.contrast
     period = max(background.period * size // 1000, 2)
     line = np.arange(size, dtype=np.int32)
@@ -170,8 +162,8 @@ def _grain(start: int, size: int) -> Pixels:
 
 @lru_cache(maxsize=1)
 def noise_sheet() -> Pixels:
-    """(512, 512) faint noise around 0, as uint8 in which negatives wrap around; not to be changed."""
-    # splitmix64 of the pixel's number: whole-number arithmetic that wraps around, the same in every numpy.
+    """(512, 512) faint noise around 0, as uint8 in which negatives wrap around; do not write to it."""
+    # splitmix64 of the pixel's index, in integer arithmetic that wraps around, the same in every numpy.
     z = (np.arange(_NOISE_SIDE**2, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,11 +1,12 @@
-"""Scenes of one to three coloured shapes, as structured data, from which pictures, captions and questions are made.
+"""Scenes of one to three coloured shapes, as structured data.
 
-All lengths are thousandths of the image's side and all numbers are whole, so that a scene is the same everywhere.
+All lengths are thousandths of the image's side and all numbers are integers, so that a scene is the same everywhere.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from impresa.data.shapes.draws import Draws
@@ -38,7 +39,7 @@ COUNTS = (1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3)  # 15% one
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One shape: what it is, and where and how exactly it is drawn."""
+    """One shape, with the exact parameters of its drawing."""
 
     colour: str
     shape: str
@@ -50,11 +51,11 @@ class SceneObject:
     y: int
     """Centre, from the top edge."""
     radius: int
-    """From the centre to the farthest point, more or less."""
+    """Approximate distance from the centre to the farthest point."""
     angle: int
     """Rotation in degrees."""
     tint: tuple[int, int, int]
-    """Small change of the colour's red, green and blue."""
+    """Added to red, green and blue of its colour."""
 
     @property
     def pair(self) -> Pair:
@@ -73,7 +74,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A grey, faintly tinted ground with a texture that no caption speaks of."""
+    """A grey, faintly tinted background with a texture that no caption mentions."""
 
     kind: str
     level: int
@@ -87,19 +88,17 @@ class Background:
     slope: tuple[int, int]
     """Direction of the texture."""
     grain: int
-    """Which piece of the noise lies over it."""
+    """Offset of the piece of noise that is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture's content."""
-
     objects: tuple[SceneObject, ...]
     background: Background
 
 
 def relations(first: SceneObject, second: SceneObject) -> tuple[Relation, ...]:
-    """Where `first` lies as seen from `second`: one or two relations that hold without doubt.
+    """Position of `first` as seen from `second`: one or two relations that are unambiguous.
 
     Objects in different columns are at least a fifth of the image apart horizontally, and so are rows vertically.
     """
@@ -112,7 +111,7 @@ def relations(first: SceneObject, second: SceneObject) -> tuple[Relation, ...]:
 
 
 def draw_scene(seed: int, split: Split, index: int) -> Scene:
-    """Scene number `index` of a split: a function of its arguments alone, and independent of the split's length."""
+    """Scene `index` of a split: a function of its arguments alone, and independent of the split's length."""
     draws = Draws("shapes", seed, split, index)
     pairs = HELD_OUT_PAIRS if split == "test" else TRAINED_PAIRS
     count = draws.choice(COUNTS)
@@ -120,27 +119,16 @@ def draw_scene(seed: int, split: Split, index: int) -> Scene:
     radii = [draws.between(*_RADIUS[size]) for size in sizes]
     places = draws.sample(PLACES, count)
     centres = _centres(draws, places, radii)
+    drawn = zip(draws.sample(pairs, count), sizes, radii, places, centres, strict=True)
     objects = tuple(
-        SceneObject(
-            colour=colour,
-            shape=shape,
-            size=size,
-            place=place,
-            x=x,
-            y=y,
-            radius=radius,
-            angle=4 * draws.between(-3, 3),
-            tint=_tint(draws, 14),
-        )
-        for (colour, shape), size, radius, place, (x, y) in zip(
-            draws.sample(pairs, count), sizes, radii, places, centres, strict=True
-        )
+        SceneObject(*pair, size, place, x, y, radius, angle=4 * draws.between(-3, 3), tint=_tint(draws, 14))
+        for pair, size, radius, place, (x, y) in drawn
     )
     return Scene(objects, _background(draws))
 
 
 def _centres(draws: Draws, places: list[str], radii: list[int]) -> list[tuple[int, int]]:
-    """Cell centres, shaken as far as the objects neither touch nor leave the image."""
+    """Cell centres, moved at random as far as the objects neither touch nor leave the image."""
     cells = [PLACES.index(place) for place in places]
     for jitter in (_JITTER, _JITTER, _JITTER, _JITTER // 2, 0):
         centres = []
@@ -155,11 +143,8 @@ def _centres(draws: Draws, places: list[str], radii: list[int]) -> list[tuple[in
 
 
 def _apart(centres: list[tuple[int, int]], radii: list[int]) -> bool:
-    return all(
-        (x1 - x2) ** 2 + (y1 - y2) ** 2 > (r1 + r2 + _MARGIN) ** 2
-        for i, ((x1, y1), r1) in enumerate(zip(centres, radii, strict=True))
-        for (x2, y2), r2 in zip(centres[:i], radii[:i], strict=True)
-    )
+    pairs = combinations(zip(centres, radii, strict=True), 2)
+    return all((x1 - x2) ** 2 + (y1 - y2) ** 2 > (r1 + r2 + _MARGIN) ** 2 for ((x1, y1), r1), ((x2, y2), r2) in pairs)
 
 
 def _background(draws: Draws) -> Background:

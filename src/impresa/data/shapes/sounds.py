@@ -1,9 +1,9 @@
-"""Scenes as sounds, in whole numbers only: every machine computes the same samples.
+"""Scenes as sounds, in integer arithmetic only: every machine computes the same samples.
 
-A scene is one second that is read from left to right: the columns of its 3 x 3 places are three slots of time, and each
-object is a tone. Its shape is the timbre, its colour the pitch, its size how loud and long it is, and its row whether
-the pitch rises (top), stays (middle) or falls (bottom). Objects of one column sound together. A faint noise, another
-piece of it in each scene, lies over all.
+A scene is one second, from left to right: the columns of its 3 x 3 places are three time slots, and each object is a
+tone. Its shape is the timbre, its colour the pitch, its size the loudness and length, and its row the glide of the
+pitch: up (top), none (middle) or down (bottom). Objects of one column sound together. A faint noise, a different piece
+in each scene, is added.
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from impresa.data.shapes.rendering import noise_sheet
-from impresa.data.shapes.scenes import Scene, SceneObject
+from impresa.data.shapes.scenes import COLOURS, Scene, SceneObject
 
 Waveform = NDArray[np.int16]
 
 RATE_HZ = 16_000
 NUM_SAMPLES = 16_000
-PITCH_HZ = {
-    "red": 196,
-    "orange": 247,
-    "yellow": 311,
-    "green": 392,
-    "cyan": 494,
-    "blue": 622,
-    "purple": 784,
-    "pink": 988,
-}
+PITCH_HZ = dict(zip(COLOURS, (196, 247, 311, 392, 494, 622, 784, 988), strict=True))
 """Major thirds apart, so that no glide reaches the pitch of another colour."""
 HARMONICS = {
     "circle": (60,),
@@ -48,7 +39,7 @@ _SLOT = NUM_SAMPLES // 3
 _LENGTH = {"small": _SLOT // 2, "large": _SLOT - 200}
 _STRENGTH = {"small": 4_500, "large": 9_000}  # three at once and the noise stay within 16 bits
 _FADE = 160
-_GLIDE = 10  # a pitch moves by one part in so many, up and down from its middle
+_GLIDE = 10  # a pitch moves by a tenth, up and down from its middle
 _CYCLE = 1 << 32  # steps of phase in one cycle
 _TABLE_BITS = 10
 
@@ -77,11 +68,8 @@ def _tone(item: SceneObject) -> NDArray[np.int64]:
 @lru_cache(maxsize=len(HARMONICS))
 def _cycle(shape: str) -> NDArray[np.int64]:
     """One cycle of a timbre, its peak at 2**15."""
-    # Rounding leaves no trace of the last bit in which sines differ between machines.
-    size = 1 << _TABLE_BITS
-    values = [
-        sum(strength * sin(2 * pi * (k + 1) * i / size) for k, strength in enumerate(HARMONICS[shape]))
-        for i in range(size)
-    ]
+    # Rounding removes the last bit, in which sines differ between machines.
+    size, harmonics = 1 << _TABLE_BITS, HARMONICS[shape]
+    values = [sum(s * sin(2 * pi * (k + 1) * i / size) for k, s in enumerate(harmonics)) for i in range(size)]
     peak = max(map(abs, values))
     return np.array([round((1 << 15) * value / peak) for value in values], dtype=np.int64)

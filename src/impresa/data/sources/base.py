@@ -1,4 +1,4 @@
-"""The interface of every source of samples, what is read of them, and how one says that a sample is unusable."""
+"""The interface of all sources of samples, the parts that they read, and the error for a sample without use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from impresa.data.sample import Sample
 from impresa.errors import DataError
 
 
-class BadSample(DataError):  # noqa: N818 - a state of the data that training goes on with
-    """One sample that cannot be used: training skips and lists it, a reader of single samples sees the error."""
+class BadSample(DataError):  # noqa: N818 - a state of the data, with which training continues
+    """A sample that cannot be used: training skips and lists it; read by itself, it raises the error."""
 
     def __init__(self, id: str, reason: str) -> None:
         super().__init__(f"{id}: {reason}")
@@ -21,23 +21,22 @@ class BadSample(DataError):  # noqa: N818 - a state of the data that training go
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
-        # The default would call the constructor with the message alone, and fail to cross a process boundary.
+        # Pickle's default calls the constructor with the message alone, which fails between processes.
         return BadSample, (self.id, self.reason)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Which parts of the data are read beside images and captions."""
+    """The parts of the data that are read beside images and captions."""
 
     audio_seconds: float | None = None
     """Read sounds, each up to so many seconds: then a sample needs only two of image, caption and sound. None reads no
-    sound, and every sample has an image and a caption."""
+    sound, and every sample needs an image and a caption."""
     dialogues: bool = False
     """Read questions and answers: then a sample needs them, and no caption."""
 
     @property
     def sounds(self) -> bool:
-        """True where sounds are read."""
         return self.audio_seconds is not None
 
 
@@ -52,12 +51,12 @@ def reading_of(config: ExperimentConfig) -> Reading:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Runs of consecutive samples that are cheap only when they are read together, like the row groups of parquet."""
+    """Consecutive samples that are cheap only if they are read together, such as the row groups of parquet."""
 
     lengths: tuple[int, ...]
-    """Number of samples in each run, in the source's order."""
+    """Number of samples in each block, in the source's order."""
     num_held: int
-    """Runs that the source keeps in memory at once; shuffling stays within so many of them."""
+    """Blocks that the source keeps in memory at once; shuffling stays within so many of them."""
 
 
 class Source(Protocol):
@@ -66,21 +65,13 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`.
-
-        Raises:
-            BadSample: its image, sound or text cannot be used.
-        """
-        ...
+        """The sample at `index`. Raises `BadSample` if its image, sound or text cannot be used."""
 
     def captions(self) -> Iterator[str]:
-        """All captions, without decoding an image; unusable ones are left out."""
-        ...
+        """All captions that can be used, without decoding an image."""
 
     def dialogues(self) -> Iterator[Dialogue]:
-        """All questions and answers, without decoding an image; none where they are not read."""
-        ...
+        """All questions and answers, without decoding an image; none if they are not read."""
 
     def blocks(self) -> Blocks | None:
-        """How samples lie together in storage; None where every order costs the same."""
-        ...
+        """Storage of the samples; None if every order costs the same."""

@@ -1,15 +1,15 @@
-"""Questions with answers about an image, read from the cells of a row in each of the layouts in use.
+"""Questions with answers about an image, read from the cells of a row in each of the common layouts.
 
 A row is read as the first of these that it has:
 
 1. `messages`: a list of user and assistant texts in turn, either strings or objects of `role` and `content`.
 2. `conversations`, as LLaVA has it: a list of objects of `from` (human, gpt) and `value`.
 3. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
-   `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer stands in the answer's column, as
-   PixMo has it.
+   `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer is in the answer's column, as in
+   PixMo.
 4. Captions, each the answer to a request for one.
 
-A marker `<image>` is removed: the image always stands before the text. System messages are left out: the language
+A tag `<image>` is removed: the image always comes before the text. System messages are left out: the language
 model's chat template has its own.
 """
 
@@ -21,8 +21,7 @@ from typing import Any
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
-from impresa.data.sources.cells import as_list, read_label, read_optional_captions
-from impresa.data.text import is_unicode
+from impresa.data.text import as_list, is_unicode, read_captions, read_label
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold whole dialogues."""
@@ -33,12 +32,12 @@ _IMAGE = "<image>"
 
 
 def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
-    """All columns that `read_dialogues` looks at."""
+    """All columns that `read_dialogues` uses."""
     return (*MESSAGES, config.question_column, config.answer_column, config.kind_column, config.caption_column)
 
 
 def missing_columns(columns: Set[str], config: DatasetConfig) -> str | None:
-    """The column that a table lacks to have dialogues, with the fix; None if it has all."""
+    """The column that a table of dialogues lacks, with the fix; None if it has all."""
     pair = {config.question_column, config.answer_column}
     if columns & set(MESSAGES) or pair <= columns:
         return None
@@ -55,11 +54,11 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     """The dialogues of a row.
 
     Args:
-        cells: columns and what the row has in them; those of `dialogue_columns` are looked at.
+        cells: the row's values by column, of which those of `dialogue_columns` are used.
         config: names of the columns.
 
     Raises:
-        ValueError: the row has none, or a malformed one; the message is the reason alone.
+        ValueError: the row has no dialogue, or a malformed one; the message is the reason alone.
     """
     kind = cells.get(config.kind_column)
     for column in MESSAGES:
@@ -68,7 +67,7 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     question, answer = cells.get(config.question_column), cells.get(config.answer_column)
     if not (_is_blank(question) and _is_blank(answer)):
         return _pairs(question, answer, kind)
-    captions = read_optional_captions(cells.get(config.caption_column))
+    captions = read_captions(cells.get(config.caption_column), may_lack=True)
     if not captions:
         raise ValueError("there is neither a question nor a caption")
     return dialogues_of_captions(captions)
@@ -126,15 +125,12 @@ def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
 
 
 def _turns(said: Sequence[tuple[str, Any]]) -> tuple[Turn, ...]:
-    """Questions and answers in turn, from what each role said."""
     if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2) or not said:
         roles = ", ".join(role for role, _ in said) or "nobody"
         raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({roles:.60})")
     texts = [text for _, text in said]
-    return tuple(
-        Turn(_text(question, "question"), _text(answer, "answer"))
-        for question, answer in zip(texts[::2], texts[1::2], strict=True)
-    )
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return tuple(Turn(_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
 
 
 def _text(value: Any, what: str) -> str:

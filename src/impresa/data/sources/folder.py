@@ -1,6 +1,4 @@
-"""A folder of images (and sounds) with captions beside them.
-
-Where captions are found, in this order:
+"""A folder of images (and sounds) with captions beside them. Captions are found in this order:
 
 1. Every `metadata.jsonl`, `metadata.csv`, `captions.jsonl` and `captions.csv` in the folder or below it: one row per
    sample, with the image's path (relative to the file that names it) and its caption.
@@ -13,9 +11,12 @@ Where captions are found, in this order:
 from __future__ import annotations
 
 import codecs
+import csv
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,22 +27,24 @@ from PIL import Image
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
-from impresa.data.sources.cells import read_captions
 from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
-from impresa.data.sources.tables import JSON, read_table
-from impresa.data.text import printable
+from impresa.data.text import printable, read_captions
 from impresa.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 _METADATA_SUFFIXES = (".jsonl", ".csv")
 _SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_JSON = ".json"
+
+_NumberedRow = tuple[int, dict[str, Any] | str]
+"""Number of the line (in json: of the row), and its cells by column, or the reason why they cannot be read."""
 
 
 class FolderSource(RowSource):
-    """Samples of a folder, in the order of its tables, or of the file names where there is none.
+    """Samples of a folder, in the order of its tables, or of the file names if it has none.
 
     Args:
-        path: the folder, or the one table in it that holds the rows; the other arguments are those of `RowSource`.
+        path: the folder, or the one table in it that holds the rows; for the other arguments see `RowSource`.
 
     Raises:
         DataError: the folder is missing or holds no samples, or a table lacks columns.
@@ -56,12 +59,12 @@ class FolderSource(RowSource):
         reading: Reading = IMAGES_AND_CAPTIONS,
         shrink_to_px: int | None = None,
     ) -> None:
-        place = expanded(str(path))
-        folder = place.parent if place.is_file() else place
+        path = expanded(str(path))
+        folder = path.parent if path.is_file() else path
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
         super().__init__(folder, config, reading, shrink_to_px)
-        tables = [place] if place.is_file() else _tables(folder, reading)
+        tables = [path] if path.is_file() else _tables(folder, reading)
         rows = chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._rows_of_sidecars()
         self._rows = _unique(rows)
         if not self._rows:
@@ -79,7 +82,7 @@ class FolderSource(RowSource):
     def _rows_of_table(self, file: Path) -> list[Row]:
         found: set[str] = set()
         rows = []
-        for number, values in read_table(file):
+        for number, values in _read_table(file):
             id = f"{file.relative_to(self._root)}:{number}"
             if isinstance(values, str):
                 rows.append(Row(id, {}, file.parent, fault=values))
@@ -91,7 +94,7 @@ class FolderSource(RowSource):
         return rows
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
-        """A row with the name of its image, or else of its sound; with `id` if it names neither."""
+        """A row with the name of its image, or else of its sound, or else `id`."""
         names = (*self.columns, FILE_NAME)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
@@ -137,7 +140,7 @@ class FolderSource(RowSource):
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files in the folder and below it in order of their names, without hidden ones."""
+    """All files in the folder and below it, sorted by name, without hidden ones."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
@@ -150,7 +153,7 @@ def _tables(folder: Path, reading: Reading) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     others = [path for path in files if path.suffix.lower() in _METADATA_SUFFIXES]
     if reading.dialogues and not others:
-        others = [path for path in files if path.suffix.lower() == JSON and _holds_a_list(path)]
+        others = [path for path in files if path.suffix.lower() == _JSON and _holds_a_list(path)]
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
         raise DataError(f"{folder}: several files could hold the captions ({names}); call one {METADATA_NAMES[0]}")
@@ -158,13 +161,13 @@ def _tables(folder: Path, reading: Reading) -> list[Path]:
 
 
 def _holds_a_list(file: Path) -> bool:
-    """True for JSON that begins like a list; others, such as `dataset_infos.json`, only lie beside the data."""
+    """True for JSON that begins with a list; other files, such as `dataset_infos.json`, only lie beside the data."""
     with file.open("rb") as data:
         return data.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:
-    """Number the rows that share an image from the second on, so that each sample has a name of its own."""
+    """The rows with distinct names: of rows that share an image, the second and later ones are numbered."""
     seen: Counter[str] = Counter()
     unique = []
     for row in rows:
@@ -172,3 +175,52 @@ def _unique(rows: Iterable[Row]) -> list[Row]:
         id = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
         unique.append(replace(row, id=printable(id)))
     return unique
+
+
+def _read_table(file: Path) -> Iterator[_NumberedRow]:
+    return {".csv": _read_csv, _JSON: _read_json}.get(file.suffix.lower(), _read_jsonl)(file)
+
+
+def _read_jsonl(file: Path) -> Iterator[_NumberedRow]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                yield number, f"not a line of JSON ({error})"
+                continue
+            yield number, values if isinstance(values, dict) else "not a JSON object"
+
+
+def _read_json(file: Path) -> Iterator[_NumberedRow]:
+    try:
+        rows = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{file}: is no JSON ({error}); fix the file") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{file}: is no list of rows; write one JSON object per image into a list")
+    for number, values in enumerate(rows, start=1):
+        yield number, values if isinstance(values, dict) else "not a JSON object"
+
+
+def _read_csv(file: Path) -> Iterator[_NumberedRow]:
+    csv.field_size_limit(1 << 24)  # captions of a model can be longer than the standard library expects
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            for values in reader:
+                if None in values or None in values.values():
+                    yield reader.line_num, "the row does not have as many cells as the header"
+                else:
+                    yield reader.line_num, {key: _list_or_text(cell) for key, cell in values.items()}
+        except csv.Error as error:
+            raise DataError(f"{file}: line {reader.line_num} is no csv ({error}); fix the file") from error
+
+
+def _list_or_text(cell: str) -> Any:
+    """A cell that is a JSON list becomes a list."""
+    with suppress(ValueError):
+        return json.loads(cell) if cell.startswith("[") else cell
+    return cell

@@ -1,9 +1,9 @@
 """Parquet files with images as bytes (or paths) and captions, read a row group at a time.
 
-An image is a column of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and `path`; so is a
-sound. A row group is decoded when one of its rows is asked for, and the last ones are kept up to a bound in bytes.
-Where the data are larger than that, `blocks` tells the sampler to shuffle within what fits. Files are opened for each
-row group and mapped into memory, so that the source can be sent to worker processes.
+Images and sounds are columns of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and
+`path`. A row group is decoded when one of its rows is read, and the last ones are kept up to a bound in bytes. If the
+data are larger than that, `blocks` makes the sampler shuffle within as many row groups as are kept. Files are opened
+for each row group and mapped into memory, so that the source can be sent to worker processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from itertools import accumulate, repeat
@@ -46,22 +47,21 @@ _TEXT = {"text", "list of text"}
 
 @dataclass(frozen=True)
 class _RowGroup:
-    """One row group of one file."""
+    """Row group `number` of a file."""
 
     file: Path
     name: str
-    """The file as seen from the folder of all files."""
+    """Path of the file relative to the folder of all files."""
     number: int
     columns: tuple[str, ...]
-    """Those that are read."""
+    """The columns that are read."""
     num_rows: int
     num_bytes: int
-    """Size in memory, about, of these columns."""
+    """Approximate size of these columns in memory."""
     first_row: int
-    """Number in the file of its first row."""
+    """Number of its first row in the file."""
 
     def row(self, number: int, cells: dict[str, Any], fault: str | None = None) -> Row:
-        """Row `number` of the group, counted from 0."""
         return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault)
 
 
@@ -69,12 +69,12 @@ class ParquetSource(RowSource):
     """Samples of one or more parquet files, in the order of files and rows.
 
     Args:
-        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`; the next
-            three arguments are those of `RowSource`.
-        max_bytes_kept: bound of the row groups kept in memory; one group is kept whatever its size.
+        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`; for the next
+            three arguments see `RowSource`.
+        max_bytes_kept: bound of the row groups kept in memory; one group of any size is always kept.
 
     Raises:
-        DataError: there is no file, a file is damaged, no parquet or lacks a column, or there are no rows at all.
+        DataError: a file is missing, damaged, no parquet or lacks a column, or the files have no rows.
     """
 
     def __init__(
@@ -95,9 +95,10 @@ class ParquetSource(RowSource):
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         if not self._groups:
             raise DataError(f"{files[0]}: no rows; name parquet files that have some")
+        self._largest = max(group.num_bytes for group in self._groups)
         if self._largest > max_bytes_kept:
-            note = "%s: a row group takes %d MiB in each worker; files with smaller row groups need less memory"
-            logger.warning(note, self._root, self._largest >> 20)
+            fault = f"{root}: a row group takes {self._largest >> 20} MiB in each worker"
+            logger.warning("%s; files with smaller row groups need less memory", fault)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -116,7 +117,7 @@ class ParquetSource(RowSource):
             return group.row(row, {}, str(error))
 
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows, without keeping them. The cells of a damaged row group are empty."""
+        """All rows, without keeping them; those of a damaged row group have no cells."""
         for group in self._groups:
             yield from (group.row(number, cells) for number, cells in enumerate(_scan_group(group, columns)))
 
@@ -125,10 +126,6 @@ class ParquetSource(RowSource):
             return None
         lengths = tuple(group.num_rows for group in self._groups)
         return Blocks(lengths, num_held=max(self._max_bytes_kept // self._largest, 1))
-
-    @property
-    def _largest(self) -> int:
-        return max(group.num_bytes for group in self._groups)
 
     def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
         try:
@@ -143,17 +140,16 @@ class ParquetSource(RowSource):
         first_row = 0
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
-            parts = (group.column(i) for i in range(group.num_columns))
-            num_bytes = sum(
-                part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in names
-            )
+            parts = map(group.column, range(group.num_columns))
+            read = (part for part in parts if part.path_in_schema.split(".")[0] in names)
+            num_bytes = sum(part.total_uncompressed_size for part in read)
             if group.num_rows:
                 name = printable(str(file.relative_to(self._root)))
                 yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row)
             first_row += group.num_rows
 
     def _wrong_type(self, schema: pa.Schema) -> str | None:
-        """The first column that holds something else than it must, with what that would be; None if all are right."""
+        """The first column of a wrong type, with the right ones; None if all are right."""
         config, reading = self._config, self._reading
         image = config.image_column if config.image_column in schema.names else FILE_NAME
         checks = [(image, _FILE, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
@@ -169,34 +165,29 @@ class ParquetSource(RowSource):
         return None
 
     def _read(self, number: int) -> dict[str, pa.ChunkedArray]:
-        """The columns of a row group, from memory if it was read lately."""
-        if number in self._kept:
-            self._kept.move_to_end(number)
-            return self._kept[number]
-        group = self._groups[number]
-        self._make_room(group.num_bytes)
-        table = _open(group.file).read_row_group(group.number, columns=list(group.columns), use_threads=False)
-        self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
+        """The columns of a row group, which is kept in place of the groups that were used longest ago."""
+        if number not in self._kept:
+            group = self._groups[number]
+            used = group.num_bytes + sum(self._groups[kept].num_bytes for kept in self._kept)
+            while self._kept and used > self._max_bytes_kept:
+                used -= self._groups[self._kept.popitem(last=False)[0]].num_bytes
+            table = _open(group.file).read_row_group(group.number, columns=list(group.columns), use_threads=False)
+            self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
+        self._kept.move_to_end(number)
         return self._kept[number]
-
-    def _make_room(self, num_bytes: int) -> None:
-        used = sum(self._groups[number].num_bytes for number in self._kept)
-        while self._kept and used + num_bytes > self._max_bytes_kept:
-            number, _ = self._kept.popitem(last=False)
-            used -= self._groups[number].num_bytes
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
 def _files(path: str) -> list[Path]:
-    place = expanded(path)
-    if place.is_dir():
-        files = sorted(place.rglob("*.parquet"))
-    elif place.exists():
-        files = [place]
+    whole = expanded(path)
+    if whole.is_dir():
+        files = sorted(whole.rglob("*.parquet"))
+    elif whole.exists():
+        files = [whole]
     else:
-        files = sorted(Path(name) for name in glob(str(place), recursive=True) if Path(name).is_file())
+        files = sorted(Path(name) for name in glob(str(whole), recursive=True) if Path(name).is_file())
     if not files:
         raise DataError(f"{path}: no parquet files there; name existing ones")
     return files
@@ -208,24 +199,18 @@ def _open(file: Path) -> pq.ParquetFile:
 
 def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     names = [name for name in columns if name in group.columns]
-    if not names:
-        yield from repeat({}, group.num_rows)
-        return
-    batches = _open(group.file).iter_batches(
-        _ROWS_PER_SCAN, row_groups=[group.number], columns=names, use_threads=False
-    )
     num_read = 0
-    try:
+    batches = _open(group.file).iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
+    with suppress(OSError, ValueError):
         for batch in batches:
             for cells in zip(*batch.columns, strict=True):
                 yield {name: cell.as_py() for name, cell in zip(batch.schema.names, cells, strict=True)}
                 num_read += 1
-    except (OSError, ValueError):
-        yield from repeat({}, group.num_rows - num_read)
+    yield from repeat({}, group.num_rows - num_read)
 
 
 def _content(kind: pa.DataType) -> str:
-    """The content of a column, whatever its encoding."""
+    """The content of a column of any encoding."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):

@@ -1,7 +1,7 @@
-"""Rows of a table, whatever files hold it, and the one place that makes samples of them.
+"""Rows of a table in any format, the samples that are made of them, and their division by image.
 
-A format (a folder, parquet, ...) is a subclass of `RowSource` that yields rows. `RowSource` has every rule of what the
-columns of a row mean, which of them a table needs, and which cells may be empty.
+A format (a folder, parquet, ...) is a subclass of `RowSource` that yields rows. `RowSource` has all rules about the
+meaning of the columns, about those that a table needs, and about cells that may be empty.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
@@ -23,15 +25,16 @@ from impresa.data.dialogue import Dialogue
 from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
-from impresa.data.sources.cells import read_captions, read_label, read_optional_captions
 from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
+from impresa.data.text import read_captions, read_label
+from impresa.errors import DataError
 
 T = TypeVar("T")
 File = bytes | str
-"""An image or a sound: what is in it, or the path to it."""
+"""An image or a sound: its content, or its path."""
 
 FILE_NAME = "file_name"
-"""A second name of the image's column: that of Hugging Face's image folders."""
+"""A second name of the image's column, from Hugging Face's image folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +48,21 @@ class Row:
     folder: Path
     """Folder that paths in the cells are relative to."""
     fault: str | None = None
-    """Reason why the row cannot be used, if it is known without reading its files."""
+    """Reason why the row cannot be used, if it shows without reading its files."""
 
 
 class RowSource(ABC):
     """Samples made of rows. A format has a constructor of `path` and the last three arguments, and yields its rows.
 
     Args:
-        root: folder of the data; images are named by their paths as seen from here.
-        config: the columns' names.
-        reading: what is read beside images and captions.
-        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them as they are.
+        root: folder of the data; the names of images are paths relative to it.
+        config: names of the columns.
+        reading: the parts that are read beside images and captions.
+        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them at full size.
     """
 
     only_paths: ClassVar[bool] = False
-    """Images and sounds are named by paths, and never held as bytes."""
+    """True for a format that names images and sounds by paths, and never holds them as bytes."""
 
     def __init__(self, root: Path, config: DatasetConfig, reading: Reading, shrink_to_px: int | None) -> None:
         self._root = root
@@ -72,14 +75,13 @@ class RowSource(ABC):
 
     @abstractmethod
     def row(self, index: int) -> Row:
-        """The row at `index`; what is wrong with it is its `fault`."""
+        """The row at `index`, with its `fault` if it cannot be used."""
 
     @abstractmethod
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows in order, of each at least the cells of these columns, for a single pass."""
+        """All rows in order, with at least the cells of these columns, for a single pass."""
 
     def blocks(self) -> Blocks | None:
-        """How rows lie together in storage; None where every order costs the same."""
         return None
 
     def __getitem__(self, index: int) -> Sample:
@@ -89,19 +91,13 @@ class RowSource(ABC):
                 raise ValueError(row.fault)
             captions, dialogues, label = self.read_texts(row.cells)
             image, sound = self.files(row.cells)
-            num_modalities = (image is not None) + (sound is not None) + bool(captions)
             if self._reading.dialogues and image is sound is None:
                 raise ValueError("has neither image nor sound to ask about")
-            if not self._reading.dialogues and num_modalities < 2:
+            if not self._reading.dialogues and (image is not None) + (sound is not None) + bool(captions) < 2:
                 raise ValueError("has only one of image, caption and sound")
-            return Sample(
-                id=row.id,
-                image=None if image is None else _image(image, row.folder, self._shrink_to_px),
-                audio=None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds),
-                captions=captions,
-                label=label,
-                dialogues=dialogues,
-            )
+            picture = None if image is None else _image(image, row.folder, self._shrink_to_px)
+            clip = None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds)
+            return Sample(row.id, picture, captions, label, clip, dialogues)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
 
@@ -109,29 +105,29 @@ class RowSource(ABC):
         return chain.from_iterable(self.captions_by_sample())
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
-        """For each sample, in order, its captions, without decoding an image; none where they are unusable."""
+        """The captions of each sample, in order, without decoding an image; none if they are unusable."""
         return self._by_sample((self._config.caption_column,), self._captions)
 
     def dialogues(self) -> Iterator[Dialogue]:
         return chain.from_iterable(self.dialogues_by_sample())
 
     def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
-        """The same for questions and answers; nothing at all where they are not read."""
+        """The same for questions and answers; empty if they are not read."""
         columns = dialogue_columns(self._config)
         return self._by_sample(columns, self._dialogues) if self._reading.dialogues else iter(())
 
     def image_keys(self) -> Iterator[str]:
-        """For each sample, in order, a name of its image, or of its sound where there is no image.
+        """A name of each sample's image, in order, or of its sound if it has no image.
 
-        Names of equal images are equal, and they are the same in every run: the division into training and validation
-        data follows from them. Images held as bytes are all read once.
+        Equal images have equal names, the same in every run: the division into training and validation data follows
+        from them. Images held as bytes are all read once.
         """
         sound = (self._config.audio_column,) if self._reading.sounds else ()
         return map(self._key, self.scan((self._config.image_column, FILE_NAME, *sound)))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns that are read, if they are there; `FILE_NAME` may stand in for that of the image."""
+        """All columns that are read if a table has them; `FILE_NAME` may replace that of the image."""
         config = self._config
         sound = (config.audio_column,) if self._reading.sounds else ()
         asked = dialogue_columns(config) if self._reading.dialogues else ()
@@ -141,26 +137,27 @@ class RowSource(ABC):
         """The column that a table with the columns `found` lacks, with the fix; None if it has all."""
         config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
         has_image, has_caption = bool(found & {config.image_column, FILE_NAME}), config.caption_column in found
-        lack = None
         if dialogues and (fault := missing_columns(found, config)):
             return fault
         if sounds and config.audio_column not in found:
+            lack = f"no column {config.audio_column!r} for the sound"
             fix = "dataset.audio_column, or leave the audio_encoder out"
-            lack = f"no column {config.audio_column!r} for the sound", fix
         elif sounds and not (has_image or has_caption or dialogues):
+            lack = "no column for the image or the caption beside the sound"
             fix = "dataset.image_column or dataset.caption_column"
-            lack = "no column for the image or the caption beside the sound", fix
         elif not (sounds or has_image):
-            lack = f"no column {config.image_column!r}", "dataset.image_column"
+            lack, fix = f"no column {config.image_column!r}", "dataset.image_column"
         elif not (sounds or has_caption or dialogues):
-            lack = f"no column {config.caption_column!r}", "dataset.caption_column"
-        return lack and f"{lack[0]} (there are: {', '.join(sorted(found))}); set {lack[1]}"
+            lack, fix = f"no column {config.caption_column!r}", "dataset.caption_column"
+        else:
+            return None
+        return f"{lack} (there are: {', '.join(sorted(found))}); set {fix}"
 
     def files(self, cells: Mapping[str, Any]) -> tuple[File | None, File | None]:
-        """Image and sound of a row; None for what may be, and is, missing.
+        """Image and sound of a row; None for one that may be missing and is.
 
         Raises:
-            ValueError: a needed file is missing or lies on the web; the message is the reason alone.
+            ValueError: a needed file is missing, or on the web; the message is the reason alone.
         """
         image, sound = self._file_cells(cells)
         return self._file(image, "image"), self._file(sound, "sound") if self._reading.sounds else None
@@ -169,13 +166,13 @@ class RowSource(ABC):
         """Captions, dialogues and label of a row.
 
         Raises:
-            ValueError: one that is needed is missing, or one is malformed; the message is the reason alone.
+            ValueError: a needed one is missing, or one is malformed; the message is the reason alone.
         """
         return self._captions(cells), self._dialogues(cells), read_label(cells.get(self._config.label_column))
 
     def _captions(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
         may_lack = self._reading.sounds or self._reading.dialogues
-        return (read_optional_captions if may_lack else read_captions)(cells.get(self._config.caption_column))
+        return read_captions(cells.get(self._config.caption_column), may_lack=may_lack)
 
     def _dialogues(self, cells: Mapping[str, Any]) -> tuple[Dialogue, ...]:
         return read_dialogues(cells, self._config) if self._reading.dialogues else ()
@@ -238,3 +235,51 @@ def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
         return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
     except ValueError as error:
         raise ValueError(f"the sound {error}") from error
+
+
+class Subset:
+    """The samples of another source for which `chosen` (N,) is true, in its order."""
+
+    def __init__(self, source: RowSource, chosen: NDArray[np.bool_]) -> None:
+        self._source = source
+        self._chosen = chosen
+        self._indices = np.flatnonzero(chosen)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[int(self._indices[index])]
+
+    def captions(self) -> Iterator[str]:
+        return chain.from_iterable(compress(self._source.captions_by_sample(), self._chosen))
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(compress(self._source.dialogues_by_sample(), self._chosen))
+
+    def blocks(self) -> Blocks | None:
+        whole = self._source.blocks()
+        if whole is None:
+            return None
+        ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
+        lengths = np.diff(ends, prepend=0)
+        return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
+
+
+def split_by_image(source: RowSource, val_fraction: float) -> tuple[Subset, Subset]:
+    """Training and validation part of a source; samples of the same image are in the same part.
+
+    The images with the smallest hashes are held out: `val_fraction` of them, at least one, at most all but one. So the
+    parts depend on the images alone, not on their order, and hardly change when images are added.
+
+    Raises:
+        DataError: the source has fewer than two images.
+    """
+    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in source.image_keys())
+    hashes = np.frombuffer(b"".join(digests), dtype="<u8")
+    images = np.unique(hashes)
+    if len(images) < 2:
+        raise DataError("data: a single image cannot be divided into training and validation; set dataset.val_path")
+    num_held_out = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
+    held_out = hashes <= images[num_held_out - 1]
+    return Subset(source, ~held_out), Subset(source, held_out)

@@ -31,12 +31,12 @@ class ShapesSource:
 
     `train` and `val` show the same pairs of colour and shape in different scenes; `test` shows only pairs that neither
     of them has (`impresa.data.shapes.scenes.HELD_OUT_PAIRS`). Questions are of five types, see
-    `impresa.data.shapes.questions`. A split that fits into a quarter of a gigabyte is drawn once and kept, by each
-    process that reads it; a larger one is drawn anew each time. Sounds are synthesized anew in any case.
+    `impresa.data.shapes.questions`. Each process draws a split that fits into 256 MiB once and keeps it, and draws a
+    larger one anew each time. Sounds are always synthesized anew.
 
     Args:
         config: sizes of the splits, and the seed.
-        split: which of them.
+        split: `train`, `val` or `test`.
         image_size_px: side of the images.
         reading: the parts that are made beside images and captions.
     """
@@ -48,7 +48,7 @@ class ShapesSource:
         self._split = split
         self._size = image_size_px
         self._reading = reading
-        self._length = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
+        self._length: int = getattr(config, f"num_{split}")
         sample_bytes = _BYTES_PER_PIXEL * image_size_px**2 + _BYTES_PER_SCENE
         self._keeps = self._length * sample_bytes <= _MOST_BYTES_KEPT
         self._scenes: dict[int, Scene] = {}
@@ -60,10 +60,19 @@ class ShapesSource:
     def __getitem__(self, index: int) -> Sample:
         sample = self._samples.get(index)
         if sample is None:
-            sample = self._draw(index)
+            scene = self.scene(index)
+            sample = Sample(
+                id=f"shapes/{self._split}/{index:06d}",
+                image=Image.fromarray(render(scene, self._size)),
+                captions=(self._describe(index, scene),),
+                dialogues=self._ask(index, scene) if self._reading.dialogues else (),
+            )
             if self._keeps:
                 self._samples[index] = sample
-        return replace(sample, audio=_clip(self.scene(index))) if self._reading.sounds else sample
+        if not self._reading.sounds:
+            return sample
+        samples = torch.from_numpy(synthesize(self.scene(index))).float() / (1 << 15)
+        return replace(sample, audio=Clip(samples, RATE_HZ))
 
     def scene(self, index: int) -> Scene:
         """The structured content of a sample."""
@@ -89,21 +98,8 @@ class ShapesSource:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scenes": {}, "_samples": {}}
 
-    def _draw(self, index: int) -> Sample:
-        scene = self.scene(index)
-        return Sample(
-            id=f"shapes/{self._split}/{index:06d}",
-            image=Image.fromarray(render(scene, self._size)),
-            captions=(self._describe(index, scene),),
-            dialogues=self._ask(index, scene) if self._reading.dialogues else (),
-        )
-
     def _describe(self, index: int, scene: Scene) -> str:
         return describe(scene, Draws("caption", self._seed, self._split, index))
 
     def _ask(self, index: int, scene: Scene) -> tuple[Dialogue, ...]:
         return ask_about(scene, self._split, Draws("questions", self._seed, self._split, index))
-
-
-def _clip(scene: Scene) -> Clip:
-    return Clip(torch.from_numpy(synthesize(scene)).float() / (1 << 15), RATE_HZ)

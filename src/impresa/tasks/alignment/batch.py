@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from impresa.config.experiment import Modality
-from impresa.data.collate import mask_of, stack_images, stack_sounds
-from impresa.data.preprocessing import Preprocessing
+from impresa.data.preprocessing import Preprocessing, mask_of, stack_images, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from impresa.data.collate import image_rows, mask_of, stack_sounds
 from impresa.data.dialogue import Dialogue
-from impresa.data.preprocessing import Preprocessing
+from impresa.data.preprocessing import Preprocessing, image_rows, mask_of, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
