@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
-from sounds_on_disk import sine
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.audio import Clip, LogMelTransform
@@ -16,6 +15,7 @@ from impresa.data.sample import Sample
 from impresa.data.tokenizers import train_tokenizer
 from impresa.tasks.alignment.batch import Collator
 from impresa.training.data import DataModule
+from sounds_on_disk import sine
 
 IMAGES, SOUNDS = ImageTransform(8), LogMelTransform(max_seconds=1.0)
 TOKENIZER = train_tokenizer(["a short text", "another text"], 300, 16)

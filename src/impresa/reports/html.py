@@ -18,7 +18,8 @@ from impresa.reports.charts import history_charts, matrix_png
 from impresa.reports.history import read_history
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
-from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, REPORT
+from impresa.run_dir.environment import read_environment
+from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
 
 MAX_TABLE_CLASSES = 20
 """Confusion matrices of more classes become a picture."""
@@ -44,7 +45,7 @@ def render_report(run_dir: Path) -> str:
     """The page as a string; see `write_report`."""
     config_file = run_dir / CONFIG
     config = read_config(config_file) if config_file.is_file() else None
-    environment = _read_environment(run_dir / ENVIRONMENT)
+    environment = read_environment(run_dir)
     found = read_evaluation(run_dir)
     evaluation = found or Evaluation("", 0, 0, 0)
     tables = make_tables(evaluation)
@@ -112,17 +113,6 @@ def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> d
         "GPUs": ", ".join(environment.get("gpus") or []),
     }
     return {name: fact for name, fact in facts.items() if fact not in (None, "", {})}
-
-
-def _read_environment(path: Path) -> dict[str, Any]:
-    """Command, versions and times of the run; empty when there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}); remove it") from error
-    return tree if isinstance(tree, dict) else {}
 
 
 def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:
