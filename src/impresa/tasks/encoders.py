@@ -1,4 +1,7 @@
-"""The encoders of an experiment, for either kind of model: new, pretrained, or taken from another run."""
+"""The encoders of an experiment, for either kind of model.
+
+They are new, pretrained, or taken from another run, and run on batches in which some samples lack a modality.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
 from impresa.encoders.vision import VisionEncoder
@@ -31,7 +36,7 @@ def build_vision(config: ExperimentConfig, load_weights: bool) -> VisionEncoder:
 
 
 def build_text(config: ExperimentConfig, vocab_size: int, end_id: int, load_weights: bool) -> TextEncoder:
-    """The text encoder for a tokenizer of so many tokens, whose end token is `end_id`."""
+    """The text encoder for a tokenizer of `vocab_size` tokens, whose end token is `end_id`."""
 
     def build(tower: EncoderConfig, load_weights: bool) -> TextEncoder:
         return TextEncoder(tower, vocab_size, end_id, load_weights=load_weights)
@@ -54,7 +59,7 @@ def build_audio(config: ExperimentConfig, load_weights: bool) -> AudioEncoder | 
 def _build_tower(
     build: Callable[[EncoderConfig, bool], AnyTower], tower: EncoderConfig, part: str, load_weights: bool
 ) -> AnyTower:
-    """A tower with its own seed; one from another run with its weights there."""
+    """A tower with its own seed; one from another run has its weights of that run."""
     with own_seed():
         if tower.checkpoint is None or not load_weights:
             return build(tower, load_weights)
@@ -66,9 +71,28 @@ def _build_tower(
 
 @contextmanager
 def own_seed() -> Iterator[None]:
-    """A block whose random numbers take a single draw from the generator outside, however many are drawn inside: a
-    switch in one part leaves the start of the others as it is."""
+    """A block that takes a single draw from the generator outside, however many are drawn inside: a switch in one part
+    leaves the start of the others as it is."""
     seed = int(torch.randint(2**62, ()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def encode_rows(encode: Callable[..., EncoderOutput], present: Tensor | None, *inputs: Tensor | None) -> EncoderOutput:
+    """The output of an encoder for the rows that are present, zero (false in the mask) elsewhere.
+
+    The encoder is not given the absent rows, which would enter its memory or its batch norms, unless there are no
+    others: every process must run every encoder.
+    """
+    if present is None:
+        return encode(*inputs)
+    rows = present.nonzero().squeeze(1)
+    chosen = rows if len(rows) else rows.new_zeros(1)
+    found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
+
+    def spread(part: Tensor) -> Tensor:
+        return part.new_zeros(len(present), *part.shape[1:]).index_copy(0, rows, part[: len(rows)])
+
+    tokens, mask = (part if part is None else spread(part) for part in (found.tokens, found.mask))
+    return EncoderOutput(spread(found.pooled), tokens, mask)

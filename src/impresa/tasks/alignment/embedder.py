@@ -18,7 +18,15 @@ from impresa.data.sample import Sample
 from impresa.errors import DataError
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.base import UsableModel
-from impresa.tasks.inputs import Picture, Sound, clip_of, is_array_with_rate, is_one_picture, pixels_of, small_images
+from impresa.tasks.inputs import (
+    Picture,
+    Sound,
+    features_of,
+    is_array_with_rate,
+    is_one_picture,
+    pixels_of,
+    small_images,
+)
 
 Item = TypeVar("Item")
 
@@ -31,7 +39,7 @@ class EncodeOptions(TypedDict, total=False):
     normalize: bool
     """Scale embeddings to length one; true unless given."""
     dim: int | None
-    """Keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
+    """Keep the first `dim` of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
     device: torch.device | str | None
     """Move the model there first; None leaves it where it is."""
     show_progress: bool
@@ -41,13 +49,9 @@ class EncodeOptions(TypedDict, total=False):
 class EmbeddingModel(UsableModel):
     """An alignment model with its own preprocessing; `impresa.load` returns one.
 
-    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns float32 embeddings on the CPU.
-
-    Args:
-        model: the towers; they are frozen and put into float32.
-        config: the experiment that trained them.
-        preprocessing: the run's tokenizer and transforms.
-        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns float32 embeddings on the CPU:
+    (N, E) of several inputs, (E,) of a single one. Arguments are those of `UsableModel`; the towers are frozen and put
+    into float32.
     """
 
     model: AlignmentModel
@@ -71,10 +75,6 @@ class EmbeddingModel(UsableModel):
 
         Args:
             images: one image or several; a tensor (N, 3, H, W) is N images.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single image.
 
         Raises:
             DataError: an image cannot be read, or a tensor has the wrong shape.
@@ -85,14 +85,7 @@ class EmbeddingModel(UsableModel):
         return embeddings[0] if is_one else embeddings
 
     def encode_text(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embed texts; those longer than the model's context are cut.
-
-        Args:
-            texts: one text or several.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single text.
+        """Embed one text or several; those longer than the model's context are cut.
 
         Raises:
             DataError: an item is not a string.
@@ -109,10 +102,6 @@ class EmbeddingModel(UsableModel):
 
         Args:
             sounds: one sound or several: paths, or pairs of samples (S,) and their number per second.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single sound.
 
         Raises:
             DataError: a sound cannot be read, or the model has no audio encoder.
@@ -125,15 +114,7 @@ class EmbeddingModel(UsableModel):
     def encode_image_audio(
         self, images: Sequence[Picture], sounds: Sequence[Sound], **options: Unpack[EncodeOptions]
     ) -> Tensor:
-        """Embed pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
-
-        Args:
-            images: N images, as in `encode_image`.
-            sounds: N sounds, as in `encode_audio`.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E).
+        """Embed N pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
 
         Raises:
             DataError: an input cannot be read, the numbers differ, or the model has no fusion.
@@ -200,7 +181,7 @@ class EmbeddingModel(UsableModel):
         return pairs
 
     def _embed_images(self, images: list[Picture]) -> Tensor:
-        return self.model.embed_image(self._pixels(images))
+        return self.model.embed_image(pixels_of(images, self.preprocessing.image).to(self.device))
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
         input_ids, mask = self.preprocessing.texts(texts)
@@ -211,18 +192,14 @@ class EmbeddingModel(UsableModel):
 
     def _embed_both(self, both: list[tuple[Picture, Sound]]) -> Tensor:
         images, sounds = (list(items) for items in zip(*both, strict=True))
-        return self.model.embed_image_audio(self._pixels(images), *self._features(sounds))
-
-    def _pixels(self, images: list[Picture]) -> Tensor:
-        return torch.stack([pixels_of(image, self.preprocessing.image) for image in images]).to(self.device)
+        pixels = pixels_of(images, self.preprocessing.image).to(self.device)
+        return self.model.embed_image_audio(pixels, *self._features(sounds))
 
     def _features(self, sounds: list[Sound]) -> tuple[Tensor, Tensor]:
-        """The audio tower's input for sounds, and its mask."""
-        transform = self.preprocessing.audio
-        if transform is None:
+        if self.preprocessing.audio is None:
             fault = "encode_audio: this model has no audio encoder"
             raise DataError(f"{fault}; train one with `audio_encoder` in the config")
-        features, mask = transform([clip_of(sound, transform) for sound in sounds])
+        features, mask = features_of(sounds, self.preprocessing.audio)
         return features.to(self.device), mask.to(self.device)
 
 

@@ -18,7 +18,7 @@ from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.pairs import FUSED, Embedded
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.presence import encode_rows
+from impresa.tasks.encoders import encode_rows
 
 
 @dataclass
@@ -39,7 +39,7 @@ class AlignmentModel(TrainableModel):
         text_encoder: encoder of captions.
         loss: the contrastive objective.
         audio_encoder: encoder of sounds, if there is one.
-        fusion: makes one embedding of image and sound, if that is to be aligned too.
+        fusion: makes one embedding of image and sound, which is aligned too.
     """
 
     def __init__(
@@ -74,15 +74,14 @@ class AlignmentModel(TrainableModel):
 
     def _encode(self, batch: Batch) -> dict[Modality, EncoderOutput]:
         """Every modality of the batch; with tokens where a fusion reads them."""
-        fuses = self.fusion is not None
         outputs: dict[Modality, EncoderOutput] = {}
         if batch.image is not None:
-            vision = partial(self.vision_encoder, return_tokens=fuses)
+            vision = partial(self.vision_encoder, return_tokens=self.fusion is not None)
             outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
         if batch.input_ids is not None:
             outputs["text"] = encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
         if batch.audio is not None and self.audio_encoder is not None:
-            audio = partial(self.audio_encoder, return_tokens=fuses)
+            audio = partial(self.audio_encoder, return_tokens=self.fusion is not None)
             outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
         return outputs
 
@@ -132,8 +131,7 @@ def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
 
 
 def _captions(batch: Batch) -> list[str]:
-    """The captions; a sample without one gets a text that no other sample has, so that it is nobody's duplicate."""
+    """The captions; a sample without one gets a text that no other sample has, so that it is no duplicate."""
     if batch.text_present is None:
         return batch.captions
-    named = zip(batch.captions, batch.ids, strict=True)
-    return [caption or f"(no caption) {id}" for caption, id in named]
+    return [caption or f"(no caption) {id}" for caption, id in zip(batch.captions, batch.ids, strict=True)]

@@ -52,12 +52,8 @@ class Rows(Generic[Item]):
     ) -> Directions:
         """Metrics by direction (`audio_to_text` and so on) and name (`model`, fewer dimensions, `chance`).
 
-        Each pair of modalities is judged on the samples that have both.
-
-        Args:
-            images: (I, E) embeddings of the images.
-            encode_text: turns N strings into (N, E).
-            dims: Matryoshka dimensions to cut the embeddings to.
+        Each pair of modalities is judged on the samples that have both. `images` are embeddings (I, E), `encode_text`
+        turns N strings into (N, E), and `dims` are the Matryoshka dimensions that embeddings are cut to.
         """
         rows = self._embedder.embeddings()
         directions: Directions = {}
@@ -79,7 +75,7 @@ def content_of(clip: Clip) -> bytes:
 def _directions(
     one: str, other: str, rows: Tensor, others: Tensor, pairs: Sequence[tuple[int, int]], *, dims: Sequence[int]
 ) -> Directions:
-    """Both directions between `rows` of one kind and `others`; `pairs` are the numbers that belong together."""
+    """Both directions between `rows` of one kind and `others`; `pairs` are the indices that belong together."""
     used = list(dict.fromkeys(row for row, _ in pairs))
     index = {row: i for i, row in enumerate(used)}
     of_pair = torch.tensor([index[row] for row, _ in pairs])
@@ -89,11 +85,8 @@ def _directions(
     def metrics(dim: int) -> RetrievalMetrics:
         return metrics_of_texts(rows[:, :dim], others[:, :dim], right)
 
-    found = {
-        "model": metrics(rows.shape[1]),
-        **dimension_rows({dim: metrics(dim) for dim in dims}),
-        CHANCE: chance(right),
-    }
+    by_dimension = dimension_rows({dim: metrics(dim) for dim in dims})
+    found = {"model": metrics(rows.shape[1]), **by_dimension, CHANCE: chance(right)}
     return {
         f"{one}_to_{other}": {name: both.image_to_text for name, both in found.items()},
         f"{other}_to_{one}": {name: both.text_to_image for name, both in found.items()},

@@ -66,10 +66,9 @@ class DialogueCollator:
     """
 
     def __init__(self, preprocessing: Preprocessing, max_len: int) -> None:
-        self._image_transform = preprocessing.image
+        self._preprocessing = preprocessing
         self._chat = preprocessing.chat
         self._max_len = max_len
-        self._audio_transform = preprocessing.audio
 
     def __call__(self, samples: Iterable[Sample]) -> DialogueBatch:
         """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out.
@@ -77,6 +76,7 @@ class DialogueCollator:
         Samples are taken one by one, and only the squares of their images are kept: a batch of photographs would not
         fit into memory.
         """
+        image_transform = self._preprocessing.image
         good: list[Sample] = []
         pixels: list[Tensor | None] = []
         rows: list[list[Row]] = []
@@ -87,7 +87,7 @@ class DialogueCollator:
             except DataError as fault:
                 bad.append((sample.id, str(fault)))
             else:
-                pixels.append(None if sample.image is None else self._image_transform.pixels([sample.image])[0])
+                pixels.append(None if sample.image is None else image_transform.pixels([sample.image])[0])
                 good.append(replace(sample, image=None))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
         if good:
@@ -108,12 +108,12 @@ class DialogueCollator:
     def _add_images(self, batch: DialogueBatch, pixels: list[Tensor | None]) -> None:
         there = [square for square in pixels if square is not None]
         batch.image_present = mask_of([square is not None for square in pixels])
-        batch.image = image_rows(self._image_transform, torch.stack(there) if there else None, batch.image_present)
+        batch.image = image_rows(self._preprocessing.image, torch.stack(there) if there else None, batch.image_present)
 
     def _add_sounds(self, batch: DialogueBatch, samples: list[Sample]) -> None:
-        if self._audio_transform is not None:
+        if self._preprocessing.audio is not None:
             batch.audio_present = mask_of([sample.audio is not None for sample in samples])
-            batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
+            batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, samples)
 
     def _add_rows(self, batch: DialogueBatch, rows_of_sample: list[list[Row]]) -> None:
         rows = [row for rows in rows_of_sample for row in rows]

@@ -1,13 +1,25 @@
-"""From a configuration to a vision-language model: the only place that chooses among decoders."""
+"""From a configuration to a vision-language model, whose weights may be those of a finished run."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from safetensors import SafetensorError
+
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, Modality
 from impresa.decoders.kinds import decoder_class
+from impresa.decoders.lora import is_adapter
 from impresa.encoders.vision import VisionEncoder
+from impresa.errors import CheckpointError
 from impresa.fusion import build_fusion
+from impresa.run_dir.layout import WEIGHTS
+from impresa.run_dir.weights import read_weights
+from impresa.tasks.answering.language_model import is_identified
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.encoders import build_audio, build_vision, own_seed
+
+_RECURSION, _BASE = "decoder.recursion.", "decoder.model."
+"""Prefixes in the state dict: the recursion behind the language model, and that model itself."""
 
 
 def build_vlm(
@@ -18,12 +30,12 @@ def build_vlm(
     Args:
         config: an experiment with a decoder, with towers of other runs as they are there (`adopt_towers`).
         vocab_size: tokens of the decoder's texts; a pretrained language model has its own.
-        load_weights: false builds what is pretrained without its weights, but for what a run does not store: a frozen
-            language model.
+        load_weights: false leaves out weights of pretrained parts, but for a frozen language model: a run does not
+            store that.
         revision: commit of a language model from the hub; None is the newest.
 
     Raises:
-        ConfigError: a part cannot be loaded, or the image tower has not the tokens that `decoder.prefix` names.
+        ConfigError: a part cannot be loaded, or the image tower lacks the tokens that `decoder.prefix` names.
         CheckpointError: the files of a pretrained part are incomplete.
     """
     assert config.decoder is not None
@@ -48,8 +60,41 @@ def build_vlm(
 
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
-    match decoder.prefix_layer:
-        case "auto":
-            return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
-        case layer:
-            return layer == "penultimate"
+    if decoder.prefix_layer == "auto":
+        return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
+    return decoder.prefix_layer == "penultimate"
+
+
+def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
+    """Start a second stage of training: give a new model the weights of a finished vision-language run.
+
+    Parts that a second stage may add keep their start: adapters, recursion, and a language model that was frozen in the
+    run and is trained now. `revision_of_language_model` checks that it is the same one.
+
+    Returns:
+        The number of tensors taken over.
+
+    Raises:
+        CheckpointError: the run has weights that the model lacks, or that it would not keep; or the model has others
+            that the run lacks, which would stay at random.
+    """
+    try:
+        weights = read_weights(run_dir / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{run_dir / WEIGHTS}: {error}; restore the run from a copy") from error
+    own, kept = model.state_dict(), model.state_to_save()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise CheckpointError(f"decoder.init_from: {run_dir} has {name}, which this model has not; make them alike")
+        if name not in kept:
+            fault = f"{run_dir} has trained {name}, which is frozen here and would not be kept"
+            raise CheckpointError(f"decoder.init_from: {fault}; train it here too")
+    # These are pretrained, or change nothing at first.
+    may_be_new = [_BASE] if is_identified(run_dir) else []
+    may_be_new += [] if any(name.startswith(_RECURSION) for name in weights) else [_RECURSION]
+    for name in sorted(kept.keys() - weights.keys()):
+        if not (is_adapter(name) or name.startswith(tuple(may_be_new))):
+            fault = f"this model has {name}, which {run_dir} has not and which would stay at random"
+            raise CheckpointError(f"decoder.init_from: {fault}; make them alike")
+    model.load_state_dict(weights, strict=False)
+    return len(weights)

@@ -1,4 +1,4 @@
-"""Evaluate a vision-language model: ask every question of a source, and ask it again about another image."""
+"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score
 from impresa.fusion import Prefix
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import data_uri
+from impresa.tasks.gallery import data_uri, spread
 from impresa.tasks.samples import nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -52,7 +52,7 @@ class _Question:
 
 @dataclass
 class _Asked:
-    """All that was asked, and the loss of the right answers."""
+    """All questions of a source, and the loss of the right answers."""
 
     questions: list[_Question] = field(default_factory=list)
     loss_sum: float = 0.0
@@ -73,15 +73,8 @@ def evaluate_answers(
     """Generated answers against the right ones, beside answers to other images and the most frequent answers.
 
     Every turn of every dialogue is asked, with the right answers to the turns before it. Images are exchanged within
-    batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed.
-
-    Args:
-        model: the model; its weights are not changed.
-        source: the data, opened with dialogues.
-        data: name of the data in the result.
-        train_source: the training data, opened with dialogues, for the most frequent answers; None leaves them out.
-        batch_size: images, and questions, at a time. None: the config's evaluation batch size.
-        show_progress: a progress bar on standard error.
+    batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed. The most
+    frequent answers are those of `train_source`. Arguments are those of `Task.evaluate`; sources have dialogues.
 
     Raises:
         DataError: no sample is usable.
@@ -121,7 +114,6 @@ def evaluate_answers(
 
 def _ask_all(model: AnsweringModel, source: Source, batch_size: int, show_progress: bool) -> _Asked:
     asked = _Asked()
-    assert model.config.decoder is not None
     collate = DialogueCollator(model.preprocessing, model.max_len)
     order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
     positions: dict[str, int] = {}
@@ -145,7 +137,7 @@ def _ask_all(model: AnsweringModel, source: Source, batch_size: int, show_progre
 def _ask_batch(
     model: AnsweringModel, batch: DialogueBatch, positions: Sequence[int], asked: _Asked, num_rows: int
 ) -> None:
-    """Ask all questions about the images of a batch, so many at a time."""
+    """Ask all questions about the images of a batch, `num_rows` at a time."""
     other = _others(batch)
     batch = batch.to(model.device)
     prefix = model.prefix(batch)
@@ -155,8 +147,8 @@ def _ask_batch(
     questions, prompts, images = [], [], []
     for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
         for number, turn in enumerate(dialogue.turns):
-            before, num_new = dialogue.turns[:number], model.generation.max_new_tokens
-            prompts.append(model.chat.prompt(before, turn.question, model.max_len, num_new))
+            num_new = model.generation.max_new_tokens
+            prompts.append(model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new))
             questions.append(_Question(turn.question, turn.answer, dialogue.kind, positions[image]))
             images.append(image)
     asked.questions += questions
@@ -182,9 +174,9 @@ def _others(batch: DialogueBatch) -> dict[int, int]:
     ]
     found = {}
     for row, name in enumerate(names):
-        circle = ((row + step) % len(names) for step in range(1, len(names)))
-        if (other := next((index for index in circle if names[index] != name), None)) is not None:
-            found[row] = other
+        circle = (*range(row + 1, len(names)), *range(row))
+        if others := [other for other in circle if names[other] != name]:
+            found[row] = others[0]
     return found
 
 
@@ -236,9 +228,7 @@ def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, An
 
 def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[AnsweredQuestion]:
     """A few questions at even distances, not picked by their outcome."""
-    num = min(NUM_EXAMPLES, len(questions))
-    for number in range(num):
-        chosen = questions[number * len(questions) // num]
+    for chosen in spread(questions, NUM_EXAMPLES):
         picture = source[chosen.position].image
         yield AnsweredQuestion(
             image=None if picture is None else data_uri(picture),
