@@ -58,7 +58,6 @@ class DirectionMetrics:
     num_queries: int
     """Queries that have a right answer."""
     num_candidates: int
-    """Candidates that each query is compared with."""
 
 
 def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
@@ -118,7 +117,6 @@ class AnswerScores:
     """How well answers agree with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
 
     num_questions: int
-    """Answers that were compared."""
     exact_match: float
     """Share of answers that are the right one, word for word."""
     token_f1: float
@@ -131,7 +129,7 @@ SCORE_COLUMNS: tuple[Column[AnswerScores], ...] = (
     Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True),
 )
 SCORED = {"model": "model", "shuffled": "other images", "blind": "most frequent answer"}
-"""The answers that are scored, by their name in `AnswerMetrics`, and what tables call them."""
+"""The answers that are scored: their name in `AnswerMetrics`, and in tables."""
 
 
 @dataclass(frozen=True)
@@ -189,14 +187,13 @@ class AnsweredQuestion:
     """An example for the report."""
 
     image: str | None
-    """The picture as a data URI."""
+    """A data URI."""
     question: str
     expected: str
-    """The right answer."""
     answer: str
-    """The model's."""
+    """The model's answer."""
     right: bool
-    """True if they match."""
+    """True if the answers match."""
     kind: str | None = None
     """Type of the question."""
 
@@ -219,7 +216,7 @@ class Answer:
     caption: str | None = None
     """The text found, for an image query."""
     image: str | None = None
-    """The picture found as a data URI, for a text query."""
+    """The picture found, for a text query: a data URI."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +239,7 @@ class Gallery:
     similarity: tuple[tuple[float, ...], ...] = ()
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
-    """The captions of that sample."""
     questions: tuple[AnsweredQuestion, ...] = ()
-    """Questions and answers of a vision-language model."""
 
 
 @dataclass(frozen=True)
@@ -252,13 +247,12 @@ class Evaluation:
     """All results of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
 
     data: str
-    """The data that were evaluated: a path and a split, for people."""
+    """The data that were evaluated: a path and a split."""
     num_images: int
     """Images that were used."""
     num_texts: int
     """Captions of these images, repeated ones included."""
     num_distinct_texts: int
-    """Captions that differ."""
     bad_samples: tuple[BadSampleNote, ...] = ()
     """Samples that were skipped."""
     retrieval: RetrievalMetrics | None = None
@@ -268,7 +262,6 @@ class Evaluation:
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: int = 0
-    """Sounds that were used."""
     sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
     """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`, and
     for a model that fuses `image+audio_to_text`, `text_to_image+audio`) and name, over the samples that have both;
@@ -290,9 +283,18 @@ class Evaluation:
         return _ADAPTER.dump_python(self, mode="json", exclude={"gallery"})
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote. Raises `CheckpointError` for anything else."""
-        return _validated(tree, EVALUATION)
+    def from_dict(cls, tree: dict[str, Any], path: Path | str = EVALUATION) -> Evaluation:
+        """The evaluation that `to_dict` wrote. Raises `CheckpointError`, which names `path`, for anything else."""
+        try:
+            return _ADAPTER.validate_python(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            fault = f"{path}: `{key}`: {first['msg']}"
+            raise CheckpointError(f"{fault}; run `impresa eval` on this run again") from error
+
+
+_ADAPTER = TypeAdapter(Evaluation)
 
 
 def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, RetrievalMetrics]:
@@ -309,8 +311,7 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
     tree = _read_json(run_dir / EVALUATION)
     if tree is None:
         return None
-    gallery = _read_json(run_dir / GALLERY)
-    return _validated({**tree, "gallery": gallery or {}}, str(run_dir / EVALUATION))
+    return Evaluation.from_dict({**tree, "gallery": _read_json(run_dir / GALLERY) or {}}, run_dir / EVALUATION)
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
@@ -318,9 +319,6 @@ def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
-
-
-_ADAPTER = TypeAdapter(Evaluation)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -331,13 +329,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); run `impresa eval` on this run again") from error
     return tree if isinstance(tree, dict) else {}
-
-
-def _validated(tree: dict[str, Any], where: str) -> Evaluation:
-    try:
-        return _ADAPTER.validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = f"{where}: `{key}`: {first['msg']}; run `impresa eval` on this run again"
-        raise CheckpointError(message) from error

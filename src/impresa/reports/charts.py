@@ -26,15 +26,10 @@ CHARTS = {
     "Validation exact match": {"val_exact_match": "greedy answers"},
     "Learning rate": {"lr": "learning rate"},
 }
-"""Columns of the metrics that a chart shows, and what its legend calls them."""
+"""By title of a chart, the columns of the metrics that it shows and their names in the legend."""
 # Colours that stand for the page's own, so that a chart follows light and dark mode: see report.css.
-_PAGE_COLOURS = {
-    "#010101": "var(--text)",
-    "#020202": "var(--line)",
-    "#030303": "var(--blue)",
-    "#040404": "var(--orange)",
-}
-_INK, _GRID, *_SERIES = _PAGE_COLOURS
+_INK, _GRID, *_SERIES = "#010101", "#020202", "#030303", "#040404"
+_PAGE_COLOURS = {_INK: "text", _GRID: "line", _SERIES[0]: "blue", _SERIES[1]: "orange"}
 _MANY_POINTS = 30
 
 
@@ -50,7 +45,7 @@ def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[
 
 
 def line_chart(title: str, curves: Mapping[str, Curve]) -> Markup:
-    """An inline SVG of curves over optimizer steps, with a legend where there is more than one curve."""
+    """An inline SVG of curves over optimizer steps, with a legend if there are several."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -95,11 +90,9 @@ def matrix_png(matrix: Sequence[Sequence[float]]) -> str:
 def _inline(svg: str, title: str) -> Markup:
     """A whole SVG file as an element of a page: no prologue, no fixed size, names of its own, the page's colours."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", svg, count=2)
     prefix = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     for stand_in, colour in _PAGE_COLOURS.items():
-        svg = svg.replace(stand_in, colour)
+        svg = svg.replace(stand_in, f"var(--{colour})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

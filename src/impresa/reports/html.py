@@ -29,8 +29,8 @@ MAX_LISTED = 20
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    The page stands alone: pictures and charts are inside, nothing is fetched. What the run does not have (yet), such as
-    an evaluation, is left out.
+    The page stands alone: pictures and charts are inside, nothing is fetched. Parts that the run lacks, such as an
+    evaluation, are left out.
 
     Raises:
         CheckpointError: there is no such directory, or its evaluation was not written by this program.
@@ -90,13 +90,13 @@ def _confusions(scores: ZeroShotMetrics | None) -> list[tuple[str, str, int]]:
     """The most frequent confusions: true class, the class named, number of images."""
     if scores is None:
         return []
-    counts = {
-        (true, named): count
+    wrong = [
+        (true, named, count)
         for true, row in zip(scores.classes, scores.confusion, strict=True)
         for named, count in zip(scores.classes, row, strict=True)
         if true != named and count
-    }
-    return [(*pair, count) for pair, count in Counter(counts).most_common(MAX_LISTED)]
+    ]
+    return sorted(wrong, key=lambda confusion: -confusion[2])[:MAX_LISTED]
 
 
 def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -28,19 +29,13 @@ AnyTower = TypeVar("AnyTower", bound=Tower)
 
 def build_vision(config: ExperimentConfig, load_weights: bool) -> VisionEncoder:
     """The image encoder; `load_weights` false leaves out weights of pretrained towers and of other runs."""
-
-    def build(tower: EncoderConfig, load_weights: bool) -> VisionEncoder:
-        return VisionEncoder(tower, config.dataset.image_size, load_weights=load_weights)
-
+    build = partial(VisionEncoder, image_size=config.dataset.image_size)
     return _build_tower(build, config.vision_encoder, "vision_encoder", load_weights)
 
 
 def build_text(config: ExperimentConfig, vocab_size: int, end_id: int, load_weights: bool) -> TextEncoder:
     """The text encoder for a tokenizer of `vocab_size` tokens, whose end token is `end_id`."""
-
-    def build(tower: EncoderConfig, load_weights: bool) -> TextEncoder:
-        return TextEncoder(tower, vocab_size, end_id, load_weights=load_weights)
-
+    build = partial(TextEncoder, vocab_size=vocab_size, end_id=end_id)
     return _build_tower(build, config.text_encoder, "text_encoder", load_weights)
 
 
@@ -49,22 +44,17 @@ def build_audio(config: ExperimentConfig, load_weights: bool) -> AudioEncoder | 
     if config.audio_encoder is None:
         return None
     max_frames = LogMelTransform(config.audio_encoder.audio_max_seconds).max_frames
-
-    def build(tower: EncoderConfig, load_weights: bool) -> AudioEncoder:
-        return AudioEncoder(tower, num_mels=NUM_MELS, max_frames=max_frames, load_weights=load_weights)
-
+    build = partial(AudioEncoder, num_mels=NUM_MELS, max_frames=max_frames)
     return _build_tower(build, config.audio_encoder, "audio_encoder", load_weights)
 
 
-def _build_tower(
-    build: Callable[[EncoderConfig, bool], AnyTower], tower: EncoderConfig, part: str, load_weights: bool
-) -> AnyTower:
+def _build_tower(build: Callable[..., AnyTower], tower: EncoderConfig, part: str, load_weights: bool) -> AnyTower:
     """A tower with its own seed; one from another run has its weights of that run."""
     with own_seed():
         if tower.checkpoint is None or not load_weights:
-            return build(tower, load_weights)
+            return build(tower, load_weights=load_weights)
         run_dir = expanded(tower.checkpoint)
-        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), False)
+        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), load_weights=False)
         load_part(built, run_dir, part)
         return built
 

@@ -75,10 +75,16 @@ class AnsweringModel(UsableModel):
         Raises:
             DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
         """
-        one_image, one_question = is_one_picture(images), isinstance(questions, str)
+        one_image = is_one_picture(images)
         pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        image_of_question, asked = _paired(len(pictures), asked, one_image=one_image, one_question=one_question)
+        asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
+        for question in asked:
+            if not isinstance(question, str):
+                raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
+        image_of_question = [0] * len(asked) if one_image else list(range(len(pictures)))
+        if len(image_of_question) != len(asked):
+            fault = f"ask: {len(asked)} questions about {len(pictures)} images"
+            raise DataError(f"{fault}; give one, or as many as images")
         if sounds is not None and len(sounds) != len(pictures):
             raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
         settings = generation or self.generation
@@ -90,7 +96,7 @@ class AnsweringModel(UsableModel):
             prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
             answers += self.answer(prefix, index, prompts[start : start + batch_size], settings)
-        return answers[0] if one_image and one_question else answers
+        return answers[0] if one_image and isinstance(questions, str) else answers
 
     def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
         """Describe images; arguments and result as in `ask`."""
@@ -267,19 +273,3 @@ def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:
         if tensor.is_floating_point() and id(tensor) not in frozen:
             tensor.data = tensor.data.float()
     return model
-
-
-def _paired(
-    num_images: int, questions: list[str], *, one_image: bool, one_question: bool
-) -> tuple[list[int], list[str]]:
-    """For each answer the image that it is about, and its question."""
-    for question in questions:
-        if not isinstance(question, str):
-            raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
-    if one_image and not one_question:
-        return [0] * len(questions), questions
-    if one_question:
-        questions *= num_images
-    if len(questions) != num_images:
-        raise DataError(f"ask: {len(questions)} questions about {num_images} images; give one, or as many as images")
-    return list(range(num_images)), questions

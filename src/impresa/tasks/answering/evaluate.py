@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 
@@ -50,17 +50,6 @@ class _Question:
     """The answer about another image; None if its batch has no other."""
 
 
-@dataclass
-class _Asked:
-    """All questions of a source, and the loss of the right answers."""
-
-    questions: list[_Question] = field(default_factory=list)
-    loss_sum: float = 0.0
-    num_tokens: int = 0
-    num_images: int = 0
-    bad: list[BadSampleNote] = field(default_factory=list)
-
-
 def evaluate_answers(
     model: AnsweringModel,
     source: Source,
@@ -80,7 +69,8 @@ def evaluate_answers(
         DataError: no sample is usable.
     """
     config = model.config.dataset
-    asked = _ask_all(model, source, batch_size or config.eval_batch_size or config.batch_size, show_progress)
+    asked = _Inquiry(model, batch_size or config.eval_batch_size or config.batch_size)
+    asked.ask(source, show_progress)
     questions = asked.questions
     if not questions:
         raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
@@ -112,57 +102,77 @@ def evaluate_answers(
     )
 
 
-def _ask_all(model: AnsweringModel, source: Source, batch_size: int, show_progress: bool) -> _Asked:
-    asked = _Asked()
-    collate = DialogueCollator(model.preprocessing, model.max_len)
-    order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
-    positions: dict[str, int] = {}
+class _Inquiry:
+    """The questions of a source, their answers, and the loss of the right answers.
 
-    def read() -> Iterator[Sample]:
-        for position, sample in read_samples(source, bar.track(order, description="asking"), asked.bad):
-            positions[sample.id] = position
-            yield sample
+    Args:
+        model: gives the answers.
+        batch_size: images, and questions, at a time.
+    """
 
-    with progress_bar(show_progress) as bar:
-        samples = read()
-        for first in samples:
-            batch = collate(chain([first], islice(samples, batch_size - 1)))
-            asked.bad += [BadSampleNote(*note) for note in batch.bad]
-            if len(batch):
-                _ask_batch(model, batch, [positions[name] for name in batch.ids], asked, batch_size)
-    return asked
+    def __init__(self, model: AnsweringModel, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+        self.questions: list[_Question] = []
+        self.loss_sum, self.num_tokens, self.num_images = 0.0, 0, 0
+        self.bad: list[BadSampleNote] = []
 
+    def ask(self, source: Source, show_progress: bool) -> None:
+        """Ask all questions of a source."""
+        collate = DialogueCollator(self._model.preprocessing, self._model.max_len)
+        order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
+        positions: dict[str, int] = {}
 
-@torch.inference_mode()
-def _ask_batch(
-    model: AnsweringModel, batch: DialogueBatch, positions: Sequence[int], asked: _Asked, num_rows: int
-) -> None:
-    """Ask all questions about the images of a batch, `num_rows` at a time."""
-    other = _others(batch)
-    batch = batch.to(model.device)
-    prefix = model.prefix(batch)
-    _add_loss(model, batch, prefix, asked, num_rows)
-    assert batch.image_of_row is not None
-    asked.num_images += len(batch)
-    questions, prompts, images = [], [], []
-    for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
-        for number, turn in enumerate(dialogue.turns):
-            num_new = model.generation.max_new_tokens
-            prompts.append(model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new))
-            questions.append(_Question(turn.question, turn.answer, dialogue.kind, positions[image]))
-            images.append(image)
-    asked.questions += questions
+        def read() -> Iterator[Sample]:
+            for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
+                positions[sample.id] = position
+                yield sample
 
-    def answers(rows: Sequence[int], images: Sequence[int]) -> Iterator[str]:
-        for start in range(0, len(rows), num_rows):
-            image_of_row = torch.tensor(images[start : start + num_rows], device=model.device)
-            yield from model.answer(prefix, image_of_row, [prompts[row] for row in rows[start : start + num_rows]])
+        with progress_bar(show_progress) as bar:
+            samples = read()
+            for first in samples:
+                batch = collate(chain([first], islice(samples, self._batch_size - 1)))
+                self.bad += [BadSampleNote(*note) for note in batch.bad]
+                if len(batch):
+                    self._ask_batch(batch, [positions[name] for name in batch.ids])
 
-    for question, answer in zip(questions, answers(range(len(prompts)), images), strict=True):
-        question.answer = answer
-    rows = [row for row, image in enumerate(images) if image in other]
-    for row, answer in zip(rows, answers(rows, [other[images[row]] for row in rows]), strict=True):
-        questions[row].shuffled = answer
+    @torch.inference_mode()
+    def _ask_batch(self, batch: DialogueBatch, positions: Sequence[int]) -> None:
+        model, other = self._model, _others(batch)
+        batch = batch.to(model.device)
+        prefix = model.prefix(batch)
+        self._add_loss(batch, prefix)
+        self.num_images += len(batch)
+        asked: list[tuple[_Question, list[int], int]] = []
+        assert batch.image_of_row is not None
+        for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
+            for number, turn in enumerate(dialogue.turns):
+                num_new = model.generation.max_new_tokens
+                prompt = model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
+                question = _Question(turn.question, turn.answer, dialogue.kind, positions[image])
+                asked.append((question, prompt, image))
+
+        def answers(asked: Sequence[tuple[_Question, list[int], int]]) -> Iterator[tuple[_Question, str]]:
+            for start in range(0, len(asked), self._batch_size):
+                questions, prompts, images = zip(*asked[start : start + self._batch_size], strict=True)
+                index = torch.tensor(images, device=model.device)
+                yield from zip(questions, model.answer(prefix, index, prompts), strict=True)
+
+        for question, answer in answers(asked):
+            question.answer = answer
+        for question, answer in answers([(q, prompt, other[image]) for q, prompt, image in asked if image in other]):
+            question.shuffled = answer
+        self.questions += [question for question, _, _ in asked]
+
+    def _add_loss(self, batch: DialogueBatch, prefix: Prefix) -> None:
+        tensors = (batch.input_ids, batch.attention_mask, batch.labels, batch.image_of_row)
+        for start in range(0, len(batch.dialogues), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            input_ids, mask, labels, index = (tensor[rows] for tensor in tensors if tensor is not None)
+            decoder = self._model.model.decoder
+            output = decoder(input_ids, mask, prefix.tokens, labels, prefix.mask, prefix_of_row=index)
+            num_tokens = int((labels != IGNORED).sum())
+            self.loss_sum += float(output.loss) * num_tokens
+            self.num_tokens += num_tokens
 
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
@@ -178,27 +188,6 @@ def _others(batch: DialogueBatch) -> dict[int, int]:
         if others := [other for other in circle if names[other] != name]:
             found[row] = others[0]
     return found
-
-
-def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked: _Asked, num_rows: int) -> None:
-    assert batch.input_ids is not None
-    assert batch.attention_mask is not None
-    assert batch.labels is not None
-    assert batch.image_of_row is not None
-    for start in range(0, len(batch.input_ids), num_rows):
-        rows = slice(start, start + num_rows)
-        labels = batch.labels[rows]
-        output = model.model.decoder(
-            batch.input_ids[rows],
-            batch.attention_mask[rows],
-            prefix.tokens,
-            labels,
-            prefix.mask,
-            prefix_of_row=batch.image_of_row[rows],
-        )
-        num_tokens = int((labels != IGNORED).sum())
-        asked.loss_sum += float(output.loss) * num_tokens
-        asked.num_tokens += num_tokens
 
 
 def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
