@@ -33,16 +33,13 @@ def check_exportable(config: ExperimentConfig, run_dir: Path, folder: Path) -> N
 
 
 def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
-    """Write the language model of a finished vision-language run to a folder, whole or not at all.
+    """Write the language model of a finished vision-language run to a folder, whole or not at all; returns the folder.
 
     Args:
         run_dir: a run with a Qwen decoder and low-rank adapters.
         folder: where to; it must not exist, or be empty.
         merge: add the adapters to the unquantised base and write a plain transformers model in float32. Otherwise the
             adapters are written in peft's format, and beside them what makes the prefix.
-
-    Returns:
-        The folder.
 
     Raises:
         CheckpointError: the run is damaged or cannot be exported, or the folder is taken.

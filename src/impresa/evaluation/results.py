@@ -25,19 +25,15 @@ Scores = TypeVar("Scores")
 
 @dataclass(frozen=True)
 class Column(Generic[Scores]):
-    """A metric as every table shows it.
-
-    Args:
-        label: heading of the column.
-        format: format specification of its numbers, for example ".1%".
-        value: gets the number out of the results of one row; None where it was not measured.
-        headline: a share (0 to 1) that the report shows on top as well.
-    """
+    """A metric as every table shows it."""
 
     label: str
     format: str
+    """Format specification of the numbers, for example ".1%"."""
     value: Callable[[Scores], float | None]
+    """Gets the number out of the results of one row; None where it was not measured."""
     headline: bool = False
+    """A share (0 to 1) that the report shows on top as well."""
 
     def cell(self, scores: Scores) -> str:
         """The number as text; "-" where it was not measured."""
@@ -47,7 +43,7 @@ class Column(Generic[Scores]):
 
 @dataclass(frozen=True)
 class DirectionMetrics:
-    """How well queries of one modality find their answers among candidates of the other."""
+    """Ranks of the right answers to queries of one modality among candidates of the other."""
 
     recall_at: dict[int, float]
     """R@k: share of queries (0 to 1) with a right answer among the first k."""
@@ -114,7 +110,7 @@ ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (Column("zero-shot accuracy", ".1
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """How well answers agree with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
+    """Agreement of answers with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
 
     num_questions: int
     exact_match: float
@@ -157,16 +153,16 @@ class AnswerMetrics:
     def looks_at_images(self) -> bool:
         """True if the right image helps: exact match, or the F1 that long answers are judged by, exceeds that with
         other images by two standard errors. True where no other image could be tried."""
-        if self.shuffled.num_questions == 0:
-            return True
         right, wrong = self.model, self.shuffled
-        pairs = ((right.exact_match, wrong.exact_match), (right.token_f1, wrong.token_f1))
-        return any(right - wrong > 2 * self._error(right, wrong) for right, wrong in pairs)
 
-    def _error(self, right: float, wrong: float) -> float:
-        """Upper bound of the standard error of the difference of two means of numbers from 0 to 1."""
-        spread = right * (1 - right) / max(self.model.num_questions, 1)
-        return math.sqrt(spread + wrong * (1 - wrong) / max(self.shuffled.num_questions, 1))
+        def exceeds(a: float, b: float) -> bool:
+            # The variance of a mean of numbers from 0 to 1 is at most this.
+            variance = a * (1 - a) / max(right.num_questions, 1) + b * (1 - b) / wrong.num_questions
+            return a - b > 2 * math.sqrt(variance)
+
+        if wrong.num_questions == 0:
+            return True
+        return exceeds(right.exact_match, wrong.exact_match) or exceeds(right.token_f1, wrong.token_f1)
 
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table; without other images where there were none to try."""
@@ -191,9 +187,8 @@ class AnsweredQuestion:
     question: str
     expected: str
     answer: str
-    """The model's answer."""
+    """The model's."""
     right: bool
-    """True if the answers match."""
     kind: str | None = None
     """Type of the question."""
 

@@ -35,10 +35,6 @@ def class_embeddings(
         encode_text: turns a list of N strings into (N, E).
         classes: C class names, which take the place of `{}` in prompts.
         templates: the prompts.
-
-    Raises:
-        ConfigError: a template has no `{}`.
-        DataError: an embedding is NaN or infinite.
     """
     check_templates(templates)
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]

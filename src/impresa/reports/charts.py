@@ -1,17 +1,24 @@
-"""Line charts as SVG that takes its colours from the page, and matrices as small PNG pictures."""
+"""The metrics of a training run as curves and charts, and matrices as pictures.
+
+Charts are SVG that takes its colours from the page; pictures are small PNG.
+"""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from impresa.reports.history import Curve
+from impresa.run_dir.layout import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +38,42 @@ CHARTS = {
 _INK, _GRID, *_SERIES = "#010101", "#020202", "#030303", "#040404"
 _PAGE_COLOURS = {_INK: "text", _GRID: "line", _SERIES[0]: "blue", _SERIES[1]: "orange"}
 _MANY_POINTS = 30
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over optimizer steps."""
+
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def read_history(run_dir: Path) -> dict[str, Curve]:
+    """All numeric columns of the run's metrics that have a value, by name; nothing for a run without metrics.
+
+    A cell that is empty, not finite or cut off is left out, as is a line without a step.
+    """
+    path = run_dir / METRICS
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        step = _number(row.get("step"))
+        for name, cell in row.items():
+            value = _number(cell)
+            if name != "step" and step is not None and value is not None:
+                points.setdefault(name, []).append((step, value))
+    return {name: Curve(*zip(*sorted(found), strict=True)) for name, found in points.items()}
+
+
+def _number(cell: object) -> float | None:
+    try:
+        value = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:

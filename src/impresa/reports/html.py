@@ -14,8 +14,7 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
-from impresa.reports.charts import history_charts, matrix_png
-from impresa.reports.history import read_history
+from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
 from impresa.run_dir.environment import read_environment

@@ -24,12 +24,10 @@ MAY_CHANGE = frozenset(
 
 
 def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
-    """Decide whether a training run may use the folder. Nothing is written, and no torch is needed.
+    """The checkpoint from which a training run in this folder goes on; None for a new run.
 
-    A folder is free when it does not exist, is empty, or holds a run that has no checkpoint yet.
-
-    Returns:
-        The checkpoint to go on from; None for a new run.
+    A folder is free when it does not exist, is empty, or holds a run that has no checkpoint yet. Nothing is written,
+    and no torch is needed.
 
     Raises:
         CheckpointError: the folder holds something else, or a run while `resume` is false.

@@ -36,11 +36,7 @@ def write_manifest(run_dir: Path) -> None:
 
 
 def verify(run_dir: Path) -> None:
-    """Check a run's files against its manifest.
-
-    Raises:
-        CheckpointError: the run is unfinished, or a file is not the one that training wrote.
-    """
+    """Check a run's files against its manifest; raises `CheckpointError`."""
     if not (run_dir / MANIFEST).is_file():
         fix = f"`impresa train --output-dir {run_dir} --resume` finishes it"
         raise CheckpointError(f"{run_dir}: the training has not finished; {fix}")

@@ -45,11 +45,7 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
-    """Give a module the weights that a finished run has under the name `part`.
-
-    Raises:
-        CheckpointError: the run's file is damaged or holds other weights.
-    """
+    """Give a module the weights that a finished run has under the name `part`; raises `CheckpointError`."""
     try:
         own = read_weights(run_dir / WEIGHTS, f"{part}.")
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in own.items()})

@@ -27,12 +27,8 @@ def retrieval_gallery(
 ) -> Gallery:
     """A few queries with the first answers that they find, not picked by their outcome, and a small similarity matrix.
 
-    Args:
-        source: the data; pictures are read from it again, only the few that are shown.
-        positions: for each of the I images its index in `source`.
-        images: (I, E) embeddings.
-        texts: (G, E) embeddings of the different texts.
-        right: the right answers of these images and texts.
+    The embeddings of images (I, E) and of different texts (G, E) belong to `right`; the images that are shown are read
+    again from `source`, where their indices are `positions`.
     """
     images, texts = unit_rows(images, "image"), unit_rows(texts, "text")
 

@@ -30,11 +30,7 @@ def is_one_picture(images: object) -> bool:
 
 
 def pixels_of(images: Iterable[Picture], transform: ImageTransform) -> Tensor:
-    """Images as the tower takes them, (N, 3, S, S) float32.
-
-    Raises:
-        DataError: one cannot be read, or is a tensor of another type or shape.
-    """
+    """Images as the tower takes them, (N, 3, S, S) float32."""
     return torch.stack([_pixels_of_one(image, transform) for image in images])
 
 
@@ -53,11 +49,7 @@ def _pixels_of_one(image: Picture, transform: ImageTransform) -> Tensor:
 
 
 def features_of(sounds: Iterable[Sound], transform: AudioTransform) -> tuple[Tensor, Tensor]:
-    """Sounds as the tower takes them, up to its longest clip: features (N, F, M) and their mask (N, F).
-
-    Raises:
-        DataError: one cannot be read, or is nothing that holds a sound.
-    """
+    """Sounds as the tower takes them, up to its longest clip: features (N, F, M) and their mask (N, F)."""
     return transform([_clip_of(sound, transform.max_seconds) for sound in sounds])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -27,8 +27,6 @@ from impresa.tasks.inputs import (
     pixels_of,
     small_images,
 )
-
-Item = TypeVar("Item")
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -79,10 +77,7 @@ class EmbeddingModel(UsableModel):
         Raises:
             DataError: an image cannot be read, or a tensor has the wrong shape.
         """
-        is_one = is_one_picture(images)
-        several: list[Picture] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
-        embeddings = self._encode(several, self._embed_images, **options)
-        return embeddings[0] if is_one else embeddings
+        return self._encode(images, is_one_picture(images), self._embed_images, **options)
 
     def encode_text(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed one text or several; those longer than the model's context are cut.
@@ -90,12 +85,7 @@ class EmbeddingModel(UsableModel):
         Raises:
             DataError: an item is not a string.
         """
-        several = [texts] if isinstance(texts, str) else list(texts)
-        for text in several:
-            if not isinstance(text, str):
-                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
-        embeddings = self._encode(several, self._embed_texts, **options)
-        return embeddings[0] if isinstance(texts, str) else embeddings
+        return self._encode(texts, isinstance(texts, str), self._embed_texts, **options)
 
     def encode_audio(self, sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed sounds of any rate; those longer than the model's context are cut.
@@ -107,9 +97,7 @@ class EmbeddingModel(UsableModel):
             DataError: a sound cannot be read, or the model has no audio encoder.
         """
         is_one = isinstance(sounds, Clip | str | Path) or is_array_with_rate(sounds)
-        several: list[Sound] = [sounds] if is_one else list(sounds)  # type: ignore[list-item, arg-type]
-        embeddings = self._encode(several, self._embed_sounds, **options)
-        return embeddings[0] if is_one else embeddings
+        return self._encode(sounds, is_one, self._embed_sounds, **options)
 
     def encode_image_audio(
         self, images: Sequence[Picture], sounds: Sequence[Sound], **options: Unpack[EncodeOptions]
@@ -121,7 +109,7 @@ class EmbeddingModel(UsableModel):
         """
         if len(images) != len(sounds):
             raise DataError(f"encode_image_audio: {len(images)} images and {len(sounds)} sounds; give as many of each")
-        return self._encode(list(zip(images, sounds, strict=True)), self._embed_both, **options)
+        return self._encode(list(zip(images, sounds, strict=True)), False, self._embed_both, **options)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
@@ -130,8 +118,9 @@ class EmbeddingModel(UsableModel):
     @torch.no_grad()
     def _encode(
         self,
-        items: list[Item],
-        embed: Callable[[list[Item]], Tensor],
+        inputs: Any,
+        is_one: bool,
+        embed: Callable[[list[Any]], Tensor],
         *,
         batch_size: int = 32,
         normalize: bool = True,
@@ -144,7 +133,8 @@ class EmbeddingModel(UsableModel):
         if device is not None:
             self.to(device)
         self.model.eval()
-        batches: Iterable[list[Item]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+        items = [inputs] if is_one else list(inputs)
+        batches: Iterable[list[Any]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
         if show_progress:
             from rich.console import Console
             from rich.progress import track
@@ -152,7 +142,9 @@ class EmbeddingModel(UsableModel):
             batches = track(batches, description="encoding", console=Console(stderr=True))
         parts = [embed(batch).float().cpu() for batch in batches]
         embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :dim]
-        return _unit(embeddings) if normalize else embeddings
+        if normalize:
+            embeddings = _unit(embeddings)
+        return embeddings[0] if is_one else embeddings
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         images = small_images(examples, self.preprocessing.image.size)
@@ -184,6 +176,9 @@ class EmbeddingModel(UsableModel):
         return self.model.embed_image(pixels_of(images, self.preprocessing.image).to(self.device))
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
         input_ids, mask = self.preprocessing.texts(texts)
         return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL.Image import Image
-from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
@@ -22,7 +21,7 @@ from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import Rows, content_of
+from impresa.tasks.alignment.sound import EncodeText, Rows, content_of
 from impresa.tasks.gallery import retrieval_gallery, spread
 from impresa.tasks.samples import Embedder, nothing_usable, progress_bar, read_samples
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 HISTOGRAM = "colour histogram"
 NUM_BASELINE_SAMPLES = 4096
-EncodeText = Callable[[list[str]], Tensor]
 
 
 @dataclass
@@ -81,8 +79,11 @@ def evaluate(
 
     inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
-        test = _embed(source, inputs, bar)
-        train = _Seen() if train_source is None else _for_baseline(train_source, bar)
+        test = _read(source, bar.track(range(len(source)), description="embedding images"), inputs)
+        train = _Seen()
+        if train_source is not None:  # at even distances, so that sorted data are seen whole
+            chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
+            train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
     sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
@@ -102,7 +103,9 @@ def evaluate(
         zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
-        right = _right_answers(test)
+        num_captions = torch.tensor([len(captions) for captions in test.captions])
+        image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+        right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
         texts = encode_text(list(right.texts))
         return replace(
             evaluation,
@@ -151,32 +154,15 @@ class _Inputs:
         return True
 
 
-def _embed(source: Source, inputs: _Inputs, bar: Progress) -> _Seen:
-    """Embed the usable samples; returns those that have an image."""
+def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = None) -> _Seen:
+    """The usable samples that have an image; all of the usable ones are embedded by `inputs`."""
     seen = _Seen()
-    positions = bar.track(range(len(source)), description="embedding images")
     for position, sample in read_samples(source, positions, seen.bad):
-        if not inputs.add(position, sample, len(seen.positions)):
+        if inputs is not None and not inputs.add(position, sample, len(seen.positions)):
             seen.bad.append(BadSampleNote(sample.id, "no image"))
         elif sample.image is not None:
             seen.add(position, sample, sample.image)
     return seen
-
-
-def _for_baseline(train_source: Source, bar: Progress) -> _Seen:
-    """Training samples for the baseline, at even distances, so that sorted data are seen whole."""
-    seen, chosen = _Seen(), spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
-    positions = bar.track(chosen, description="fitting the baseline")
-    for position, sample in read_samples(train_source, positions, seen.bad):
-        if sample.image is not None:
-            seen.add(position, sample, sample.image)
-    return seen
-
-
-def _right_answers(test: _Seen) -> RightAnswers:
-    num_captions = torch.tensor([len(captions) for captions in test.captions])
-    image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
-    return RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
 
 
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:

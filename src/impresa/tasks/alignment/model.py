@@ -66,24 +66,20 @@ class AlignmentModel(TrainableModel):
 
     def embed(self, batch: Batch) -> dict[Embedded, torch.Tensor]:
         """Embeddings (B, E), not normalised, of all that the batch has; zero where a sample lacks it."""
-        outputs = self._encode(batch)
-        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
-        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
-            embeddings[FUSED] = self.fusion(outputs, batch.present)
-        return embeddings
-
-    def _encode(self, batch: Batch) -> dict[Modality, EncoderOutput]:
-        """Every modality of the batch; with tokens where a fusion reads them."""
         outputs: dict[Modality, EncoderOutput] = {}
+        fuses = self.fusion is not None  # it reads tokens
         if batch.image is not None:
-            vision = partial(self.vision_encoder, return_tokens=self.fusion is not None)
+            vision = partial(self.vision_encoder, return_tokens=fuses)
             outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
         if batch.input_ids is not None:
             outputs["text"] = encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
         if batch.audio is not None and self.audio_encoder is not None:
-            audio = partial(self.audio_encoder, return_tokens=self.fusion is not None)
+            audio = partial(self.audio_encoder, return_tokens=fuses)
             outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
-        return outputs
+        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
+        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
+            embeddings[FUSED] = self.fusion(outputs, batch.present)
+        return embeddings
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), normalised as in training -> embeddings (B, E), not normalised."""

@@ -192,14 +192,6 @@ class AnsweringModel(UsableModel):
         return [self.chat.decode(list(takewhile(is_text, row))).strip() for row in found.tolist()]
 
     @torch.inference_mode()
-    def state_before_answer(self, image: Picture, question: str) -> Tensor:
-        """(H,) float32 on the CPU: the hidden state that the answer's first token is predicted from."""
-        prefix = self._prefix([image], None)
-        ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
-        output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
-        return output.hidden[0, -1].float().cpu()
-
-    @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:
         """The prefix of a batch, on the model's device."""
         self.model.eval()  # the caller may have trained it in between
@@ -225,9 +217,16 @@ class AnsweringModel(UsableModel):
         images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
         return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
 
+    @torch.inference_mode()
     def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:
-        rows = [self.state_before_answer(image, question) for image, question in zip(images, questions, strict=True)]
-        return torch.stack(rows) if rows else torch.zeros(0, self.model.decoder.hidden_size)
+        """(N, H) float32 on the CPU: the hidden states that the first tokens of the answers are predicted from."""
+        states = torch.zeros(len(images), self.model.decoder.hidden_size)
+        for row, (image, question) in enumerate(zip(images, questions, strict=True)):
+            prefix = self._prefix([image], None)
+            ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
+            output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
+            states[row] = output.hidden[0, -1].float().cpu()
+        return states
 
 
 class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
@@ -241,9 +240,7 @@ class _Pieces:
     """
 
     def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
-        self._chat = chat
-        self._put = put
-        self._abandoned = abandoned
+        self._chat, self._put, self._abandoned = chat, put, abandoned
         self._ids: list[int] = []
         self._given = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,21 +42,6 @@ class DialogueBatch(TensorBatch):
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
         return self.num_supervised
 
-    @property
-    def questions(self) -> list[str]:
-        """The last question of each row, length R."""
-        return [dialogue.turns[-1].question for dialogue in self.dialogues]
-
-    @property
-    def answers(self) -> list[str]:
-        """The answers to them, length R."""
-        return [dialogue.turns[-1].answer for dialogue in self.dialogues]
-
-    @property
-    def kinds(self) -> list[str | None]:
-        """Types of the questions, length R."""
-        return [dialogue.kind for dialogue in self.dialogues]
-
 
 class DialogueCollator:
     """One row for each dialogue of each sample, padded on the right, and each image and sound once.
@@ -90,11 +76,16 @@ class DialogueCollator:
                 pixels.append(None if sample.image is None else image_transform.pixels([sample.image])[0])
                 good.append(replace(sample, image=None))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
-        if good:
-            self._add_images(batch, pixels)
-            self._add_sounds(batch, good)
-            self._add_rows(batch, rows)
-            batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
+        if not good:
+            return batch
+        squares = [square for square in pixels if square is not None]
+        batch.image_present = mask_of([square is not None for square in pixels])
+        batch.image = image_rows(image_transform, torch.stack(squares) if squares else None, batch.image_present)
+        if self._preprocessing.audio is not None:
+            batch.audio_present = mask_of([sample.audio is not None for sample in good])
+            batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, good)
+        batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
+        self._add_rows(batch, rows)
         return batch
 
     def _encode(self, dialogues: Sequence[Dialogue]) -> list[Row]:
@@ -105,18 +96,8 @@ class DialogueCollator:
             raise DataError("no token of an answer is supervised")
         return rows
 
-    def _add_images(self, batch: DialogueBatch, pixels: list[Tensor | None]) -> None:
-        there = [square for square in pixels if square is not None]
-        batch.image_present = mask_of([square is not None for square in pixels])
-        batch.image = image_rows(self._preprocessing.image, torch.stack(there) if there else None, batch.image_present)
-
-    def _add_sounds(self, batch: DialogueBatch, samples: list[Sample]) -> None:
-        if self._preprocessing.audio is not None:
-            batch.audio_present = mask_of([sample.audio is not None for sample in samples])
-            batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, samples)
-
     def _add_rows(self, batch: DialogueBatch, rows_of_sample: list[list[Row]]) -> None:
-        rows = [row for rows in rows_of_sample for row in rows]
+        rows = list(chain(*rows_of_sample))
         supervised = _padded([flags for _, flags in rows], False)
         batch.input_ids = _padded([ids for ids, _ in rows], self._chat.pad_id)
         batch.attention_mask = _padded([[True] * len(ids) for ids, _ in rows], False)

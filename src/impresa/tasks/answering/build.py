@@ -27,16 +27,8 @@ def build_vlm(
 ) -> VisionLanguageModel:
     """A vision-language model as training starts from it, on the CPU; seeds as in `build_alignment`.
 
-    Args:
-        config: an experiment with a decoder, with towers of other runs as they are there (`adopt_towers`).
-        vocab_size: tokens of the decoder's texts; a pretrained language model has its own.
-        load_weights: false leaves out weights of pretrained parts, but for a frozen language model: a run does not
-            store that.
-        revision: commit of a language model from the hub; None is the newest.
-
-    Raises:
-        ConfigError: a part cannot be loaded, or the image tower lacks the tokens that `decoder.prefix` names.
-        CheckpointError: the files of a pretrained part are incomplete.
+    Arguments are those of `build_alignment`. A pretrained language model has its own vocabulary; `revision` is its
+    commit on the hub, None for the newest. If it is frozen, it is loaded without `load_weights` too: no run stores it.
     """
     assert config.decoder is not None
     vision_encoder = build_vision(config, load_weights)
@@ -66,13 +58,10 @@ def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
 
 
 def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
-    """Start a second stage of training: give a new model the weights of a finished vision-language run.
+    """Give a new model the weights of a finished vision-language run; returns the number of tensors taken over.
 
-    Parts that a second stage may add keep their start: adapters, recursion, and a language model that was frozen in the
-    run and is trained now. `revision_of_language_model` checks that it is the same one.
-
-    Returns:
-        The number of tensors taken over.
+    Parts that this second stage of training may add keep their start: adapters, recursion, and a language model that
+    was frozen in the run and is trained now. `revision_of_language_model` checks that it is the same one.
 
     Raises:
         CheckpointError: the run has weights that the model lacks, or that it would not keep; or the model has others

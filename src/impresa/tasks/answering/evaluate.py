@@ -63,13 +63,11 @@ def evaluate_answers(
 
     Every turn of every dialogue is asked, with the right answers to the turns before it. Images are exchanged within
     batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed. The most
-    frequent answers are those of `train_source`. Arguments are those of `Task.evaluate`; sources have dialogues.
-
-    Raises:
-        DataError: no sample is usable.
+    frequent answers are those of `train_source`. Arguments and errors are those of `Task.evaluate`; sources have
+    dialogues.
     """
     config = model.config.dataset
-    asked = _Inquiry(model, batch_size or config.eval_batch_size or config.batch_size)
+    asked = _AnswerCollector(model, batch_size or config.eval_batch_size or config.batch_size)
     asked.ask(source, show_progress)
     questions = asked.questions
     if not questions:
@@ -102,13 +100,8 @@ def evaluate_answers(
     )
 
 
-class _Inquiry:
-    """The questions of a source, their answers, and the loss of the right answers.
-
-    Args:
-        model: gives the answers.
-        batch_size: images, and questions, at a time.
-    """
+class _AnswerCollector:
+    """The questions of a source, `batch_size` at a time, their answers, and the loss of the right answers."""
 
     def __init__(self, model: AnsweringModel, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size

@@ -27,18 +27,18 @@ def save_language_model(folder: Path, config: DecoderConfig, decoder: Any) -> No
     """Write the identity of a pretrained language model, or its architecture, to a folder, which is made if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     if decoder.is_stored_by_name(config):
-        write_atomic(folder / IDENTITY, json.dumps(_identity(config.model, decoder.revision), indent=2) + "\n")
+        identity = {"model": config.model, "identity": digest("decoder.model", config.model, decoder.revision)}
+        if decoder.revision is not None:  # from the hub; the content serves if a folder is given in its place
+            identity |= {"identity": f"commit {decoder.revision}", "content": identity["identity"]}
+        write_atomic(folder / IDENTITY, json.dumps(identity, indent=2) + "\n")
     else:
         decoder.architecture.save_pretrained(folder)
 
 
 def revision_of_language_model(run_dir: Path, decoder: DecoderConfig) -> str | None:
     """The commit to load from the hub, so that the language model is the one that the run was trained with, even if its
-    owner has changed it since; None for a folder, and for a run that stores its language model.
-
-    Args:
-        run_dir: a run.
-        decoder: names the language model, of this run or of one that continues it.
+    owner has changed it since; None for a folder, and for a run that stores its language model. `decoder` is that of
+    the run, or of one that continues it.
 
     Raises:
         CheckpointError: the folder that `decoder` names holds another model.
@@ -55,11 +55,3 @@ def revision_of_language_model(run_dir: Path, decoder: DecoderConfig) -> str | N
         fix = "put that back, or name it in decoder.model (of a finished run: in its config.yaml)"
         raise CheckpointError(f"{run_dir}: {fault}; {fix}")
     return None
-
-
-def _identity(name: str, commit: str | None) -> dict[str, str]:
-    """The digest of a model in a folder; of one from the hub its commit, and its digest for a folder in its place."""
-    content = digest("decoder.model", name, commit)
-    if commit is None:
-        return {"model": name, "identity": content}
-    return {"model": name, "identity": f"commit {commit}", "content": content}
