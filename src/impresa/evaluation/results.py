@@ -180,17 +180,15 @@ ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """An example for the report."""
+    """A question of some type (`kind`), its expected answer and the model's, for the report."""
 
     image: str | None
     """A data URI."""
     question: str
     expected: str
     answer: str
-    """The model's."""
     right: bool
     kind: str | None = None
-    """Type of the question."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,6 @@ class Evaluation:
     """Captions of these images, repeated ones included."""
     num_distinct_texts: int
     bad_samples: tuple[BadSampleNote, ...] = ()
-    """Samples that were skipped."""
     retrieval: RetrievalMetrics | None = None
     """The model's retrieval; None when the data have no captions."""
     baselines: dict[str, RetrievalMetrics] = field(default_factory=dict)

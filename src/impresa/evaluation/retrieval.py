@@ -29,9 +29,6 @@ class RightAnswers:
         image_of_caption: (T,) integers, the image that each caption describes.
         captions: the T captions. The G different ones are the texts.
         num_images: I. An image without any caption is a candidate only.
-
-    Raises:
-        ValueError: the lengths differ, or an image index lies outside 0..I-1.
     """
 
     def __init__(self, image_of_caption: Tensor, captions: Sequence[str], num_images: int) -> None:
@@ -122,10 +119,9 @@ def metrics_of_texts(image_embeddings: Tensor, text_embeddings: Tensor, right: R
 
 
 def unit_rows(embeddings: Tensor, what: str) -> Tensor:
-    """(N, E) float64 rows of length 1 (a row of zeros stays zero) of `what` embeddings, named in the errors.
+    """(N, E) float64 rows of length 1 (a row of zeros stays zero) of `what` embeddings.
 
-    Raises:
-        DataError: there is no row, or one is not finite.
+    No row, or one that is not finite, is a `DataError` that names `what`.
     """
     if embeddings.ndim != 2:
         raise ValueError(f"{what} embeddings: shape {tuple(embeddings.shape)} is not (N, E)")

@@ -59,9 +59,6 @@ def zero_shot_metrics(
         of_classes: (C, E) from `class_embeddings`.
         classes: C class names.
         templates: the prompts, for the record.
-
-    Raises:
-        DataError: there is no image, or an embedding is NaN or infinite.
     """
     index = {name: i for i, name in enumerate(classes)}
     true = torch.tensor([index[label] for label in labels], dtype=torch.int64)

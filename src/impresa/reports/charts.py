@@ -1,7 +1,4 @@
-"""The metrics of a training run as curves and charts, and matrices as pictures.
-
-Charts are SVG that takes its colours from the page; pictures are small PNG.
-"""
+"""The metrics of a training run as curves and as SVG charts, and matrices as small PNG pictures."""
 
 from __future__ import annotations
 

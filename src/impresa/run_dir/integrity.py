@@ -71,9 +71,7 @@ def save_golden(run_dir: Path, model: UsableModel, examples: Sequence[Sample]) -
 def check_golden(run_dir: Path, model: UsableModel) -> None:
     """Compare the model's outputs for the stored inputs with the stored outputs.
 
-    Raises:
-        CheckpointError: they differ on the kind of device that the run was finished on; on another kind it is a
-            warning.
+    A difference is a `CheckpointError` on the kind of device that the run was finished on, a warning on another kind.
     """
     try:
         with safe_open(run_dir / GOLDEN, framework="pt") as file:

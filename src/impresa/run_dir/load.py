@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_run_config(run_dir: Path) -> ExperimentConfig:
-    """The experiment of a run.
-
-    Raises:
-        CheckpointError: the folder is no run, or its config is damaged.
-    """
+    """The experiment of a run; `CheckpointError` if the folder is no run, or its config is damaged."""
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir}: no such folder; give the run directory that `impresa train` printed")
     if not (run_dir / CONFIG).is_file():

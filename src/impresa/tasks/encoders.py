@@ -1,7 +1,4 @@
-"""The encoders of an experiment, for either kind of model.
-
-They are new, pretrained, or taken from another run, and run on batches in which some samples lack a modality.
-"""
+"""Encoders for either kind of model: building them, and running them where samples lack a modality."""
 
 from __future__ import annotations
 

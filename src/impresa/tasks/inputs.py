@@ -42,10 +42,8 @@ def _pixels_of_one(image: Picture, transform: ImageTransform) -> Tensor:
         return transform(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
     if image.is_floating_point() and image.shape == (3, size, size):
         return image.float().cpu()
-    raise DataError(
-        f"image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
-        "preprocessed as in training, or (3, H, W) uint8"
-    )
+    fault = f"image: a tensor of {image.dtype} and shape {tuple(image.shape)}"
+    raise DataError(f"{fault}; give (3, {size}, {size}) floats, preprocessed as in training, or (3, H, W) uint8")
 
 
 def features_of(sounds: Iterable[Sound], transform: AudioTransform) -> tuple[Tensor, Tensor]:

@@ -90,11 +90,7 @@ class AlignmentModel(TrainableModel):
         return self.text_encoder(input_ids, attention_mask).pooled
 
     def embed_audio(self, audio: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Features (B, F, M) and their mask (B, F), true on real frames -> embeddings (B, E), not normalised.
-
-        Raises:
-            DataError: the model has no audio encoder.
-        """
+        """Features (B, F, M) and their mask (B, F), true on real frames -> embeddings (B, E), not normalised."""
         if self.audio_encoder is None:
             raise DataError("sound: the model has no audio encoder; train one with `audio_encoder` in the config")
         return self.audio_encoder(audio, mask).pooled
@@ -102,11 +98,7 @@ class AlignmentModel(TrainableModel):
     def embed_image_audio(
         self, image: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Images and sounds, same as in `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised.
-
-        Raises:
-            DataError: the model has no fusion.
-        """
+        """Images and sounds, same as in `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised."""
         if self.fusion is None or self.audio_encoder is None:
             raise DataError("image and sound: the model has no fusion; train one with image+audio-text in losses.pairs")
         image_output = self.vision_encoder(image, return_tokens=True)

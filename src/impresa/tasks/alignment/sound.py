@@ -31,7 +31,6 @@ class Rows(Generic[Item]):
 
     def __init__(self, name: str, encode: Callable[[list[Item]], Tensor]) -> None:
         self.num_samples = 0
-        """Samples that were added."""
         self._name, self._embedder = name, Embedder(encode, SOUNDS_AT_A_TIME)
         self._row: dict[Hashable, int] = {}
         self._images: list[tuple[int, str]] = []

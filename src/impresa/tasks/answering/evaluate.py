@@ -73,10 +73,7 @@ def evaluate_answers(
     if not questions:
         raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
     guess = None if train_source is None else _most_frequent(train_source.dialogues())
-    kinds: dict[str, list[_Question]] = defaultdict(list)
-    for question in questions:
-        if question.kind is not None:
-            kinds[question.kind].append(question)
+    kinds = sorted({q.kind for q in questions if q.kind is not None})
     scores = _scores(questions, guess)
     answers, expected = [q.answer for q in questions], [q.expected for q in questions]
     loss = asked.loss_sum / asked.num_tokens
@@ -94,7 +91,7 @@ def evaluate_answers(
             rouge_l=rouge_l(answers, expected),
             loss=loss,
             perplexity=math.exp(min(loss, 700.0)),
-            kinds={kind: _scores(of_kind, guess) for kind, of_kind in sorted(kinds.items())},
+            kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
         ),
         gallery=Gallery(questions=tuple(_examples(source, questions))),
     )
