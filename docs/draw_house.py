@@ -19,7 +19,10 @@ PACKAGE = ROOT / "src" / "impresa"
 PICTURE = ROOT / "docs" / "images" / "house.svg"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 176, 66, 20, 40, 20
 LINE_CHARACTERS, NUM_LINES = 27, 3
-BELOW_MODELS = {"layout": "run_dir.layout", "weights": "run_dir.weights", "integrity": "run_dir.weights"}
+BELOW_MODELS = {
+    **dict.fromkeys(("layout", "environment"), "run_dir.layout"),
+    **dict.fromkeys(("weights", "integrity"), "run_dir.weights"),
+}
 """Modules of `run_dir` that know no models, and the part that each is drawn as."""
 STYLE = """
     .part { fill: #f4f6fb; stroke: #5b6ea8; stroke-width: 1.5; }

@@ -18,7 +18,7 @@ LEVELS = {
     for level, names in enumerate(
         (
             ("errors", "files", "run_dir.layout"),
-            ("config",),
+            ("config", "run_dir.environment"),
             ("layers", "hub"),
             ("encoders", "losses"),
             ("decoders", "fusion"),
@@ -38,7 +38,7 @@ LEVELS = {
     for name in names
 }
 """Parts of the package from low to high; a part may import what is lower, and itself. Of the run directory the file
-names, the weights and the checksums are below the tasks, saving and loading of whole models above them."""
+names, the environment, the weights and the checksums are below the tasks, saving and loading of whole models above."""
 ONLY_IN = {
     "lightning": (),
     "torchmetrics": ("evaluation/text_scores.py",),

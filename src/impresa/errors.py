@@ -6,8 +6,6 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 
 class ImpresaError(Exception):
     """A fault of the input, described by one or more lines that say what is wrong and what would be right."""
@@ -15,10 +13,6 @@ class ImpresaError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
-
-    @classmethod
-    def from_lines(cls, lines: Iterable[str]) -> ImpresaError:
-        return cls(*lines)
 
 
 class ConfigError(ImpresaError):
@@ -34,4 +28,4 @@ class CheckpointError(ImpresaError):
 
 
 class TrainingError(ImpresaError):
-    """A training cannot go on, for example because it diverged."""
+    """A training run cannot go on, for example because it diverged."""

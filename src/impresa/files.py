@@ -11,31 +11,28 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Write `content` (text as UTF-8) to `path` by way of a temporary file beside it; folders are made as needed.
+    """Write `content` (text as UTF-8) to `path` by way of `replacing`, and return `path`.
 
-    An interrupted write leaves the old file as it was. Returns `path`.
+    An interrupted write leaves the old file as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private; a run is as readable as its folder
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; the file takes the name `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """A temporary file beside `path` to write to; it takes the name `path` when the block ends well.
+
+    Folders are made as needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; a run is as readable as its folder
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from impresa.reports.history import Curve, read_history
+from impresa.reports.charts import Curve, read_history
 
 
 def write(tmp_path: Path, text: str) -> dict[str, Curve]:

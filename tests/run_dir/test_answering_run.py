@@ -24,10 +24,9 @@ from impresa.export import export_run
 from impresa.run_dir.load import load_answerer, load_embedder, read_run_config
 from impresa.run_dir.save import save_run
 from impresa.tasks.answering.answerer import AnsweringModel
-from impresa.tasks.answering.build import build_vlm
+from impresa.tasks.answering.build import build_vlm, start_from
 from impresa.tasks.answering.language_model import IDENTITY, LANGUAGE_MODEL
 from impresa.tasks.answering.model import VisionLanguageModel
-from impresa.tasks.answering.second_stage import start_from
 from tiny_hub import clip
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_run import copy_of_run, finished_run

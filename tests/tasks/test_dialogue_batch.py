@@ -76,9 +76,7 @@ def test_each_dialogue_is_a_row_and_each_image_there_once() -> None:
     assert batch.image_of_row.tolist() == [0, 0, 1, 2, 2, 2]
     asked = [*DIALOGUES[:2], DIALOGUES[5], *DIALOGUES[2:5]]
     assert batch.dialogues == asked
-    assert batch.questions == [dialogue.turns[0].question for dialogue in asked]
-    assert batch.answers == [dialogue.turns[0].answer for dialogue in asked]
-    assert batch.kinds == ["one", "two", "six", "three", "four", "five"]
+    assert [dialogue.kind for dialogue in batch.dialogues] == ["one", "two", "six", "three", "four", "five"]
     assert (batch.audio, batch.image_present, batch.present, batch.bad) == (None, None, {}, [])
 
 
@@ -95,7 +93,7 @@ def test_rows_are_padded_on_the_right_and_only_answers_have_labels() -> None:
         assert batch.labels[row].tolist() == labels + [IGNORED] * rest
     assert batch.attention_mask.all(dim=1).tolist() == [False, True]
     assert batch.num_supervised == int((batch.labels != IGNORED).sum()) > 4
-    assert batch.questions[1] == "what is the two, and the three?"
+    assert batch.dialogues[1].turns[-1].question == "what is the two, and the three?"
 
 
 def test_an_answer_that_is_too_long_costs_its_sample_and_is_named() -> None:
@@ -213,7 +211,7 @@ def test_a_run_with_a_decoder_asks_some_in_training_and_all_in_validation() -> N
     assert 22 < sum(numbers) <= 44
     asked = [dialogue for batch in one.val_loader() for dialogue in batch.dialogues]
     assert asked == list(one.val_source.dialogues())
-    epochs = [[batch.questions for batch in loader] for loader in [one.train_loader()] for _ in range(2)]
+    epochs = [[batch.dialogues for batch in loader] for loader in [one.train_loader()] for _ in range(2)]
     assert sorted(map(len, epochs[0])) == sorted(map(len, epochs[1]))
     assert epochs[0] != epochs[1]
 

@@ -1,4 +1,4 @@
-"""A baseline that shows what a score is worth: a model that knows nothing but colours, on the same data."""
+"""A baseline to compare scores with: retrieval by nothing but the colours of an image."""
 
 from __future__ import annotations
 

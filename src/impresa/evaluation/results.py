@@ -25,19 +25,15 @@ Scores = TypeVar("Scores")
 
 @dataclass(frozen=True)
 class Column(Generic[Scores]):
-    """A metric as every table shows it.
-
-    Args:
-        label: heading of the column.
-        format: format specification of its numbers, for example ".1%".
-        value: gets the number out of the results of one row; None where it was not measured.
-        headline: a share (0 to 1) that the report shows on top as well.
-    """
+    """A metric as every table shows it."""
 
     label: str
     format: str
+    """Format specification of the numbers, for example ".1%"."""
     value: Callable[[Scores], float | None]
+    """Gets the number out of the results of one row; None where it was not measured."""
     headline: bool = False
+    """A share (0 to 1) that the report shows on top as well."""
 
     def cell(self, scores: Scores) -> str:
         """The number as text; "-" where it was not measured."""
@@ -47,7 +43,7 @@ class Column(Generic[Scores]):
 
 @dataclass(frozen=True)
 class DirectionMetrics:
-    """How well queries of one modality find their answers among candidates of the other."""
+    """Ranks of the right answers to queries of one modality among candidates of the other."""
 
     recall_at: dict[int, float]
     """R@k: share of queries (0 to 1) with a right answer among the first k."""
@@ -58,7 +54,6 @@ class DirectionMetrics:
     num_queries: int
     """Queries that have a right answer."""
     num_candidates: int
-    """Candidates that each query is compared with."""
 
 
 def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
@@ -115,10 +110,9 @@ ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (Column("zero-shot accuracy", ".1
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """How well answers agree with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
+    """Agreement of answers with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
 
     num_questions: int
-    """Answers that were compared."""
     exact_match: float
     """Share of answers that are the right one, word for word."""
     token_f1: float
@@ -131,7 +125,7 @@ SCORE_COLUMNS: tuple[Column[AnswerScores], ...] = (
     Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True),
 )
 SCORED = {"model": "model", "shuffled": "other images", "blind": "most frequent answer"}
-"""The answers that are scored, by their name in `AnswerMetrics`, and what tables call them."""
+"""The answers that are scored: their name in `AnswerMetrics`, and in tables."""
 
 
 @dataclass(frozen=True)
@@ -159,16 +153,16 @@ class AnswerMetrics:
     def looks_at_images(self) -> bool:
         """True if the right image helps: exact match, or the F1 that long answers are judged by, exceeds that with
         other images by two standard errors. True where no other image could be tried."""
-        if self.shuffled.num_questions == 0:
-            return True
         right, wrong = self.model, self.shuffled
-        pairs = ((right.exact_match, wrong.exact_match), (right.token_f1, wrong.token_f1))
-        return any(right - wrong > 2 * self._error(right, wrong) for right, wrong in pairs)
 
-    def _error(self, right: float, wrong: float) -> float:
-        """Upper bound of the standard error of the difference of two means of numbers from 0 to 1."""
-        spread = right * (1 - right) / max(self.model.num_questions, 1)
-        return math.sqrt(spread + wrong * (1 - wrong) / max(self.shuffled.num_questions, 1))
+        def exceeds(a: float, b: float) -> bool:
+            # The variance of a mean of numbers from 0 to 1 is at most this.
+            variance = a * (1 - a) / max(right.num_questions, 1) + b * (1 - b) / wrong.num_questions
+            return a - b > 2 * math.sqrt(variance)
+
+        if wrong.num_questions == 0:
+            return True
+        return exceeds(right.exact_match, wrong.exact_match) or exceeds(right.token_f1, wrong.token_f1)
 
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table; without other images where there were none to try."""
@@ -186,19 +180,15 @@ ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """An example for the report."""
+    """A question of some type (`kind`), its expected answer and the model's, for the report."""
 
     image: str | None
-    """The picture as a data URI."""
+    """A data URI."""
     question: str
     expected: str
-    """The right answer."""
     answer: str
-    """The model's."""
     right: bool
-    """True if they match."""
     kind: str | None = None
-    """Type of the question."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +209,7 @@ class Answer:
     caption: str | None = None
     """The text found, for an image query."""
     image: str | None = None
-    """The picture found as a data URI, for a text query."""
+    """The picture found, for a text query: a data URI."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +232,7 @@ class Gallery:
     similarity: tuple[tuple[float, ...], ...] = ()
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
-    """The captions of that sample."""
     questions: tuple[AnsweredQuestion, ...] = ()
-    """Questions and answers of a vision-language model."""
 
 
 @dataclass(frozen=True)
@@ -252,15 +240,13 @@ class Evaluation:
     """All results of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
 
     data: str
-    """The data that were evaluated: a path and a split, for people."""
+    """The data that were evaluated: a path and a split."""
     num_images: int
     """Images that were used."""
     num_texts: int
     """Captions of these images, repeated ones included."""
     num_distinct_texts: int
-    """Captions that differ."""
     bad_samples: tuple[BadSampleNote, ...] = ()
-    """Samples that were skipped."""
     retrieval: RetrievalMetrics | None = None
     """The model's retrieval; None when the data have no captions."""
     baselines: dict[str, RetrievalMetrics] = field(default_factory=dict)
@@ -268,7 +254,6 @@ class Evaluation:
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: int = 0
-    """Sounds that were used."""
     sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
     """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`, and
     for a model that fuses `image+audio_to_text`, `text_to_image+audio`) and name, over the samples that have both;
@@ -290,9 +275,18 @@ class Evaluation:
         return _ADAPTER.dump_python(self, mode="json", exclude={"gallery"})
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote. Raises `CheckpointError` for anything else."""
-        return _validated(tree, EVALUATION)
+    def from_dict(cls, tree: dict[str, Any], path: Path | str = EVALUATION) -> Evaluation:
+        """The evaluation that `to_dict` wrote. Raises `CheckpointError`, which names `path`, for anything else."""
+        try:
+            return _ADAPTER.validate_python(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            fault = f"{path}: `{key}`: {first['msg']}"
+            raise CheckpointError(f"{fault}; run `impresa eval` on this run again") from error
+
+
+_ADAPTER = TypeAdapter(Evaluation)
 
 
 def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, RetrievalMetrics]:
@@ -309,8 +303,7 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
     tree = _read_json(run_dir / EVALUATION)
     if tree is None:
         return None
-    gallery = _read_json(run_dir / GALLERY)
-    return _validated({**tree, "gallery": gallery or {}}, str(run_dir / EVALUATION))
+    return Evaluation.from_dict({**tree, "gallery": _read_json(run_dir / GALLERY) or {}}, run_dir / EVALUATION)
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
@@ -318,9 +311,6 @@ def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
-
-
-_ADAPTER = TypeAdapter(Evaluation)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -331,13 +321,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); run `impresa eval` on this run again") from error
     return tree if isinstance(tree, dict) else {}
-
-
-def _validated(tree: dict[str, Any], where: str) -> Evaluation:
-    try:
-        return _ADAPTER.validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = f"{where}: `{key}`: {first['msg']}; run `impresa eval` on this run again"
-        raise CheckpointError(message) from error

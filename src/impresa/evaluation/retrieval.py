@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import expm1, lgamma
@@ -28,9 +29,6 @@ class RightAnswers:
         image_of_caption: (T,) integers, the image that each caption describes.
         captions: the T captions. The G different ones are the texts.
         num_images: I. An image without any caption is a candidate only.
-
-    Raises:
-        ValueError: the lengths differ, or an image index lies outside 0..I-1.
     """
 
     def __init__(self, image_of_caption: Tensor, captions: Sequence[str], num_images: int) -> None:
@@ -43,13 +41,13 @@ class RightAnswers:
         self.texts = tuple(index)
         """The G texts, in order of first appearance."""
         self.text_of_caption = torch.tensor([index[caption] for caption in captions], dtype=torch.int64)
-        """(T,): which text each caption is."""
+        """(T,) int64: the index of each caption's text."""
         # (P, 2) different pairs (image, text), sorted by image.
         pairs = torch.stack([image_of_caption.cpu().to(torch.int64), self.text_of_caption], dim=1)
         self._image, self._text = pairs.unique(dim=0).T.contiguous()
 
     def mask(self, start: int, stop: int) -> Tensor:
-        """(stop - start, G) bool: whether text g is right for image start + i."""
+        """(stop - start, G) bool, true where text g is right for image start + i."""
         first, last = torch.searchsorted(self._image, torch.tensor([start, stop])).tolist()
         is_right = torch.zeros(stop - start, len(self.texts), dtype=torch.bool)
         is_right[self._image[first:last] - start, self._text[first:last]] = True
@@ -121,10 +119,9 @@ def metrics_of_texts(image_embeddings: Tensor, text_embeddings: Tensor, right: R
 
 
 def unit_rows(embeddings: Tensor, what: str) -> Tensor:
-    """(N, E) float64 rows of length 1 (a row of zeros stays zero) of `what` embeddings, named in the errors.
+    """(N, E) float64 rows of length 1 (a row of zeros stays zero) of `what` embeddings.
 
-    Raises:
-        DataError: there is no row, or one is not finite.
+    No row, or one that is not finite, is a `DataError` that names `what`.
     """
     if embeddings.ndim != 2:
         raise ValueError(f"{what} embeddings: shape {tuple(embeddings.shape)} is not (N, E)")
@@ -132,10 +129,8 @@ def unit_rows(embeddings: Tensor, what: str) -> Tensor:
         raise DataError(f"{what} embeddings: there are none; evaluate data with at least one usable {what}")
     num_bad = int((~torch.isfinite(embeddings)).any(dim=1).sum())
     if num_bad:
-        raise DataError(
-            f"{what} embeddings: {num_bad} of {len(embeddings)} are NaN or infinite; the training diverged, "
-            "use a smaller optimization.lr or full precision"
-        )
+        fault = f"{what} embeddings: {num_bad} of {len(embeddings)} are NaN or infinite"
+        raise DataError(f"{fault}; the training diverged, use a smaller optimization.lr or full precision")
     return F.normalize(embeddings.detach().cpu().to(torch.float64), dim=1)
 
 
@@ -194,14 +189,12 @@ def _expected(num_right: Tensor, num_candidates: int) -> DirectionMetrics:
 
     # The best of r right answers has (n - r) / (r + 1) wrong ones before it on average.
     mean_rank = sum(n * (1 + (num_candidates - right) / (right + 1)) for right, n in counts.items()) / num_queries
-    low, high = 1, num_candidates
-    while low < high:  # the smallest rank that at least half of the queries reach
-        middle = (low + high) // 2
-        low, high = (low, middle) if recall_at(middle) >= 0.5 else (middle + 1, high)
+    # The smallest rank that at least half of the queries reach.
+    median_rank = 1 + bisect_left(range(1, num_candidates), 0.5, key=recall_at)
     return DirectionMetrics(
         recall_at={k: recall_at(k) for k in RECALL_AT},
         mean_rank=mean_rank,
-        median_rank=float(low),
+        median_rank=float(median_rank),
         num_queries=num_queries,
         num_candidates=num_candidates,
     )
@@ -212,10 +205,8 @@ def _hit_rate(num_right: int, num_candidates: int, k: int) -> float:
     num_wrong = num_candidates - num_right
     if k > num_wrong:
         return 1.0
-    log_miss = _log_choices(num_wrong, k) - _log_choices(num_candidates, k)
-    return -expm1(log_miss)
 
+    def log_choices(n: int) -> float:  # log C(n, k), up to a term of k alone
+        return lgamma(n + 1) - lgamma(n - k + 1)
 
-def _log_choices(n: int, k: int) -> float:
-    """log C(n, k), up to a term of k alone."""
-    return lgamma(n + 1) - lgamma(n - k + 1)
+    return -expm1(log_choices(num_wrong) - log_choices(num_candidates))

@@ -38,12 +38,12 @@ def normalized(text: str) -> str:
 
 def _without_punctuation(text: str) -> str:
     pieces = _NUMBER.split(text)  # what is no number and numbers, in turn
-    pieces[::2] = ["".join(filter(_is_said, piece)) for piece in pieces[::2]]
+    pieces[::2] = ["".join(filter(_is_kept, piece)) for piece in pieces[::2]]
     pieces[1::2] = [_THOUSANDS.sub("", number.removeprefix("+")) for number in pieces[1::2]]
     return "".join(pieces)
 
 
-def _is_said(character: str) -> bool:
+def _is_kept(character: str) -> bool:
     """False for punctuation, and for accents that stand alone, such as the back quote."""
     category = unicodedata.category(character)
     return not category.startswith("P") and category != "Sk"

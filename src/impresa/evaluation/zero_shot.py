@@ -21,10 +21,9 @@ def check_templates(templates: Sequence[str]) -> None:
     """Raise `ConfigError` if there is no template, or if one lacks the `{}` for the class name."""
     if not templates:
         raise ConfigError(f"dataset.prompt_templates: is empty; give at least one, for example 'a photo of a {SLOT}.'")
-    bad = [template for template in templates if SLOT not in template]
-    if bad:
-        lines = (f"dataset.prompt_templates: {t!r} has no {SLOT}; put {SLOT} where the class name goes" for t in bad)
-        raise ConfigError(*lines)
+    fix = f"has no {SLOT}; put {SLOT} where the class name goes"
+    if faults := [f"dataset.prompt_templates: {text!r} {fix}" for text in templates if SLOT not in text]:
+        raise ConfigError(*faults)
 
 
 def class_embeddings(
@@ -34,12 +33,8 @@ def class_embeddings(
 
     Args:
         encode_text: turns a list of N strings into (N, E).
-        classes: C class names.
-        templates: prompts with `{}` for the class name.
-
-    Raises:
-        ConfigError: a template has no `{}`.
-        DataError: an embedding is NaN or infinite.
+        classes: C class names, which take the place of `{}` in prompts.
+        templates: the prompts.
     """
     check_templates(templates)
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
@@ -64,9 +59,6 @@ def zero_shot_metrics(
         of_classes: (C, E) from `class_embeddings`.
         classes: C class names.
         templates: the prompts, for the record.
-
-    Raises:
-        DataError: there is no image, or an embedding is NaN or infinite.
     """
     index = {name: i for i, name in enumerate(classes)}
     true = torch.tensor([index[label] for label in labels], dtype=torch.int64)

@@ -1,17 +1,21 @@
-"""Line charts as SVG that takes its colours from the page, and matrices as small PNG pictures."""
+"""The metrics of a training run as curves and as SVG charts, and matrices as small PNG pictures."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from impresa.reports.history import Curve
+from impresa.run_dir.layout import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,16 +30,47 @@ CHARTS = {
     "Validation exact match": {"val_exact_match": "greedy answers"},
     "Learning rate": {"lr": "learning rate"},
 }
-"""Columns of the metrics that a chart shows, and what its legend calls them."""
+"""By title of a chart, the columns of the metrics that it shows and their names in the legend."""
 # Colours that stand for the page's own, so that a chart follows light and dark mode: see report.css.
-_PAGE_COLOURS = {
-    "#010101": "var(--text)",
-    "#020202": "var(--line)",
-    "#030303": "var(--blue)",
-    "#040404": "var(--orange)",
-}
-_INK, _GRID, *_SERIES = _PAGE_COLOURS
+_INK, _GRID, *_SERIES = "#010101", "#020202", "#030303", "#040404"
+_PAGE_COLOURS = {_INK: "text", _GRID: "line", _SERIES[0]: "blue", _SERIES[1]: "orange"}
 _MANY_POINTS = 30
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over optimizer steps."""
+
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+def read_history(run_dir: Path) -> dict[str, Curve]:
+    """All numeric columns of the run's metrics that have a value, by name; nothing for a run without metrics.
+
+    A cell that is empty, not finite or cut off is left out, as is a line without a step.
+    """
+    path = run_dir / METRICS
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        step = _number(row.get("step"))
+        for name, cell in row.items():
+            value = _number(cell)
+            if name != "step" and step is not None and value is not None:
+                points.setdefault(name, []).append((step, value))
+    return {name: Curve(*zip(*sorted(found), strict=True)) for name, found in points.items()}
+
+
+def _number(cell: object) -> float | None:
+    try:
+        value = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:
@@ -50,7 +85,7 @@ def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[
 
 
 def line_chart(title: str, curves: Mapping[str, Curve]) -> Markup:
-    """An inline SVG of curves over optimizer steps, with a legend where there is more than one curve."""
+    """An inline SVG of curves over optimizer steps, with a legend if there are several."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -95,11 +130,9 @@ def matrix_png(matrix: Sequence[Sequence[float]]) -> str:
 def _inline(svg: str, title: str) -> Markup:
     """A whole SVG file as an element of a page: no prologue, no fixed size, names of its own, the page's colours."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", svg, count=2)
     prefix = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     for stand_in, colour in _PAGE_COLOURS.items():
-        svg = svg.replace(stand_in, colour)
+        svg = svg.replace(stand_in, f"var(--{colour})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

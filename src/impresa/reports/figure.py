@@ -10,17 +10,16 @@ import base64
 import io
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from impresa.errors import CheckpointError, ImpresaError
-from impresa.evaluation.results import Answer, Evaluation, Example, read_evaluation
+from impresa.evaluation.results import Evaluation, Example, read_evaluation
 from impresa.files import write_atomic
-from impresa.reports.charts import CHARTS, curves_of, draw_curves
-from impresa.reports.history import Curve, read_history
+from impresa.reports.charts import CHARTS, curves_of, draw_curves, read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +50,8 @@ def write_figure(run_dir: Path, path: Path) -> Path:
     places = {"hspace": 0.45, "left": 0.2, "right": 0.95, "top": 0.92, "bottom": 0.1}
     recall, loss = right.subplots(2, 1, gridspec_kw=places)
     _draw_recall(recall, evaluation)
-    _draw_loss(loss, read_history(run_dir))
+    draw_curves(loss, curves_of(read_history(run_dir), CHARTS["Loss"]), series=(BLUE, ORANGE), ink=INK, grid=GRID)
+    loss.set_title("Loss", loc="left", color=INK, fontweight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return write_atomic(path, buffer.getvalue())
@@ -67,16 +67,12 @@ def _draw_queries(figure: SubFigure, queries: Sequence[Example]) -> None:
         title = textwrap.shorten(query.captions[0], CAPTION_WIDTH, placeholder=" …")
         row[0].set_title(title, loc="left", color=INK, fontsize=9.5, fontweight="bold", parse_math=False)
         for axes, answer in zip(row, query.answers, strict=False):
-            _draw_answer(axes, answer)
-
-
-def _draw_answer(axes: Axes, answer: Answer) -> None:
-    assert answer.image is not None  # the answers to a text are images
-    picture = Image.open(io.BytesIO(base64.b64decode(answer.image.partition(",")[2])))
-    axes.imshow(picture, interpolation="nearest" if max(picture.size) < SMALL_PX else "antialiased")
-    axes.set_axis_on()
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=RIGHT if answer.right else WRONG, linewidth=3)
+            assert answer.image is not None  # the answers to a text are images
+            picture = Image.open(io.BytesIO(base64.b64decode(answer.image.partition(",")[2])))
+            axes.imshow(picture, interpolation="nearest" if max(picture.size) < SMALL_PX else "antialiased")
+            axes.set_axis_on()
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color=RIGHT if answer.right else WRONG, linewidth=3)
 
 
 def _draw_recall(axes: Axes, evaluation: Evaluation) -> None:
@@ -94,11 +90,6 @@ def _draw_recall(axes: Axes, evaluation: Evaluation) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
-
-
-def _draw_loss(axes: Axes, history: Mapping[str, Curve]) -> None:
-    draw_curves(axes, curves_of(history, CHARTS["Loss"]), series=(BLUE, ORANGE), ink=INK, grid=GRID)
-    axes.set_title("Loss", loc="left", color=INK, fontweight="bold")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,11 +14,11 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
-from impresa.reports.charts import history_charts, matrix_png
-from impresa.reports.history import read_history
+from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
-from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, REPORT
+from impresa.run_dir.environment import read_environment
+from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
 
 MAX_TABLE_CLASSES = 20
 """Confusion matrices of more classes become a picture."""
@@ -28,8 +28,8 @@ MAX_LISTED = 20
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    The page stands alone: pictures and charts are inside, nothing is fetched. What the run does not have (yet), such as
-    an evaluation, is left out.
+    The page stands alone: pictures and charts are inside, nothing is fetched. Parts that the run lacks, such as an
+    evaluation, are left out.
 
     Raises:
         CheckpointError: there is no such directory, or its evaluation was not written by this program.
@@ -44,7 +44,7 @@ def render_report(run_dir: Path) -> str:
     """The page as a string; see `write_report`."""
     config_file = run_dir / CONFIG
     config = read_config(config_file) if config_file.is_file() else None
-    environment = _read_environment(run_dir / ENVIRONMENT)
+    environment = read_environment(run_dir)
     found = read_evaluation(run_dir)
     evaluation = found or Evaluation("", 0, 0, 0)
     tables = make_tables(evaluation)
@@ -89,13 +89,13 @@ def _confusions(scores: ZeroShotMetrics | None) -> list[tuple[str, str, int]]:
     """The most frequent confusions: true class, the class named, number of images."""
     if scores is None:
         return []
-    counts = {
-        (true, named): count
+    wrong = [
+        (true, named, count)
         for true, row in zip(scores.classes, scores.confusion, strict=True)
         for named, count in zip(scores.classes, row, strict=True)
         if true != named and count
-    }
-    return [(*pair, count) for pair, count in Counter(counts).most_common(MAX_LISTED)]
+    ]
+    return sorted(wrong, key=lambda confusion: -confusion[2])[:MAX_LISTED]
 
 
 def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> dict[str, Any]:
@@ -112,17 +112,6 @@ def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> d
         "GPUs": ", ".join(environment.get("gpus") or []),
     }
     return {name: fact for name, fact in facts.items() if fact not in (None, "", {})}
-
-
-def _read_environment(path: Path) -> dict[str, Any]:
-    """Command, versions and times of the run; empty when there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}); remove it") from error
-    return tree if isinstance(tree, dict) else {}
 
 
 def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:

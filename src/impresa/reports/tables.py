@@ -11,7 +11,6 @@ from impresa.evaluation.results import (
     SCORE_COLUMNS,
     SCORED,
     ZERO_SHOT_COLUMNS,
-    AnswerMetrics,
     AnswerScores,
     Column,
     Evaluation,
@@ -29,6 +28,7 @@ _RETRIEVAL_NOTE = (
     "R@k: share of queries with a right answer among the first k. Ties count against the model; captions that read the "
     "same are one text, right for each of its images."
 )
+_SOUND_NOTE = "Each pair is judged on the samples that have both; sounds that are equal are one."
 _ANSWERS_NOTE = (
     "Exact match and F1 of words compare lower case without punctuation and articles. With “other images” each "
     "question is asked about another image of the data; the most frequent answer is that to the same question in "
@@ -80,31 +80,34 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation, most important first."""
     tables = []
     if answers := evaluation.answers:
-        figures = [f"{column.label} {column.cell(answers)}" for column in _measured(ANSWER_COLUMNS, [answers])]
-        table = _table("Answers", SCORE_COLUMNS, {"": answers.rows()})
-        tables.append(replace(table, figures=", ".join(figures), note=_ANSWERS_NOTE))
+        measured = _measured(ANSWER_COLUMNS, [answers])
+        figures = ", ".join(f"{column.label} {column.cell(answers)}" for column in measured)
+        tables.append(_table("Answers", SCORE_COLUMNS, {"": answers.rows()}, figures=figures, note=_ANSWERS_NOTE))
         if answers.kinds:
-            tables.append(_by_type_of_question(answers))
+            tables.append(_by_type_of_question(answers.kinds))
     if rows := evaluation.retrieval_rows():
         directions = {
             "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
             "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
         }
-        table = _table("Retrieval", RETRIEVAL_COLUMNS, directions)
-        tables.append(replace(table, note=_RETRIEVAL_NOTE))
+        tables.append(_table("Retrieval", RETRIEVAL_COLUMNS, directions, note=_RETRIEVAL_NOTE))
     if evaluation.sound:
-        note = (
-            f"{evaluation.num_sounds:,} samples have a sound. Each pair is judged on the samples that have both; "
-            "sounds that are equal are one."
-        )
-        table = _table("Retrieval with sound", RETRIEVAL_COLUMNS, evaluation.sound)
-        tables.append(replace(table, note=note, headlines=() if rows else table.headlines))
+        note = f"{evaluation.num_sounds:,} samples have a sound. {_SOUND_NOTE}"
+        table = _table("Retrieval with sound", RETRIEVAL_COLUMNS, evaluation.sound, note=note)
+        tables.append(replace(table, headlines=()) if rows else table)
     if evaluation.zero_shot is not None:
         tables.append(_zero_shot(evaluation.zero_shot))
     return tables
 
 
-def _table(title: str, columns: Sequence[Column[Scores]], groups: Mapping[str, Mapping[str, Scores]]) -> Table:
+def _table(
+    title: str,
+    columns: Sequence[Column[Scores]],
+    groups: Mapping[str, Mapping[str, Scores]],
+    *,
+    figures: str = "",
+    note: str = "",
+) -> Table:
     """Scores by heading and name of the row, in the columns that were measured for any row."""
     used = _measured(columns, [scores for rows in groups.values() for scores in rows.values()])
     return Table(
@@ -117,6 +120,8 @@ def _table(title: str, columns: Sequence[Column[Scores]], groups: Mapping[str, M
             for heading, rows in groups.items()
         },
         headlines=tuple(column.label for column in used if column.headline),
+        figures=figures,
+        note=note,
     )
 
 
@@ -124,27 +129,25 @@ def _measured(columns: Sequence[Column[Scores]], rows: Sequence[Scores]) -> list
     return [column for column in columns if any(column.value(scores) is not None for scores in rows)]
 
 
-def _by_type_of_question(answers: AnswerMetrics) -> Table:
-    """The main scores, each with a row for a type of question and a column for what is scored."""
-    kinds = answers.kinds
+def _by_type_of_question(kinds: Mapping[str, Mapping[str, AnswerScores]]) -> Table:
+    """The main scores, each with a row for a type of question and a column for each kind of answer."""
+    found = kinds.values()
     scored = [
         name
         for name in SCORED
-        if all(name in scores for scores in kinds.values())
-        and any(scores[name].num_questions for scores in kinds.values())
+        if all(name in scores for scores in found) and any(scores[name].num_questions for scores in found)
     ]
 
     def row(kind: str, column: Column[AnswerScores]) -> Row:
-        found = [kinds[kind][name] for name in scored]
-        cells = (column.cell(scores) if scores.num_questions else "-" for scores in found)
+        scores = [kinds[kind][name] for name in scored]
+        cells = (column.cell(of_name) if of_name.num_questions else "-" for of_name in scores)
         return Row(kind, (f"{kinds[kind][MODEL].num_questions:,}", *cells))
 
+    headlines = [column for column in SCORE_COLUMNS if column.headline]
     return Table(
         "By type of question",
         columns=("questions", *(SCORED[name] for name in scored)),
-        groups={
-            column.label: tuple(row(kind, column) for kind in kinds) for column in SCORE_COLUMNS if column.headline
-        },
+        groups={column.label: tuple(row(kind, column) for kind in kinds) for column in headlines},
     )
 
 
@@ -152,8 +155,10 @@ def _zero_shot(scores: ZeroShotMetrics) -> Table:
     templates = ", ".join(f"“{template}”" for template in scores.templates)
     prompts = "one prompt" if len(scores.templates) == 1 else f"the mean of {len(scores.templates)} prompts"
     right = round(scores.accuracy * scores.num_samples)
-    return replace(
-        _table("Classification", ZERO_SHOT_COLUMNS, {"": scores.rows()}),
+    return _table(
+        "Classification",
+        ZERO_SHOT_COLUMNS,
+        {"": scores.rows()},
         figures=f"{right:,} of {scores.num_samples:,} images are named right; {len(scores.classes):,} classes",
         note=f"An image is named by the nearest class. A class is {prompts} with its name ({templates}).",
     )

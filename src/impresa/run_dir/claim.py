@@ -1,4 +1,4 @@
-"""The folder of a run before training: whether it may be used, and which checkpoint a resumed run continues."""
+"""The folder of a run before training: if it may be used, and which checkpoint a resumed run continues."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.environment import is_finished
-from impresa.run_dir.layout import (
-    BAD_SAMPLES,
-    CONFIG,
-    ENVIRONMENT,
-    EVENTS,
-    LAST_CHECKPOINT,
-    MANIFEST,
-    METRICS,
-)
-
-CHECKPOINTS = "*.ckpt"
+from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, EVENTS, LAST_CHECKPOINT, MANIFEST, METRICS
 
 MAY_CHANGE = frozenset(
     {
@@ -30,16 +20,14 @@ MAY_CHANGE = frozenset(
         *(f"trainer.logging.{key}" for key in ("wandb", "tensorboard")),
     }
 )
-"""What may differ when a run is resumed: where the data lie, how the machine computes, who is told."""
+"""Keys that may differ when a run is resumed: where the data lie, how the machine computes, where metrics are sent."""
 
 
 def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
-    """Decide whether a training run may use the folder. Nothing is written, and no torch is needed.
+    """The checkpoint from which a training run in this folder goes on; None for a new run.
 
-    A folder is free when it does not exist, is empty, or holds a run that has no checkpoint yet.
-
-    Returns:
-        The checkpoint to go on from; None for a new run.
+    A folder is free when it does not exist, is empty, or holds a run that has no checkpoint yet. Nothing is written,
+    and no torch is needed.
 
     Raises:
         CheckpointError: the folder holds something else, or a run while `resume` is false.
@@ -66,11 +54,11 @@ def newest_checkpoint(directory: Path) -> Path | None:
     last = directory / LAST_CHECKPOINT
     if last.exists():
         return last
-    return max(directory.glob(CHECKPOINTS), key=lambda path: path.stat().st_mtime, default=None)
+    return max(directory.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def clear(run_dir: Path) -> None:
-    """Remove what a run without a checkpoint has left behind, so that a new one starts clean."""
+    """Remove the files that a run without a checkpoint has left behind, so that a new one starts clean."""
     shutil.rmtree(run_dir / EVENTS, ignore_errors=True)
     for name in (METRICS, BAD_SAMPLES, ENVIRONMENT):
         (run_dir / name).unlink(missing_ok=True)
@@ -78,11 +66,10 @@ def clear(run_dir: Path) -> None:
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
     old, new = (dict(leaves(to_tree(config))) for config in (before, now))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     faults = [
         f"{key}: was {old.get(key)} and is {new.get(key)}; a resumed run keeps its config, so restore it"
-        for key in changed
-        if key not in MAY_CHANGE
+        for key in sorted((old.keys() | new.keys()) - MAY_CHANGE)
+        if old.get(key) != new.get(key)
     ]
     if faults:
         raise ConfigError(*faults)

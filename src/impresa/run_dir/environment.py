@@ -40,17 +40,18 @@ def describe_environment(command: Sequence[str], seed: int) -> dict[str, Any]:
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run has been trained, evaluated and reported."""
+    """True for a run that has been trained, evaluated and reported."""
     return "finished" in read_environment(run_dir)
 
 
 def read_environment(run_dir: Path) -> dict[str, Any]:
-    """What `environment.json` holds; empty when there is none."""
+    """Content of `environment.json`; empty when there is no such file."""
     path = run_dir / ENVIRONMENT
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise CheckpointError(f"{path}: is no JSON ({error}); remove it") from error
+    return tree if isinstance(tree, dict) else {}
 
 
 def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:
@@ -70,7 +71,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the working directory and whether files differ from it; None outside a repository."""
+    """Commit of the working directory, and whether files differ from it; None outside a repository."""
     commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "has_changes": bool(changes)}
 

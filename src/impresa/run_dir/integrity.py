@@ -1,32 +1,42 @@
-"""Checksums of what is loaded from a run: proof that it is whole and unchanged."""
+"""Proof that a run is whole and unchanged: checksums of what is loaded, and outputs that the model must give again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from impresa.errors import CheckpointError
-from impresa.files import write_atomic
+from impresa.files import replacing, write_atomic
 from impresa.run_dir.layout import BACKBONES, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
+
+if TYPE_CHECKING:
+    from impresa.data.sample import Sample
+    from impresa.tasks.base import UsableModel
 
 FORMAT = 1
 CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
 CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
+SMALLEST_GOLDEN_COSINE = 0.999
 
 
 def write_manifest(run_dir: Path) -> None:
-    """Write down the checksums; the last thing that makes a run whole."""
-    checksums = {name: checksum(run_dir / name) for name in _checked(run_dir)}
-    write_atomic(run_dir / MANIFEST, json.dumps({"format": FORMAT, "sha256": checksums}, indent=2) + "\n")
+    """Write down the checksums; the last file of a run, which makes it whole."""
+    folders = [path for folder in CHECKED_FOLDERS for path in sorted((run_dir / folder).rglob("*")) if path.is_file()]
+    names = [*CHECKED_FILES, *(path.relative_to(run_dir).as_posix() for path in folders)]
+    manifest = {"format": FORMAT, "sha256": {name: checksum(run_dir / name) for name in names}}
+    write_atomic(run_dir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def verify(run_dir: Path) -> None:
-    """Check a run's files against its manifest.
-
-    Raises:
-        CheckpointError: the run is unfinished, or a file is not the one that training wrote.
-    """
+    """Check a run's files against its manifest; raises `CheckpointError`."""
     if not (run_dir / MANIFEST).is_file():
         fix = f"`impresa train --output-dir {run_dir} --resume` finishes it"
         raise CheckpointError(f"{run_dir}: the training has not finished; {fix}")
@@ -45,13 +55,36 @@ def verify(run_dir: Path) -> None:
             raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
 
 
-def _checked(run_dir: Path) -> list[str]:
-    """Names of the files whose checksums are kept."""
-    folders = [path for folder in CHECKED_FOLDERS for path in sorted((run_dir / folder).rglob("*")) if path.is_file()]
-    return [*CHECKED_FILES, *(path.relative_to(run_dir).as_posix() for path in folders)]
-
-
 def checksum(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_golden(run_dir: Path, model: UsableModel, examples: Sequence[Sample]) -> None:
+    """Store a few inputs as they come, before any preprocessing, and the model's outputs for them."""
+    tensors, metadata = model.golden_tensors(examples)
+    with replacing(run_dir / GOLDEN) as temporary:
+        save_file(tensors, temporary, {**metadata, "device": model.device.type})
+
+
+def check_golden(run_dir: Path, model: UsableModel) -> None:
+    """Compare the model's outputs for the stored inputs with the stored outputs.
+
+    A difference is a `CheckpointError` on the kind of device that the run was finished on, a warning on another kind.
+    """
+    try:
+        with safe_open(run_dir / GOLDEN, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise CheckpointError(f"{run_dir / GOLDEN}: {error}; restore the run from a copy") from error
+    pairs = model.golden_pairs(tensors, metadata)
+    worst = min((F.cosine_similarity(now, then).min().item() for now, then in pairs if len(then)), default=1.0)
+    if worst >= SMALLEST_GOLDEN_COSINE:
+        return
+    fault = f"{run_dir}: the model's outputs differ from those of the training (cosine {worst:.4f})"
+    there, here = metadata["device"], model.device.type
+    if here == there:
+        raise CheckpointError(f"{fault}; use the versions that environment.json names, or train the run again")
+    warnings.warn(f"{fault}, which was finished on {there}; this is {here}", stacklevel=3)

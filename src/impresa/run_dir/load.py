@@ -12,11 +12,9 @@ from impresa.config import read_config
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.preprocessing import Preprocessing
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.run_dir.golden import check_golden
-from impresa.run_dir.integrity import verify
+from impresa.run_dir.integrity import check_golden, verify
 from impresa.run_dir.layout import CONFIG
 from impresa.tasks import task_of
-from impresa.tasks.base import UsableModel
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -24,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_run_config(run_dir: Path) -> ExperimentConfig:
-    """The experiment of a run.
-
-    Raises:
-        CheckpointError: the folder is no run, or its config is damaged.
-    """
+    """The experiment of a run; `CheckpointError` if the folder is no run, or its config is damaged."""
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir}: no such folder; give the run directory that `impresa train` printed")
     if not (run_dir / CONFIG).is_file():
@@ -66,28 +60,20 @@ def load(run_dir: Path | str, device: torch.device | str | None = None) -> Embed
     except (DataError, SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
-    user: UsableModel = task_of(config).use(model, preprocessing, device)
-    check_golden(run_dir, user)
-    return cast("EmbeddingModel | AnsweringModel", user)
+    usable = task_of(config).use(model, preprocessing, device)
+    check_golden(run_dir, usable)
+    return cast("EmbeddingModel | AnsweringModel", usable)
 
 
 def load_embedder(run_dir: Path | str, device: torch.device | str | None = None) -> EmbeddingModel:
-    """`load` for those who need embeddings.
-
-    Raises:
-        CheckpointError: as in `load`; or the run answers questions.
-    """
+    """`load` for an alignment; any other run is a `CheckpointError`."""
     if task_of(read_run_config(Path(run_dir))).answers:
         raise CheckpointError(f"{run_dir}: answers questions and embeds nothing; name the run of an alignment")
     return cast("EmbeddingModel", load(run_dir, device))
 
 
 def load_answerer(run_dir: Path | str, device: torch.device | str | None = None) -> AnsweringModel:
-    """`load` for those who need answers.
-
-    Raises:
-        CheckpointError: as in `load`; or the run is one of an alignment.
-    """
+    """`load` for a run with a decoder; any other run is a `CheckpointError`."""
     if not task_of(read_run_config(Path(run_dir))).answers:
         raise CheckpointError(f"{run_dir}: is an alignment and answers nothing; train one with a decoder on it")
     return cast("AnsweringModel", load(run_dir, device))

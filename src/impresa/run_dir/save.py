@@ -12,8 +12,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.files import replacing_folder, write_atomic
-from impresa.run_dir.golden import save_golden
-from impresa.run_dir.integrity import write_manifest
+from impresa.run_dir.integrity import save_golden, write_manifest
 from impresa.run_dir.layout import BACKBONES, CONFIG, MANIFEST, WEIGHTS
 from impresa.run_dir.weights import write_weights
 from impresa.tasks import task_of
@@ -21,7 +20,7 @@ from impresa.tasks.base import TrainableModel
 
 
 def save_start(run_dir: Path, config: ExperimentConfig, preprocessing: Preprocessing) -> None:
-    """Write what is known before training: config, tokenizer and transforms."""
+    """Write the files that are known before training: config, tokenizer and transforms."""
     write_atomic(run_dir / CONFIG, to_yaml(config))
     preprocessing.save(run_dir)
 

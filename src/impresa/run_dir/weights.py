@@ -1,4 +1,4 @@
-"""Weights of a run: reading and writing them, whole or one part, and which parameters of a model are saved."""
+"""Weights of a run: reading and writing them, whole or one part."""
 
 from __future__ import annotations
 
@@ -36,22 +36,16 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
     tied: dict[str, str] = {}
     for name, tensor in state.items():
-        storage = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else None
-        if storage is not None and storage in first:
-            tied[name] = first[storage]
-        elif storage is not None:
-            first[storage] = name
+        kept = first.setdefault((tensor.data_ptr(), tensor.shape, tensor.dtype), name)
+        if kept != name and tensor.numel():  # empty tensors have no storage to share
+            tied[name] = kept
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in tied}
     with replacing(path) as temporary:
         save_file(own, str(temporary), tied)
 
 
 def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
-    """Give a module the weights that a finished run has under the name `part`.
-
-    Raises:
-        CheckpointError: the run's file is damaged or holds other weights.
-    """
+    """Give a module the weights that a finished run has under the name `part`; raises `CheckpointError`."""
     try:
         own = read_weights(run_dir / WEIGHTS, f"{part}.")
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in own.items()})
@@ -61,6 +55,5 @@ def load_part(module: nn.Module, run_dir: Path, part: str) -> None:
 
 
 def with_stored_backbone(tower: EncoderConfig, folder: Path) -> EncoderConfig:
-    """The tower with a run's own description of its pretrained backbone, if there is such a folder, in place of id or
-    path."""
+    """The tower with a run's own description of its pretrained backbone, if `folder` exists, instead of id or path."""
     return replace(tower, backbone=str(folder)) if folder.is_dir() else tower

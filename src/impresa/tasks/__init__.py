@@ -1,4 +1,4 @@
-"""The two kinds of model, behind one seam: `task_of(config)` is the only place that asks which of them it is."""
+"""The two kinds of model, behind one interface: only `task_of(config)` distinguishes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam between the two kinds of model: what each of them has to say to training, loading and evaluation.
+"""The interface of the two kinds of model to training, loading and evaluation.
 
 An alignment (`tasks.alignment`) embeds; a vision-language model (`tasks.answering`) answers. Everything outside this
 package works with the `Task` of a config, `impresa.tasks.task_of(config)`, and does not ask which of the two it is.
@@ -16,12 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import ExperimentConfig, towers
-from impresa.data.preprocessing import (
-    Preprocessing,
-    Tokenizer,
-    prepare_audio_transform,
-    prepare_image_transform,
-)
+from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_audio_transform, prepare_image_transform
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.encoders.pretrained import PretrainedBackbone
@@ -57,10 +52,10 @@ class TrainableModel(nn.Module, ABC):
 
     @abstractmethod
     def commit(self, step: int) -> None:
-        """Take up what an optimizer step leaves to do, such as the update of the memory.
+        """Finish an optimizer step, for example by the update of the memory; every rank calls this once for each.
 
         Args:
-            step: optimizer steps done since the start of training, from 1; every rank calls it once for each.
+            step: optimizer steps done since the start of training, from 1.
         """
 
     def state_to_save(self) -> dict[str, Tensor]:
@@ -98,11 +93,11 @@ class UsableModel(ABC):
 
     @abstractmethod
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """A few inputs as they come, before any preprocessing, with the model's outputs; and metadata beside them."""
+        """A few inputs, before any preprocessing, with the model's outputs; and metadata of them."""
 
     @abstractmethod
     def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """Outputs for stored inputs as they are now and as they were, row by row; arguments from `golden_tensors`."""
+        """New and stored outputs for the stored inputs, row by row; arguments are what `golden_tensors` returned."""
 
 
 class Task(ABC):
@@ -113,7 +108,7 @@ class Task(ABC):
     """
 
     answers: ClassVar[bool]
-    """Whether the model answers questions; otherwise it embeds."""
+    """True for a model that answers questions, false for one that embeds."""
     blind_baseline: ClassVar[str]
     """Name of the baseline that is fitted on the training data."""
 
@@ -196,7 +191,7 @@ class Task(ABC):
         """
 
     def save_architectures(self, model: TrainableModel, folder: Path) -> None:
-        """Write the architecture of each pretrained part, so that a run needs nothing from where the part came."""
+        """Write the architecture of each pretrained part, so that a run does not depend on the part's origin."""
         for part, encoder in model.named_children():
             if isinstance(encoder, Tower) and isinstance(encoder.backbone, PretrainedBackbone):
                 encoder.backbone.save_architecture(folder / part)

@@ -1,17 +1,20 @@
-"""The encoders of an experiment, for either kind of model: new, pretrained, or taken from another run."""
+"""Encoders for either kind of model: building them, and running them where samples lack a modality."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
 from impresa.encoders.vision import VisionEncoder
@@ -23,19 +26,13 @@ AnyTower = TypeVar("AnyTower", bound=Tower)
 
 def build_vision(config: ExperimentConfig, load_weights: bool) -> VisionEncoder:
     """The image encoder; `load_weights` false leaves out weights of pretrained towers and of other runs."""
-
-    def build(tower: EncoderConfig, load_weights: bool) -> VisionEncoder:
-        return VisionEncoder(tower, config.dataset.image_size, load_weights=load_weights)
-
+    build = partial(VisionEncoder, image_size=config.dataset.image_size)
     return _build_tower(build, config.vision_encoder, "vision_encoder", load_weights)
 
 
 def build_text(config: ExperimentConfig, vocab_size: int, end_id: int, load_weights: bool) -> TextEncoder:
-    """The text encoder for a tokenizer of so many tokens, whose end token is `end_id`."""
-
-    def build(tower: EncoderConfig, load_weights: bool) -> TextEncoder:
-        return TextEncoder(tower, vocab_size, end_id, load_weights=load_weights)
-
+    """The text encoder for a tokenizer of `vocab_size` tokens, whose end token is `end_id`."""
+    build = partial(TextEncoder, vocab_size=vocab_size, end_id=end_id)
     return _build_tower(build, config.text_encoder, "text_encoder", load_weights)
 
 
@@ -44,31 +41,45 @@ def build_audio(config: ExperimentConfig, load_weights: bool) -> AudioEncoder | 
     if config.audio_encoder is None:
         return None
     max_frames = LogMelTransform(config.audio_encoder.audio_max_seconds).max_frames
-
-    def build(tower: EncoderConfig, load_weights: bool) -> AudioEncoder:
-        return AudioEncoder(tower, num_mels=NUM_MELS, max_frames=max_frames, load_weights=load_weights)
-
+    build = partial(AudioEncoder, num_mels=NUM_MELS, max_frames=max_frames)
     return _build_tower(build, config.audio_encoder, "audio_encoder", load_weights)
 
 
-def _build_tower(
-    build: Callable[[EncoderConfig, bool], AnyTower], tower: EncoderConfig, part: str, load_weights: bool
-) -> AnyTower:
-    """A tower with its own seed; one from another run with its weights there."""
+def _build_tower(build: Callable[..., AnyTower], tower: EncoderConfig, part: str, load_weights: bool) -> AnyTower:
+    """A tower with its own seed; one from another run has its weights of that run."""
     with own_seed():
         if tower.checkpoint is None or not load_weights:
-            return build(tower, load_weights)
+            return build(tower, load_weights=load_weights)
         run_dir = expanded(tower.checkpoint)
-        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), False)
+        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), load_weights=False)
         load_part(built, run_dir, part)
         return built
 
 
 @contextmanager
 def own_seed() -> Iterator[None]:
-    """A block whose random numbers take a single draw from the generator outside, however many are drawn inside: a
-    switch in one part leaves the start of the others as it is."""
+    """A block that takes a single draw from the generator outside, however many are drawn inside: a switch in one part
+    leaves the start of the others as it is."""
     seed = int(torch.randint(2**62, ()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def encode_rows(encode: Callable[..., EncoderOutput], present: Tensor | None, *inputs: Tensor | None) -> EncoderOutput:
+    """The output of an encoder for the rows that are present, zero (false in the mask) elsewhere.
+
+    The encoder is not given the absent rows, which would enter its memory or its batch norms, unless there are no
+    others: every process must run every encoder.
+    """
+    if present is None:
+        return encode(*inputs)
+    rows = present.nonzero().squeeze(1)
+    chosen = rows if len(rows) else rows.new_zeros(1)
+    found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
+
+    def spread(part: Tensor) -> Tensor:
+        return part.new_zeros(len(present), *part.shape[1:]).index_copy(0, rows, part[: len(rows)])
+
+    tokens, mask = (part if part is None else spread(part) for part in (found.tokens, found.mask))
+    return EncoderOutput(spread(found.pooled), tokens, mask)

@@ -1,9 +1,12 @@
-"""A few retrieval examples as pictures and a small similarity matrix, for the report."""
+"""Examples for the report, at even distances through the data, and the pictures in them."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from functools import cache
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -16,64 +19,52 @@ NUM_QUERIES = 6
 NUM_ANSWERS = 5
 NUM_SIMILARITY = 32
 THUMBNAIL_PX = 160
+Item = TypeVar("Item")
 
 
-class GalleryMaker:
-    """Draws examples from an evaluated source.
+def retrieval_gallery(
+    source: Source, positions: Sequence[int], images: Tensor, texts: Tensor, right: RightAnswers
+) -> Gallery:
+    """A few queries with the first answers that they find, not picked by their outcome, and a small similarity matrix.
 
-    Args:
-        source: the data; pictures are read from it again, only the few that are shown.
-        positions: for each of the I images its index in `source`.
-        images: (I, E) embeddings.
-        texts: (G, E) embeddings of the different texts.
-        right: the right answers of these images and texts.
+    The embeddings of images (I, E) and of different texts (G, E) belong to `right`; the images that are shown are read
+    again from `source`, where their indices are `positions`.
     """
+    images, texts = unit_rows(images, "image"), unit_rows(texts, "text")
 
-    def __init__(
-        self, source: Source, positions: list[int], images: Tensor, texts: Tensor, right: RightAnswers
-    ) -> None:
-        self._source, self._positions, self._right = source, positions, right
-        self._images, self._texts = unit_rows(images, "image"), unit_rows(texts, "text")
-        self._thumbnails: dict[int, str] = {}
+    @cache
+    def thumbnail(image: int) -> str:
+        picture = source[positions[image]].image
+        assert picture is not None  # images without a picture were not embedded
+        return data_uri(picture)
 
-    def make(self) -> Gallery:
-        """The examples: queries at even distances through the data, not picked by their outcome."""
-        text_of_image = self._right.text_of_image()
-        image_of_text = {text: image for image, text in reversed(text_of_image.items())}
+    def ask_image(image: int) -> Example:
+        is_right = right.mask(image, image + 1)[0]
+        return Example(
+            captions=tuple(right.texts[text] for text in is_right.nonzero()[:, 0].tolist()),
+            image=thumbnail(image),
+            answers=tuple(
+                Answer(score, is_right, caption=right.texts[text])
+                for text, score, is_right in _best(texts @ images[image], is_right)
+            ),
+        )
+
+    def ask_text(text: int) -> Example:
+        found = _best(images @ texts[text], right.images_of(text))
+        answers = tuple(Answer(score, is_right, image=thumbnail(image)) for image, score, is_right in found)
+        return Example(captions=(right.texts[text],), image=None, answers=answers)
+
+    text_of_image = right.text_of_image()
+    image_of_text = {text: image for image, text in reversed(text_of_image.items())}
+    sample = spread(list(image_of_text), NUM_SIMILARITY)
+    similarity = images[[image_of_text[text] for text in sample]] @ texts[sample].T
+    return Gallery(
+        image_queries=tuple(map(ask_image, spread(list(text_of_image), NUM_QUERIES))),
         # Texts from between the image queries, so that the two lists show different scenes.
-        text_queries = _spread(list(image_of_text), NUM_QUERIES, offset=0.5)
-        sample = _spread(list(image_of_text), NUM_SIMILARITY)
-        similarity = self._images[[image_of_text[text] for text in sample]] @ self._texts[sample].T
-        return Gallery(
-            image_queries=tuple(self._ask_image(image) for image in _spread(list(text_of_image), NUM_QUERIES)),
-            text_queries=tuple(self._ask_text(text) for text in text_queries),
-            similarity=tuple(tuple(round(score, 4) for score in row) for row in similarity.tolist()),
-            similarity_captions=tuple(self._right.texts[text] for text in sample),
-        )
-
-    def _ask_image(self, image: int) -> Example:
-        texts, is_right = self._right.texts, self._right.mask(image, image + 1)[0]
-        found = _best(self._texts @ self._images[image], is_right)
-        return Example(
-            captions=tuple(texts[text] for text in is_right.nonzero()[:, 0].tolist()),
-            image=self._thumbnail(image),
-            answers=tuple(Answer(score=score, right=right, caption=texts[text]) for text, score, right in found),
-        )
-
-    def _ask_text(self, text: int) -> Example:
-        found = _best(self._images @ self._texts[text], self._right.images_of(text))
-        return Example(
-            captions=(self._right.texts[text],),
-            image=None,
-            answers=tuple(Answer(score=score, right=right, image=self._thumbnail(i)) for i, score, right in found),
-        )
-
-    def _thumbnail(self, image: int) -> str:
-        if image not in self._thumbnails:
-            picture = self._source[self._positions[image]].image
-            assert picture is not None  # images without a picture were not embedded
-            self._thumbnails[image] = data_uri(picture)
-        return self._thumbnails[image]
+        text_queries=tuple(map(ask_text, spread(list(image_of_text), NUM_QUERIES, offset=0.5))),
+        similarity=tuple(tuple(round(score, 4) for score in row) for row in similarity.tolist()),
+        similarity_captions=tuple(right.texts[text] for text in sample),
+    )
 
 
 def data_uri(image: Image.Image) -> str:
@@ -86,7 +77,7 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _spread(items: list[int], num: int, *, offset: float = 0.0) -> list[int]:
+def spread(items: Sequence[Item], num: int, *, offset: float = 0.0) -> list[Item]:
     """`num` items (or all, if there are fewer) at even distances."""
     num = min(num, len(items))
     return [items[int((i + offset) * len(items) / num)] for i in range(num)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +25,16 @@ Sound = Clip | str | Path | tuple[np.ndarray | Tensor, int]
 
 
 def is_one_picture(images: object) -> bool:
-    """Whether this is a single image rather than several."""
+    """True for a single image, false for several."""
     return (isinstance(images, Tensor) and images.ndim == 3) or isinstance(images, Image.Image | str | Path)
 
 
-def pixels_of(image: Picture, transform: ImageTransform) -> Tensor:
-    """The image as the tower wants it, (3, S, S) float32.
+def pixels_of(images: Iterable[Picture], transform: ImageTransform) -> Tensor:
+    """Images as the tower takes them, (N, 3, S, S) float32."""
+    return torch.stack([_pixels_of_one(image, transform) for image in images])
 
-    Raises:
-        DataError: it cannot be read, or is a tensor of another type or shape.
-    """
+
+def _pixels_of_one(image: Picture, transform: ImageTransform) -> Tensor:
     if not isinstance(image, Tensor):
         return transform(load_image(image))
     size = transform.size
@@ -42,25 +42,23 @@ def pixels_of(image: Picture, transform: ImageTransform) -> Tensor:
         return transform(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()))
     if image.is_floating_point() and image.shape == (3, size, size):
         return image.float().cpu()
-    raise DataError(
-        f"image: a tensor of {image.dtype} and shape {tuple(image.shape)}; give (3, {size}, {size}) floats, "
-        "preprocessed as in training, or (3, H, W) uint8"
-    )
+    fault = f"image: a tensor of {image.dtype} and shape {tuple(image.shape)}"
+    raise DataError(f"{fault}; give (3, {size}, {size}) floats, preprocessed as in training, or (3, H, W) uint8")
 
 
-def clip_of(sound: Sound, transform: AudioTransform) -> Clip:
-    """The sound, decoded up to the longest clip of the tower.
+def features_of(sounds: Iterable[Sound], transform: AudioTransform) -> tuple[Tensor, Tensor]:
+    """Sounds as the tower takes them, up to its longest clip: features (N, F, M) and their mask (N, F)."""
+    return transform([_clip_of(sound, transform.max_seconds) for sound in sounds])
 
-    Raises:
-        DataError: it cannot be read, or is nothing that holds a sound.
-    """
+
+def _clip_of(sound: Sound, max_seconds: float) -> Clip:
     if isinstance(sound, Clip):
         return sound
     if isinstance(sound, str | Path):
-        return load_audio(sound, transform.max_seconds)
+        return load_audio(sound, max_seconds)
     if not is_array_with_rate(sound):
-        what = type(sound).__name__
-        raise DataError(f"sound: got {what}; give a path, or a pair of samples and their number per second")
+        fault = f"sound: got {type(sound).__name__}"
+        raise DataError(f"{fault}; give a path, or a pair of samples and their number per second")
     samples, rate_hz = torch.as_tensor(sound[0]), int(sound[1])
     if samples.ndim != 1 or not samples.is_floating_point() or rate_hz < 1:
         fault = f"sound: samples of {samples.dtype} and shape {tuple(samples.shape)} at {rate_hz} Hz"
@@ -72,16 +70,13 @@ def clip_of(sound: Sound, transform: AudioTransform) -> Clip:
 
 
 def is_array_with_rate(sound: object) -> bool:
-    """Whether this is a pair of samples and their number per second."""
+    """True for a pair of samples and their number per second."""
     return isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[1], int | np.integer)
 
 
-def small_images(examples: Sequence[Sample], size: int) -> list[Tensor]:
-    """(3, h, w) uint8 of the images that there are, none larger than twice the tower's image size."""
-    images = []
-    for sample in examples:
-        if sample.image is not None:
-            small = sample.image.copy()
-            small.thumbnail((2 * size, 2 * size))
-            images.append(torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous())
-    return images
+def small_images(examples: Iterable[Sample], size: int) -> list[Tensor]:
+    """(3, h, w) uint8 of the images of those samples that have one, none larger than twice the tower's image size."""
+    images = [sample.image.copy() for sample in examples if sample.image is not None]
+    for image in images:
+        image.thumbnail((2 * size, 2 * size))
+    return [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images]

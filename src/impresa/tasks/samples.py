@@ -1,4 +1,4 @@
-"""Reading the samples of an evaluation, without the bad ones, and embedding them a few at a time."""
+"""Reading the samples of an evaluation, without the bad ones, and embedding them in batches."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class Embedder(Generic[Item]):
 
     Args:
         encode: turns N items into embeddings (N, E).
-        at_a_time: N at most.
+        batch_size: N at most.
     """
 
-    def __init__(self, encode: Callable[[list[Item]], Tensor], at_a_time: int) -> None:
-        self._encode, self._at_a_time = encode, at_a_time
+    def __init__(self, encode: Callable[[list[Item]], Tensor], batch_size: int) -> None:
+        self._encode, self._batch_size = encode, batch_size
         self._waiting: list[Item] = []
         self._embedded: list[Tensor] = []
 
     def add(self, item: Item) -> None:
         self._waiting.append(item)
-        if len(self._waiting) == self._at_a_time:
+        if len(self._waiting) == self._batch_size:
             self._embed_waiting()
 
     def embeddings(self) -> Tensor:

@@ -36,32 +36,31 @@ class Collator:
     """Stack the images of samples, normalise them together, tokenize the first caption of each, and turn sounds into
     features.
 
-    With an audio transform any sample may lack any modality: its row is filled and marked as absent. Then every batch
+    With an audio transform any sample may lack any modality: its row is filled and masked as absent. Then every batch
     has all three modalities, so that all processes of a distributed run agree about them. Without one, all samples are
     expected to have the same modalities.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        self._image_transform = preprocessing.image
-        self._tokenizer = preprocessing.texts
-        self._audio_transform = preprocessing.audio
+        self._preprocessing = preprocessing
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
         batch = Batch(ids=[sample.id for sample in samples], labels=[sample.label for sample in samples])
-        if self._audio_transform is None:
-            batch.image = stack_images(self._image_transform, samples)
+        image, audio = self._preprocessing.image, self._preprocessing.audio
+        if audio is None:
+            batch.image = stack_images(image, samples)
             self._add_captions(batch, [sample.captions[0] for sample in samples if sample.captions])
             return batch
         batch.image_present = mask_of([sample.image is not None for sample in samples])
         batch.text_present = mask_of([bool(sample.captions) for sample in samples])
         batch.audio_present = mask_of([sample.audio is not None for sample in samples])
-        batch.image = stack_images(self._image_transform, samples, batch.image_present)
+        batch.image = stack_images(image, samples, batch.image_present)
         self._add_captions(batch, [sample.captions[0] if sample.captions else "" for sample in samples])
-        batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
+        batch.audio, batch.audio_mask = stack_sounds(audio, samples)
         return batch
 
     def _add_captions(self, batch: Batch, captions: list[str]) -> None:
         batch.captions = captions
         if captions:
-            batch.input_ids, batch.attention_mask = self._tokenizer(captions)
+            batch.input_ids, batch.attention_mask = self._preprocessing.texts(captions)

@@ -15,19 +15,10 @@ def build_alignment(
 ) -> AlignmentModel:
     """An alignment model as training starts from it, on the CPU in float32.
 
-    New weights come from torch's global seed. Each encoder has a seed of its own, so that a switch in one of them
-    leaves the start of the others as it is. Pretrained towers, and towers of other runs, are loaded.
+    New weights come from torch's global seed, from which each encoder draws a seed of its own (`own_seed`).
 
-    Args:
-        config: the experiment, with towers of other runs as they are there (`adopt_towers`).
-        vocab_size: size of the tokenizer.
-        end_id: the tokenizer's end token.
-        load_weights: false builds such towers without their weights, for those that come from a run.
-
-    Raises:
-        ConfigError: the tokenizer is larger than the text encoder's `vocab_size` allows, or a pretrained tower cannot
-            be loaded.
-        CheckpointError: the files of a pretrained tower are incomplete.
+    Towers of other runs are in `config` as they are there (`adopt_towers`). The tokenizer has `vocab_size` tokens, the
+    last of a text is `end_id`. `load_weights` false leaves out weights of pretrained towers and of other runs.
     """
     bound = config.text_encoder.vocab_size
     if vocab_size > bound and is_from_scratch("text", config.text_encoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -18,9 +18,15 @@ from impresa.data.sample import Sample
 from impresa.errors import DataError
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.base import UsableModel
-from impresa.tasks.inputs import Picture, Sound, clip_of, is_array_with_rate, is_one_picture, pixels_of, small_images
-
-Item = TypeVar("Item")
+from impresa.tasks.inputs import (
+    Picture,
+    Sound,
+    features_of,
+    is_array_with_rate,
+    is_one_picture,
+    pixels_of,
+    small_images,
+)
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -31,7 +37,7 @@ class EncodeOptions(TypedDict, total=False):
     normalize: bool
     """Scale embeddings to length one; true unless given."""
     dim: int | None
-    """Keep the first so many of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
+    """Keep the first `dim` of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
     device: torch.device | str | None
     """Move the model there first; None leaves it where it is."""
     show_progress: bool
@@ -41,13 +47,9 @@ class EncodeOptions(TypedDict, total=False):
 class EmbeddingModel(UsableModel):
     """An alignment model with its own preprocessing; `impresa.load` returns one.
 
-    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns float32 embeddings on the CPU.
-
-    Args:
-        model: the towers; they are frozen and put into float32.
-        config: the experiment that trained them.
-        preprocessing: the run's tokenizer and transforms.
-        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns float32 embeddings on the CPU:
+    (N, E) of several inputs, (E,) of a single one. Arguments are those of `UsableModel`; the towers are frozen and put
+    into float32.
     """
 
     model: AlignmentModel
@@ -71,76 +73,43 @@ class EmbeddingModel(UsableModel):
 
         Args:
             images: one image or several; a tensor (N, 3, H, W) is N images.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single image.
 
         Raises:
             DataError: an image cannot be read, or a tensor has the wrong shape.
         """
-        is_one = is_one_picture(images)
-        several: list[Picture] = [images] if is_one else list(images)  # type: ignore[list-item, arg-type]
-        embeddings = self._encode(several, self._embed_images, **options)
-        return embeddings[0] if is_one else embeddings
+        return self._encode(images, is_one_picture(images), self._embed_images, **options)
 
     def encode_text(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embed texts; those longer than the model's context are cut.
-
-        Args:
-            texts: one text or several.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single text.
+        """Embed one text or several; those longer than the model's context are cut.
 
         Raises:
             DataError: an item is not a string.
         """
-        several = [texts] if isinstance(texts, str) else list(texts)
-        for text in several:
-            if not isinstance(text, str):
-                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
-        embeddings = self._encode(several, self._embed_texts, **options)
-        return embeddings[0] if isinstance(texts, str) else embeddings
+        return self._encode(texts, isinstance(texts, str), self._embed_texts, **options)
 
     def encode_audio(self, sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed sounds of any rate; those longer than the model's context are cut.
 
         Args:
             sounds: one sound or several: paths, or pairs of samples (S,) and their number per second.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E), or (E,) for a single sound.
 
         Raises:
             DataError: a sound cannot be read, or the model has no audio encoder.
         """
         is_one = isinstance(sounds, Clip | str | Path) or is_array_with_rate(sounds)
-        several: list[Sound] = [sounds] if is_one else list(sounds)  # type: ignore[list-item, arg-type]
-        embeddings = self._encode(several, self._embed_sounds, **options)
-        return embeddings[0] if is_one else embeddings
+        return self._encode(sounds, is_one, self._embed_sounds, **options)
 
     def encode_image_audio(
         self, images: Sequence[Picture], sounds: Sequence[Sound], **options: Unpack[EncodeOptions]
     ) -> Tensor:
-        """Embed pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
-
-        Args:
-            images: N images, as in `encode_image`.
-            sounds: N sounds, as in `encode_audio`.
-            options: see `EncodeOptions`.
-
-        Returns:
-            (N, E).
+        """Embed N pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
 
         Raises:
             DataError: an input cannot be read, the numbers differ, or the model has no fusion.
         """
         if len(images) != len(sounds):
             raise DataError(f"encode_image_audio: {len(images)} images and {len(sounds)} sounds; give as many of each")
-        return self._encode(list(zip(images, sounds, strict=True)), self._embed_both, **options)
+        return self._encode(list(zip(images, sounds, strict=True)), False, self._embed_both, **options)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
@@ -149,8 +118,9 @@ class EmbeddingModel(UsableModel):
     @torch.no_grad()
     def _encode(
         self,
-        items: list[Item],
-        embed: Callable[[list[Item]], Tensor],
+        inputs: Any,
+        is_one: bool,
+        embed: Callable[[list[Any]], Tensor],
         *,
         batch_size: int = 32,
         normalize: bool = True,
@@ -163,7 +133,8 @@ class EmbeddingModel(UsableModel):
         if device is not None:
             self.to(device)
         self.model.eval()
-        batches: Iterable[list[Item]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+        items = [inputs] if is_one else list(inputs)
+        batches: Iterable[list[Any]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
         if show_progress:
             from rich.console import Console
             from rich.progress import track
@@ -171,7 +142,9 @@ class EmbeddingModel(UsableModel):
             batches = track(batches, description="encoding", console=Console(stderr=True))
         parts = [embed(batch).float().cpu() for batch in batches]
         embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :dim]
-        return _unit(embeddings) if normalize else embeddings
+        if normalize:
+            embeddings = _unit(embeddings)
+        return embeddings[0] if is_one else embeddings
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         images = small_images(examples, self.preprocessing.image.size)
@@ -200,9 +173,12 @@ class EmbeddingModel(UsableModel):
         return pairs
 
     def _embed_images(self, images: list[Picture]) -> Tensor:
-        return self.model.embed_image(self._pixels(images))
+        return self.model.embed_image(pixels_of(images, self.preprocessing.image).to(self.device))
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
         input_ids, mask = self.preprocessing.texts(texts)
         return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
 
@@ -211,18 +187,14 @@ class EmbeddingModel(UsableModel):
 
     def _embed_both(self, both: list[tuple[Picture, Sound]]) -> Tensor:
         images, sounds = (list(items) for items in zip(*both, strict=True))
-        return self.model.embed_image_audio(self._pixels(images), *self._features(sounds))
-
-    def _pixels(self, images: list[Picture]) -> Tensor:
-        return torch.stack([pixels_of(image, self.preprocessing.image) for image in images]).to(self.device)
+        pixels = pixels_of(images, self.preprocessing.image).to(self.device)
+        return self.model.embed_image_audio(pixels, *self._features(sounds))
 
     def _features(self, sounds: list[Sound]) -> tuple[Tensor, Tensor]:
-        """The audio tower's input for sounds, and its mask."""
-        transform = self.preprocessing.audio
-        if transform is None:
+        if self.preprocessing.audio is None:
             fault = "encode_audio: this model has no audio encoder"
             raise DataError(f"{fault}; train one with `audio_encoder` in the config")
-        features, mask = transform([clip_of(sound, transform) for sound in sounds])
+        features, mask = features_of(sounds, self.preprocessing.audio)
         return features.to(self.device), mask.to(self.device)
 
 

@@ -1,15 +1,15 @@
-"""Evaluate a model on a source: embed everything once, then retrieval, baselines, zero-shot and examples."""
+"""Evaluation of an alignment: embed everything once, then retrieval, baselines, zero-shot and examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from PIL.Image import Image
-from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
@@ -21,8 +21,8 @@ from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import Rows, content_of
-from impresa.tasks.gallery import GalleryMaker
+from impresa.tasks.alignment.sound import EncodeText, Rows, content_of
+from impresa.tasks.gallery import retrieval_gallery, spread
 from impresa.tasks.samples import Embedder, nothing_usable, progress_bar, read_samples
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 HISTOGRAM = "colour histogram"
 NUM_BASELINE_SAMPLES = 4096
-EncodeText = Callable[[list[str]], Tensor]
 
 
 @dataclass
@@ -61,23 +60,13 @@ def evaluate(
     data: str,
     train_source: Source | None = None,
     batch_size: int | None = None,
-    device: torch.device | str | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
     """Retrieval in both directions, baselines beside it, and zero-shot classification where there are labels.
 
     A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part. Bad
-    samples are skipped and listed. The prompts are the `dataset.prompt_templates` of the model's config.
-
-    Args:
-        model: the model; its weights are not changed.
-        source: the data.
-        data: name of the data in the result.
-        train_source: the data that the model was trained on. The colour-histogram baseline is fitted on up to 4096 of
-            its samples, and their class names join those to choose from; None leaves the baseline out.
-        batch_size: images or texts at a time. None: the config's evaluation batch size.
-        device: where to compute. None: where the model is.
-        show_progress: progress bars on standard error.
+    samples are skipped and listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and
+    their class names join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
         DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
@@ -85,13 +74,16 @@ def evaluate(
     """
     config = model.config.dataset
     batch_size = batch_size or config.eval_batch_size or config.batch_size
-    encode_text = partial(model.encode_text, batch_size=batch_size, device=device, show_progress=show_progress)
+    encode_text = partial(model.encode_text, batch_size=batch_size, show_progress=show_progress)
     check_templates(config.prompt_templates)
 
-    inputs = _Inputs(model, batch_size, device)
+    inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
-        test = _embed(source, inputs, bar)
-        train = _look_at(train_source, bar) if train_source is not None else _Seen()
+        test = _read(source, bar.track(range(len(source)), description="embedding images"), inputs)
+        train = _Seen()
+        if train_source is not None:  # at even distances, so that sorted data are seen whole
+            chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
+            train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
     sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
@@ -101,7 +93,7 @@ def evaluate(
         data=data,
         num_images=len(test.positions),
         num_texts=sum(map(len, test.captions)),
-        num_distinct_texts=len({caption for captions in test.captions for caption in captions}),
+        num_distinct_texts=len(set(chain(*test.captions))),
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
         sound={
@@ -111,14 +103,16 @@ def evaluate(
         zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
-        right = _right_answers(test)
+        num_captions = torch.tensor([len(captions) for captions in test.captions])
+        image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+        right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
         texts = encode_text(list(right.texts))
         return replace(
             evaluation,
             retrieval=metrics_of_texts(embeddings, texts, right),
             by_dimension={dim: metrics_of_texts(embeddings[:, :dim], texts[:, :dim], right) for dim in dims},
             baselines=_baselines(right, test, train),
-            gallery=GalleryMaker(source, test.positions, embeddings, texts, right).make(),
+            gallery=retrieval_gallery(source, test.positions, embeddings, texts, right),
         )
     if evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
@@ -131,22 +125,22 @@ class _Inputs:
     Images are preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
     """
 
-    def __init__(self, model: EmbeddingModel, batch_size: int, device: torch.device | str | None) -> None:
+    def __init__(self, model: EmbeddingModel, batch_size: int) -> None:
         def encode_pairs(pairs: list[tuple[Tensor, Clip]]) -> Tensor:
             pixels, clips = zip(*pairs, strict=True)
-            return model.encode_image_audio(list(pixels), list(clips), batch_size=batch_size, device=device)
+            return model.encode_image_audio(pixels, clips, batch_size=batch_size)
 
         self._preprocess = model.preprocessing.image
-        self.images = Embedder(partial(model.encode_image, batch_size=batch_size, device=device), batch_size)
+        self.images = Embedder(partial(model.encode_image, batch_size=batch_size), batch_size)
         self.sounds: Rows[Clip] | None = None
         self.fused: Rows[tuple[Tensor, Clip]] | None = None
         if model.config.audio_encoder is not None:
-            self.sounds = Rows("audio", partial(model.encode_audio, batch_size=batch_size, device=device))
+            self.sounds = Rows("audio", partial(model.encode_audio, batch_size=batch_size))
         if FUSED_PAIR in (model.config.losses.pairs or ()):
             self.fused = Rows("image+audio", encode_pairs)
 
     def add(self, position: int, sample: Sample, row: int) -> bool:
-        """Embed what the model takes of a sample; False if that is nothing. `row` is that of its image, if any."""
+        """Embed the parts of a sample that the model takes; false if there is none. `row` is that of its image."""
         clip, captions = sample.audio, sample.captions
         if self.sounds is not None and clip is not None:
             image = None if sample.image is None else row
@@ -160,46 +154,25 @@ class _Inputs:
         return True
 
 
-def _embed(source: Source, inputs: _Inputs, bar: Progress) -> _Seen:
-    """Embed the usable samples; returns those that have an image."""
+def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = None) -> _Seen:
+    """The usable samples that have an image; all of the usable ones are embedded by `inputs`."""
     seen = _Seen()
-    positions = bar.track(range(len(source)), description="embedding images")
     for position, sample in read_samples(source, positions, seen.bad):
-        if not inputs.add(position, sample, len(seen.positions)):
+        if inputs is not None and not inputs.add(position, sample, len(seen.positions)):
             seen.bad.append(BadSampleNote(sample.id, "no image"))
         elif sample.image is not None:
             seen.add(position, sample, sample.image)
     return seen
 
 
-def _look_at(train_source: Source, bar: Progress) -> _Seen:
-    """Training samples for the baseline, at even distances, so that sorted data are seen whole."""
-    seen, num = _Seen(), min(len(train_source), NUM_BASELINE_SAMPLES)
-    chosen = [i * len(train_source) // num for i in range(num)]
-    positions = bar.track(chosen, description="fitting the baseline")
-    for position, sample in read_samples(train_source, positions, seen.bad):
-        if sample.image is not None:
-            seen.add(position, sample, sample.image)
-    return seen
-
-
-def _right_answers(test: _Seen) -> RightAnswers:
-    num_captions = torch.tensor([len(captions) for captions in test.captions])
-    image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
-    captions = [caption for captions in test.captions for caption in captions]
-    return RightAnswers(image_of_caption, captions, len(num_captions))
-
-
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
-    baselines = {CHANCE: chance(right)}
-    if any(train.captions):
-        described = [row for row, captions in enumerate(train.captions) if captions]
-        histogram = ColourHistogramModel(
-            torch.stack([train.histograms[row] for row in described]), [train.captions[row] for row in described]
-        )
-        images, texts = histogram.embed_images(torch.stack(test.histograms)), histogram.embed_texts(right.texts)
-        baselines = {HISTOGRAM: metrics_of_texts(images, texts, right), **baselines}
-    return baselines
+    described = [(histogram, texts) for histogram, texts in zip(train.histograms, train.captions, strict=True) if texts]
+    if not described:
+        return {CHANCE: chance(right)}
+    histograms, captions = zip(*described, strict=True)
+    baseline = ColourHistogramModel(torch.stack(histograms), captions)
+    images, texts = baseline.embed_images(torch.stack(test.histograms)), baseline.embed_texts(right.texts)
+    return {HISTOGRAM: metrics_of_texts(images, texts, right), CHANCE: chance(right)}
 
 
 def _zero_shot(
@@ -209,8 +182,6 @@ def _zero_shot(
     classes = sorted(test.classes | train.classes)
     if not test.classes or len(classes) < 2:
         return None
-    rows = [row for row, label in enumerate(test.labels) if label is not None]
-    labels = [label for label in test.labels if label is not None]
-    return zero_shot_metrics(
-        images[rows], labels, class_embeddings(encode_text, classes, templates), classes, templates
-    )
+    labels = {row: label for row, label in enumerate(test.labels) if label is not None}
+    of_classes = class_embeddings(encode_text, classes, templates)
+    return zero_shot_metrics(images[list(labels)], list(labels.values()), of_classes, classes, templates)

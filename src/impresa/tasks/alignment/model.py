@@ -18,7 +18,7 @@ from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.pairs import FUSED, Embedded
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.presence import encode_rows
+from impresa.tasks.encoders import encode_rows
 
 
 @dataclass
@@ -39,7 +39,7 @@ class AlignmentModel(TrainableModel):
         text_encoder: encoder of captions.
         loss: the contrastive objective.
         audio_encoder: encoder of sounds, if there is one.
-        fusion: makes one embedding of image and sound, if that is to be aligned too.
+        fusion: makes one embedding of image and sound, which is aligned too.
     """
 
     def __init__(
@@ -66,16 +66,8 @@ class AlignmentModel(TrainableModel):
 
     def embed(self, batch: Batch) -> dict[Embedded, torch.Tensor]:
         """Embeddings (B, E), not normalised, of all that the batch has; zero where a sample lacks it."""
-        outputs = self._encode(batch)
-        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
-        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
-            embeddings[FUSED] = self.fusion(outputs, batch.present)
-        return embeddings
-
-    def _encode(self, batch: Batch) -> dict[Modality, EncoderOutput]:
-        """Every modality of the batch; with tokens where a fusion reads them."""
-        fuses = self.fusion is not None
         outputs: dict[Modality, EncoderOutput] = {}
+        fuses = self.fusion is not None  # it reads tokens
         if batch.image is not None:
             vision = partial(self.vision_encoder, return_tokens=fuses)
             outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
@@ -84,7 +76,10 @@ class AlignmentModel(TrainableModel):
         if batch.audio is not None and self.audio_encoder is not None:
             audio = partial(self.audio_encoder, return_tokens=fuses)
             outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
-        return outputs
+        embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
+        if self.fusion is not None and {"image", "audio"} <= outputs.keys():
+            embeddings[FUSED] = self.fusion(outputs, batch.present)
+        return embeddings
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), normalised as in training -> embeddings (B, E), not normalised."""
@@ -95,11 +90,7 @@ class AlignmentModel(TrainableModel):
         return self.text_encoder(input_ids, attention_mask).pooled
 
     def embed_audio(self, audio: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Features (B, F, M) and their mask (B, F), true on real frames -> embeddings (B, E), not normalised.
-
-        Raises:
-            DataError: the model has no audio encoder.
-        """
+        """Features (B, F, M) and their mask (B, F), true on real frames -> embeddings (B, E), not normalised."""
         if self.audio_encoder is None:
             raise DataError("sound: the model has no audio encoder; train one with `audio_encoder` in the config")
         return self.audio_encoder(audio, mask).pooled
@@ -107,11 +98,7 @@ class AlignmentModel(TrainableModel):
     def embed_image_audio(
         self, image: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Images and sounds, same as in `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised.
-
-        Raises:
-            DataError: the model has no fusion.
-        """
+        """Images and sounds, same as in `embed_image` and `embed_audio` -> fused embeddings (B, E), not normalised."""
         if self.fusion is None or self.audio_encoder is None:
             raise DataError("image and sound: the model has no fusion; train one with image+audio-text in losses.pairs")
         image_output = self.vision_encoder(image, return_tokens=True)
@@ -132,8 +119,7 @@ def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
 
 
 def _captions(batch: Batch) -> list[str]:
-    """The captions; a sample without one gets a text that no other sample has, so that it is nobody's duplicate."""
+    """The captions; a sample without one gets a text that no other sample has, so that it is no duplicate."""
     if batch.text_present is None:
         return batch.captions
-    named = zip(batch.captions, batch.ids, strict=True)
-    return [caption or f"(no caption) {id}" for caption, id in named]
+    return [caption or f"(no caption) {id}" for caption, id in zip(batch.captions, batch.ids, strict=True)]

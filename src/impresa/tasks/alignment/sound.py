@@ -17,6 +17,7 @@ from impresa.tasks.samples import Embedder, Item
 SOUNDS_AT_A_TIME = 32
 """Sounds held before they are embedded; long ones are much larger than their embeddings."""
 
+EncodeText = Callable[[list[str]], Tensor]
 Directions = dict[str, dict[str, DirectionMetrics]]
 
 
@@ -30,10 +31,9 @@ class Rows(Generic[Item]):
 
     def __init__(self, name: str, encode: Callable[[list[Item]], Tensor]) -> None:
         self.num_samples = 0
-        """Samples that were added."""
         self._name, self._embedder = name, Embedder(encode, SOUNDS_AT_A_TIME)
         self._row: dict[Hashable, int] = {}
-        self._images: list[tuple[int, int]] = []
+        self._images: list[tuple[int, str]] = []
         self._captions: list[tuple[int, str]] = []
 
     def add(self, item: Item, key: Hashable, *, image: int | None, captions: Iterable[str]) -> None:
@@ -44,57 +44,43 @@ class Rows(Generic[Item]):
             self._embedder.add(item)
         row = self._row[key]
         if image is not None:
-            self._images.append((row, image))
+            self._images.append((row, str(image)))
         self._captions += ((row, caption) for caption in captions)
 
-    def retrieval(
-        self, images: Tensor, encode_text: Callable[[list[str]], Tensor], dims: Sequence[int] = ()
-    ) -> Directions:
+    def retrieval(self, images: Tensor, encode_text: EncodeText, dims: Sequence[int] = ()) -> Directions:
         """Metrics by direction (`audio_to_text` and so on) and name (`model`, fewer dimensions, `chance`).
 
-        Each pair of modalities is judged on the samples that have both.
-
-        Args:
-            images: (I, E) embeddings of the images.
-            encode_text: turns N strings into (N, E).
-            dims: Matryoshka dimensions to cut the embeddings to.
+        Each pair of modalities is judged on the samples that have both. `images` are embeddings (I, E), `encode_text`
+        turns N strings into (N, E), and `dims` are the Matryoshka dimensions that embeddings are cut to.
         """
-        rows = self._embedder.embeddings()
         directions: Directions = {}
         if self._captions:
-            texts = list(dict.fromkeys(caption for _, caption in self._captions))
-            number = {text: i for i, text in enumerate(texts)}
-            pairs = [(row, number[caption]) for row, caption in self._captions]
-            directions |= _directions(self._name, "text", rows, encode_text(texts), pairs, dims=dims)
+            directions |= self._directions("text", self._captions, encode_text, dims)
         if self._images:
-            directions |= _directions(self._name, "image", rows, images, self._images, dims=dims)
+            directions |= self._directions("image", self._images, lambda names: images[[int(n) for n in names]], dims)
         return directions
+
+    def _directions(
+        self, other: str, pairs: list[tuple[int, str]], encode_other: EncodeText, dims: Sequence[int]
+    ) -> Directions:
+        """Both directions between the rows and `other`; `pairs` are the rows and names that belong together."""
+        used = list(dict.fromkeys(row for row, _ in pairs))
+        index = {row: i for i, row in enumerate(used)}
+        of_pair = torch.tensor([index[row] for row, _ in pairs])
+        right = RightAnswers(of_pair, [name for _, name in pairs], len(used))
+        rows, others = self._embedder.embeddings()[used], encode_other(list(right.texts))
+
+        def metrics(dim: int) -> RetrievalMetrics:
+            return metrics_of_texts(rows[:, :dim], others[:, :dim], right)
+
+        by_dimension = dimension_rows({dim: metrics(dim) for dim in dims})
+        found = {"model": metrics(rows.shape[1]), **by_dimension, CHANCE: chance(right)}
+        return {
+            f"{self._name}_to_{other}": {name: both.image_to_text for name, both in found.items()},
+            f"{other}_to_{self._name}": {name: both.text_to_image for name, both in found.items()},
+        }
 
 
 def content_of(clip: Clip) -> bytes:
     """A key that clips share if they have one rate and are equal, sample by sample."""
     return blake2b(f"{clip.rate_hz}:".encode() + clip.samples.numpy().tobytes(), digest_size=16).digest()
-
-
-def _directions(
-    one: str, other: str, rows: Tensor, others: Tensor, pairs: Sequence[tuple[int, int]], *, dims: Sequence[int]
-) -> Directions:
-    """Both directions between `rows` of one kind and `others`; `pairs` are the numbers that belong together."""
-    used = list(dict.fromkeys(row for row, _ in pairs))
-    index = {row: i for i, row in enumerate(used)}
-    of_pair = torch.tensor([index[row] for row, _ in pairs])
-    right = RightAnswers(of_pair, [str(number) for _, number in pairs], len(used))
-    rows, others = rows[used], others[[int(number) for number in right.texts]]
-
-    def metrics(dim: int) -> RetrievalMetrics:
-        return metrics_of_texts(rows[:, :dim], others[:, :dim], right)
-
-    found = {
-        "model": metrics(rows.shape[1]),
-        **dimension_rows({dim: metrics(dim) for dim in dims}),
-        CHANCE: chance(right),
-    }
-    return {
-        f"{one}_to_{other}": {name: both.image_to_text for name, both in found.items()},
-        f"{other}_to_{one}": {name: both.text_to_image for name, both in found.items()},
-    }

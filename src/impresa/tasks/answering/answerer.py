@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from itertools import takewhile
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -22,7 +23,7 @@ from impresa.fusion import Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.base import UsableModel
-from impresa.tasks.inputs import Picture, Sound, clip_of, is_one_picture, pixels_of, small_images
+from impresa.tasks.inputs import Picture, Sound, features_of, is_one_picture, pixels_of, small_images
 
 _REPLACEMENT = "\ufffd"
 
@@ -30,11 +31,8 @@ _REPLACEMENT = "\ufffd"
 class AnsweringModel(UsableModel):
     """A vision-language model with its own preprocessing; `impresa.load` returns one for a run with a decoder.
 
-    Args:
-        model: encoders, fusion and decoder; all but a frozen language model is put into float32.
-        config: the experiment that trained them; its `decoder.generation` are the defaults of generation.
-        preprocessing: the run's chat format and transforms.
-        device: where to compute; None stands for a GPU if there is one, else the CPU.
+    Arguments are those of `UsableModel`. All but a frozen language model is put into float32, and the experiment's
+    `decoder.generation` are the defaults of generation.
     """
 
     model: VisionLanguageModel
@@ -50,7 +48,7 @@ class AnsweringModel(UsableModel):
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
         self.chat = preprocessing.chat
-        # Trained parameters keep `requires_grad`: by that it is known what to save.
+        # Trained parameters keep `requires_grad`, which decides what is saved.
         super().__init__(_as_loaded(model).eval(), config, preprocessing, device)
 
     def ask(
@@ -69,7 +67,7 @@ class AnsweringModel(UsableModel):
             questions: one question for every image, several for one image, or as many as images, pair by pair.
             sounds: as many sounds as images, for a model with an audio encoder.
             batch_size: questions that are answered at a time.
-            generation: how to choose the answers; None stands for the run's own settings.
+            generation: settings of generation; None stands for the run's own.
 
         Returns:
             The answer for one image and one question, else a list of them in order.
@@ -77,22 +75,28 @@ class AnsweringModel(UsableModel):
         Raises:
             DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
         """
-        one_image, one_question = is_one_picture(images), isinstance(questions, str)
+        one_image = is_one_picture(images)
         pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        image_of_question, asked = _paired(len(pictures), asked, one_image=one_image, one_question=one_question)
+        asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
+        for question in asked:
+            if not isinstance(question, str):
+                raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
+        image_of_question = [0] * len(asked) if one_image else list(range(len(pictures)))
+        if len(image_of_question) != len(asked):
+            fault = f"ask: {len(asked)} questions about {len(pictures)} images"
+            raise DataError(f"{fault}; give one, or as many as images")
         if sounds is not None and len(sounds) != len(pictures):
             raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
-        num_new = (generation or self.generation).max_new_tokens
-        prompts = [self.chat.prompt((), question, self.max_len, num_new) for question in asked]
+        settings = generation or self.generation
+        prompts = [self.chat.prompt((), question, self.max_len, settings.max_new_tokens) for question in asked]
         answers: list[str] = []
         for start in range(0, len(asked), batch_size):
             rows = image_of_question[start : start + batch_size]
             chosen = sorted(set(rows))
             prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
-            answers += self.answer(prefix, index, prompts[start : start + batch_size], generation)
-        return answers[0] if one_image and one_question else answers
+            answers += self.answer(prefix, index, prompts[start : start + batch_size], settings)
+        return answers[0] if one_image and isinstance(questions, str) else answers
 
     def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
         """Describe images; arguments and result as in `ask`."""
@@ -110,32 +114,31 @@ class AnsweringModel(UsableModel):
         """The answer piece by piece, as it is generated; `close()`, or dropping it, ends it early.
 
         Args:
-            image: what is asked about.
-            question: what is asked.
-            turns: what was asked and answered before.
+            image: the image that is asked about.
+            question: the question.
+            turns: the dialogue before it.
             sound: for a model with an audio encoder.
             generation: as in `ask`; beams cannot be streamed.
 
         Raises:
             DataError: as `ask`.
-            ConfigError: beams are asked for.
+            ConfigError: `generation` has beams.
         """
-        refuse_streamed_beams(generation or self.generation)
-        prompt = self.chat.prompt(turns, question, self.max_len, (generation or self.generation).max_new_tokens)
+        settings = generation or self.generation
+        refuse_streamed_beams(settings)
+        prompt = self.chat.prompt(turns, question, self.max_len, settings.max_new_tokens)
         prefix = self._prefix([image], None if sound is None else [sound])
-        return self._pieces(prefix, prompt, generation)
+        return self._pieces(prefix, prompt, settings)
 
-    def _pieces(
-        self, prefix: Prefix, prompt: list[int], generation: GenerationConfig | None
-    ) -> Generator[str, None, None]:
-        """The answer to one prompt, generated in a thread that stops when nobody reads on."""
+    def _pieces(self, prefix: Prefix, prompt: list[int], settings: GenerationConfig) -> Generator[str, None, None]:
+        """The answer to one prompt, generated in a thread that ends when this generator is closed."""
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         abandoned = Event()
 
         def generate() -> None:
             try:
                 index = torch.zeros(1, dtype=torch.long, device=self.device)
-                self.answer(prefix, index, [prompt], generation, _Pieces(self.chat, pieces.put, abandoned))
+                self.answer(prefix, index, [prompt], settings, _Pieces(self.chat, pieces.put, abandoned))
                 pieces.put(None)
             except _Abandoned:
                 pass
@@ -164,13 +167,12 @@ class AnsweringModel(UsableModel):
 
         Args:
             prefix: of the images.
-            index: (R,) int64, which of them each prompt is about.
+            index: (R,) int64, the image that each prompt is about.
             prompts: token ids of R prompts, as `ChatFormat.prompt` gives them.
             generation: as in `ask`.
             streamer: gets the tokens of a single prompt as they come.
         """
-        longest = max(map(len, prompts))
-        pad = self.chat.pad_id
+        longest, pad = max(map(len, prompts)), self.chat.pad_id
         ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
         mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=self.device)
         found = self.model.decoder.generate(
@@ -183,30 +185,25 @@ class AnsweringModel(UsableModel):
             pad_id=pad,
             streamer=streamer,
         )
-        return [self.chat.decode(_up_to_end(row, self.chat.end_ids)).strip() for row in found.tolist()]
 
-    @torch.inference_mode()
-    def state_before_answer(self, image: Picture, question: str) -> Tensor:
-        """(H,) float32 on the CPU: the hidden state that the answer's first token is read from."""
-        prefix = self._prefix([image], None)
-        ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
-        output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
-        return output.hidden[0, -1].float().cpu()
+        def is_text(token: int) -> bool:
+            return token not in self.chat.end_ids
+
+        return [self.chat.decode(list(takewhile(is_text, row))).strip() for row in found.tolist()]
 
     @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:
         """The prefix of a batch, on the model's device."""
-        self.model.eval()  # somebody may have trained on
+        self.model.eval()  # the caller may have trained it in between
         return self.model.prefix(batch.to(self.device))
 
     def _prefix(self, images: Sequence[Picture], sounds: Sequence[Sound] | None) -> Prefix:
-        pixels = torch.stack([pixels_of(image, self.preprocessing.image) for image in images])
+        pixels = pixels_of(images, self.preprocessing.image)
         batch = DialogueBatch(ids=[str(i) for i in range(len(images))], image=pixels)
         if sounds is not None:
-            transform = self.preprocessing.audio
-            if transform is None:
+            if self.preprocessing.audio is None:
                 raise DataError("ask: this model has no audio encoder; leave the sounds out")
-            batch.audio, batch.audio_mask = transform([clip_of(sound, transform) for sound in sounds])
+            batch.audio, batch.audio_mask = features_of(sounds, self.preprocessing.audio)
         return self.prefix(batch)
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -220,73 +217,56 @@ class AnsweringModel(UsableModel):
         images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
         return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
 
+    @torch.inference_mode()
     def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:
-        """(N, H) float32: the state that the first token of each answer is read from."""
-        rows = [self.state_before_answer(image, question) for image, question in zip(images, questions, strict=True)]
-        return torch.stack(rows) if rows else torch.zeros(0, self.model.decoder.hidden_size)
+        """(N, H) float32 on the CPU: the hidden states that the first tokens of the answers are predicted from."""
+        states = torch.zeros(len(images), self.model.decoder.hidden_size)
+        for row, (image, question) in enumerate(zip(images, questions, strict=True)):
+            prefix = self._prefix([image], None)
+            ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
+            output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
+            states[row] = output.hidden[0, -1].float().cpu()
+        return states
 
 
 class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
-    """Ends a generation that nobody reads."""
+    """Ends the generation of an answer that was closed."""
 
 
 class _Pieces:
-    """transformers' streamer: turns tokens into text as soon as they make whole characters.
+    """A streamer for transformers: turns tokens into text as soon as they make whole characters.
 
     transformers' own `TextIteratorStreamer` holds each word back until the next one begins.
     """
 
     def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
-        self._chat = chat
-        self._put = put
-        self._abandoned = abandoned
+        self._chat, self._put, self._abandoned = chat, put, abandoned
         self._ids: list[int] = []
-        self._told = ""
+        self._given = ""
 
     def put(self, value: Tensor) -> None:
-        """Take the next token. The first call has the prompt, of which there are no ids behind embeddings."""
+        """Take the next token. The first call has the prompt, which is empty: it was given as embeddings."""
         if self._abandoned.is_set():
             raise _Abandoned
         self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
         text = self._chat.decode(self._ids).strip()
-        if text.endswith(_REPLACEMENT) or not text.startswith(self._told):
+        if text.endswith(_REPLACEMENT) or not text.startswith(self._given):
             return
-        if text != self._told:
-            self._put(text[len(self._told) :])
-            self._told = text
+        if text != self._given:
+            self._put(text[len(self._given) :])
+            self._given = text
 
     def end(self) -> None:
-        """Give what was held back."""
-        rest = self._chat.decode(self._ids).strip()[len(self._told) :]
+        """Give the text that was held back."""
+        rest = self._chat.decode(self._ids).strip()[len(self._given) :]
         if rest:
             self._put(rest)
 
 
 def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:
-    """The model in float32, whatever it was trained in, but for a frozen language model: that is large."""
+    """The model in float32, whatever it was trained in, but for a frozen language model, which is large."""
     frozen = {id(parameter) for parameter in model.decoder.parameters() if not parameter.requires_grad}
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and id(tensor) not in frozen:
             tensor.data = tensor.data.float()
     return model
-
-
-def _paired(
-    num_images: int, questions: list[str], *, one_image: bool, one_question: bool
-) -> tuple[list[int], list[str]]:
-    """For each answer the image that it is about, and its question."""
-    for question in questions:
-        if not isinstance(question, str):
-            raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
-    if one_question:
-        return list(range(num_images)), questions * num_images
-    if one_image:
-        return [0] * len(questions), questions
-    if len(questions) != num_images:
-        raise DataError(f"ask: {len(questions)} questions about {num_images} images; give one, or as many as images")
-    return list(range(num_images)), questions
-
-
-def _up_to_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
-    stops = [position for position, token in enumerate(ids) if token in end_ids]
-    return ids[: stops[0]] if stops else ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -40,21 +41,6 @@ class DialogueBatch(TensorBatch):
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
         return self.num_supervised
 
-    @property
-    def questions(self) -> list[str]:
-        """The last question of each row, length R."""
-        return [dialogue.turns[-1].question for dialogue in self.dialogues]
-
-    @property
-    def answers(self) -> list[str]:
-        """The answers to them, length R."""
-        return [dialogue.turns[-1].answer for dialogue in self.dialogues]
-
-    @property
-    def kinds(self) -> list[str | None]:
-        """Types of the questions, length R."""
-        return [dialogue.kind for dialogue in self.dialogues]
-
 
 class DialogueCollator:
     """One row for each dialogue of each sample, padded on the right, and each image and sound once.
@@ -65,10 +51,9 @@ class DialogueCollator:
     """
 
     def __init__(self, preprocessing: Preprocessing, max_len: int) -> None:
-        self._image_transform = preprocessing.image
+        self._preprocessing = preprocessing
         self._chat = preprocessing.chat
         self._max_len = max_len
-        self._audio_transform = preprocessing.audio
 
     def __call__(self, samples: Iterable[Sample]) -> DialogueBatch:
         """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out.
@@ -76,6 +61,7 @@ class DialogueCollator:
         Samples are taken one by one, and only the squares of their images are kept: a batch of photographs would not
         fit into memory.
         """
+        image_transform = self._preprocessing.image
         good: list[Sample] = []
         pixels: list[Tensor | None] = []
         rows: list[list[Row]] = []
@@ -86,14 +72,19 @@ class DialogueCollator:
             except DataError as fault:
                 bad.append((sample.id, str(fault)))
             else:
-                pixels.append(None if sample.image is None else self._image_transform.pixels([sample.image])[0])
+                pixels.append(None if sample.image is None else image_transform.pixels([sample.image])[0])
                 good.append(replace(sample, image=None))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
-        if good:
-            self._add_images(batch, pixels)
-            self._add_sounds(batch, good)
-            self._add_rows(batch, rows)
-            batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
+        if not good:
+            return batch
+        squares = [square for square in pixels if square is not None]
+        batch.image_present = mask_of([square is not None for square in pixels])
+        batch.image = image_rows(image_transform, torch.stack(squares) if squares else None, batch.image_present)
+        if self._preprocessing.audio is not None:
+            batch.audio_present = mask_of([sample.audio is not None for sample in good])
+            batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, good)
+        batch.dialogues = [dialogue for sample in good for dialogue in sample.dialogues]
+        self._add_rows(batch, rows)
         return batch
 
     def _encode(self, dialogues: Sequence[Dialogue]) -> list[Row]:
@@ -104,18 +95,8 @@ class DialogueCollator:
             raise DataError("no token of an answer is supervised")
         return rows
 
-    def _add_images(self, batch: DialogueBatch, pixels: list[Tensor | None]) -> None:
-        there = [square for square in pixels if square is not None]
-        batch.image_present = mask_of([square is not None for square in pixels])
-        batch.image = image_rows(self._image_transform, torch.stack(there) if there else None, batch.image_present)
-
-    def _add_sounds(self, batch: DialogueBatch, samples: list[Sample]) -> None:
-        if self._audio_transform is not None:
-            batch.audio_present = mask_of([sample.audio is not None for sample in samples])
-            batch.audio, batch.audio_mask = stack_sounds(self._audio_transform, samples)
-
     def _add_rows(self, batch: DialogueBatch, rows_of_sample: list[list[Row]]) -> None:
-        rows = [row for rows in rows_of_sample for row in rows]
+        rows = list(chain(*rows_of_sample))
         supervised = _padded([flags for _, flags in rows], False)
         batch.input_ids = _padded([ids for ids, _ in rows], self._chat.pad_id)
         batch.attention_mask = _padded([[True] * len(ids) for ids, _ in rows], False)

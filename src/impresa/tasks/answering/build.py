@@ -1,13 +1,25 @@
-"""From a configuration to a vision-language model: the only place that chooses among decoders."""
+"""From a configuration to a vision-language model, whose weights may be those of a finished run."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from safetensors import SafetensorError
+
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, Modality
 from impresa.decoders.kinds import build_decoder
+from impresa.decoders.lora import is_adapter
 from impresa.encoders.vision import VisionEncoder
+from impresa.errors import CheckpointError
 from impresa.fusion import build_fusion
+from impresa.run_dir.layout import WEIGHTS
+from impresa.run_dir.weights import read_weights
+from impresa.tasks.answering.language_model import is_identified
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.encoders import build_audio, build_vision, own_seed
+
+_RECURSION, _BASE = "decoder.recursion.", "decoder.model."
+"""Prefixes in the state dict: the recursion behind the language model, and that model itself."""
 
 
 def build_vlm(
@@ -15,16 +27,8 @@ def build_vlm(
 ) -> VisionLanguageModel:
     """A vision-language model as training starts from it, on the CPU; seeds as in `build_alignment`.
 
-    Args:
-        config: an experiment with a decoder, with towers of other runs as they are there (`adopt_towers`).
-        vocab_size: tokens of the decoder's texts; a pretrained language model has its own.
-        load_weights: false builds what is pretrained without its weights, but for what a run does not store: a frozen
-            language model.
-        revision: commit of a language model from the hub; None is the newest.
-
-    Raises:
-        ConfigError: a part cannot be loaded, or the image tower has not the tokens that `decoder.prefix` names.
-        CheckpointError: the files of a pretrained part are incomplete.
+    Arguments are those of `build_alignment`. A pretrained language model has its own vocabulary; `revision` is its
+    commit on the hub, None for the newest. If it is frozen, it is loaded without `load_weights` too: no run stores it.
     """
     assert config.decoder is not None
     vision_encoder = build_vision(config, load_weights)
@@ -48,8 +52,38 @@ def build_vlm(
 
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
-    match decoder.prefix_layer:
-        case "auto":
-            return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
-        case layer:
-            return layer == "penultimate"
+    if decoder.prefix_layer == "auto":
+        return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
+    return decoder.prefix_layer == "penultimate"
+
+
+def start_from(model: VisionLanguageModel, run_dir: Path) -> int:
+    """Give a new model the weights of a finished vision-language run; returns the number of tensors taken over.
+
+    Parts that this second stage of training may add keep their start: adapters, recursion, and a language model that
+    was frozen in the run and is trained now. `revision_of_language_model` checks that it is the same one.
+
+    Raises:
+        CheckpointError: the run has weights that the model lacks, or that it would not keep; or the model has others
+            that the run lacks, which would stay at random.
+    """
+    try:
+        weights = read_weights(run_dir / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{run_dir / WEIGHTS}: {error}; restore the run from a copy") from error
+    own, kept = model.state_dict(), model.state_to_save()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise CheckpointError(f"decoder.init_from: {run_dir} has {name}, which this model has not; make them alike")
+        if name not in kept:
+            fault = f"{run_dir} has trained {name}, which is frozen here and would not be kept"
+            raise CheckpointError(f"decoder.init_from: {fault}; train it here too")
+    # These are pretrained, or change nothing at first.
+    may_be_new = [_BASE] if is_identified(run_dir) else []
+    may_be_new += [] if any(name.startswith(_RECURSION) for name in weights) else [_RECURSION]
+    for name in sorted(kept.keys() - weights.keys()):
+        if not (is_adapter(name) or name.startswith(tuple(may_be_new))):
+            fault = f"this model has {name}, which {run_dir} has not and which would stay at random"
+            raise CheckpointError(f"decoder.init_from: {fault}; make them alike")
+    model.load_state_dict(weights, strict=False)
+    return len(weights)

@@ -1,11 +1,11 @@
-"""Evaluate a vision-language model: ask every question of a source, and ask it again about another image."""
+"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another image."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 
@@ -29,7 +29,7 @@ from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score
 from impresa.fusion import Prefix
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import data_uri
+from impresa.tasks.gallery import data_uri, spread
 from impresa.tasks.samples import nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -50,17 +50,6 @@ class _Question:
     """The answer about another image; None if its batch has no other."""
 
 
-@dataclass
-class _Asked:
-    """All that was asked, and the loss of the right answers."""
-
-    questions: list[_Question] = field(default_factory=list)
-    loss_sum: float = 0.0
-    num_tokens: int = 0
-    num_images: int = 0
-    bad: list[BadSampleNote] = field(default_factory=list)
-
-
 def evaluate_answers(
     model: AnsweringModel,
     source: Source,
@@ -73,29 +62,18 @@ def evaluate_answers(
     """Generated answers against the right ones, beside answers to other images and the most frequent answers.
 
     Every turn of every dialogue is asked, with the right answers to the turns before it. Images are exchanged within
-    batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed.
-
-    Args:
-        model: the model; its weights are not changed.
-        source: the data, opened with dialogues.
-        data: name of the data in the result.
-        train_source: the training data, opened with dialogues, for the most frequent answers; None leaves them out.
-        batch_size: images, and questions, at a time. None: the config's evaluation batch size.
-        show_progress: a progress bar on standard error.
-
-    Raises:
-        DataError: no sample is usable.
+    batches of a random but fixed order, for ones that are not equal. Bad samples are skipped and listed. The most
+    frequent answers are those of `train_source`. Arguments and errors are those of `Task.evaluate`; sources have
+    dialogues.
     """
     config = model.config.dataset
-    asked = _ask_all(model, source, batch_size or config.eval_batch_size or config.batch_size, show_progress)
+    asked = _AnswerCollector(model, batch_size or config.eval_batch_size or config.batch_size)
+    asked.ask(source, show_progress)
     questions = asked.questions
     if not questions:
         raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
     guess = None if train_source is None else _most_frequent(train_source.dialogues())
-    kinds: dict[str, list[_Question]] = defaultdict(list)
-    for question in questions:
-        if question.kind is not None:
-            kinds[question.kind].append(question)
+    kinds = sorted({q.kind for q in questions if q.kind is not None})
     scores = _scores(questions, guess)
     answers, expected = [q.answer for q in questions], [q.expected for q in questions]
     loss = asked.loss_sum / asked.num_tokens
@@ -113,64 +91,78 @@ def evaluate_answers(
             rouge_l=rouge_l(answers, expected),
             loss=loss,
             perplexity=math.exp(min(loss, 700.0)),
-            kinds={kind: _scores(of_kind, guess) for kind, of_kind in sorted(kinds.items())},
+            kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
         ),
         gallery=Gallery(questions=tuple(_examples(source, questions))),
     )
 
 
-def _ask_all(model: AnsweringModel, source: Source, batch_size: int, show_progress: bool) -> _Asked:
-    asked = _Asked()
-    assert model.config.decoder is not None
-    collate = DialogueCollator(model.preprocessing, model.max_len)
-    order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
-    positions: dict[str, int] = {}
+class _AnswerCollector:
+    """The questions of a source, `batch_size` at a time, their answers, and the loss of the right answers."""
 
-    def read() -> Iterator[Sample]:
-        for position, sample in read_samples(source, bar.track(order, description="asking"), asked.bad):
-            positions[sample.id] = position
-            yield sample
+    def __init__(self, model: AnsweringModel, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+        self.questions: list[_Question] = []
+        self.loss_sum, self.num_tokens, self.num_images = 0.0, 0, 0
+        self.bad: list[BadSampleNote] = []
 
-    with progress_bar(show_progress) as bar:
-        samples = read()
-        for first in samples:
-            batch = collate(chain([first], islice(samples, batch_size - 1)))
-            asked.bad += [BadSampleNote(*note) for note in batch.bad]
-            if len(batch):
-                _ask_batch(model, batch, [positions[name] for name in batch.ids], asked, batch_size)
-    return asked
+    def ask(self, source: Source, show_progress: bool) -> None:
+        """Ask all questions of a source."""
+        collate = DialogueCollator(self._model.preprocessing, self._model.max_len)
+        order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
+        positions: dict[str, int] = {}
 
+        def read() -> Iterator[Sample]:
+            for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
+                positions[sample.id] = position
+                yield sample
 
-@torch.inference_mode()
-def _ask_batch(
-    model: AnsweringModel, batch: DialogueBatch, positions: Sequence[int], asked: _Asked, num_rows: int
-) -> None:
-    """Ask all questions about the images of a batch, so many at a time."""
-    other = _others(batch)
-    batch = batch.to(model.device)
-    prefix = model.prefix(batch)
-    _add_loss(model, batch, prefix, asked, num_rows)
-    assert batch.image_of_row is not None
-    asked.num_images += len(batch)
-    questions, prompts, images = [], [], []
-    for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
-        for number, turn in enumerate(dialogue.turns):
-            before, num_new = dialogue.turns[:number], model.generation.max_new_tokens
-            prompts.append(model.chat.prompt(before, turn.question, model.max_len, num_new))
-            questions.append(_Question(turn.question, turn.answer, dialogue.kind, positions[image]))
-            images.append(image)
-    asked.questions += questions
+        with progress_bar(show_progress) as bar:
+            samples = read()
+            for first in samples:
+                batch = collate(chain([first], islice(samples, self._batch_size - 1)))
+                self.bad += [BadSampleNote(*note) for note in batch.bad]
+                if len(batch):
+                    self._ask_batch(batch, [positions[name] for name in batch.ids])
 
-    def answers(rows: Sequence[int], images: Sequence[int]) -> Iterator[str]:
-        for start in range(0, len(rows), num_rows):
-            image_of_row = torch.tensor(images[start : start + num_rows], device=model.device)
-            yield from model.answer(prefix, image_of_row, [prompts[row] for row in rows[start : start + num_rows]])
+    @torch.inference_mode()
+    def _ask_batch(self, batch: DialogueBatch, positions: Sequence[int]) -> None:
+        model, other = self._model, _others(batch)
+        batch = batch.to(model.device)
+        prefix = model.prefix(batch)
+        self._add_loss(batch, prefix)
+        self.num_images += len(batch)
+        asked: list[tuple[_Question, list[int], int]] = []
+        assert batch.image_of_row is not None
+        for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
+            for number, turn in enumerate(dialogue.turns):
+                num_new = model.generation.max_new_tokens
+                prompt = model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
+                question = _Question(turn.question, turn.answer, dialogue.kind, positions[image])
+                asked.append((question, prompt, image))
 
-    for question, answer in zip(questions, answers(range(len(prompts)), images), strict=True):
-        question.answer = answer
-    rows = [row for row, image in enumerate(images) if image in other]
-    for row, answer in zip(rows, answers(rows, [other[images[row]] for row in rows]), strict=True):
-        questions[row].shuffled = answer
+        def answers(asked: Sequence[tuple[_Question, list[int], int]]) -> Iterator[tuple[_Question, str]]:
+            for start in range(0, len(asked), self._batch_size):
+                questions, prompts, images = zip(*asked[start : start + self._batch_size], strict=True)
+                index = torch.tensor(images, device=model.device)
+                yield from zip(questions, model.answer(prefix, index, prompts), strict=True)
+
+        for question, answer in answers(asked):
+            question.answer = answer
+        for question, answer in answers([(q, prompt, other[image]) for q, prompt, image in asked if image in other]):
+            question.shuffled = answer
+        self.questions += [question for question, _, _ in asked]
+
+    def _add_loss(self, batch: DialogueBatch, prefix: Prefix) -> None:
+        tensors = (batch.input_ids, batch.attention_mask, batch.labels, batch.image_of_row)
+        for start in range(0, len(batch.dialogues), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            input_ids, mask, labels, index = (tensor[rows] for tensor in tensors if tensor is not None)
+            decoder = self._model.model.decoder
+            output = decoder(input_ids, mask, prefix.tokens, labels, prefix.mask, prefix_of_row=index)
+            num_tokens = int((labels != IGNORED).sum())
+            self.loss_sum += float(output.loss) * num_tokens
+            self.num_tokens += num_tokens
 
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
@@ -182,31 +174,10 @@ def _others(batch: DialogueBatch) -> dict[int, int]:
     ]
     found = {}
     for row, name in enumerate(names):
-        circle = ((row + step) % len(names) for step in range(1, len(names)))
-        if (other := next((index for index in circle if names[index] != name), None)) is not None:
-            found[row] = other
+        circle = (*range(row + 1, len(names)), *range(row))
+        if others := [other for other in circle if names[other] != name]:
+            found[row] = others[0]
     return found
-
-
-def _add_loss(model: AnsweringModel, batch: DialogueBatch, prefix: Prefix, asked: _Asked, num_rows: int) -> None:
-    assert batch.input_ids is not None
-    assert batch.attention_mask is not None
-    assert batch.labels is not None
-    assert batch.image_of_row is not None
-    for start in range(0, len(batch.input_ids), num_rows):
-        rows = slice(start, start + num_rows)
-        labels = batch.labels[rows]
-        output = model.model.decoder(
-            batch.input_ids[rows],
-            batch.attention_mask[rows],
-            prefix.tokens,
-            labels,
-            prefix.mask,
-            prefix_of_row=batch.image_of_row[rows],
-        )
-        num_tokens = int((labels != IGNORED).sum())
-        asked.loss_sum += float(output.loss) * num_tokens
-        asked.num_tokens += num_tokens
 
 
 def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
@@ -236,9 +207,7 @@ def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, An
 
 def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[AnsweredQuestion]:
     """A few questions at even distances, not picked by their outcome."""
-    num = min(NUM_EXAMPLES, len(questions))
-    for number in range(num):
-        chosen = questions[number * len(questions) // num]
+    for chosen in spread(questions, NUM_EXAMPLES):
         picture = source[chosen.position].image
         yield AnsweredQuestion(
             image=None if picture is None else data_uri(picture),

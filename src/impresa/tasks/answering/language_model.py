@@ -19,54 +19,39 @@ IDENTITY = "identity.json"
 
 
 def is_identified(run_dir: Path) -> bool:
-    """Whether a run names its language model instead of storing it."""
+    """True for a run that names its language model instead of storing it."""
     return (run_dir / LANGUAGE_MODEL / IDENTITY).is_file()
 
 
 def save_language_model(folder: Path, config: DecoderConfig, decoder: Any) -> None:
-    """Write down a pretrained language model into a folder, which is made if needed.
-
-    Args:
-        folder: where to.
-        config: the decoder's settings.
-        decoder: the decoder around the language model.
-    """
+    """Write the identity of a pretrained language model, or its architecture, to a folder, which is made if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     if decoder.is_stored_by_name(config):
-        write_atomic(folder / IDENTITY, json.dumps(_identity(config.model, decoder.revision), indent=2) + "\n")
+        identity = {"model": config.model, "identity": digest("decoder.model", config.model, decoder.revision)}
+        if decoder.revision is not None:  # from the hub; the content serves if a folder is given in its place
+            identity |= {"identity": f"commit {decoder.revision}", "content": identity["identity"]}
+        write_atomic(folder / IDENTITY, json.dumps(identity, indent=2) + "\n")
     else:
         decoder.architecture.save_pretrained(folder)
 
 
 def revision_of_language_model(run_dir: Path, decoder: DecoderConfig) -> str | None:
-    """The commit to load from the hub, so that the language model is the one that was trained with, even if its owner
-    has changed it since; None where that needs none.
-
-    Args:
-        run_dir: a run; one that stores its language model needs none.
-        decoder: names the language model, of this run or of one that continues it.
+    """The commit to load from the hub, so that the language model is the one that the run was trained with, even if its
+    owner has changed it since; None for a folder, and for a run that stores its language model. `decoder` is that of
+    the run, or of one that continues it.
 
     Raises:
-        CheckpointError: the folder that `decoder` names has another one, whatever its name.
+        CheckpointError: the folder that `decoder` names holds another model.
         ConfigError: there is no such language model.
     """
     if not is_identified(run_dir):
         return None
-    then = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())
-    kind, _, commit = then["identity"].partition(" ")
+    stored = json.loads((run_dir / LANGUAGE_MODEL / IDENTITY).read_text())
+    kind, _, commit = stored["identity"].partition(" ")
     if not is_folder(decoder.model) and kind == "commit":
         return str(commit)
-    if digest("decoder.model", decoder.model) not in (then["identity"], then.get("content")):
+    if digest("decoder.model", decoder.model) not in (stored["identity"], stored.get("content")):
         fault = f"{decoder.model} is not the language model that the run was trained with"
         fix = "put that back, or name it in decoder.model (of a finished run: in its config.yaml)"
         raise CheckpointError(f"{run_dir}: {fault}; {fix}")
     return None
-
-
-def _identity(name: str, commit: str | None) -> dict[str, str]:
-    """The digest of a model by folder; of one from the hub the commit, and the digest for those who will give a folder
-    in its place."""
-    content = digest("decoder.model", name, commit)
-    if commit is None:
-        return {"model": name, "identity": content}
-    return {"model": name, "identity": f"commit {commit}", "content": content}

@@ -12,7 +12,7 @@ from impresa.encoders.vision import VisionEncoder
 from impresa.fusion import Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.presence import encode_rows
+from impresa.tasks.encoders import encode_rows
 
 DECODER = "decoder."
 """Prefix of the decoder's names in the state dict."""
@@ -76,6 +76,6 @@ class VisionLanguageModel(TrainableModel):
         self.vision_encoder.commit(step)
 
     def state_to_save(self) -> dict[str, Tensor]:
-        """The encoders and the fusion whole, wherever they came from; of the decoder what is trained."""
+        """All of the encoders and the fusion, wherever they came from, and the trained part of the decoder."""
         trained = {f"{DECODER}{name}" for name in self.decoder.state_to_save()}
         return {name: t for name, t in self.state_dict().items() if not name.startswith(DECODER) or name in trained}

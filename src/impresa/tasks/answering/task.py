@@ -22,7 +22,7 @@ from impresa.run_dir.layout import TOKENIZER, WEIGHTS
 from impresa.run_dir.weights import read_weights
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.answering.build import build_vlm
+from impresa.tasks.answering.build import build_vlm, start_from
 from impresa.tasks.answering.language_model import (
     LANGUAGE_MODEL,
     PART,
@@ -30,7 +30,6 @@ from impresa.tasks.answering.language_model import (
     save_language_model,
 )
 from impresa.tasks.answering.model import VisionLanguageModel
-from impresa.tasks.answering.second_stage import start_from
 from impresa.tasks.answering.validation import AnsweringValidation
 from impresa.tasks.base import Task
 from impresa.tasks.validation import Processes, sizes_of
