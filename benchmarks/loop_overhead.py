@@ -26,11 +26,10 @@ from impresa.config import ExperimentConfig, load_experiment
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group
 from impresa.training.interrupt import GracefulStop
-from impresa.training.loggers import MetricsCsv
+from impresa.training.logs import MetricsCsv, Recorder
 from impresa.training.loop import Training, run_steps, seed_step
 from impresa.training.parts import build_parts
 from impresa.training.progress import ProgressReport
-from impresa.training.recorder import Recorder
 from impresa.training.run import set_up
 
 BARE, OURS = "bare loop", "impresa"

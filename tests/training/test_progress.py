@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 
 from impresa.training import progress
+from impresa.training.logs import Speedometer
 from impresa.training.progress import ProgressReport, memory_in_use
-from impresa.training.recorder import Speedometer
 
 
 def run(report: ProgressReport) -> None:
@@ -56,11 +56,11 @@ def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str], monkeypa
 
 def test_the_speed_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 100.0, 103.0, 103.0, 104.0, 104.0])
-    monkeypatch.setattr("impresa.training.recorder.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: next(clock))
     speed = Speedometer()
     speed.add(30)
-    speed.pause()
-    speed.resume()
+    with speed.paused():
+        pass
     speed.add(20)
     assert speed.read() == pytest.approx(50 / 5)
     speed.add(7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
@@ -28,11 +28,10 @@ def dry_run(config: ExperimentConfig) -> str:
     parts = build_parts(config, run_dir=None)
     training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-    metrics = validate(training, num_batches=1)
-    return "\n".join(_summary(parts, training, world_size, sorted(metrics)))
+    return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
 
 
-def _summary(parts: Parts, training: Training, world_size: int, metrics: Sequence[str]) -> Iterator[str]:
+def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping[str, float]) -> Iterator[str]:
     plan, data, config = training.plan, parts.data, training.config
     for name, number in parts.parameters():
         yield f"{name + ':':<16}{number:>14,} parameters"
@@ -45,5 +44,5 @@ def _summary(parts: Parts, training: Training, world_size: int, metrics: Sequenc
     yield f"warm-up:        {training.schedule.warmup_steps} steps"
     yield f"device:         {training.group.device}"
     yield f"memory:         {memory_in_use()} after one step"
-    yield f"validation:     {', '.join(metrics)}"
+    yield f"validation:     {', '.join(sorted(metrics))}"
     yield "dry run: one step was made, nothing was written"

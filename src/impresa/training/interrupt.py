@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingInterrupted(BaseException):
-    """The user asked the run to stop; like `KeyboardInterrupt` no error, so that nothing on the way swallows it."""
+    """The user stopped the run; like `KeyboardInterrupt` not an `Exception`, so that nothing swallows it."""
 
 
 class GracefulStop:
     """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
 
-    In a process that our launcher has started SIGTERM means that another has died: it ends at once.
+    In a process that our launcher has started, SIGTERM means that another has died: it ends at once.
     """
 
     def __init__(self) -> None:
@@ -31,16 +31,15 @@ class GracefulStop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            ends_at_once = LAUNCHED in os.environ
-            for number in (signal.SIGINT,) if ends_at_once else (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT,) if LAUNCHED in os.environ else (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked data worker: Ctrl-C reaches it too, but the main process decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from impresa.encoders.tower import Tower
 from impresa.losses.contrastive import ContrastiveLoss
 
 DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
-"""Modules whose weight matrices decay; norms, embedding tables and single learned vectors are none of them."""
+"""Modules whose weight matrices decay."""
 
 GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memory", "logits")
 
@@ -22,21 +23,21 @@ GROUPS = ("decay", "no_decay", "pretrained_decay", "pretrained_no_decay", "memor
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
     """The optimizer of the trainable parameters, with one group for each learning rate and weight decay.
 
-    Every group carries its `peak_lr` and a `name`; the learning rate itself is set before each step. The fused
-    implementation is used where there is one, except under 16-bit mixed precision, where gradients are clipped after
-    they are unscaled and a fused optimizer would unscale them itself.
+    The fused implementation is used where there is one, except under 16-bit mixed precision, where gradients are
+    clipped after they are unscaled and a fused optimizer would unscale them itself.
     """
     groups = list(parameter_groups(model, config))
-    fused = config.precision != "16-mixed" and _can_fuse(groups)
+    can_fuse = all(p.device.type in ("cuda", "cpu") and p.is_floating_point() for g in groups for p in g["params"])
+    fused = config.precision != "16-mixed" and can_fuse
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], fused=fused)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[dict[str, object]]:
-    """Groups of the trainable parameters: `decay`, `no_decay`, the same of pretrained towers (`pretrained_decay`,
-    `pretrained_no_decay`), `memory` and `logits`, each if it has any.
+def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[dict[str, Any]]:
+    """Those of `GROUPS` that have trainable parameters, each with its `name` and its `peak_lr`; the learning rate
+    itself is set before each step.
 
     Weight decay is for the weight matrices of linear, convolution and attention layers. Norms, biases, embeddings,
     learned tokens, the whole memory, and the logits' scale and bias are spared. Pretrained towers, the memory and the
@@ -63,14 +64,11 @@ def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[d
 
 
 def _peak_lr(group: str, config: OptimizationConfig, model: nn.Module) -> float:
-    logits_scale = max((loss.kind.lr_scale for loss in _losses(model)), default=1.0)
-    own = {
-        "pretrained_decay": config.lr_pretrained,
-        "pretrained_no_decay": config.lr_pretrained,
-        "memory": config.lr_memory,
-        "logits": config.lr_logits or logits_scale * config.lr,
-    }
-    return own.get(group) or config.lr
+    if group == "logits":
+        scale = max((loss.kind.lr_scale for loss in _losses(model)), default=1.0)
+        return config.lr_logits or scale * config.lr
+    pretrained = dict.fromkeys(("pretrained_decay", "pretrained_no_decay"), config.lr_pretrained)
+    return {"memory": config.lr_memory, **pretrained}.get(group) or config.lr
 
 
 def _losses(model: nn.Module) -> Iterator[ContrastiveLoss]:
@@ -85,8 +83,3 @@ def _trainable(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield module, parameter
-
-
-def _can_fuse(groups: list[dict[str, object]]) -> bool:
-    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
-    return all(p.device.type in ("cuda", "cpu") and p.is_floating_point() for p in parameters)

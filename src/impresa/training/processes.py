@@ -1,23 +1,25 @@
-"""The processes that train together, as their launcher describes them; known before torch is imported."""
+"""The processes that train together, as their launcher describes them; needs no torch."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from dataclasses import dataclass
+from typing import TextIO
 
 from impresa.errors import ConfigError
 
 LAUNCHED = "IMPRESA_LAUNCHED"
 """Environment variable of a process that `launch` has started."""
 ALONE_IN_SLURM = ("bash", "interactive")
-"""Job names of shells on a SLURM node: what is started there by hand is one process, whatever SLURM_NTASKS says."""
+"""Job names of shells on a SLURM node: a command typed there is one process, whatever SLURM_NTASKS says."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of one process among those that train together."""
+class Process:
+    """One process among those that train together."""
 
     rank: int = 0
     local_rank: int = 0
@@ -27,36 +29,35 @@ class Place:
     """Number of processes on each machine."""
 
 
-def this_process() -> Place:
-    """The place that torchrun, SLURM or our own launcher gave this process; without any of them it is alone."""
+def this_process() -> Process:
+    """This process, as torchrun, SLURM or our own launcher describes it; without any of them it is alone."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         world = int(env["WORLD_SIZE"])
-        return Place(int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), world, int(env.get("LOCAL_WORLD_SIZE", world)))
+        return Process(
+            int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), world, int(env.get("LOCAL_WORLD_SIZE", world))
+        )
     if "SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in ALONE_IN_SLURM:
         world = int(env.get("SLURM_NTASKS", 1))
         nodes = int(env.get("SLURM_JOB_NUM_NODES", env.get("SLURM_NNODES", 1)))
-        return Place(int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", 0)), world, world // nodes)
-    return Place()
+        return Process(int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", 0)), world, world // nodes)
+    return Process()
 
 
-def set_rendezvous(place: Place) -> None:
-    """Tell torch where the processes of a SLURM job meet, unless the user or torchrun has said so already."""
+def set_rendezvous(process: Process) -> None:
+    """Tell torch where the processes of a SLURM job meet, unless the user or torchrun has set that already."""
     os.environ.setdefault("MASTER_ADDR", _first_host(os.environ.get("SLURM_NODELIST", "127.0.0.1")))
     os.environ.setdefault("MASTER_PORT", str(15_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
-    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), LOCAL_RANK=str(place.local_rank))
+    os.environ.update(RANK=f"{process.rank}", WORLD_SIZE=f"{process.world_size}", LOCAL_RANK=f"{process.local_rank}")
 
 
 def is_main_process() -> bool:
-    """Whether this is the first process of a training run, or its only one."""
+    """True in the first process of a training run, or its only one."""
     return this_process().rank == 0
 
 
 def check_shared_folder(named: bool) -> None:
-    """Processes that were started at once cannot choose a run directory for each other.
-
-    Args:
-        named: the user has named a run directory.
+    """Refuse several processes without a named run directory: each would choose its own.
 
     Raises:
         ConfigError: there are several processes and no name.
@@ -65,11 +66,20 @@ def check_shared_folder(named: bool) -> None:
         raise ConfigError("--output-dir: several processes were started at once; name one folder for all of them")
 
 
+def show_notices() -> None:
+    """Show what the library logs as plain lines on standard error; once, and in one of several processes."""
+    library = logging.getLogger("impresa")
+    if any(isinstance(handler, _StderrHandler) for handler in library.handlers):
+        return
+    library.addHandler(_StderrHandler())
+    library.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
 def end_process() -> int:
     """The exit code of a training run that went well.
 
-    One process of several leaves at once: everything is written, and taking down the process group at exit crashes
-    now and then, which would make a launcher believe that the run failed.
+    One process of several ends at once: all is written, and destroying the process group at exit crashes now and then,
+    which a launcher would take for a failed run.
     """
     if this_process().world_size > 1:
         leave(0)
@@ -77,7 +87,7 @@ def end_process() -> int:
 
 
 def leave(code: int) -> None:
-    """End this process without taking down what lives in its threads."""
+    """End this process without waiting for its threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -87,3 +97,14 @@ def _first_host(nodes: str) -> str:
     """The first host of SLURM's list of nodes, such as `node[003-007,12],other`."""
     found = re.match(r"([^\[,\s]+)(?:\[(\w+))?", nodes)
     return nodes if found is None else found[1] + (found[2] or "")
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the current standard error, which a progress bar replaces while it is shown."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr

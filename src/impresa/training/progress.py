@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from impresa.training.recorder import Speedometer
+from impresa.training.logs import Speedometer
 
 SECONDS_BETWEEN_LINES = 30.0
 SHOWN = {
@@ -23,7 +23,7 @@ SHOWN = {
     "val_perplexity": "perplexity",
     "val_exact_match": "exact match",
 }
-"""Validation metrics that are shown, and as what; all of them are in `metrics.csv`."""
+"""Validation metrics that are shown, with their labels; all of them are in `metrics.csv`."""
 
 
 class ProgressReport:
@@ -42,14 +42,12 @@ class ProgressReport:
         self._total_steps = total_steps
         self._shown = shown
         self._bar: Progress | None = None
-        self._started = self._last_report = time.monotonic()
-        self._first_step = 0
 
     def start(self, step: int) -> None:
-        """Training begins after so many steps."""
+        """Begin after step number `step`."""
         self._started = self._last_report = time.monotonic()
         self._first_step = step
-        self.speed.resume()
+        self.speed.restart()
         if not (self.console.is_terminal and self._shown):
             return
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
@@ -70,13 +68,14 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], note=note)
         else:
-            self._say(f"{self._place(step)}  {note}  {self._time_left(step)} left")
+            seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
+            self._print(step, note, f"{timedelta(seconds=round(seconds))} left")
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report the validation after step number `step`."""
         if self._shown:
             found = (f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
-            self._say("  ".join((self._place(step), *found)))
+            self._print(step, *found)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -84,22 +83,12 @@ class ProgressReport:
             self._bar.stop()
             self._bar = None
 
-    def _say(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(line, highlight=False, soft_wrap=True)
-        else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-    def _place(self, step: int) -> str:
-        return f"step {step}/{self._total_steps}"
-
-    def _time_left(self, step: int) -> timedelta:
-        seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
-        return timedelta(seconds=round(seconds))
+    def _print(self, step: int, *parts: str) -> None:
+        self.console.print(f"step {step}/{self._total_steps}", *parts, sep="  ", highlight=False, soft_wrap=True)
 
 
 def memory_in_use() -> str:
-    """The most memory that this process has held so far: of the GPU if it uses one, else of the machine."""
+    """Peak memory of this process: of the GPU if it uses one, else of the machine."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB GPU"
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes

@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.csv` always, TensorBoard and Weights & Biases when asked for."""
+"""Metrics written down: when, and where to (`metrics.csv` always, TensorBoard and Weights & Biases when asked for)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import io
 import logging
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
@@ -17,10 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
+import torch
+from torch import Tensor
+
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.files import write_atomic
 from impresa.run_dir.layout import EVENTS, METRICS
+from impresa.training.plan import Plan
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,17 +35,96 @@ logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
 NETWORK_PATIENCE_S = 5.0
-"""How long a training run may wait to learn whether Weights & Biases can be reached."""
+"""Longest wait for an answer of Weights & Biases."""
 
 
 class MetricLogger(Protocol):
-    """One place where metrics go."""
+    """A destination of metrics."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write down the metrics of a step."""
+        """Write the metrics of a step."""
 
     def close(self, *, success: bool) -> None:
-        """The training run is over."""
+        """End with the training run."""
+        return
+
+
+class Recorder:
+    """Hands metrics to the loggers: training metrics when the plan says so, validation metrics after each validation.
+
+    `train_loss` is the mean over the steps since the last entry; the rest are the values of the step itself.
+
+    Args:
+        plan: length and intervals of the run.
+        loggers: where metrics go; none in a process that does not write.
+    """
+
+    def __init__(self, plan: Plan, loggers: Sequence[MetricLogger]) -> None:
+        self.speed = Speedometer()
+        self._plan = plan
+        self._loggers = loggers
+        self._losses: list[Tensor] = []
+
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
+        """Record the scalars of optimizer step number `step`, over so many samples."""
+        self._losses.append(logs["loss"])
+        self.speed.add(num_samples)
+        if not self._plan.logs_after(step):
+            return
+        losses = self.losses()
+        self._losses.clear()
+        rest = {name: value.item() for name, value in logs.items() if name != "loss"}
+        loss = sum(losses) / len(losses)
+        self._write(step, {"train_loss": loss, **rest, "samples_per_second": self.speed.read()})
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of the validation after step number `step`."""
+        names = sorted(metrics, key=lambda name: (name != "val_loss", name))
+        self._write(step, {name: metrics[name] for name in names})
+
+    def losses(self) -> list[float]:
+        """Losses of the steps since the last entry; read here and not in each step, which would wait for a GPU."""
+        return [loss.item() for loss in self._losses]
+
+    def resume(self, losses: Sequence[float]) -> None:
+        """Continue with the losses since the last entry of an earlier part of the run."""
+        self._losses = [torch.tensor(loss) for loss in losses]
+
+    def close(self, *, success: bool) -> None:
+        """Close the loggers."""
+        for destination in self._loggers:
+            destination.close(success=success)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for destination in self._loggers:
+            destination.log(step, {"epoch": self._plan.epoch_of(step), **metrics})
+
+
+class Speedometer:
+    """Samples per second since the last reading, validations left out."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted."""
+        self._samples, self._since = 0, time.monotonic()
+
+    def add(self, samples: int) -> None:
+        self._samples += samples
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
+
+    def read(self) -> float:
+        """The speed; the next reading starts here."""
+        speed = self._samples / max(time.monotonic() - self._since, 1e-9)
+        self.restart()
+        return speed
 
 
 def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[MetricLogger]:
@@ -54,8 +139,8 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Me
     return loggers
 
 
-class MetricsCsv:
-    """Writes one line of a CSV file per call of `log`; what a line does not have stays empty.
+class MetricsCsv(MetricLogger):
+    """Writes one line of a CSV file per call of `log`; metrics that it lacks stay empty.
 
     The step, the epoch, the losses and the learning rate come first. Every line is appended in one write; a new column
     rewrites the file under another name and renames it.
@@ -77,9 +162,6 @@ class MetricsCsv:
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_csv(self._columns, [line]))
 
-    def close(self, *, success: bool) -> None:
-        """Every line is in the file already."""
-
     def _add_columns(self, line: Mapping[str, object]) -> None:
         lines = self._lines_so_far()
         self._columns = list(dict.fromkeys([*FIRST_COLUMNS, *(name for row in lines[:1] for name in row), *line]))
@@ -98,7 +180,7 @@ class TensorBoardEvents:
     """Writes an event file for TensorBoard, and nothing else.
 
     Args:
-        folder: where it lies; its name is that of the run in TensorBoard.
+        folder: of the file; its name is that of the run in TensorBoard.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,11 +201,7 @@ class TensorBoardEvents:
 
 
 class WandbRun:
-    """Hands metrics to a started run of Weights & Biases, and ends it with the training run.
-
-    Args:
-        run: what `wandb.init` returned.
-    """
+    """Hands metrics to a run of Weights & Biases, as `wandb.init` returns it, and ends it with the training run."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -138,7 +216,7 @@ class WandbRun:
 def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
     """A run of Weights & Biases: online if there is a key and the network answers soon, else offline with a notice.
 
-    None, with a notice, when wandb is not installed, and when `WANDB_MODE=disabled` says so.
+    None where wandb is not installed, with a notice, or `WANDB_MODE` is `disabled`.
     """
     if find_spec("wandb") is None:
         logger.warning("wandb is not installed (pip install 'impresa[wandb]'); training goes on without it")
@@ -170,7 +248,7 @@ def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
 
 
 def _why_offline() -> str | None:
-    """Why Weights & Biases cannot be reached; None when it can."""
+    """The reason why Weights & Biases cannot be reached; None when it can."""
     if os.environ.get("WANDB_MODE") == "offline":
         return "WANDB_MODE is offline"
     address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -188,30 +266,25 @@ def _netrc_has(host: str) -> bool:
 
 
 def _answers(address: str) -> bool:
-    """Whether a server answers soon. Looking up its name knows no time limit, hence the thread."""
+    """True if a server answers soon. Looking up its name has no time limit, hence the thread."""
     answered = threading.Event()
 
     def ask() -> None:
         try:
             urllib.request.urlopen(address, timeout=NETWORK_PATIENCE_S).close()
         except urllib.error.HTTPError:
-            answered.set()  # an answer all the same
+            pass  # an answer all the same
         except (OSError, ValueError):
             return
         answered.set()
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_PATIENCE_S)
-    return answered.is_set()
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(NETWORK_PATIENCE_S)
 
 
 def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
+    for line in lines:
+        writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in line.items()})
     return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    return f"{value:.7g}" if isinstance(value, float) else value
