@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     for line in notices(config):
         logging.getLogger("impresa").info(line)
     if run_dir is None:
-        from impresa.training.dry_run import dry_run
+        from impresa.training.run import dry_run
 
         print(dry_run(config))
         return 0

@@ -58,11 +58,7 @@ class Checkpoints:
         return self.directory / ranked[0] if ranked else None
 
     def check_names(self, metrics: Mapping[str, float]) -> None:
-        """Refuse a monitored metric that a validation does not measure, and a broken pattern of file names.
-
-        Raises:
-            ConfigError: one of the two.
-        """
+        """Refuse a monitored metric that a validation does not measure, and a broken pattern of file names."""
         if self.config.save_top_k != 0 and self.config.monitor not in metrics:
             fault = f"no metric is called {self.config.monitor!r}"
             raise ConfigError(f"trainer.checkpoint.monitor: {fault}; there are {', '.join(sorted(metrics))}")

@@ -80,11 +80,7 @@ def no_sync(model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
 
 
 def join_group(settings: TrainerConfig) -> Group:
-    """The group of this process: one that exists already, or else that of the processes started with it.
-
-    Raises:
-        ConfigError: the config asks for hardware that is missing, or for other processes than were started.
-    """
+    """The group of this process: one that exists already, or else that of the processes started with it."""
     kind, process = device_type(settings), this_process()
     if distributed.is_available() and distributed.is_initialized():
         return Group(_device(kind, process), distributed.get_rank(), distributed.get_world_size())
@@ -100,11 +96,7 @@ def join_group(settings: TrainerConfig) -> Group:
 
 
 def device_type(settings: TrainerConfig) -> str:
-    """`cuda`, `mps` or `cpu`, as `trainer.accelerator` means on this machine.
-
-    Raises:
-        ConfigError: there is no such hardware, or less of it than `trainer.devices` asks for.
-    """
+    """`cuda`, `mps` or `cpu`, as `trainer.accelerator` means on this machine."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
     if settings.accelerator == "cpu" or (settings.accelerator == "auto" and num_gpus == 0):
         return "cpu"
@@ -116,19 +108,14 @@ def device_type(settings: TrainerConfig) -> str:
 
 
 def processes_to_start(settings: TrainerConfig) -> int:
-    """Number of processes to start on this machine; 1 in a process that was started with others.
-
-    Raises:
-        ConfigError: the hardware is missing, or there are several machines, which need a launcher on each.
-    """
+    """Number of processes to start on this machine; 1 in a process that was started with others."""
     kind = device_type(settings)
     if this_process().world_size > 1 or (distributed.is_available() and distributed.is_initialized()):
         return 1
     if settings.num_nodes > 1:
-        raise ConfigError(
-            f"trainer.num_nodes: {settings.num_nodes} machines need a launcher on each; start the command there by "
-            f"`torchrun --nnodes {settings.num_nodes} ... -m impresa train`, or by SLURM's srun"
-        )
+        fix = f"`torchrun --nnodes {settings.num_nodes} ... -m impresa train`, or by SLURM's srun"
+        fault = f"{settings.num_nodes} machines need a launcher on each"
+        raise ConfigError(f"trainer.num_nodes: {fault}; start the command there by {fix}")
     if settings.devices != "auto":
         return settings.devices
     return torch.cuda.device_count() if kind == "cuda" else 1
@@ -165,12 +152,8 @@ def _check_launch(settings: TrainerConfig, process: Process) -> None:
     """Refuse a config that asks for another number of processes than were started; `auto` takes what there is."""
     nodes, started = process.world_size // process.local_world_size, process.local_world_size
     if settings.devices not in ("auto", started):
-        raise ConfigError(
-            f"trainer.devices: the config asks for {settings.devices} on each machine, and {started} processes were "
-            f"started there; set trainer.devices=auto to take what was started"
-        )
+        fault = f"the config asks for {settings.devices} on each machine, and {started} processes were started there"
+        raise ConfigError(f"trainer.devices: {fault}; set trainer.devices=auto to take what was started")
     if settings.num_nodes not in (1, nodes):
-        raise ConfigError(
-            f"trainer.num_nodes: the config asks for {settings.num_nodes} machines, and processes were started on "
-            f"{nodes}; leave it out to take what was started"
-        )
+        fault = f"the config asks for {settings.num_nodes} machines, and processes were started on {nodes}"
+        raise ConfigError(f"trainer.num_nodes: {fault}; leave it out to take what was started")

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from impresa.config import ExperimentConfig, to_yaml
 from impresa.errors import ImpresaError, TrainingError
 from impresa.files import write_atomic
 from impresa.run_dir.environment import is_finished
-from impresa.training.processes import LAUNCHED
+from impresa.training.processes import LAUNCHED, can_handle_signals
 
 POLL_INTERVAL_S = 0.1
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -32,12 +31,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def launch(
     config: ExperimentConfig, run_dir: Path, num_processes: int, *, command: Sequence[str], resume: bool
 ) -> None:
-    """Train as `impresa.training.run.train` does, in so many processes. When one dies, the others are ended.
-
-    Raises:
-        ImpresaError: the error of a process, or the death of one.
-        KeyboardInterrupt: the user stopped the run; it can be resumed.
-    """
+    """Train as `impresa.training.run.train` does, in so many processes. When one dies, the others are ended."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_cause` says it in one line
     with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
         settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
@@ -88,7 +82,7 @@ def _signal_handlers_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        if _is_main_thread():
+        if can_handle_signals():
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -101,29 +95,24 @@ def _forward_stops(processes: PContext) -> None:
             with suppress(ProcessLookupError):  # it has ended already
                 os.kill(pid, signal.SIGINT)
 
-    if _is_main_thread():
+    if can_handle_signals():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, forward)
-
-
-def _is_main_thread() -> bool:
-    """True where Python allows signal handlers."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def _cause(failures: Sequence[ProcessFailure], run_dir: Path) -> ImpresaError:
     """The failure that the others followed from, in one line: when a process dies, the others lose their connection."""
     how_on = f"`impresa train --output-dir {run_dir} --resume` continues from the last checkpoint"
-    reports = [(failure.error_file_data, failure.local_rank) for failure in failures]
+    reported = [failure for failure in failures if "lines" in failure.error_file_data]
     # Errors of the user first, then the earliest.
-    reports = sorted((r for r in reports if "lines" in r[0]), key=lambda r: (r[0]["kind"] is None, r[0]["time"]))
-    if reports and reports[0][0]["kind"] is not None:
-        kind: type[ImpresaError] = getattr(errors, reports[0][0]["kind"])
-        return kind(*reports[0][0]["lines"])
+    reported.sort(key=lambda failure: (failure.error_file_data["kind"] is None, failure.error_file_data["time"]))
+    report = reported[0].error_file_data if reported else {}
+    if report.get("kind"):
+        kind: type[ImpresaError] = getattr(errors, report["kind"])
+        return kind(*report["lines"])
     killed = [failure for failure in failures if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
-    if reports and not killed:
-        report, rank = reports[0]
-        return TrainingError(f"process {rank}: {report['lines'][0]}; {how_on}")
+    if reported and not killed:
+        return TrainingError(f"process {reported[0].local_rank}: {report['lines'][0]}; {how_on}")
     failure = (killed or failures)[0]
     signalled = failure.exitcode < 0
     end = f"was killed by {failure.signal_name()}" if signalled else f"ended with exit code {failure.exitcode}"

@@ -18,10 +18,9 @@ from impresa.tasks.base import Task
 from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group, no_sync
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.logs import Recorder
+from impresa.training.logs import ProgressReport, Recorder
 from impresa.training.plan import Plan
-from impresa.training.progress import ProgressReport
+from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.schedule import Schedule
 from impresa.training.state import TrainState
 

@@ -43,11 +43,18 @@ def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[d
     learned tokens, the whole memory, and the logits' scale and bias are spared. Pretrained towers, the memory and the
     logits have learning rates of their own.
     """
-    memory = {id(p) for m in model.modules() if isinstance(m, MemoryTokens) for p in m.parameters()}
-    pretrained = {id(p) for m in model.modules() if isinstance(m, Tower) for p in m.pretrained_parameters()}
-    logits = {id(p) for loss in _losses(model) for p in loss.parameters()}
+    modules = list(model.modules())
+    losses = [module for module in modules if isinstance(module, ContrastiveLoss)]
+    logits = {id(p) for loss in losses for p in loss.parameters()}
+    memory = {id(p) for module in modules if isinstance(module, MemoryTokens) for p in module.parameters()}
+    pretrained = {id(p) for module in modules if isinstance(module, Tower) for p in module.pretrained_parameters()}
+    holders: dict[nn.Parameter, nn.Module] = {}
+    for module in modules:
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                holders.setdefault(parameter, module)  # tied weights are those of the first module
     members: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
-    for module, parameter in _trainable(model):
+    for parameter, module in holders.items():
         name = "decay" if isinstance(module, DECAYED) and parameter.ndim >= 2 else "no_decay"
         if id(parameter) in memory:
             name = "memory"
@@ -56,30 +63,11 @@ def parameter_groups(model: nn.Module, config: OptimizationConfig) -> Iterator[d
         elif id(parameter) in pretrained:
             name = f"pretrained_{name}"
         members[name].append(parameter)
+    lr_logits = config.lr_logits or config.lr * max((loss.kind.lr_scale for loss in losses), default=1.0)
+    own = {"memory": config.lr_memory, "logits": lr_logits}
+    own |= dict.fromkeys(("pretrained_decay", "pretrained_no_decay"), config.lr_pretrained)
     for name, parameters in members.items():
         if parameters:
-            peak = _peak_lr(name, config, model)
+            peak = own.get(name) or config.lr
             decay = config.weight_decay if name in ("decay", "pretrained_decay") else 0.0
             yield {"params": parameters, "name": name, "lr": peak, "peak_lr": peak, "weight_decay": decay}
-
-
-def _peak_lr(group: str, config: OptimizationConfig, model: nn.Module) -> float:
-    if group == "logits":
-        scale = max((loss.kind.lr_scale for loss in _losses(model)), default=1.0)
-        return config.lr_logits or scale * config.lr
-    pretrained = dict.fromkeys(("pretrained_decay", "pretrained_no_decay"), config.lr_pretrained)
-    return {"memory": config.lr_memory, **pretrained}.get(group) or config.lr
-
-
-def _losses(model: nn.Module) -> Iterator[ContrastiveLoss]:
-    return (module for module in model.modules() if isinstance(module, ContrastiveLoss))
-
-
-def _trainable(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Each trainable parameter once, with the module that holds it."""
-    seen: set[int] = set()
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield module, parameter

@@ -56,15 +56,10 @@ class TrainingData:
     def train_loader(
         self, rank: int = 0, world_size: int = 1, position: Mapping[str, Any] | None = None
     ) -> BatchLoader[Any]:
-        """Shuffled batches of augmented samples.
+        """Shuffled batches of augmented samples for one of the processes that share the data.
 
-        Args:
-            rank: number of this process.
-            world_size: number of processes that share the data.
-            position: where to continue, from the loader's `position`.
-
-        Raises:
-            DataError: `position` is in the middle of an epoch over other data.
+        They continue where a loader's `position` was taken; a `DataError` if that is in the middle of an epoch over
+        other data.
         """
         config = self._config
         draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
@@ -120,10 +115,7 @@ class Parts:
 def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False) -> Parts:
     """Open the data, prepare the tokenizer (or take that of a resumed run), draw or load the weights.
 
-    Args:
-        config: the experiment.
-        run_dir: the run; None writes nothing.
-        resumed: the run has its preprocessing already.
+    Without `run_dir` nothing is written.
     """
     task, sources = task_of(config), open_train_and_val(config.dataset, reading_of(config))
     preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(sources[0])

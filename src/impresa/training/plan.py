@@ -1,4 +1,4 @@
-"""The schedule of a run's logging, validation and saving, counted in optimizer steps.
+"""Length of a run, and its intervals of logging, validation and saving, counted in optimizer steps.
 
 A step is named by the number of steps done once it is over: the first is step 1, the last `total_steps`.
 """
@@ -12,7 +12,7 @@ from impresa.config.experiment import LoggingConfig, TrainerConfig
 
 @dataclass(frozen=True)
 class Plan:
-    """Length of a run and the steps after which it logs, evaluates and saves."""
+    """Length and intervals of a run."""
 
     steps_per_epoch: int
     """Optimizer steps of one pass over the training data; the last one may have fewer batches than the others."""
@@ -38,8 +38,6 @@ class Plan:
         return self._is_due(step, self.logging.save_interval)
 
     def _is_due(self, step: int, interval: int) -> bool:
-        if step < 1:
-            return False
         ends_epoch = self.steps_per_epoch < interval and step % self.steps_per_epoch == 0
         return ends_epoch or step % interval == 0 or step == self.total_steps
 

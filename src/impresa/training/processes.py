@@ -1,15 +1,20 @@
-"""The processes that train together, as their launcher describes them; needs no torch."""
+"""This process among those that train together: its rank, notices, stop and end. Needs no torch."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from dataclasses import dataclass
-from typing import TextIO
+from types import FrameType
+from typing import Any, Self
 
 from impresa.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 LAUNCHED = "IMPRESA_LAUNCHED"
 """Environment variable of a process that `launch` has started."""
@@ -57,11 +62,7 @@ def is_main_process() -> bool:
 
 
 def check_shared_folder(named: bool) -> None:
-    """Refuse several processes without a named run directory: each would choose its own.
-
-    Raises:
-        ConfigError: there are several processes and no name.
-    """
+    """Raise a `ConfigError` where several processes have no named run directory: each would choose its own."""
     if this_process().world_size > 1 and not named:
         raise ConfigError("--output-dir: several processes were started at once; name one folder for all of them")
 
@@ -93,18 +94,55 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+class TrainingInterrupted(BaseException):
+    """The user stopped the run; like `KeyboardInterrupt` not an `Exception`, so that nothing swallows it."""
+
+
+class GracefulStop:
+    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
+
+    In a process that our launcher has started, SIGTERM means that another has died: it ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if can_handle_signals():
+            for number in (signal.SIGINT,) if LAUNCHED in os.environ else (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked data worker: Ctrl-C reaches it too, but the main process decides
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.requested:
+            raise TrainingInterrupted
+        self.requested = True
+        logger.warning("stopping after this step, and its validation if one is due; once more to stop at once")
+
+
+def can_handle_signals() -> bool:
+    """True in the main thread: Python allows signal handlers only there."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def _first_host(nodes: str) -> str:
     """The first host of SLURM's list of nodes, such as `node[003-007,12],other`."""
     found = re.match(r"([^\[,\s]+)(?:\[(\w+))?", nodes)
     return nodes if found is None else found[1] + (found[2] or "")
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.Handler):
     """Writes to the current standard error, which a progress bar replaces while it is shown."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201

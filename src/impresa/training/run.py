@@ -1,9 +1,9 @@
-"""One training run, from the config to the report."""
+"""One training run, from the config to the report; or its dry run, one step that writes nothing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from impresa.training.distributed import (
     processes_to_start,
     use_deterministic_algorithms,
 )
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.logs import Recorder, build_loggers
-from impresa.training.loop import Training, run_steps
+from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
+from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import make_plan
-from impresa.training.progress import ProgressReport
+from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState
 
@@ -81,6 +80,24 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     return output_dir
 
 
+def dry_run(config: ExperimentConfig) -> str:
+    """Build everything, run one optimizer step and one validation batch in this process; nothing is written.
+
+    Returns:
+        A summary for people: parameters of each part, data, steps, device, memory.
+
+    Raises:
+        ImpresaError: as `train` does.
+    """
+    config = prepare(config)
+    world_size = processes_to_start(config.trainer)
+    use_deterministic_algorithms(config.trainer.deterministic)
+    parts = build_parts(config, run_dir=None)
+    training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
+    train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+    return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
+
+
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
     """Train from `checkpoint` to the end of the plan; the model in `parts` has the best weights then."""
     leave_cores_to_workers(config.dataset.num_workers)
@@ -128,14 +145,9 @@ def set_up(
     position: Mapping[str, Any] | None = None,
     num_shares: int | None = None,
 ) -> Training:
-    """Data, plan, schedule and a fresh state.
+    """Loaders, plan, schedule and a fresh state.
 
-    Args:
-        config: the experiment.
-        parts: model and data.
-        group: the processes.
-        position: where the training data continue; None for their start.
-        num_shares: number of processes that share the data; None stands for those of the group.
+    The training data continue at `position`; `num_shares` processes share them, those of the group if it is None.
     """
     shares = num_shares or group.world_size
     train_loader = parts.data.train_loader(group.rank, shares, position)
@@ -177,3 +189,20 @@ def _prepare(
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
     save_start(run_dir, config, parts.preprocessing)
+
+
+def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping[str, float]) -> Iterator[str]:
+    plan, data, config = training.plan, parts.data, training.config
+    for name, number in parts.parameters():
+        yield f"{name + ':':<16}{number:>14,} parameters"
+    yield f"{'in all:':<16}{parts.num_parameters:>14,} parameters"
+    batch = f"{config.dataset.batch_size} x {world_size} x {config.trainer.accumulate_grad_batches}"
+    yield f"data:           {len(data.train_source)} samples to train on, {len(data.val_source)} to validate"
+    yield f"batch:          {batch} (samples x devices x accumulated)"
+    yield f"vocabulary:     {parts.preprocessing.tokenizer.vocab_size} tokens"
+    yield f"steps:          {plan.steps_per_epoch} per epoch, {plan.total_steps} in all"
+    yield f"warm-up:        {training.schedule.warmup_steps} steps"
+    yield f"device:         {training.group.device}"
+    yield f"memory:         {memory_in_use()} after one step"
+    yield f"validation:     {', '.join(sorted(metrics))}"
+    yield "dry run: one step was made, nothing was written"

@@ -70,11 +70,7 @@ class TrainState:
         self.step = checkpoint["step"]
 
     def take_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the weights of a checkpoint, or their average if there is one.
-
-        Raises:
-            CheckpointError: they are not those of this model.
-        """
+        """Load the weights of a checkpoint of this model, or their average if there is one."""
         self._load_weights(checkpoint["model"])
         average = checkpoint["average"] or {}
         # By parameter, because the state dict has a second name for an LM head that is the embedding table.
@@ -97,21 +93,14 @@ class TrainState:
                 module.training = mode
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        other = weights.keys() ^ trained_state(self.model).keys()
-        if other:
-            raise CheckpointError(
-                f"checkpoint: does not fit the model ({min(other)}); resume with the run's own config"
-            )
+        if other := weights.keys() ^ trained_state(self.model).keys():
+            fault = f"does not fit the model ({min(other)})"
+            raise CheckpointError(f"checkpoint: {fault}; resume with the run's own config")
         self.model.load_state_dict(weights, strict=False)
 
 
 class Precision:
-    """Number types of the computation (`optimization.precision`): full, mixed with 16 bits, or weights of 16 bits.
-
-    Args:
-        name: the precision; `16-mixed` is `bf16-mixed` on a CPU.
-        device: where the computation takes place.
-    """
+    """Number types of the computation on a device, by `optimization.precision`; `16-mixed` is `bf16-mixed` on a CPU."""
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
         if name == "16-mixed" and device.type == "cpu":
@@ -142,16 +131,15 @@ class WeightAverage:
     """Exponential moving average of a module's trainable parameters (Polyak and Juditsky 1992, as used by the Tiny
     Recursive Model and most diffusion models): steadier than the last weights, at the cost of one copy of them.
 
-    In the first steps the average forgets faster, so that it does not drag the random start along: step t keeps
-    min(decay, t / (t + 9)) of it. Buffers are not averaged. At 16 bits most of its steps would be rounded away, so it
-    is kept in float32 or finer whatever the module is.
+    In the first steps the average forgets the random start faster: step t keeps min(decay, t / (t + 9)) of it. Buffers
+    are not averaged. At 16 bits most steps would be rounded away, so the average is in float32 or finer.
 
     torch's `swa_utils` copies the whole module instead, frozen language models included, in the module's own type.
 
     Args:
         module: whose parameters are averaged; it starts as their copy.
         decay: share of the average that a step keeps.
-        device: where the module will be when it trains; None leaves the average where the module is.
+        device: device of the average; None stands for the module's.
     """
 
     def __init__(self, module: nn.Module, decay: float, device: torch.device | None = None) -> None:
