@@ -187,7 +187,6 @@ class Speedometer:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was counted."""
         self._samples, self._since = 0, time.monotonic()
 
     def add(self, samples: int) -> None:
@@ -201,7 +200,6 @@ class Speedometer:
         self._since += time.monotonic() - start
 
     def read(self) -> float:
-        """The speed; the next reading starts here."""
         speed = self._samples / max(time.monotonic() - self._since, 1e-9)
         self.restart()
         return speed

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
@@ -145,4 +146,5 @@ class _StderrHandler(logging.Handler):
     """Writes to the current standard error, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError, ValueError):  # whoever read it may have left
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
