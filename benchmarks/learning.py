@@ -22,10 +22,9 @@ from impresa.data.sources import Source, open_source
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.model import AlignmentModel
-from impresa.training.data import TrainingData
 from impresa.training.loop import seed_step
 from impresa.training.optimizer import build_optimizer
-from impresa.training.parts import build_parts
+from impresa.training.parts import TrainingData, build_parts
 from impresa.training.plan import make_plan
 from impresa.training.schedule import make_schedule
 

@@ -25,12 +25,10 @@ from torch import nn
 from impresa.config import ExperimentConfig, load_experiment
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group
-from impresa.training.interrupt import GracefulStop
-from impresa.training.loggers import MetricsCsv
+from impresa.training.logs import MetricsCsv, ProgressReport, Recorder
 from impresa.training.loop import Training, run_steps, seed_step
 from impresa.training.parts import build_parts
-from impresa.training.progress import ProgressReport
-from impresa.training.recorder import Recorder
+from impresa.training.processes import GracefulStop
 from impresa.training.run import set_up
 
 BARE, OURS = "bare loop", "impresa"
@@ -71,7 +69,7 @@ class Bare:
 
 
 class Ours:
-    """The loop of `impresa train`, told to stop after the steps of a turn."""
+    """The loop of `impresa train`, with a plan that ends after the steps of a turn."""
 
     def __init__(self, config: ExperimentConfig, folder: Path) -> None:
         self.training, self.folder = prepared(config), folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from impresa.training.recorder import Recorder
+from impresa.training.logs import Recorder
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:

@@ -136,7 +136,7 @@ print(codes, "torch" in sys.modules)
 def test_ctrl_c_ends_with_130_and_a_hint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from impresa.training.interrupt import GracefulStop
+    from impresa.training.processes import GracefulStop
 
     monkeypatch.setattr(GracefulStop, "requested", True, raising=False)
     monkeypatch.setattr(GracefulStop, "__init__", lambda self: self.__dict__.update(_before={}, _process=0))

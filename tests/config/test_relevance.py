@@ -117,7 +117,7 @@ def test_what_a_tower_has_from_its_run_is_no_fault(tmp_path: Path) -> None:
 def test_a_training_run_warns_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("impresa.training.dry_run.dry_run", lambda config: "done")
+    monkeypatch.setattr("impresa.training.run.dry_run", lambda config: "done")
     on = ["decoder.type=trm", "vision_encoder.use_perceiver=true", "vision_encoder.memory.enabled=false"]
     assert main(["train", "shapes", "--dry-run", *on]) == 0
     told = capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from impresa.config.experiment import DatasetConfig
 from impresa.data.bad_samples import BadSampleList
+from impresa.data.dialogue import ask
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
 from impresa.data.preprocessing import Preprocessing
@@ -74,10 +77,7 @@ def loader(
         BatchDataset(source, COLLATE, training or view()),
         sampler,
         BadSampleList(bad, "train", len(source), max_bad_fraction),
-        num_workers=workers,
-        prefetch_factor=2,
-        persistent_workers=persistent,
-        pin_memory=False,
+        DatasetConfig(num_workers=workers, prefetch_factor=2, persistent_workers=persistent, pin_memory=False),
     )
 
 
@@ -122,6 +122,26 @@ def test_without_augmentation_images_stay_as_they_are() -> None:
     sample = Pictures(1)[0]
     assert view(augmentation="none")(sample, (3, 0)).image.tobytes() == sample.image.tobytes()
     assert view()(Sample("a", captions=("one",)), (0, 0)).image is None
+
+
+def test_no_generator_is_made_where_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, still = Pictures(1)[0], view(augmentation="none")
+    single = replace(sample, captions=sample.captions[:1], dialogues=(ask("what?", "a"),))
+    drawing = {  # each is drawn from a generator of its own (seed, epoch, sample)
+        "caption": (still, replace(single, captions=sample.captions)),
+        "dialogue": (still, replace(single, dialogues=(ask("what?", "a"), ask("where?", "b")))),
+        "crop": (view(), single),
+        "words": (view(augmentation="none", caption_dropout=0.5), single),
+    }
+    made: list[object] = []
+    generator = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or generator(seed))
+    assert still(single, (3, 0)) == single
+    assert view()(replace(single, image=None), (3, 0)) == replace(single, image=None)
+    assert made == []
+    for number, (draws, drawn_from) in enumerate(drawing.values(), start=1):
+        draws(drawn_from, (3, 7))
+        assert made == [(0, 3, 7)] * number
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
@@ -235,7 +255,7 @@ def test_a_fault_in_a_worker_is_told_in_one_line(workers: int) -> None:
 
 def test_evaluation_takes_the_first_caption_and_the_whole_image() -> None:
     dataset = BatchDataset(Pictures(4), COLLATE)
-    assert_same(dataset[(0, 2)], COLLATE([Pictures(4)[2]]))
+    assert_same(dataset.__getitems__([(0, 2)]), COLLATE([Pictures(4)[2]]))
     assert len(dataset) == 4
 
 

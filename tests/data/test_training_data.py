@@ -18,7 +18,7 @@ from impresa.data.loading import BatchLoader
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import DataError
-from impresa.training.data import TrainingData
+from impresa.training.parts import TrainingData
 from pictures import numbered, write_jsonl
 
 CONFIG = DatasetConfig(
@@ -138,22 +138,21 @@ def test_sources_that_are_open_already_are_used(tokenizer: TextTokenizer) -> Non
     second = TrainingData(
         ExperimentConfig(dataset=replace(CONFIG, train_path="gone")),
         Preprocessing(tokenizer, ImageTransform(16)),
-        train_source=first.train_source,
-        val_source=first.val_source,
+        sources=(first.train_source, first.val_source),
     )
     assert [batch.ids for batch in first.train_loader()] == [batch.ids for batch in second.train_loader()]
 
 
-def test_a_new_loader_begins_anew_unless_it_has_a_place(tokenizer: TextTokenizer) -> None:
+def test_a_new_loader_begins_anew_unless_it_has_a_position(tokenizer: TextTokenizer) -> None:
     module = data(tokenizer)
     loader = module.train_loader()
     batches = iter(loader)
     seen = [next(batches).ids for _ in range(2)]
-    place = loader.place()
-    assert (place["epoch"], place["next_batch"]) == (0, 2)
+    position = loader.position()
+    assert (position["epoch"], position["next_batch"]) == (0, 2)
     assert [batch.ids for batch in module.train_loader()][:2] == seen
-    resumed = data(tokenizer).train_loader(place=place)
-    assert resumed.place() == place
+    resumed = data(tokenizer).train_loader(position=position)
+    assert resumed.position() == position
     whole = [batch.ids for batch in data(tokenizer).train_loader()]
     assert [batch.ids for batch in resumed] == whole[2:]
 
@@ -173,5 +172,5 @@ def test_a_stop_loses_and_repeats_no_batch(tokenizer: TextTokenizer, stop_after:
     assert straight[0] != straight[6]
     loader = data(tokenizer, num_workers=workers).train_loader()
     first = list(islice(batches_of(loader, 3), stop_after))
-    rest = data(tokenizer, num_workers=workers).train_loader(place=loader.place())
+    rest = data(tokenizer, num_workers=workers).train_loader(position=loader.position())
     assert first + list(batches_of(rest, 3 - stop_after // 6)) == straight

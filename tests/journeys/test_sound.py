@@ -24,8 +24,7 @@ from impresa.config import ExperimentConfig, load_experiment
 from impresa.data.audio import Clip, LogMelTransform, PretrainedAudioTransform, load_audio
 from impresa.errors import CheckpointError, DataError
 from impresa.evaluation.results import read_evaluation
-from impresa.training.dry_run import dry_run
-from impresa.training.run import train
+from impresa.training.run import dry_run, train
 from tiny_run import TINY
 
 TOWER = ("dim=16", "depth=1", "num_heads=2", "embed_dim=16")

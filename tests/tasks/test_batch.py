@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
@@ -14,7 +14,7 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.data.tokenizers import train_tokenizer
 from impresa.tasks.alignment.batch import Collator
-from impresa.training.data import TrainingData
+from impresa.training.parts import TrainingData
 from sounds_on_disk import sine
 
 IMAGES, SOUNDS = ImageTransform(8), LogMelTransform(max_seconds=1.0)
@@ -89,7 +89,8 @@ def batches(**dataset: object) -> list[str]:
     """The captions of a training epoch."""
     shapes = ShapesConfig(num_train=16, num_val=2, num_test=2)
     config = ExperimentConfig(
-        dataset=DatasetConfig(image_size=8, batch_size=8, num_workers=0, shapes=shapes, **dataset)
+        dataset=DatasetConfig(image_size=8, batch_size=8, num_workers=0, shapes=shapes, **dataset),
+        audio_encoder=EncoderConfig(audio_max_seconds=1.0),
     )
     loader = TrainingData(config, Preprocessing(TOKENIZER, IMAGES, SOUNDS)).train_loader()
     found = list(loader)

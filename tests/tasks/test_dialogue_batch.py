@@ -22,7 +22,7 @@ from impresa.data.sample import Sample
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.training.data import TrainingData
+from impresa.training.parts import TrainingData
 
 SIZE = 8
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from impresa.run_dir.weights import read_weights
-from impresa.training.averaging import WeightAverage
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.parts import build_parts
 from impresa.training.run import train
+from impresa.training.state import WeightAverage
 from tiny_qwen import save_qwen
 from tiny_run import tiny_experiment, without_charts
 from tiny_vlm import tiny_qwen_vlm

@@ -20,7 +20,7 @@ def watch(contrastive: float, mean_cosine: float, steps: int = WARMUP + STEPS_AF
     found = CollapseWatch(tiny_experiment(), WARMUP)
     logs = {"contrastive": torch.tensor(contrastive), "mean_cosine": torch.tensor(mean_cosine)}
     for step in range(1, steps + 1):
-        found.look(step, [Batch(ids=["x"] * SIZE)], logs)
+        found.after_step(step, [Batch(ids=["x"] * SIZE)], logs)
     return found
 
 

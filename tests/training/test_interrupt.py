@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
+from impresa.training.processes import GracefulStop, TrainingInterrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

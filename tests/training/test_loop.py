@@ -205,6 +205,31 @@ def test_a_restored_state_goes_on_as_the_one_that_was_kept() -> None:
         assert torch.equal(ours[name]["weight"], theirs[name]["weight"])
 
 
+def with_loss_scale(scale: float) -> Training:
+    """With the scaler that `16-mixed` has on a GPU."""
+    trained = training("optimization.precision=16-mixed")
+    trained.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return trained
+
+
+def test_a_loss_scale_leaves_the_step_as_it_is_and_is_kept() -> None:
+    plain, scaled, resumed = training(), with_loss_scale(64.0), with_loss_scale(2.0)
+    for trained in (plain, scaled):
+        fit(trained, [[batch(1, 2, 3), batch(5)]])
+    assert weight(scaled) == weight(plain)
+    assert plain.state.checkpoint()["scaler"] is None
+    resumed.state.restore(deepcopy(scaled.state.checkpoint()))
+    assert resumed.state.precision.scaler.get_scale() == 64.0
+
+
+def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale() -> None:
+    trained = with_loss_scale(64.0)
+    trained.state.model.weight.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[union-attr, operator]
+    fit(trained, [[batch(1)]])
+    assert weight(trained) == 3.0
+    assert trained.state.precision.scaler.get_scale() == 32.0
+
+
 @pytest.mark.parametrize("names", [[], ["weight", "more"]])
 def test_weights_of_another_model_are_refused(names: list[str]) -> None:
     state = training().state

@@ -12,8 +12,8 @@ from impresa.config import ExperimentConfig
 from impresa.decoders.lora import is_adapter
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.answering.build import build_vlm
-from impresa.training.precision import Precision, cast_weights
 from impresa.training.run import train
+from impresa.training.state import Precision, cast_weights
 from tiny_qwen import VOCAB, save_qwen
 from tiny_run import tiny_experiment, without_charts
 from tiny_vlm import collated, picture, samples, tiny_qwen_vlm, tiny_vlm

@@ -6,7 +6,7 @@ import pytest
 
 from impresa.errors import ConfigError
 from impresa.training.processes import (
-    Place,
+    Process,
     check_shared_folder,
     end_process,
     is_main_process,
@@ -29,22 +29,24 @@ SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "process"),
     [
-        ({}, Place(0, 0, 1, 1)),
-        (TORCHRUN, Place(5, 1, 8, 4)),
-        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, Place(1, 1, 2, 2)),
-        (SLURM, Place(3, 1, 4, 2)),
-        ({**SLURM, **TORCHRUN}, Place(5, 1, 8, 4)),
-        ({**SLURM, "SLURM_JOB_NAME": "interactive"}, Place(0, 0, 1, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 0, 1, 1)),
+        ({}, Process(0, 0, 1, 1)),
+        (TORCHRUN, Process(5, 1, 8, 4)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, Process(1, 1, 2, 2)),
+        (SLURM, Process(3, 1, 4, 2)),
+        ({**SLURM, **TORCHRUN}, Process(5, 1, 8, 4)),
+        ({**SLURM, "SLURM_JOB_NAME": "interactive"}, Process(0, 0, 1, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Process(0, 0, 1, 1)),
     ],
 )
-def test_launchers_are_understood(environment: dict[str, str], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launchers_are_understood(
+    environment: dict[str, str], process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert this_process() == place
-    assert is_main_process() is (place.rank == 0)
+    assert this_process() == process
+    assert is_main_process() is (process.rank == 0)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_launchers_are_understood(environment: dict[str, str], place: Place, mon
 def test_processes_of_slurm_meet_at_the_first_host(nodes: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NODELIST", nodes)
     monkeypatch.setenv("SLURM_JOB_ID", "123456")
-    set_rendezvous(Place(3, 1, 4, 2))
+    set_rendezvous(Process(3, 1, 4, 2))
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (host, "18456")
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("3", "4")
 
@@ -62,7 +64,7 @@ def test_processes_of_slurm_meet_at_the_first_host(nodes: str, host: str, monkey
 def test_a_meeting_point_that_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "there")
     monkeypatch.setenv("MASTER_PORT", "7")
-    set_rendezvous(Place(0, 0, 2, 2))
+    set_rendezvous(Process(0, 0, 2, 2))
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("there", "7")
 
 

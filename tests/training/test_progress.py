@@ -6,9 +6,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from impresa.training import progress
-from impresa.training.progress import ProgressReport, memory_in_use
-from impresa.training.recorder import Speedometer
+from impresa.training import logs
+from impresa.training.logs import ProgressReport, Speedometer, memory_in_use
 
 
 def run(report: ProgressReport) -> None:
@@ -28,7 +27,7 @@ def test_without_a_terminal_it_is_a_line_now_and_then(
     report = ProgressReport(12)
     run(report)
     assert capsys.readouterr() == ("", "step 3/12  val_loss 1.500  image to text R@1 0.250\n")
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logs, "SECONDS_BETWEEN_LINES", 0.0)
     run(report)
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith("step 1/12  loss 2.000  ")
@@ -49,18 +48,18 @@ def test_on_a_terminal_it_is_a_bar() -> None:
 
 
 def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logs, "SECONDS_BETWEEN_LINES", 0.0)
     run(ProgressReport(12, shown=False))
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_speed_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 100.0, 103.0, 103.0, 104.0, 104.0])
-    monkeypatch.setattr("impresa.training.recorder.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: next(clock))
     speed = Speedometer()
     speed.add(30)
-    speed.pause()
-    speed.resume()
+    with speed.paused():
+        pass
     speed.add(20)
     assert speed.read() == pytest.approx(50 / 5)
     speed.add(7)

@@ -20,9 +20,8 @@ from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
 from impresa.run_dir.environment import is_finished, read_environment
 from impresa.training import finish as finish_module
-from impresa.training.averaging import WeightAverage
 from impresa.training.run import train
-from impresa.training.state import TrainState
+from impresa.training.state import TrainState, WeightAverage
 from run_metrics import interrupt_after, rows
 from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
 

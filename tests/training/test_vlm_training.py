@@ -21,9 +21,8 @@ from impresa.tasks.answering.task import AnsweringTask
 from impresa.tasks.base import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.distributed import Group
-from impresa.training.dry_run import dry_run
 from impresa.training.parts import build_parts
-from impresa.training.run import train
+from impresa.training.run import dry_run, train
 from run_metrics import interrupt_after, numbers, rows
 from tiny_qwen import save_qwen
 from tiny_run import finished_run, without_charts

@@ -8,10 +8,14 @@ import sys
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import CONFIG, REPORT
+
+if TYPE_CHECKING:
+    from impresa.config.experiment import ExperimentConfig
 
 HELP = "Train a model. Progress goes to standard error; the last line on standard output is the run directory."
 
@@ -24,39 +28,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    # All that can be checked without torch is checked before it is imported.
+    # Mistakes are found before torch is imported, where that is possible.
     from impresa.config.compose import load_experiment
     from impresa.config.relevance import notices
     from impresa.config.runs import prepare
 
-    _check_options(args)
+    if args.resume and args.dry_run:
+        raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
+    if args.resume and args.output_dir is None:
+        raise ConfigError("--resume: which run? name its folder with --output-dir")
     config = prepare(load_experiment(_config_to_train(args), overrides))
     run_dir = None if args.dry_run else _run_dir(args, config)
 
-    from impresa.training.notices import show_notices
+    from impresa.training.processes import end_process, is_main_process, show_notices
 
     show_notices()
     for line in notices(config):
         logging.getLogger("impresa").info(line)
     if run_dir is None:
-        from impresa.training.dry_run import dry_run
+        from impresa.training.run import dry_run
 
         print(dry_run(config))
         return 0
-    from impresa.training.processes import end_process, is_main_process
     from impresa.training.run import train
 
     train(config, run_dir, command=_command(), resume=args.resume)
     if is_main_process():
         _print_results(run_dir)
     return end_process()
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    if args.resume and args.dry_run:
-        raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
-    if args.resume and args.output_dir is None:
-        raise ConfigError("--resume: which run? name its folder with --output-dir")
 
 
 def _config_to_train(args: argparse.Namespace) -> str | None:
@@ -67,13 +66,11 @@ def _config_to_train(args: argparse.Namespace) -> str | None:
     return name
 
 
-def _run_dir(args: argparse.Namespace, config: object) -> Path:
+def _run_dir(args: argparse.Namespace, config: ExperimentConfig) -> Path:
     """The run directory, free to be used; every process of a training run gets the same."""
-    from impresa.config.experiment import ExperimentConfig
     from impresa.run_dir.claim import claim
     from impresa.training.processes import check_shared_folder, is_main_process
 
-    assert isinstance(config, ExperimentConfig)
     check_shared_folder(named=args.output_dir is not None)
     run_dir: Path = args.output_dir or _new_run_dir(config_name(args) or "default")
     if is_main_process():

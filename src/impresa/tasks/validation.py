@@ -1,4 +1,4 @@
-"""What training hears of a task while it runs: watches of single steps, and the means of a validation."""
+"""Watches of training steps, and the metrics of a validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """The processes that train together; `impresa.training.distributed.Group` is them."""
+    """The interface of `impresa.training.distributed.Group` that tasks need."""
 
     @property
     def world_size(self) -> int:
@@ -31,15 +31,15 @@ class Processes(Protocol):
 class StepWatch(Protocol):
     """Looks at each step of a training run."""
 
-    def look(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
-        """See what optimizer step number `step` gave for its batches."""
+    def after_step(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
+        """Look at the logs of optimizer step number `step` and at its batches."""
 
 
 class Validation(Protocol):
     """Collects one validation."""
 
     def add(self, batch: Any, output: Any) -> None:
-        """Take up what the model gave for a batch."""
+        """Add the model's output for a batch."""
 
     def metrics(self) -> dict[str, float]:
         """Metrics over the whole validation and all processes, by names that begin with `val_`."""
@@ -48,18 +48,18 @@ class Validation(Protocol):
 class NoWatch:
     """Looks at nothing."""
 
-    def look(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
+    def after_step(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
         return
 
 
 class Means:
-    """Means over batches of unequal weight, on all processes; sums stay tensors, so that no batch waits for another."""
+    """Means over batches of unequal weight and over processes; sums stay tensors, so that no batch waits for a GPU."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Take up the values of a batch; each is kept in float32 at least."""
+        """Add the values of a batch; sums are kept in float32 at least."""
         for name, value in values.items():
             total, so_far = self._sums.get(name, (torch.zeros((), device=value.device), 0))
             precise = value if value.dtype == torch.float64 else value.float()
@@ -76,11 +76,11 @@ class Means:
 
 
 def sizes_of(batches: Sequence[Any]) -> Tensor:
-    """(number of batches,) float64: what each counts in a mean over batches."""
+    """(number of batches,) float64: the weight of each in a mean over batches."""
     return torch.tensor([batch.weight for batch in batches], dtype=torch.float64)
 
 
 def validated(output: ModelOutput) -> dict[str, Tensor]:
-    """What a validation measures of a batch; the state of the logits is no measurement."""
+    """The validation metrics of a batch; scale and bias of the logits are none."""
     values = {f"val_{name}": value for name, value in output.logs.items() if not name.startswith("logit_")}
     return {**values, "val_loss": output.loss.detach()}

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps, and how one is found and read again."""
+"""The checkpoints that a run keeps, and reading one again."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from impresa.training.plan import Plan
 
 SUFFIX = ".ckpt"
 FORMAT = 1
-"""Version of what a checkpoint holds."""
+"""Version of the content of a checkpoint."""
 
 
 class Checkpoints:
     """Keeps the best checkpoints and the last one.
 
-    The best are chosen right after a validation, by the metric it has just measured. The last is written after every
-    step that the plan saves after, and when the run is interrupted. Each file is written under another name and
-    renamed, by the first process, while the others wait.
+    The best are chosen right after a validation, by its metric. The last is written at the plan's intervals, and when
+    the run is interrupted. The first process writes each file under another name and renames it; the others wait.
 
     Args:
-        config: what to keep.
+        config: which checkpoints to keep.
         run_dir: the run; `config.dirpath` is relative to it.
         plan: length and intervals of the run.
         group: the processes.
-        content: what a checkpoint holds beside format, epoch and scores.
+        content: gives the content of a checkpoint, beside format, epoch and scores.
     """
 
     def __init__(
@@ -59,14 +58,7 @@ class Checkpoints:
         return self.directory / ranked[0] if ranked else None
 
     def check_names(self, metrics: Mapping[str, float]) -> None:
-        """Refuse a metric or a file name that cannot work, before the first step.
-
-        Args:
-            metrics: what a validation measures.
-
-        Raises:
-            ConfigError: the metric to be watched is not among them, or the file name's pattern is broken.
-        """
+        """Refuse a monitored metric that a validation does not measure, and a broken pattern of file names."""
         if self.config.save_top_k != 0 and self.config.monitor not in metrics:
             fault = f"no metric is called {self.config.monitor!r}"
             raise ConfigError(f"trainer.checkpoint.monitor: {fault}; there are {', '.join(sorted(metrics))}")
@@ -74,12 +66,7 @@ class Checkpoints:
         self._metrics = dict.fromkeys(metrics, math.nan)  # until they are measured
 
     def after_step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Save what is due after a step.
-
-        Args:
-            step: number of the step.
-            metrics: of the validation that followed it, if one did.
-        """
+        """Save what is due after step number `step`, with the metrics of its validation if there was one."""
         self._step, kept = step, None
         if metrics is not None:
             self._metrics = dict(metrics)
@@ -90,7 +77,7 @@ class Checkpoints:
             self.save_last(kept)
 
     def save_last(self, same: Path | None = None) -> None:
-        """Write the last checkpoint; `same` is a file that holds the present state already."""
+        """Write the last checkpoint; `same` is a file that holds the current state already."""
         path = self.directory / LAST
         if same is None:
             self._save(path)
@@ -98,11 +85,11 @@ class Checkpoints:
             _copy(same, path)
 
     def resume(self, scores: Mapping[str, float]) -> None:
-        """Remember the best of an earlier part of the run that are still there."""
+        """Take over those scores of an earlier part of the run whose files still exist."""
         self.scores = {name: value for name, value in scores.items() if (self.directory / name).exists()}
 
     def _keep_if_good(self, metrics: Mapping[str, float]) -> Path | None:
-        """Save the present state if it is among the best; returns the file."""
+        """Save the current state if it is among the best; returns the file."""
         limit = self.config.save_top_k
         if limit == 0:
             return None
@@ -110,8 +97,10 @@ class Checkpoints:
         if math.isnan(value):
             value = math.inf if self.config.mode == "min" else -math.inf
         ranked = self._ranked()
-        if limit > 0 and len(ranked) >= limit and not self._is_better(value, self.scores[ranked[limit - 1]]):
-            return None
+        if 0 < limit <= len(ranked):
+            worst = self.scores[ranked[limit - 1]]
+            if value >= worst if self.config.mode == "min" else value <= worst:
+                return None
         kept = self._save_named(value)
         for name in self._ranked()[limit:] if limit > 0 else ():
             del self.scores[name]
@@ -124,11 +113,10 @@ class Checkpoints:
         name, version = stem + SUFFIX, 1
         while name in self.scores:
             name, version = f"{stem}-v{version}{SUFFIX}", version + 1
-        self.scores[name] = value  # before saving, so that the checkpoint knows of itself
-        self._save(self.directory / name)
-        return self.directory / name
+        self.scores[name] = value  # before saving, so that the checkpoint has its own score
+        return self._save(self.directory / name)
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path) -> Path:
         if self._group.is_main:
             epoch = self._plan.epoch_of(self._step)
             content = {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
@@ -136,18 +124,16 @@ class Checkpoints:
             with replacing(path) as temporary:
                 torch.save(content, temporary)
         self._group.barrier()
+        return path
 
     def _ranked(self) -> list[str]:
-        """Names of the checkpoints that have a metric, the best first."""
+        """File names of the checkpoints that have a metric, the best first."""
         scored = [name for name, value in self.scores.items() if not math.isnan(value)]
         return sorted(scored, key=lambda name: self.scores[name], reverse=self.config.mode == "max")
 
-    def _is_better(self, a: float, b: float) -> bool:
-        return a < b if self.config.mode == "min" else a > b
-
 
 def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float]) -> str:
-    """The file name, without suffix, that a pattern like `{epoch:03d}-{step:07d}-{val_loss:.3f}` stands for.
+    """The file name, without suffix, of a pattern like `{epoch:03d}-{step:07d}-{val_loss:.3f}`.
 
     Raises:
         ConfigError: the pattern is broken, has an unknown name, or leads to another folder.
@@ -170,28 +156,26 @@ def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint: tensors and plain values only, nothing in it is executed. Tensors stay in the file
-    until they are used.
+    """The content of a checkpoint: tensors, which stay in the file until they are used, and plain values. No code in
+    it is executed.
 
     Raises:
         CheckpointError: the file is broken, holds anything else, or was written by another version.
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch makes of a broken file
+    except Exception as error:  # torch has several for a broken file
         reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: is no usable checkpoint ({reason}); remove it to resume from another"
-        ) from error
+        fault = f"is no usable checkpoint ({reason}); remove it to resume from another"
+        raise CheckpointError(f"{path}: {fault}") from error
     if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: was written by another version of impresa; finish the run with that version, or start anew"
-        )
+        fault = "was written by another version of impresa; finish the run with that version, or start anew"
+        raise CheckpointError(f"{path}: {fault}")
     return content
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Give `source` a second name at once; the same bytes on disk where the file system allows it."""
+    """Give `source` a second name, by a hard link where the file system has them."""
     with replacing(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import TrainerConfig
 from impresa.errors import ConfigError
-from impresa.training.processes import Place, set_rendezvous, this_process
+from impresa.training.processes import Process, set_rendezvous, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +32,18 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """True in the process that writes."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, whose backward pass averages gradients over the processes; it starts as that of the first one."""
+        """The model with the weights of the first process, and gradients that are averaged over the processes."""
         if self.world_size == 1:
             return model
         index = self.device.index
         return nn.parallel.DistributedDataParallel(model, device_ids=None if index is None else [index])
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the processes, in a new tensor where `value` is."""
+        """The sum over the processes, in a new tensor on the device of `value`."""
         if self.world_size == 1:
             return value
         total = value.to(self.device, copy=True)
@@ -62,9 +62,9 @@ class Group:
         distributed.all_gather_object(everyone, list(items))
         return [item for own in everyone for item in own]
 
-    def any(self, asked: bool) -> bool:
-        """Whether any of the processes says so."""
-        return asked if self.world_size == 1 else bool(self.sum(torch.tensor(int(asked))) > 0)
+    def any(self, value: bool) -> bool:
+        """True in all processes if it is true in one."""
+        return value if self.world_size == 1 else bool(self.sum(torch.tensor(int(value))) > 0)
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
@@ -72,69 +72,50 @@ class Group:
             distributed.barrier()
 
 
-def gradients_stay_here(model: nn.Module, more_to_come: bool) -> AbstractContextManager[None]:
-    """Processes exchange gradients once for each step: with its last batch."""
-    if more_to_come and isinstance(model, nn.parallel.DistributedDataParallel):
+def no_sync(model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+    """A backward pass that leaves the gradients where they are: processes exchange them with a step's last batch."""
+    if enabled and isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return nullcontext()
 
 
 def join_group(settings: TrainerConfig) -> Group:
-    """The group that this process belongs to: one that exists already, or else the one that its launcher has started.
-
-    Raises:
-        ConfigError: the hardware that the config asks for is not there, or is not what the launcher has started.
-    """
-    kind, place = device_type(settings), this_process()
+    """The group of this process: one that exists already, or else that of the processes started with it."""
+    kind, process = device_type(settings), this_process()
     if distributed.is_available() and distributed.is_initialized():
-        return Group(_device(kind, place), distributed.get_rank(), distributed.get_world_size())
-    if place.world_size == 1:
-        return Group(_device(kind, place))
-    _check_launch(settings, place)
-    device = _device(kind, place)
-    set_rendezvous(place)
+        return Group(_device(kind, process), distributed.get_rank(), distributed.get_world_size())
+    if process.world_size == 1:
+        return Group(_device(kind, process))
+    _check_launch(settings, process)
+    device = _device(kind, process)
+    set_rendezvous(process)
     backend = "nccl" if kind == "cuda" else "gloo"
     distributed.init_process_group(backend, device_id=device if kind == "cuda" else None)
-    logger.info(f"{place.world_size} processes train together, on {kind} by {backend}")
-    return Group(device, place.rank, place.world_size)
+    logger.info(f"{process.world_size} processes train together, on {kind} by {backend}")
+    return Group(device, process.rank, process.world_size)
 
 
 def device_type(settings: TrainerConfig) -> str:
-    """`cuda`, `mps` or `cpu`: what `trainer.accelerator` stands for on this machine.
-
-    Raises:
-        ConfigError: there is no such hardware, or less of it than `trainer.devices` asks for.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if settings.accelerator == "cpu":
+    """`cuda`, `mps` or `cpu`, as `trainer.accelerator` means on this machine."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
+    if settings.accelerator == "cpu" or (settings.accelerator == "auto" and num_gpus == 0):
         return "cpu"
-    if gpus:
-        if settings.devices != "auto" and settings.devices > gpus:
-            raise _not_here(settings, f"there are {gpus} GPUs")
-        return "cuda"
-    if torch.backends.mps.is_available():
-        if settings.devices not in ("auto", 1):
-            raise _not_here(settings, "there is one GPU")
-        return "mps"
-    if settings.accelerator == "gpu":
-        raise _not_here(settings, "torch finds no GPU")
-    return "cpu"
+    if num_gpus and (settings.devices == "auto" or settings.devices <= num_gpus):
+        return "cuda" if torch.cuda.is_available() else "mps"
+    reason = f"there are {num_gpus} GPUs" if num_gpus > 1 else "there is one GPU" if num_gpus else "torch finds no GPU"
+    asked = f"accelerator {settings.accelerator}, devices {settings.devices}"
+    raise ConfigError(f"trainer.accelerator: {asked} cannot be had here ({reason}); try cpu or auto")
 
 
 def processes_to_start(settings: TrainerConfig) -> int:
-    """Processes that are to be started on this machine; 1 in a process that was started with others.
-
-    Raises:
-        ConfigError: the hardware is not there, or several machines are asked for, which need a launcher on each.
-    """
+    """Number of processes to start on this machine; 1 in a process that was started with others."""
     kind = device_type(settings)
     if this_process().world_size > 1 or (distributed.is_available() and distributed.is_initialized()):
         return 1
     if settings.num_nodes > 1:
-        raise ConfigError(
-            f"trainer.num_nodes: {settings.num_nodes} machines need a launcher on each; start the command there by "
-            f"`torchrun --nnodes {settings.num_nodes} ... -m impresa train`, or by SLURM's srun"
-        )
+        fix = f"`torchrun --nnodes {settings.num_nodes} ... -m impresa train`, or by SLURM's srun"
+        fault = f"{settings.num_nodes} machines need a launcher on each"
+        raise ConfigError(f"trainer.num_nodes: {fault}; start the command there by {fix}")
     if settings.devices != "auto":
         return settings.devices
     return torch.cuda.device_count() if kind == "cuda" else 1
@@ -146,7 +127,7 @@ def use_deterministic_algorithms(wanted: bool) -> None:
         torch.use_deterministic_algorithms(wanted)
     if wanted:
         torch.backends.cudnn.benchmark = False
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS wants for it
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # required by cuBLAS
 
 
 def leave_cores_to_workers(num_workers: int) -> None:
@@ -159,29 +140,20 @@ def leave_cores_to_workers(num_workers: int) -> None:
         torch.set_num_threads(min(free, torch.get_num_threads()))
 
 
-def _device(kind: str, place: Place) -> torch.device:
+def _device(kind: str, process: Process) -> torch.device:
     if kind != "cuda":
         return torch.device(kind)
-    device = torch.device("cuda", place.local_rank)
+    device = torch.device("cuda", process.local_rank)
     torch.cuda.set_device(device)
     return device
 
 
-def _check_launch(settings: TrainerConfig, place: Place) -> None:
+def _check_launch(settings: TrainerConfig, process: Process) -> None:
     """Refuse a config that asks for another number of processes than were started; `auto` takes what there is."""
-    nodes = place.world_size // place.local_world_size
-    if settings.devices not in ("auto", place.local_world_size):
-        raise ConfigError(
-            f"trainer.devices: the config asks for {settings.devices} on each machine, and {place.local_world_size} "
-            f"processes were started there; set trainer.devices=auto to take what was started"
-        )
+    nodes, started = process.world_size // process.local_world_size, process.local_world_size
+    if settings.devices not in ("auto", started):
+        fault = f"the config asks for {settings.devices} on each machine, and {started} processes were started there"
+        raise ConfigError(f"trainer.devices: {fault}; set trainer.devices=auto to take what was started")
     if settings.num_nodes not in (1, nodes):
-        raise ConfigError(
-            f"trainer.num_nodes: the config asks for {settings.num_nodes} machines, and processes were started on "
-            f"{nodes}; leave it out to take what was started"
-        )
-
-
-def _not_here(settings: TrainerConfig, reason: str) -> ConfigError:
-    asked = f"accelerator {settings.accelerator}, devices {settings.devices}"
-    return ConfigError(f"trainer.accelerator: {asked} cannot be had here ({reason}); try cpu or auto")
+        fault = f"the config asks for {settings.num_nodes} machines, and processes were started on {nodes}"
+        raise ConfigError(f"trainer.num_nodes: {fault}; leave it out to take what was started")

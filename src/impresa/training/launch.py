@@ -1,4 +1,4 @@
-"""Several processes on this machine that train together, started and watched by torch's own launcher."""
+"""Start several processes on this machine that train together, with torch's own launcher."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import os
 import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, start_processes
@@ -23,9 +21,9 @@ from impresa.config import ExperimentConfig, to_yaml
 from impresa.errors import ImpresaError, TrainingError
 from impresa.files import write_atomic
 from impresa.run_dir.environment import is_finished
-from impresa.training.processes import LAUNCHED
+from impresa.training.processes import LAUNCHED, can_handle_signals
 
-SECONDS_BETWEEN_LOOKS = 0.1
+POLL_INTERVAL_S = 0.1
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that torch's launcher takes over."""
 
@@ -33,25 +31,13 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def launch(
     config: ExperimentConfig, run_dir: Path, num_processes: int, *, command: Sequence[str], resume: bool
 ) -> None:
-    """Train in so many processes and wait for them. When one dies, the others are ended.
-
-    Args:
-        config: the experiment.
-        run_dir: the run directory.
-        num_processes: one for each device.
-        command: the command line, for the record.
-        resume: continue the run, if there is one.
-
-    Raises:
-        ImpresaError: what a process has raised, or that one died.
-        KeyboardInterrupt: the user stopped the run; it can be resumed.
-    """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says, `_cause` says shorter
+    """Train as `impresa.training.run.train` does, in so many processes. When one dies, the others are ended."""
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_cause` says it in one line
     with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
         settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
         words = (*("-m", "impresa.training.worker", settings, run_dir, "resume" if resume else "new"), *command)
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at any port that is free
-        with _own_handlers_put_back():
+        with _signal_handlers_restored():
             processes = start_processes(
                 name="impresa",
                 entrypoint=sys.executable,
@@ -60,8 +46,8 @@ def launch(
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
             )
             try:
-                _pass_on_stops(processes)
-                result = processes.wait(period=SECONDS_BETWEEN_LOOKS)
+                _forward_stops(processes)
+                result = processes.wait(period=POLL_INTERVAL_S)
             except SignalException:  # the terminal was closed
                 raise KeyboardInterrupt from None
             finally:
@@ -74,61 +60,60 @@ def launch(
 
 
 def _environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
-    """What tells a process its place, in torchrun's own variables; it shares the cores with the others."""
+    """torchrun's variables for a process, which shares the cores with the others."""
     threads = max((os.cpu_count() or 1) // num_processes, 1)
     return {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        **{"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"},
-        **{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), LAUNCHED: "1"},
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        LAUNCHED: "1",
     }
 
 
 @contextmanager
-def _own_handlers_put_back() -> Iterator[None]:
+def _signal_handlers_restored() -> Iterator[None]:
     """torch's launcher leaves its signal handlers behind."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield
     finally:
-        if _is_main_thread():
+        if can_handle_signals():
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _pass_on_stops(processes: PContext) -> None:
-    """Ctrl-C is for the processes: they end their step and save. torch starts them in sessions of their own."""
+def _forward_stops(processes: PContext) -> None:
+    """Send Ctrl-C to the processes, which torch starts in sessions of their own: they end their step and save."""
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         for pid in processes.pids().values():
             with suppress(ProcessLookupError):  # it has ended already
                 os.kill(pid, signal.SIGINT)
 
-    if _is_main_thread():
+    if can_handle_signals():
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, pass_on)
-
-
-def _is_main_thread() -> bool:
-    """Whether Python allows signal handlers here."""
-    return threading.current_thread() is threading.main_thread()
+            signal.signal(number, forward)
 
 
 def _cause(failures: Sequence[ProcessFailure], run_dir: Path) -> ImpresaError:
     """The failure that the others followed from, in one line: when a process dies, the others lose their connection."""
     how_on = f"`impresa train --output-dir {run_dir} --resume` continues from the last checkpoint"
+    reported = [failure for failure in failures if "lines" in failure.error_file_data]
+    # Errors of the user first, then the earliest.
+    reported.sort(key=lambda failure: (failure.error_file_data["kind"] is None, failure.error_file_data["time"]))
+    report = reported[0].error_file_data if reported else {}
+    if report.get("kind"):
+        kind: type[ImpresaError] = getattr(errors, report["kind"])
+        return kind(*report["lines"])
     killed = [failure for failure in failures if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
-    reports: list[tuple[ProcessFailure, Mapping[str, Any]]] = [
-        (failure, failure.error_file_data) for failure in failures if "lines" in failure.error_file_data
-    ]
-    reports.sort(key=lambda told: (told[1]["kind"] is None, told[1]["time"]))
-    if reports and reports[0][1]["kind"] is not None:
-        kind: type[ImpresaError] = getattr(errors, reports[0][1]["kind"])
-        return kind(*reports[0][1]["lines"])
-    if killed or not reports:
-        failure = (killed or failures)[0]
-        signalled = failure.exitcode < 0
-        end = f"was killed by {failure.signal_name()}" if signalled else f"ended with exit code {failure.exitcode}"
-        return TrainingError(f"process {failure.local_rank} {end}; {how_on}")
-    failure, report = reports[0]
-    return TrainingError(f"process {failure.local_rank}: {report['lines'][0]}; {how_on}")
+    if reported and not killed:
+        return TrainingError(f"process {reported[0].local_rank}: {report['lines'][0]}; {how_on}")
+    failure = (killed or failures)[0]
+    signalled = failure.exitcode < 0
+    end = f"was killed by {failure.signal_name()}" if signalled else f"ended with exit code {failure.exitcode}"
+    return TrainingError(f"process {failure.local_rank} {end}; {how_on}")

@@ -17,23 +17,22 @@ from impresa.errors import TrainingError
 from impresa.tasks.base import Task
 from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
-from impresa.training.distributed import Group, gradients_stay_here
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
+from impresa.training.distributed import Group, no_sync
+from impresa.training.logs import ProgressReport, Recorder
 from impresa.training.plan import Plan
-from impresa.training.progress import ProgressReport
-from impresa.training.recorder import Recorder
+from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.schedule import Schedule
 from impresa.training.state import TrainState
 
 B = TypeVar("B")
 
 TRIAL_BATCHES = 2
-"""Batches that are validated before the first step: which metrics are there, and can the data be read?"""
+"""Batches that are validated before the first step, to know the metrics and that the data can be read."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training run consists of."""
+    """The parts of a training run."""
 
     config: ExperimentConfig
     task: Task
@@ -54,23 +53,15 @@ def run_steps(
     checkpoints: Checkpoints,
     stop: GracefulStop,
 ) -> None:
-    """Train from the step at hand to the end of the plan.
-
-    Args:
-        training: what is trained, and how.
-        recorder: writes metrics down.
-        progress: shows them.
-        watch: looks for training runs that do not learn.
-        checkpoints: keeps the best states and the last.
-        stop: knows whether the user wants the run to end.
+    """Train from the current step to the end of the plan.
 
     Raises:
-        TrainingInterrupted: the user wanted it to end; the state is saved.
-        TrainingError: it diverged.
+        TrainingInterrupted: the user stopped the run; the state is saved.
+        TrainingError: the training diverged.
     """
     plan, group, state = training.plan, training.group, training.state
     checkpoints.check_names(validate(training, TRIAL_BATCHES))
-    recorder.speed.resume()
+    recorder.speed.restart()
     progress.start(state.step)
     steps = steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches)
     for batches in islice(steps, plan.total_steps - state.step):
@@ -78,7 +69,7 @@ def run_steps(
         step, num_samples = state.step, sum(map(len, batches)) * group.world_size
         recorder.train(step, num_samples, logs)
         progress.train(step, num_samples, logs)
-        watch.look(step, batches, logs)
+        watch.after_step(step, batches, logs)
         metrics = None
         if plan.evaluates_after(step):
             with recorder.speed.paused(), progress.speed.paused():
@@ -92,13 +83,9 @@ def run_steps(
 
 
 def steps_of(loader: Iterable[B], accumulate: int) -> Iterator[list[B]]:
-    """The batches of one optimizer step after the other, without end.
+    """The batches of each optimizer step, without end: `accumulate` of them, or what is left of an epoch of the data.
 
-    Batches are never added up over the border of two epochs of the data: the last step of an epoch has what is left.
-
-    Args:
-        loader: iterating it gives what is left of an epoch of the data; iterating it again gives the next epoch.
-        accumulate: batches of one step.
+    Each iteration over `loader` gives one epoch, the first what is left of the epoch that was begun.
     """
     while True:
         batches = iter(loader)
@@ -110,30 +97,31 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     """One optimizer step over `batches`.
 
     Returns:
-        Scalars, which may still be under way on a GPU: `loss` (mean over the samples, or over the tokens of their
-        answers), what model and task log of the last batch, `lr` and `gradient_norm`.
+        Scalars, which a GPU may still be computing: `loss` (mean over the samples, or over the tokens of their
+        answers), the logs of model and task for the last batch, `lr` and `gradient_norm`.
     """
     config, group, state = training.config, training.group, training.state
     seed_step(config.seed, state.step, group.rank)
     loss = torch.zeros((), device=group.device)
     weights = training.task.loss_weights(batches, group)
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True), start=1):
-        with gradients_stay_here(state.wrapped, number < len(batches)):
-            with state.precision.autocast():
-                output = state.wrapped(_placed(training, batch))
-            _backward(state, output.loss * weight)
+        with no_sync(state.wrapped, number < len(batches)):
+            output = state.precision.forward(state.wrapped, batch)
+            state.precision.scaler.scale(output.loss * weight).backward()
         loss += output.loss.detach() * weight
     loss = group.mean(loss)
     lr = _set_learning_rates(training)
     norm = _clip_gradients(training)
     _refuse_divergence(training, batches, loss, norm)
-    _optimize(state)
+    state.precision.scaler.step(state.optimizer)  # skips the step, and lowers its scale, where float16 overflowed
+    state.precision.scaler.update()
+    state.optimizer.zero_grad()
     state.step += 1
     state.model.commit(state.step)  # type: ignore[operator]
     if state.average is not None:
         state.average.update(state.step)
-    logs = {name: value for name, value in output.logs.items() if name != "loss"} | training.task.train_logs(output)
-    return {"loss": loss, **logs, "lr": torch.tensor(lr), "gradient_norm": norm}
+    logs = {**output.logs, **training.task.train_logs(output)}
+    return {**logs, "loss": loss, "lr": torch.tensor(lr), "gradient_norm": norm}
 
 
 def validate(training: Training, num_batches: int | None = None) -> dict[str, float]:
@@ -141,9 +129,7 @@ def validate(training: Training, num_batches: int | None = None) -> dict[str, fl
     state, validation = training.state, training.task.validation(training.group)
     with state.evaluating():
         for batch in islice(training.val_loader, num_batches):
-            with state.precision.autocast():
-                output = state.model(_placed(training, batch))
-            validation.add(batch, output)
+            validation.add(batch, state.precision.forward(state.model, batch))
     return validation.metrics()
 
 
@@ -151,16 +137,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one optimizer step, so that dropout depends on nothing but (seed, step, rank)."""
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little"))
-
-
-def _placed(training: Training, batch: Any) -> Any:
-    """The batch on the device, in the numbers of the computation."""
-    return training.state.precision.prepare_batch(batch.to(training.group.device, non_blocking=True))
-
-
-def _backward(state: TrainState, loss: Tensor) -> None:
-    scaler = state.precision.scaler
-    (loss if scaler is None else scaler.scale(loss)).backward()
 
 
 def _set_learning_rates(training: Training) -> float:
@@ -173,27 +149,16 @@ def _set_learning_rates(training: Training) -> float:
 
 def _clip_gradients(training: Training) -> Tensor:
     """Clip the gradients, which are complete and averaged over processes; returns their norm before."""
-    optimizer, scaler = training.state.optimizer, training.state.precision.scaler
-    if scaler is not None:
-        scaler.unscale_(optimizer)
+    optimizer = training.state.optimizer
+    training.state.precision.scaler.unscale_(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return nn.utils.clip_grad_norm_(parameters, training.config.optimization.clip_grad or float("inf"))
 
 
-def _optimize(state: TrainState) -> None:
-    """Move the weights; a loss scale that was too high skips the step and is lowered."""
-    if state.precision.scaler is None:
-        state.optimizer.step()
-    else:
-        state.precision.scaler.step(state.optimizer)
-        state.precision.scaler.update()
-    state.optimizer.zero_grad()
-
-
 def _refuse_divergence(training: Training, batches: Sequence[Any], loss: Tensor, norm: Tensor) -> None:
-    """Stop before weights become NaN. It is the one place where a step waits for the GPU."""
+    """Stop before weights become NaN. Nothing else in a step waits for the GPU."""
     loss_is_finite, norm_is_finite = torch.stack((loss, norm.to(loss))).isfinite().tolist()
-    if loss_is_finite and (norm_is_finite or training.state.precision.scaler is not None):
+    if loss_is_finite and (norm_is_finite or training.state.precision.scaler.is_enabled()):
         return  # the loss is a mean over processes: all of them stop or none
     step, optimization = training.state.step + 1, training.config.optimization
     for batch in () if loss_is_finite else batches:

@@ -2,24 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.bad_samples import BadSampleList
+from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
 from impresa.data.preprocessing import Preprocessing
-from impresa.data.sources import open_source, reading_of
+from impresa.data.sampler import BatchSampler
+from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
-from impresa.training.data import TrainingData
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingData:
+    """Training and validation batches of an experiment, shared out over processes.
+
+    Args:
+        config: the experiment; its `dataset` and `seed` are read. With a `decoder` the samples are questions and
+            answers, and the batches are of `DialogueBatch`.
+        preprocessing: for texts, images and sounds.
+        bad_samples: file that lists unusable samples; None keeps the list in memory.
+        sources: training and validation data, if they are open already.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        preprocessing: Preprocessing,
+        bad_samples: Path | None = None,
+        sources: tuple[Source, Source] | None = None,
+    ) -> None:
+        self._config = config.dataset
+        self._seed = config.seed
+        self._collate: Collate[Any] = task_of(config).collator(preprocessing)
+        self._image_size_px = preprocessing.image.size
+        self._bad_samples = bad_samples
+        self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
+        if self._config.num_workers == 0 and self._config.persistent_workers:
+            logger.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
+
+    def train_loader(
+        self, rank: int = 0, world_size: int = 1, position: Mapping[str, Any] | None = None
+    ) -> BatchLoader[Any]:
+        """Shuffled batches of augmented samples for one of the processes that share the data.
+
+        They continue where a loader's `position` was taken; a `DataError` if that is in the middle of an epoch over
+        other data.
+        """
+        config = self._config
+        draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
+        sampler = self._sampler(self.train_source, config.batch_size, rank, world_size, shuffle=True)
+        if position is not None:
+            sampler.load_state_dict(position)
+        return self._loader("train", self.train_source, sampler, TrainingView(self._seed, *draws))
+
+    def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader[Any]:
+        """Batches of samples as they are, with all their questions, in file order; see `train_loader`."""
+        batch_size = self._config.eval_batch_size or self._config.batch_size
+        sampler = self._sampler(self.val_source, batch_size, rank, world_size, shuffle=False)
+        return self._loader("val", self.val_source, sampler)
+
+    def _sampler(self, source: Source, batch_size: int, rank: int, world_size: int, *, shuffle: bool) -> BatchSampler:
+        return BatchSampler(
+            num_samples=len(source),
+            batch_size=batch_size,
+            seed=self._seed,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            blocks=source.blocks(),
+        )
+
+    def _loader(
+        self, split: str, source: Source, sampler: BatchSampler, view: TrainingView | None = None
+    ) -> BatchLoader[Any]:
+        bad_samples = BadSampleList(self._bad_samples, split, len(source), self._config.max_bad_fraction)
+        return BatchLoader(BatchDataset(source, self._collate, view), sampler, bad_samples, self._config)
 
 
 @dataclass
 class Parts:
-    """The model that is trained, and everything that feeds it."""
+    """The model that is trained, and all that feeds it."""
 
     task: Task
     preprocessing: Preprocessing
@@ -31,10 +106,6 @@ class Parts:
         """Parameters of the model, frozen ones included."""
         return sum(number for _, number in self.parameters())
 
-    def drop_model(self) -> None:
-        """Give the memory of the model back, once it is saved."""
-        del self.model
-
     def parameters(self) -> Iterator[tuple[str, int]]:
         """Name and number of parameters of each part of the model."""
         for name, part in self.model.named_children():
@@ -44,15 +115,11 @@ class Parts:
 def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False) -> Parts:
     """Open the data, prepare the tokenizer (or take that of a resumed run), draw or load the weights.
 
-    Args:
-        config: the experiment.
-        run_dir: the run; None writes nothing.
-        resumed: the run has its preprocessing already.
+    Without `run_dir` nothing is written.
     """
-    task = task_of(config)
-    train_source = open_source(config.dataset, "train", reading_of(config))
-    preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(train_source)
+    task, sources = task_of(config), open_train_and_val(config.dataset, reading_of(config))
+    preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(sources[0])
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
-    data = TrainingData(config, preprocessing, bad_samples, train_source=train_source)
+    data = TrainingData(config, preprocessing, bad_samples, sources)
     torch.manual_seed(config.seed)
     return Parts(task, preprocessing, data, task.build(preprocessing))

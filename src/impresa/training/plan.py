@@ -1,4 +1,4 @@
-"""When what happens in a run, counted in optimizer steps.
+"""Length of a run, and its intervals of logging, validation and saving, counted in optimizer steps.
 
 A step is named by the number of steps done once it is over: the first is step 1, the last `total_steps`.
 """
@@ -12,7 +12,7 @@ from impresa.config.experiment import LoggingConfig, TrainerConfig
 
 @dataclass(frozen=True)
 class Plan:
-    """Length of a run and the steps after which it logs, evaluates and saves."""
+    """Length and intervals of a run."""
 
     steps_per_epoch: int
     """Optimizer steps of one pass over the training data; the last one may have fewer batches than the others."""
@@ -26,20 +26,18 @@ class Plan:
         return max(step - 1, 0) // self.steps_per_epoch
 
     def logs_after(self, step: int) -> bool:
-        """Whether training metrics are written: at the first step, at every interval and at the end."""
+        """True where training metrics are written: at the first step, at every interval and at the end."""
         return step in (1, self.total_steps) or step % self.logging.log_interval == 0
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether a validation follows: at every interval, at the end, and each epoch when that is shorter."""
+        """True where a validation follows: at every interval, at the end, and each epoch when that is shorter."""
         return self._is_due(step, self.logging.eval_interval)
 
     def saves_after(self, step: int) -> bool:
-        """Whether a checkpoint follows: at every interval, at the end, and each epoch when that is shorter."""
+        """True where a checkpoint follows: at every interval, at the end, and each epoch when that is shorter."""
         return self._is_due(step, self.logging.save_interval)
 
     def _is_due(self, step: int, interval: int) -> bool:
-        if step < 1:
-            return False
         ends_epoch = self.steps_per_epoch < interval and step % self.steps_per_epoch == 0
         return ends_epoch or step % interval == 0 or step == self.total_steps
 
@@ -48,6 +46,4 @@ def make_plan(config: TrainerConfig, batches_per_epoch: int) -> Plan:
     """The plan of a run whose training data give each process `batches_per_epoch` batches (at least 1) an epoch."""
     steps_per_epoch = -(-batches_per_epoch // config.accumulate_grad_batches)
     total_steps = config.epochs * steps_per_epoch
-    if config.max_steps is not None:
-        total_steps = min(total_steps, config.max_steps)
-    return Plan(steps_per_epoch, total_steps, config.logging)
+    return Plan(steps_per_epoch, min(total_steps, config.max_steps or total_steps), config.logging)

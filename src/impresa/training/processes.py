@@ -1,23 +1,31 @@
-"""The processes that train together, as their launcher describes them; known before torch is imported."""
+"""This process among those that train together: its rank, notices, stop and end. Needs no torch."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import signal
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Self
 
 from impresa.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 LAUNCHED = "IMPRESA_LAUNCHED"
 """Environment variable of a process that `launch` has started."""
 ALONE_IN_SLURM = ("bash", "interactive")
-"""Job names of shells on a SLURM node: what is started there by hand is one process, whatever SLURM_NTASKS says."""
+"""Job names of shells on a SLURM node: a command typed there is one process, whatever SLURM_NTASKS says."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of one process among those that train together."""
+class Process:
+    """One process among those that train together."""
 
     rank: int = 0
     local_rank: int = 0
@@ -27,49 +35,53 @@ class Place:
     """Number of processes on each machine."""
 
 
-def this_process() -> Place:
-    """The place that torchrun, SLURM or our own launcher gave this process; without any of them it is alone."""
+def this_process() -> Process:
+    """This process, as torchrun, SLURM or our own launcher describes it; without any of them it is alone."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         world = int(env["WORLD_SIZE"])
-        return Place(int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), world, int(env.get("LOCAL_WORLD_SIZE", world)))
+        return Process(
+            int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), world, int(env.get("LOCAL_WORLD_SIZE", world))
+        )
     if "SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in ALONE_IN_SLURM:
         world = int(env.get("SLURM_NTASKS", 1))
         nodes = int(env.get("SLURM_JOB_NUM_NODES", env.get("SLURM_NNODES", 1)))
-        return Place(int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", 0)), world, world // nodes)
-    return Place()
+        return Process(int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", 0)), world, world // nodes)
+    return Process()
 
 
-def set_rendezvous(place: Place) -> None:
-    """Tell torch where the processes of a SLURM job meet, unless the user or torchrun has said so already."""
+def set_rendezvous(process: Process) -> None:
+    """Tell torch where the processes of a SLURM job meet, unless the user or torchrun has set that already."""
     os.environ.setdefault("MASTER_ADDR", _first_host(os.environ.get("SLURM_NODELIST", "127.0.0.1")))
     os.environ.setdefault("MASTER_PORT", str(15_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
-    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), LOCAL_RANK=str(place.local_rank))
+    os.environ.update(RANK=f"{process.rank}", WORLD_SIZE=f"{process.world_size}", LOCAL_RANK=f"{process.local_rank}")
 
 
 def is_main_process() -> bool:
-    """Whether this is the first process of a training run, or its only one."""
+    """True in the first process of a training run, or its only one."""
     return this_process().rank == 0
 
 
 def check_shared_folder(named: bool) -> None:
-    """Processes that were started at once cannot choose a run directory for each other.
-
-    Args:
-        named: the user has named a run directory.
-
-    Raises:
-        ConfigError: there are several processes and no name.
-    """
+    """Raise a `ConfigError` where several processes have no named run directory: each would choose its own."""
     if this_process().world_size > 1 and not named:
         raise ConfigError("--output-dir: several processes were started at once; name one folder for all of them")
+
+
+def show_notices() -> None:
+    """Show what the library logs as plain lines on standard error; once, and in one of several processes."""
+    library = logging.getLogger("impresa")
+    if any(isinstance(handler, _StderrHandler) for handler in library.handlers):
+        return
+    library.addHandler(_StderrHandler())
+    library.setLevel(logging.INFO if is_main_process() else logging.ERROR)
 
 
 def end_process() -> int:
     """The exit code of a training run that went well.
 
-    One process of several leaves at once: everything is written, and taking down the process group at exit crashes
-    now and then, which would make a launcher believe that the run failed.
+    One process of several ends at once: all is written, and destroying the process group at exit crashes now and then,
+    which a launcher would take for a failed run.
     """
     if this_process().world_size > 1:
         leave(0)
@@ -77,13 +89,62 @@ def end_process() -> int:
 
 
 def leave(code: int) -> None:
-    """End this process without taking down what lives in its threads."""
+    """End this process without waiting for its threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class TrainingInterrupted(BaseException):
+    """The user stopped the run; like `KeyboardInterrupt` not an `Exception`, so that nothing swallows it."""
+
+
+class GracefulStop:
+    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
+
+    In a process that our launcher has started, SIGTERM means that another has died: it ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if can_handle_signals():
+            for number in (signal.SIGINT,) if LAUNCHED in os.environ else (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked data worker: Ctrl-C reaches it too, but the main process decides
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.requested:
+            raise TrainingInterrupted
+        self.requested = True
+        logger.warning("stopping after this step, and its validation if one is due; once more to stop at once")
+
+
+def can_handle_signals() -> bool:
+    """True in the main thread: Python allows signal handlers only there."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _first_host(nodes: str) -> str:
     """The first host of SLURM's list of nodes, such as `node[003-007,12],other`."""
     found = re.match(r"([^\[,\s]+)(?:\[(\w+))?", nodes)
     return nodes if found is None else found[1] + (found[2] or "")
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the current standard error, which a progress bar replaces while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError):  # whoever read it may have left
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201

@@ -1,10 +1,9 @@
-"""One training run, from the config to the report."""
+"""One training run, from the config to the report; or its dry run, one step that writes nothing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,18 @@ from impresa.training.distributed import (
     processes_to_start,
     use_deterministic_algorithms,
 )
-from impresa.training.interrupt import GracefulStop, TrainingInterrupted
-from impresa.training.loggers import build_loggers
-from impresa.training.loop import Training, run_steps
+from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
+from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import make_plan
-from impresa.training.progress import ProgressReport
-from impresa.training.recorder import Recorder
+from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Start:
-    """Where a training run begins."""
-
-    checkpoint: Path | None = None
-    """What it goes on from; None for a new run."""
-    state: Mapping[str, Any] = field(default_factory=dict)
-    """The checkpoint's content; empty for a new run."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done so far."""
-        return self.state.get("step", 0)
+Checkpoint = Mapping[str, Any]
+"""The content of the checkpoint that a run continues from; empty for a new run."""
 
 
 def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str], resume: bool = False) -> Path:
@@ -80,14 +65,14 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    start = _start(config, output_dir, resume, group)
+    checkpoint = _checkpoint_to_continue(config, output_dir, resume, group)
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
         return output_dir
-    parts = build_parts(config, output_dir, resumed=start.checkpoint is not None)
+    parts = build_parts(config, output_dir, resumed=bool(checkpoint))
     if group.is_main:
-        _prepare(output_dir, config, parts, command, start)
-    fit(config, parts, output_dir, start, group)
+        _prepare(output_dir, config, parts, command, checkpoint)
+    fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
@@ -95,21 +80,39 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     return output_dir
 
 
-def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start, group: Group) -> None:
-    """Train from `start` to the end of the plan; the model in `parts` has the best weights then."""
+def dry_run(config: ExperimentConfig) -> str:
+    """Build everything, run one optimizer step and one validation batch in this process; nothing is written.
+
+    Returns:
+        A summary for people: parameters of each part, data, steps, device, memory.
+
+    Raises:
+        ImpresaError: as `train` does.
+    """
+    config = prepare(config)
+    world_size = processes_to_start(config.trainer)
+    use_deterministic_algorithms(config.trainer.deterministic)
+    parts = build_parts(config, run_dir=None)
+    training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
+    train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+    return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
+
+
+def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
+    """Train from `checkpoint` to the end of the plan; the model in `parts` has the best weights then."""
     leave_cores_to_workers(config.dataset.num_workers)
-    training = set_up(config, parts, group, start.state.get("data"))
+    training = set_up(config, parts, group, checkpoint.get("data"))
     state, plan = training.state, training.plan
-    recorder = Recorder(plan, build_loggers(config, run_dir, start.step) if group.is_main else [])
+    recorder = Recorder(plan, build_loggers(config, run_dir, checkpoint.get("step", 0)) if group.is_main else [])
 
     def content() -> dict[str, Any]:
-        return {**state.checkpoint(), "data": _place(training), "losses": recorder.losses()}
+        return {**state.checkpoint(), "data": _position(training), "losses": recorder.losses()}
 
     checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, plan, group, content)
-    if start.checkpoint is not None:
-        state.restore(start.state)
-        recorder.resume(start.state["losses"])
-        checkpoints.resume(start.state["scores"])
+    if checkpoint:
+        state.restore(checkpoint)
+        recorder.resume(checkpoint["losses"])
+        checkpoints.resume(checkpoint["scores"])
     progress = ProgressReport(plan.total_steps, shown=group.is_main)
     watch = training.task.watch(training.schedule.warmup_steps, group)
     success = False
@@ -121,7 +124,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, start: Start, gro
                 )
             success = True
         except (TrainingInterrupted, RuntimeError) as reason:
-            # Ctrl-C reaches data workers as well: one that it ends may be missed before the training looks up.
+            # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.
             if not (stop.requested or isinstance(reason, TrainingInterrupted)):
                 raise
             logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
@@ -139,20 +142,15 @@ def set_up(
     config: ExperimentConfig,
     parts: Parts,
     group: Group,
-    place: Mapping[str, Any] | None = None,
+    position: Mapping[str, Any] | None = None,
     num_shares: int | None = None,
 ) -> Training:
-    """Data, plan, schedule and a fresh state.
+    """Loaders, plan, schedule and a fresh state.
 
-    Args:
-        config: the experiment.
-        parts: what is trained, and on what.
-        group: the processes.
-        place: where the training data continue; None for their start.
-        num_shares: processes that share the data, if they are not those of the group.
+    The training data continue at `position`; `num_shares` processes share them, those of the group if it is None.
     """
     shares = num_shares or group.world_size
-    train_loader = parts.data.train_loader(group.rank, shares, place)
+    train_loader = parts.data.train_loader(group.rank, shares, position)
     plan = make_plan(config.trainer, len(train_loader))
     return Training(
         config=config,
@@ -166,28 +164,45 @@ def set_up(
     )
 
 
-def _place(training: Training) -> dict[str, Any]:
-    """The place in the data after the step at hand. It comes from the step: the loader may be ahead of it."""
+def _position(training: Training) -> dict[str, Any]:
+    """The position in the data after the current step. It follows from the step: the loader may be ahead of it."""
     epoch, steps = divmod(training.state.step, training.plan.steps_per_epoch)
     next_batch = steps * training.config.trainer.accumulate_grad_batches
-    return {**training.train_loader.place(), "epoch": epoch, "next_batch": next_batch}
+    return {**training.train_loader.position(), "epoch": epoch, "next_batch": next_batch}
 
 
-def _start(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Start:
-    """Where the training run begins; the first process decides for all."""
-    (checkpoint,) = group.gather([claim(run_dir, config, resume=resume)] if group.is_main else [])
-    if checkpoint is None:
-        return Start()
-    return Start(checkpoint, read_checkpoint(checkpoint))
+def _checkpoint_to_continue(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Checkpoint:
+    """The first process chooses the checkpoint for all."""
+    (path,) = group.gather([claim(run_dir, config, resume=resume)] if group.is_main else [])
+    return {} if path is None else read_checkpoint(path)
 
 
-def _prepare(run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], start: Start) -> None:
-    """Write down what is known before the first step."""
-    if start.checkpoint is None:
+def _prepare(
+    run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], checkpoint: Checkpoint
+) -> None:
+    """Write what is known before the first step."""
+    if checkpoint:
+        environment = read_environment(run_dir)
+        resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
+        write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
+    else:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
-    else:
-        environment = read_environment(run_dir)
-        resumption = {"time": now(), "step": start.step, "command": list(command)}
-        write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
     save_start(run_dir, config, parts.preprocessing)
+
+
+def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping[str, float]) -> Iterator[str]:
+    plan, data, config = training.plan, parts.data, training.config
+    for name, number in parts.parameters():
+        yield f"{name + ':':<16}{number:>14,} parameters"
+    yield f"{'in all:':<16}{parts.num_parameters:>14,} parameters"
+    batch = f"{config.dataset.batch_size} x {world_size} x {config.trainer.accumulate_grad_batches}"
+    yield f"data:           {len(data.train_source)} samples to train on, {len(data.val_source)} to validate"
+    yield f"batch:          {batch} (samples x devices x accumulated)"
+    yield f"vocabulary:     {parts.preprocessing.tokenizer.vocab_size} tokens"
+    yield f"steps:          {plan.steps_per_epoch} per epoch, {plan.total_steps} in all"
+    yield f"warm-up:        {training.schedule.warmup_steps} steps"
+    yield f"device:         {training.group.device}"
+    yield f"memory:         {memory_in_use()} after one step"
+    yield f"validation:     {', '.join(sorted(metrics))}"
+    yield "dry run: one step was made, nothing was written"

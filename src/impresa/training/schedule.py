@@ -12,7 +12,7 @@ from impresa.training.plan import Plan
 logger = logging.getLogger(__name__)
 
 CUT_WARMUP_TO = 10
-"""A warm-up that leaves no room for anything else is cut to one part in so many of the run."""
+"""A warm-up as long as the run is cut to one part in so many of it."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ class Schedule:
     min_lr: float
 
     def learning_rate(self, step: int, peak: float) -> float:
-        """Learning rate of step number `step` (from 1): `peak` at the end of the warm-up, `min_lr` at the last step.
-
-        A `peak` below `min_lr` stays as it is after the warm-up.
-        """
+        """Learning rate of step number `step`, from 1; a `peak` below `min_lr` stays as it is after the warm-up."""
         if step <= self.warmup_steps:
             return peak * step / self.warmup_steps
         floor = min(self.min_lr, peak)
@@ -44,9 +41,7 @@ def make_schedule(config: OptimizationConfig, plan: Plan) -> Schedule:
     warmup_steps = round(config.warmup_epochs * plan.steps_per_epoch)
     if warmup_steps >= plan.total_steps:
         fitting = plan.total_steps // CUT_WARMUP_TO
-        logger.warning(
-            f"optimization.warmup_epochs: a warm-up of {warmup_steps} steps does not fit a run of {plan.total_steps}; "
-            f"cut to {fitting}"
-        )
+        fault = f"a warm-up of {warmup_steps} steps does not fit a run of {plan.total_steps}"
+        logger.warning(f"optimization.warmup_epochs: {fault}; cut to {fitting}")
         warmup_steps = fitting
     return Schedule(config.scheduler, plan.total_steps, warmup_steps, config.min_lr)

@@ -1,21 +1,25 @@
-"""What moves while a model trains, and what a checkpoint keeps of it."""
+"""The state that a training run moves: weights, their precision and average, the optimizer, the loss scale."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import OptimizationConfig
+from impresa.config.experiment import Precision as PrecisionName
+from impresa.decoders.base import Decoder
 from impresa.errors import CheckpointError
 from impresa.layers.state import trained_state
-from impresa.training.averaging import WeightAverage, copy_weights
 from impresa.training.distributed import Group
 from impresa.training.optimizer import build_optimizer
-from impresa.training.precision import Precision
+
+logger = logging.getLogger(__name__)
 
 
 class TrainState:
@@ -29,10 +33,11 @@ class TrainState:
 
     def __init__(self, model: nn.Module, config: OptimizationConfig, group: Group) -> None:
         decay = config.ema_decay
-        self.average = None if decay is None else WeightAverage(model, decay)
-        """What is validated and kept in place of the weights themselves."""
+        self.average = None if decay is None else WeightAverage(model, decay, group.device)
+        """Validated and kept in place of the weights themselves."""
         self.precision = Precision(config.precision, group.device)
-        self.precision.prepare_model(model)
+        if self.precision.has_bfloat16_weights:
+            cast_weights(model)
         self.model = model.to(group.device)
         self.wrapped = group.wrap(model)
         """The model as training steps call it."""
@@ -41,36 +46,31 @@ class TrainState:
         """Optimizer steps done since the start of the run, over all resumptions."""
 
     def checkpoint(self) -> dict[str, Any]:
-        """Tensors and plain values; what is frozen is left out."""
-        scaler, average = self.precision.scaler, self.average
+        """Tensors and plain values; frozen parameters are left out."""
         return {
             "step": self.step,
             "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "average": None if average is None else average.state_dict(),
+            "scaler": self.precision.scaler.state_dict() or None,
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on where `checkpoint` was written.
+        """Continue from where `checkpoint` was written.
 
         Raises:
             CheckpointError: it is one of another model.
         """
         self._load_weights(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.precision.scaler is not None and checkpoint["scaler"]:
+        if checkpoint["scaler"]:
             self.precision.scaler.load_state_dict(checkpoint["scaler"])
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
         self.step = checkpoint["step"]
 
     def take_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint would be used with: its weights, or their average if there is one.
-
-        Raises:
-            CheckpointError: they are not those of this model.
-        """
+        """Load the weights of a checkpoint of this model, or their average if there is one."""
         self._load_weights(checkpoint["model"])
         average = checkpoint["average"] or {}
         # By parameter, because the state dict has a second name for an LM head that is the embedding table.
@@ -78,7 +78,7 @@ class TrainState:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The model as it is validated: nothing drops out, and the average is in the place of the weights."""
+        """The model in evaluation mode, without gradients, and with the average in place of the weights."""
         modes = {module: module.training for module in self.model.modules()}  # frozen parts are in evaluation already
         self.model.eval()
         if self.average is not None:
@@ -93,9 +93,101 @@ class TrainState:
                 module.training = mode
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        other = weights.keys() ^ trained_state(self.model).keys()
-        if other:
-            raise CheckpointError(
-                f"checkpoint: does not fit the model ({min(other)}); resume with the run's own config"
-            )
+        if other := weights.keys() ^ trained_state(self.model).keys():
+            fault = f"does not fit the model ({min(other)})"
+            raise CheckpointError(f"checkpoint: {fault}; resume with the run's own config")
         self.model.load_state_dict(weights, strict=False)
+
+
+class Precision:
+    """Number types of the computation on a device, by `optimization.precision`; `16-mixed` is `bf16-mixed` on a CPU."""
+
+    def __init__(self, name: PrecisionName, device: torch.device) -> None:
+        if name == "16-mixed" and device.type == "cpu":
+            logger.warning("optimization.precision: a CPU mixes with bfloat16; 16-mixed is taken for bf16-mixed")
+            name = "bf16-mixed"
+        self.has_bfloat16_weights = name == "bf16-true"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "16-mixed")
+        """Scales losses so that small gradients survive in float16; in other precisions it does nothing."""
+        self._device = device
+        self._mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(name)
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """The model's output for a batch, which is moved to the device."""
+        mixed = self._mixed is not None
+        autocast = torch.autocast(self._device.type, self._mixed, cache_enabled=False) if mixed else nullcontext()
+        with autocast:
+            return model(self.prepare_batch(batch.to(self._device, non_blocking=True)))
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """The batch, with images and sounds in the type of the weights."""
+        if not self.has_bfloat16_weights:
+            return batch
+        image, audio = (None if tensor is None else tensor.bfloat16() for tensor in (batch.image, batch.audio))
+        return replace(batch, image=image, audio=audio)
+
+
+class WeightAverage:
+    """Exponential moving average of a module's trainable parameters (Polyak and Juditsky 1992, as used by the Tiny
+    Recursive Model and most diffusion models): steadier than the last weights, at the cost of one copy of them.
+
+    In the first steps the average forgets the random start faster: step t keeps min(decay, t / (t + 9)) of it. Buffers
+    are not averaged. At 16 bits most steps would be rounded away, so the average is in float32 or finer.
+
+    torch's `swa_utils` copies the whole module instead, frozen language models included, in the module's own type.
+
+    Args:
+        module: whose parameters are averaged; it starts as their copy.
+        decay: share of the average that a step keeps.
+        device: device of the average; None stands for the module's.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, device: torch.device | None = None) -> None:
+        self._decay = decay
+        self._current = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._average = {
+            name: p.detach().to(device, torch.promote_types(p.dtype, torch.float32), copy=True)
+            for name, p in self._current.items()
+        }
+        self._aside: dict[str, Tensor] = {}
+        """The module's own weights while the average is in their place."""
+
+    def update(self, step: int) -> None:
+        """Average in the weights after optimizer step number `step`, from 1."""
+        keep = min(self._decay, step / (step + 9))
+        now = [p.detach().to(self._average[name].dtype) for name, p in self._current.items()]
+        torch._foreach_lerp_(list(self._average.values()), now, 1 - keep)
+
+    def swap(self) -> None:
+        """Give the module the average in place of its weights; a second call puts those back."""
+        if self._aside:
+            weights, self._aside = self._aside, {}
+        else:
+            weights, self._aside = self._average, {name: p.detach().clone() for name, p in self._current.items()}
+        copy_weights(weights, self._current)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average by parameter name."""
+        return dict(self._average)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        copy_weights(state, self._average)
+
+
+def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Write into each tensor of `target` the one of its name in `source`, whatever their types and devices are."""
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+def cast_weights(module: nn.Module) -> None:
+    """Cast weights and stored buffers to bfloat16, except for those that a decoder wants in full precision. Computed
+    buffers stay as they are."""
+    decoders = (part for part in module.modules() if isinstance(part, Decoder))
+    precise = {id(tensor) for decoder in decoders for tensor in decoder.full_precision_parameters()}
+    stored = module.state_dict().keys()
+    buffers = [buffer for name, buffer in module.named_buffers() if name in stored]
+    for tensor in (*module.parameters(), *buffers):
+        if tensor.is_floating_point() and id(tensor) not in precise:
+            tensor.data = tensor.data.bfloat16()

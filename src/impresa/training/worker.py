@@ -1,4 +1,4 @@
-"""One of the processes that `launch` has started: trains, and reports to the launcher what went wrong.
+"""One of the processes that `launch` has started: trains, and reports an error to the launcher.
 
 python -m impresa.training.worker CONFIG RUN_DIR new|resume COMMAND...
 """
@@ -16,15 +16,14 @@ from pathlib import Path
 
 from impresa.config import read_config
 from impresa.errors import ImpresaError
-from impresa.training.notices import show_notices
-from impresa.training.processes import leave
+from impresa.training.processes import leave, show_notices
 
 REPORT = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the file that torch's launcher reads after a failure."""
 
 
 def main(words: list[str]) -> None:
-    """Train as the launcher says; never returns."""
+    """Train with the launcher's arguments; never returns."""
     config, run_dir, how, *command = words
     threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
     show_notices()
@@ -45,14 +44,14 @@ def main(words: list[str]) -> None:
 
 
 def _report(kind: str | None, lines: list[str] | tuple[str, ...]) -> None:
-    """Tell the launcher why this process ends: the class of an error that is the user's, and its lines."""
+    """Report why this process ends: the class of an `ImpresaError` (None for others), and its lines."""
     report = {"message": lines[0], "timestamp": int(time.time()), "time": time.time(), "kind": kind, "lines": lines}
     Path(os.environ[REPORT]).write_text(json.dumps(report), encoding="utf-8")
     leave(1)
 
 
 def _leave_with_launcher(launcher: int) -> None:
-    """End when the launcher has been killed: nobody would end this process otherwise."""
+    """End this process when the launcher has been killed."""
     while os.getppid() == launcher:
         time.sleep(1)
     os._exit(1)

@@ -38,8 +38,8 @@ class CollapseWatch:
         self._contrasted = world_size if config.losses.gather_distributed else 1
         self._excess: list[Tensor] = []
 
-    def look(self, step: int, batches: Sequence[Batch], logs: Mapping[str, Tensor]) -> None:
-        """See what optimizer step number `step` gave: `contrastive` and `mean_cosine` of its last batch."""
+    def after_step(self, step: int, batches: Sequence[Batch], logs: Mapping[str, Tensor]) -> None:
+        """Look at `contrastive` and `mean_cosine` of the last batch of optimizer step number `step`."""
         if self.has_warned or step <= self._warmup_steps:
             return
         sizes, at_chance = [len(batch) for batch in batches], KINDS[self.config.losses.type].loss_at_chance

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from impresa.training import loggers
-from impresa.training.loggers import MetricsCsv, build_loggers, start_wandb
+from impresa.training import logs
+from impresa.training.logs import MetricsCsv, build_loggers, start_wandb
 from tiny_run import tiny_experiment
 
 
@@ -105,7 +105,7 @@ def test_wandb_with_a_key_and_no_network_logs_offline_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr(loggers, "NETWORK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(logs, "NETWORK_PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert start_wandb(tiny_experiment(), tmp_path) is not None
@@ -115,10 +115,10 @@ def test_wandb_with_a_key_and_no_network_logs_offline_soon(
 
 def test_looking_up_a_name_for_ever_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(loggers.urllib.request, "urlopen", lambda *_, **__: release.wait(10) and io.BytesIO())
-    monkeypatch.setattr(loggers, "NETWORK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(logs.urllib.request, "urlopen", lambda *_, **__: release.wait(10) and io.BytesIO())
+    monkeypatch.setattr(logs, "NETWORK_PATIENCE_S", 0.1)
     started = time.monotonic()
-    assert not loggers._answers("https://api.wandb.ai")
+    assert not logs._answers("https://api.wandb.ai")
     assert time.monotonic() - started < 5
     release.set()
 
@@ -127,7 +127,7 @@ def test_wandb_with_a_server_that_refuses_logs_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr(loggers, "_answers", lambda address: True)
+    monkeypatch.setattr(logs, "_answers", lambda address: True)
     assert start_wandb(tiny_experiment(), tmp_path) is not None
     assert modes == ["online", "offline"]
     assert "wandb: the server refuses; logging offline" in caplog.text
@@ -148,7 +148,7 @@ def test_the_users_own_choice_of_mode_is_kept(
 def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str]) -> None:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(loggers, "_answers", lambda address: True)
+    monkeypatch.setattr(logs, "_answers", lambda address: True)
     start_wandb(tiny_experiment(), tmp_path)
     assert modes[0] == "online"
 
@@ -156,7 +156,7 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_without_wandb_training_goes_on_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    monkeypatch.setattr(logs, "find_spec", lambda name: None)
     log, *rest = build_loggers(tiny_experiment("trainer.logging.wandb=true"), tmp_path, 0)
     assert isinstance(log, MetricsCsv)
     assert not rest

@@ -1,0 +1,360 @@
+"""Metrics of a run: its progress on standard error, `metrics.csv`, TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import blake2b
+from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlparse
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.tree import to_tree
+from impresa.files import write_atomic
+from impresa.run_dir.layout import EVENTS, METRICS
+from impresa.training.plan import Plan
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
+NETWORK_PATIENCE_S = 5.0
+"""Longest wait for an answer of Weights & Biases."""
+SECONDS_BETWEEN_LINES = 30.0
+SHOWN = {
+    "val_loss": "val_loss",
+    "val_image_to_text_recall_at_1": "image to text R@1",
+    "val_text_to_image_recall_at_1": "text to image R@1",
+    "val_perplexity": "perplexity",
+    "val_exact_match": "exact match",
+}
+"""Validation metrics that are shown, with their labels; all of them are in `metrics.csv`."""
+
+
+class MetricLogger(Protocol):
+    """A destination of metrics."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a step."""
+
+    def close(self, *, success: bool) -> None:
+        """End with the training run."""
+        return
+
+
+class Recorder:
+    """Hands metrics to the loggers: training metrics when the plan says so, validation metrics after each validation.
+
+    `train_loss` is the mean over the steps since the last entry; the rest are the values of the step itself.
+
+    Args:
+        plan: length and intervals of the run.
+        loggers: where metrics go; none in a process that does not write.
+    """
+
+    def __init__(self, plan: Plan, loggers: Sequence[MetricLogger]) -> None:
+        self.speed = Speedometer()
+        self._plan = plan
+        self._loggers = loggers
+        self._losses: list[Tensor] = []
+
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
+        """Record the scalars of optimizer step number `step`, over so many samples."""
+        self._losses.append(logs["loss"])
+        self.speed.add(num_samples)
+        if not self._plan.logs_after(step):
+            return
+        losses = self.losses()
+        self._losses.clear()
+        rest = {name: value.item() for name, value in logs.items() if name != "loss"}
+        loss = sum(losses) / len(losses)
+        self._write(step, {"train_loss": loss, **rest, "samples_per_second": self.speed.read()})
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of the validation after step number `step`."""
+        names = sorted(metrics, key=lambda name: (name != "val_loss", name))
+        self._write(step, {name: metrics[name] for name in names})
+
+    def losses(self) -> list[float]:
+        """Losses of the steps since the last entry; read here and not in each step, which would wait for a GPU."""
+        return [loss.item() for loss in self._losses]
+
+    def resume(self, losses: Sequence[float]) -> None:
+        """Continue with the losses since the last entry of an earlier part of the run."""
+        self._losses = [torch.tensor(loss) for loss in losses]
+
+    def close(self, *, success: bool) -> None:
+        """Close the loggers."""
+        for destination in self._loggers:
+            destination.close(success=success)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for destination in self._loggers:
+            destination.log(step, {"epoch": self._plan.epoch_of(step), **metrics})
+
+
+class ProgressReport:
+    """A progress bar with loss, samples per second, time left and memory; plain lines where there is no terminal.
+
+    Without a terminal a line comes twice a minute at most. Each validation is reported in either case. Nothing is
+    `shown` in processes other than the first.
+    """
+
+    def __init__(self, total_steps: int, *, shown: bool = True) -> None:
+        self.console = Console(stderr=True)
+        self.speed = Speedometer()
+        self._total_steps = total_steps
+        self._shown = shown
+        self._bar: Progress | None = None
+
+    def start(self, step: int) -> None:
+        """Begin after step number `step`."""
+        self._started = self._last_report = time.monotonic()
+        self._first_step = step
+        self.speed.restart()
+        if not (self.console.is_terminal and self._shown):
+            return
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        self._bar = Progress(TextColumn("training"), *columns, TextColumn("{task.fields[note]}"), console=self.console)
+        self._bar.add_task("training", total=self._total_steps, completed=step, note="")
+        self._bar.start()
+
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
+        """Report optimizer step number `step`, over so many samples."""
+        self.speed.add(num_samples)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+        pause = 0.5 if self._bar is not None else SECONDS_BETWEEN_LINES
+        if time.monotonic() - self._last_report < pause or not self._shown:
+            return
+        self._last_report = time.monotonic()
+        note = f"loss {logs['loss'].item():.3f}  {self.speed.read():.0f} samples/s  {memory_in_use()}"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], note=note)
+        else:
+            seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
+            self._print(step, note, f"{timedelta(seconds=round(seconds))} left")
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report the validation after step number `step`."""
+        if self._shown:
+            found = (f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
+            self._print(step, *found)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _print(self, step: int, *parts: str) -> None:
+        self.console.print(f"step {step}/{self._total_steps}", *parts, sep="  ", highlight=False, soft_wrap=True)
+
+
+def memory_in_use() -> str:
+    """Peak memory of this process: of the GPU if it uses one, else of the machine."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB GPU"
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+
+
+class Speedometer:
+    """Samples per second since the last reading, validations left out."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._samples, self._since = 0, time.monotonic()
+
+    def add(self, samples: int) -> None:
+        self._samples += samples
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
+
+    def read(self) -> float:
+        speed = self._samples / max(time.monotonic() - self._since, 1e-9)
+        self.restart()
+        return speed
+
+
+def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[MetricLogger]:
+    """The loggers of a run that continues after optimizer step `step` (0 for a new one)."""
+    settings = config.trainer.logging
+    loggers: list[MetricLogger] = [MetricsCsv(run_dir / METRICS, step)]
+    if settings.tensorboard:
+        name = (settings.name or config.name).replace("/", "-")
+        loggers.append(TensorBoardEvents(run_dir / EVENTS / name))
+    if settings.wandb and (run := start_wandb(config, run_dir)):
+        loggers.append(run)
+    return loggers
+
+
+class MetricsCsv(MetricLogger):
+    """Writes one line of a CSV file per call of `log`; metrics that it lacks stay empty.
+
+    Every line is appended in one write; a new column rewrites the file under another name and renames it. Lines after
+    `step`, left by a run that was cut off, are dropped.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._step = step
+        self._columns: list[str] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        line = {"step": step, **metrics}
+        if not line.keys() <= set(self._columns):
+            self._add_columns(line)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv(self._columns, [line]))
+
+    def _add_columns(self, line: Mapping[str, object]) -> None:
+        lines = self._lines_so_far()
+        self._columns = list(dict.fromkeys([*FIRST_COLUMNS, *(name for row in lines[:1] for name in row), *line]))
+        header = {name: name for name in self._columns}
+        write_atomic(self.path, _csv(self._columns, [header, *lines]))
+
+    def _lines_so_far(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            whole = [row for row in csv.DictReader(file) if None not in row.values()]
+        return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+
+
+class TensorBoardEvents:
+    """Writes an event file for TensorBoard into a folder, whose name is that of the run in TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._writer is None:  # a second of imports, which the first step need not wait for
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self.folder)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, *, success: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbRun:
+    """Hands metrics to a run of Weights & Biases, as `wandb.init` returns it, and ends it with the training run."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self, *, success: bool) -> None:
+        self._run.finish(exit_code=0 if success else 1)
+
+
+def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
+    """A run of Weights & Biases: online if there is a key and the network answers soon, else offline with a notice.
+
+    None where wandb is not installed, with a notice, or `WANDB_MODE` is `disabled`.
+    """
+    if find_spec("wandb") is None:
+        logger.warning("wandb is not installed (pip install 'impresa[wandb]'); training goes on without it")
+        return None
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    import wandb
+
+    settings = config.trainer.logging
+    common = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "name": settings.name or config.name,
+        "id": blake2b(str(run_dir.resolve()).encode(), digest_size=6).hexdigest(),
+        "dir": str(run_dir),
+        "tags": list(config.labels.tags),
+        "notes": config.labels.description,
+        "config": to_tree(config),
+        "settings": wandb.Settings(silent=True, console="off", init_timeout=30),
+    }
+    reason = _why_offline()
+    if reason is None:
+        try:
+            return WandbRun(wandb.init(**common, mode="online", resume="allow"))
+        except Exception as error:  # a wrong key, a refusing server: no reason to stop the run
+            reason = str(error).splitlines()[0]
+    logger.warning(f"wandb: {reason}; logging offline, upload later with `wandb sync {run_dir}/wandb/offline-run-*`")
+    return WandbRun(wandb.init(**common, mode="offline"))
+
+
+def _why_offline() -> str | None:
+    """The reason why Weights & Biases cannot be reached; None when it can."""
+    if os.environ.get("WANDB_MODE") == "offline":
+        return "WANDB_MODE is offline"
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    host = urlparse(address).hostname or ""
+    if not (os.environ.get("WANDB_API_KEY") or _netrc_has(host)):
+        return "no API key"
+    return None if _answers(address) else f"{host} does not answer"
+
+
+def _netrc_has(host: str) -> bool:
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
+
+
+def _answers(address: str) -> bool:
+    """True if a server answers soon. Looking up its name has no time limit, hence the thread."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=NETWORK_PATIENCE_S).close()
+        except urllib.error.HTTPError:
+            pass  # an answer all the same
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(NETWORK_PATIENCE_S)
+
+
+def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    for line in lines:
+        writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in line.items()})
+    return text.getvalue()
