@@ -23,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Answer and print; returns the exit code."""
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Answer and print."""
     _check_question(args.question)
     check_inputs(args, args.images)
     answer(args, args.question)
-    return 0
 
 
 def _check_question(question: str) -> None:

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Describe and print; returns the exit code."""
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Describe and print."""
     check_inputs(args, args.images)
     answer(args, CAPTION_PROMPTS[0])
-    return 0

@@ -29,13 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation(parser, beams=False)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Talk until there is nothing more to say; returns the exit code."""
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Talk until there is nothing more to say."""
     check_inputs(args, [args.image])
     model = load_model(args)
     model.generation = replace(model.generation, num_beams=1)
     talk(model, args.image)
-    return 0
 
 
 def talk(model: AnsweringModel, image: Path) -> None:

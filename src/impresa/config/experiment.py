@@ -119,7 +119,6 @@ class DatasetConfig(Section):
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
-    """The embedded data set's own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +142,7 @@ class EncoderConfig(Section):
     num_heads: Count = 8
     """Attention heads of a from-scratch backbone."""
     mlp_ratio: Positive = 4.0
-    """Hidden width of a block's MLP as a multiple of `dim`."""
+    """Hidden width of a block's MLP as a multiple of the block's width."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Activation of the MLPs; `quick_gelu` only matters for parity with OpenAI's CLIP weights."""
     pre_norm: Flag = False
@@ -165,7 +164,6 @@ class EncoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    """Image, backbone `vit` only: memory tokens."""
     projection: Literal["mlp", "linear", "none"] = "mlp"
     """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
     gives `embed_dim`: it starts as the very model that it comes from."""
@@ -275,7 +273,6 @@ class DecoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    """Defaults of generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,9 +383,7 @@ class TrainerConfig(Section):
     deterministic: Flag = False
     """Only deterministic algorithms, at some cost in speed on a GPU."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    """Logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,9 +409,7 @@ class ExperimentConfig(Section):
     seed: CountOrZero = 0
     """Seed of the weights, the order of the data, augmentation and dropout."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """Names and notes for people."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    """Data."""
     vision_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Image tower."""
     text_encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(backbone="transformer"))
@@ -426,13 +419,9 @@ class ExperimentConfig(Section):
     decoder: DecoderConfig | None = None
     """Language model; null for alignment."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    """How the modalities' tokens are joined."""
     losses: LossConfig = field(default_factory=LossConfig)
-    """Contrastive objective."""
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    """Optimizer and schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Length, hardware, logging, checkpoints."""
 
 
 def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderConfig]]:

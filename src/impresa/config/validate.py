@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from impresa.config.describe import Fault, choices, describe, listed, nearest, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.memory_vlm import ENGINE, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
+from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
 from impresa.config.rules import check_experiment, check_guide
 from impresa.config.tree import hints, known_keys, leaves, locate, lookup, merge, section, to_tree, without
@@ -65,7 +65,7 @@ def _size(tree: Mapping[str, Any], dialect: str) -> int:
 
 def _foreign_keys(tree: Mapping[str, Any], dialect: str, other: str) -> Iterator[Fault]:
     """A fault for each key of the other dialect: the two cannot be mixed."""
-    names = GUIDE_KEYS if dialect == GUIDE else {guide: engine for engine, guide in GUIDE_KEYS.items()}
+    names = GUIDE_KEYS if dialect == GUIDE else ENGINE_KEYS
     for path, _ in leaves(_of_dialect(tree, other)):
         fix = f"write {names[path]}" if path in names else "leave it out, or write all of it in one dialect"
         yield Fault(path, f"is a key of the {_TITLES[other]}, and this config is in the {_TITLES[dialect]}; {fix}")
