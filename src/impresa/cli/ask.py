@@ -1,4 +1,7 @@
-"""`impresa ask`: one question about one image or several."""
+"""Ask a run with a decoder about images; the last argument is the question, in quotes.
+
+Of one image the answer is printed, on a terminal as it is generated; of several a line each, `path: answer`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,6 @@ import os.path
 from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
-
-HELP = (
-    "Ask a run with a decoder about images; the last argument is the question, in quotes. Of one image the answer is "
-    "printed, on a terminal as it is generated; of several a line each, `path: answer`."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,7 @@
-"""`impresa caption`: describe images."""
+"""Let a run with a decoder describe images.
+
+Of one image the caption is printed, on a terminal as it is generated; of several a line each, `path: caption`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,6 @@ import argparse
 
 from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
 from impresa.data.dialogue import CAPTION_PROMPTS
-
-HELP = (
-    "Let a run with a decoder describe images. Of one image the caption is printed, on a terminal as it is generated; "
-    "of several a line each, `path: caption`."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

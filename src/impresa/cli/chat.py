@@ -1,4 +1,8 @@
-"""`impresa chat`: several questions about one image, each knowing what was said before."""
+"""Talk with a run that has a decoder about one image, without beam search.
+
+A question per line on standard input; answers are printed as they are generated. Earlier questions and answers are
+known; /new forgets them. An empty line or ctrl-d ends.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,6 @@ if TYPE_CHECKING:
     from impresa.tasks.answering.answerer import AnsweringModel
 
 NEW = "/new"
-HELP = (
-    "Talk with a run that has a decoder about one image: a question per line on standard input, answers as they are "
-    f"generated, without beam search. What was said before is known; {NEW} forgets it. An empty line or ctrl-d ends."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

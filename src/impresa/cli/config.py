@@ -1,4 +1,4 @@
-"""`impresa config`: show a resolved config, list the shipped ones, print the JSON schema. Needs no torch, no data."""
+"""Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import re
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.config.memory_vlm import ENGINE, SCHEMAS
 from impresa.errors import ConfigError
-
-HELP = "Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

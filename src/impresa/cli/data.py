@@ -1,4 +1,4 @@
-"""`impresa data`: look at data before training on them, and write the embedded set as files."""
+"""Check data before training on them, or write the embedded data set to a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from impresa.data.check import SourceSummary, Spread
 
-HELP = "Check data before training on them, or write the embedded data set to a folder."
 _COLUMNS = {
     "image": "image or its path",
     "caption": "caption or captions",

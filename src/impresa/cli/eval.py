@@ -1,4 +1,9 @@
-"""`impresa eval`: evaluate a finished run, on its own test data or on others."""
+"""Evaluate a finished run, on its own test data or on others.
+
+Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
+labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
+evaluation and report are renewed; otherwise nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,6 @@ if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig
     from impresa.data.sources import Reading, Source
     from impresa.evaluation.results import Evaluation
-
-HELP = (
-    "Evaluate a run: retrieval in both directions beside a colour histogram and chance, and zero-shot classification "
-    "where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own "
-    "test data the run's evaluation and report are renewed; otherwise nothing is written."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

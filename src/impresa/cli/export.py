@@ -1,4 +1,8 @@
-"""`impresa export`: the language model that a run has adapted, for other libraries."""
+"""Write the language model of a run with a Qwen decoder and low-rank adapters to a folder, for other libraries.
+
+The adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge as a
+plain transformers model. The folder's README.md says how to load it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,6 @@ from pathlib import Path
 
 from impresa.cli.answering import add_run
 from impresa.errors import CheckpointError
-
-HELP = (
-    "Write the language model of a run with a Qwen decoder and low-rank adapters to a folder: the adapters in peft's "
-    "format with encoders, fusion, tokenizer and config beside them, or with --merge a plain transformers model. The "
-    "folder's README.md says how to load it."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

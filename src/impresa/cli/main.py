@@ -36,7 +36,8 @@ VERBS = {
     "data": "export the embedded data, or check your own",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }
-"""Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help."""
+"""Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
+docstring."""
 _TAKING_OVERRIDES = ("train", "config")
 _OVERVIEW = """\
 usage: impresa VERB ...
@@ -80,7 +81,8 @@ def _run(words: list[str]) -> int:
         raise ImpresaError(_unknown_verb(name))
     _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
-    parser = _Parser(prog=f"impresa {name}", description=module.HELP, allow_abbrev=False)
+    about = getattr(module, "HELP", module.__doc__)
+    parser = _Parser(prog=f"impresa {name}", description=about, allow_abbrev=False)
     module.add_arguments(parser)
     overrides: list[str] = []
     if name in _TAKING_OVERRIDES:
@@ -98,10 +100,9 @@ def _run(words: list[str]) -> int:
 
 
 def _unknown_verb(name: str) -> str:
-    from impresa.config.describe import listed, nearest
+    from impresa.config.describe import did_you_mean, listed
 
-    near = nearest(name, VERBS)
-    return f"{name}: unknown verb; {f'did you mean {near}? ' if near else ''}there are {listed(VERBS, 'and')}"
+    return f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}"
 
 
 def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:

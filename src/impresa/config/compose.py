@@ -18,16 +18,15 @@ import yaml
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
-from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from impresa.config.describe import Fault, describe, listed, nearest, raise_faults, show
+from impresa.config.describe import Fault, describe, did_you_mean, listed, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
@@ -35,10 +34,7 @@ from impresa.config.tree import leaves, locate, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
 from impresa.errors import ConfigError
 
-DEFAULT_NAME = "default"
 _MAIN = "__main__"
-_SWEEP = object()
-"""Stands for a value that means several runs."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 MAX_BYTES = 256 * 1024
 _MAX_VALUES = 20_000
@@ -69,7 +65,7 @@ def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> 
 
 def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
     """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
-    file = find_config(DEFAULT_NAME if name is None else str(name))
+    file = find_config("default" if name is None else str(name))
     faults: list[Fault] = []
     try:
         config = _compose(file, overrides, faults)
@@ -167,15 +163,15 @@ def _check_yaml(text: str, path: Path) -> None:
 def _broken_line(error: yaml.MarkedYAMLError, path: Path) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-    problem = " ".join((error.problem or "cannot be parsed").split())
+    problem = _one_line(error.problem or "cannot be parsed")
     if "duplicate key" in problem:
         return f"{where}: key {problem.rpartition(' ')[2]} is given twice; keep one"
-    context = f" {' '.join(error.context.split())}" if error.context else ""
-    return f"{where}: broken YAML{context}: {problem}; fix it there"
+    kind = _one_line(f"broken YAML {error.context or ''}")
+    return f"{where}: {kind}: {problem}; fix it there"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 class _Files(ConfigSource):
@@ -194,7 +190,7 @@ class _Files(ConfigSource):
         return self.folder.is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        return any((self.folder / config_path).glob("*.yaml"))
+        return bool(self.list(config_path, None))
 
     def is_config(self, config_path: str) -> bool:
         return self._file(config_path) is not None
@@ -239,7 +235,8 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
     try:
         groups, values = _parse_overrides(file, overrides, repository, faults)
         for item in _defaults(repository, groups).defaults:
-            config.merge_with(_load_part(item, repository))
+            part = cast(ConfigResult, repository.load_config(cast(str, item.config_path))).config
+            config.merge_with(OmegaConf.create(nested(item.package, part)) if item.package else part)
     except MissingConfigException as error:
         raise ConfigError(_missing_line(file, error)) from None
     for key, value in values:
@@ -256,19 +253,9 @@ def _defaults(repository: IConfigRepository, groups: list[Override]) -> Defaults
     )
 
 
-def _load_part(item: ResultDefault, repository: IConfigRepository) -> Any:
-    """One file of the defaults list, put where it belongs in the tree."""
-    loaded = repository.load_config(cast(str, item.config_path))
-    if loaded is None:
-        raise ConfigError(f"{item.config_path}: the file went away while it was read; try again")
-    return OmegaConf.create(nested(item.package, loaded.config)) if item.package else loaded.config
-
-
 def _missing_line(file: Path, error: MissingConfigException) -> str:
-    wanted = str(error.missing_cfg_file)
-    options = [str(option) for option in error.options or shipped_names()]
-    near = nearest(wanted, options)
-    hint = f"did you mean {near}? " if near else ""
+    wanted, options = str(error.missing_cfg_file), [str(option) for option in error.options or shipped_names()]
+    hint = did_you_mean(wanted, options)
     return f"{file}: its defaults name {wanted}, which does not exist; {hint}there are {listed(options, 'and')}"
 
 
@@ -281,13 +268,12 @@ def _parse_overrides(
     groups: list[Override] = []
     values: list[tuple[str, Any]] = []
     for text in overrides:
-        key, equals, value_text = text.partition("=")
-        key = key.lstrip("+")
+        key, equals, value_text = text.lstrip("+").partition("=")
         if fault := _spelling_fault(text, key, equals):
             faults.append(fault)
             continue
         value = _parse_value(parser, key, value_text)
-        if value is _SWEEP:
+        if isinstance(value, Sweep):
             faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
         elif not (repository.group_exists(key) and isinstance(value, str)):
             values.append((key, value))
@@ -313,12 +299,11 @@ def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
 
 
 def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
-    """The value in Hydra's grammar; what that grammar cannot read is text as it stands, and so is what must be text."""
+    """The value in Hydra's grammar; what that grammar cannot read is text as it is, and so is what must be text."""
     try:
-        override = parser.parse_override(f"key={text}")
+        value = parser.parse_override(f"key={text}").value()
     except HydraException:
         return text
-    value = _SWEEP if override.is_sweep_override() else override.value()
     return value if value is None or isinstance(value, str) or not _is_text(key) else text
 
 

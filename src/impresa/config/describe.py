@@ -80,6 +80,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return plain[matches[0]] if matches else None
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean ...? ` with the nearest known word, or nothing."""
+    near = nearest(word, known)
+    return f"did you mean {near}? " if near else ""
+
+
 def listed(words: Iterable[Any], last: str = "or") -> str:
     """`a, b or c`."""
     *head, tail = [str(word) for word in words] or ["nothing"]

@@ -261,10 +261,9 @@ def both_names(key: str) -> str:
 
 
 def expand_short_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with the full path in place of each short one.
+    """`tree` with the full path in place of each short one, before anything is composed.
 
-    Short are `training.optimizer=adamw`, `training.optimizer_kwargs.*` and the same for `scheduler`. They are rewritten
-    before anything is composed, in YAML files and in overrides alike.
+    Short are `training.optimizer=adamw`, `training.optimizer_kwargs.*` and the same for `scheduler`.
 
     Raises:
         ConfigError: a value is given by both paths and differs.
@@ -275,17 +274,13 @@ def expand_short_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
     full, faults = dict(training), []
     for part in ("optimizer", "scheduler"):
         settings = f"{part}_kwargs"
-        value = full.get(part, {})
-        if not isinstance(value, Mapping):
-            value = {part: value}
+        if part in full and not isinstance(full[part], Mapping):
+            full[part] = {part: full[part]}
         if settings in full:
-            known, added = dict(leaves(value)), {settings: full.pop(settings)}
-            for path, item in leaves(added):
-                if path in known and known[path] != item:
-                    faults.append(_given_twice(f"training.{part}.{path}", known[path], item))
-            value = merge(value, added)
-        if value:
-            full[part] = value
+            known, added = dict(leaves(full.get(part, {}))), {settings: full.pop(settings)}
+            twice = [(path, item) for path, item in leaves(added) if known.get(path, item) != item]
+            faults += [_given_twice(f"training.{part}.{path}", known[path], item) for path, item in twice]
+            full[part] = merge(full.get(part, {}), added)
     raise_faults(faults)
     return {**tree, "training": full}
 

@@ -49,30 +49,24 @@ def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     """All rules that cross fields or parts."""
     for modality, part, tower in towers(config):
         yield from _check_tower(modality, part, tower)
-    yield from _check_image_size(config)
-    yield from _check_embedding(config)
-    yield from _check_matryoshka(config.vision_encoder)
-    yield from _check_losses(config)
-    yield from _check_decoder(config)
-    yield from _check_dataset(config)
-    yield from _check_optimization(config)
-    yield from _check_checkpoint(config)
+    for check in (_check_embedding, _check_losses, _check_decoder, _check_dataset, _check_training):
+        yield from check(config)
 
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
-    scratch = is_from_scratch(modality, tower)
-    if tower.backbone in FROM_SCRATCH.values() and not scratch:
-        fix = f"use {FROM_SCRATCH[modality]} or a pretrained one"
-        yield Fault(f"{part}.backbone", f"{tower.backbone} is not for {modality}; {fix}")
+    backbone, own = tower.backbone, FROM_SCRATCH[modality]
+    if backbone in FROM_SCRATCH.values() and backbone != own:
+        yield Fault(f"{part}.backbone", f"{backbone} is not for {modality}; use {own} or a pretrained one")
         return
-    if tower.pooling not in _POOLINGS[modality][scratch]:
-        fix = f"use {listed(_POOLINGS[modality][scratch])}"
-        yield Fault(f"{part}.pooling", f"{tower.pooling} is not for {modality} by {tower.backbone}; {fix}")
-    if scratch:
+    poolings = _POOLINGS[modality][backbone == own]
+    if tower.pooling not in poolings:
+        fault = f"{tower.pooling} is not for {modality} by {backbone}"
+        yield Fault(f"{part}.pooling", f"{fault}; use {listed(poolings)}")
+    if backbone == own:
         yield from _check_scratch(modality, part, tower)
     elif tower.memory.enabled and modality == "image":
-        fault = f"memory tokens need `{part}.backbone` vit, not {tower.backbone}; turn it off"
-        yield Fault(f"{part}.memory.enabled", fault)
+        fault = f"memory tokens need `{part}.backbone` vit, not {backbone}"
+        yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
 
 
 def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
@@ -99,14 +93,6 @@ def _check_mlp(key: str, width: int, ratio: float) -> Iterator[Fault]:
         yield Fault(key, f"{ratio} leaves the MLPs no hidden width; make it larger")
 
 
-def _check_image_size(config: ExperimentConfig) -> Iterator[Fault]:
-    tower, size = config.vision_encoder, config.dataset.image_size
-    patch, patch_key = tower.patch_size, "vision_encoder.patch_size"
-    if is_from_scratch("image", tower) and size % patch:
-        near = max(patch, round(size / patch) * patch)
-        yield Fault("dataset.image_size", f"{size} is no multiple of `{patch_key}`, {patch}; {near} would be")
-
-
 def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
     if config.decoder is not None:
         return  # it reads tokens, nothing is embedded
@@ -120,8 +106,6 @@ def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
 def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
     key, dimensions = "vision_encoder.mrl_dimensions", tower.mrl_dimensions
     ordered = sorted(set(dimensions), reverse=True)
-    if not tower.use_mrl:
-        return
     if not dimensions:
         yield Fault(key, "is empty; name at least one dimension, or turn `vision_encoder.use_mrl` off")
         return
@@ -133,6 +117,8 @@ def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
 
 def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
     losses, pairs = config.losses, config.losses.pairs
+    if config.vision_encoder.use_mrl:
+        yield from _check_matryoshka(config.vision_encoder)
     if losses.contrastive_weight == 0 and not (config.vision_encoder.use_mrl and losses.mrl_weight > 0):
         yield Fault("losses.contrastive_weight", "is 0 and nothing else is trained; it must be above 0")
     if pairs is None:
@@ -185,7 +171,10 @@ def check_generation(generation: GenerationConfig) -> Iterator[Fault]:
 
 
 def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
-    dataset = config.dataset
+    dataset, patch = config.dataset, config.vision_encoder.patch_size
+    if is_from_scratch("image", config.vision_encoder) and dataset.image_size % patch:
+        fault = f"{dataset.image_size} is no multiple of `vision_encoder.patch_size`, {patch}"
+        yield Fault("dataset.image_size", f"{fault}; {max(patch, round(dataset.image_size / patch) * patch)} would be")
     if dataset.val_path is None and dataset.val_fraction == 1:
         yield Fault("dataset.val_fraction", "1 leaves nothing to train on; it must be below 1")
     for template in dataset.prompt_templates:
@@ -195,15 +184,11 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("dataset.prompt_templates", "is empty; give at least one, such as 'a photo of a {}.'")
 
 
-def _check_optimization(config: ExperimentConfig) -> Iterator[Fault]:
-    optimization = config.optimization
+def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
+    optimization, pattern = config.optimization, config.trainer.checkpoint.filename
     if optimization.scheduler != "constant" and optimization.min_lr > optimization.lr:
         fault = f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}"
         yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
-
-
-def _check_checkpoint(config: ExperimentConfig) -> Iterator[Fault]:
-    pattern = config.trainer.checkpoint.filename
     try:
         list(string.Formatter().parse(pattern))
     except ValueError as error:

@@ -15,7 +15,6 @@ from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
-Int = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
