@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impresa.config import CheckpointConfig, LoggingConfig
+from impresa.config.experiment import CheckpointConfig, LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.training.checkpoints import Checkpoints, format_name, read_checkpoint
 from impresa.training.interrupt import GracefulStop, TrainingInterrupted

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny_hub
-from impresa.config import EncoderConfig, ExperimentConfig
+from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.runs import adopt_towers
 from impresa.training.parts import build_parts
 from impresa.training.run import Start, join

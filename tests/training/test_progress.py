@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from impresa.config import LoggingConfig
+from impresa.config.experiment import LoggingConfig
 from impresa.tasks.alignment.batch import Batch
 from impresa.training import progress
 from impresa.training.module import TrainingModule

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from impresa.config import LoggingConfig
+from impresa.config.experiment import LoggingConfig
 from impresa.training.plan import Plan
 from impresa.training.steps import StepLoader
 

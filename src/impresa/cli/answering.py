@@ -72,6 +72,7 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
 
 def answer(args: argparse.Namespace, question: str) -> None:
     """Print the answer to one question about each of the images."""
+    check_inputs(args, args.images)
     model = load_model(args)
     if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
         print_pieces(model.stream(args.images[0], question))

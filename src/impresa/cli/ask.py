@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os.path
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
 
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Answer and print."""
     _check_question(args.question)
-    check_inputs(args, args.images)
     answer(args, args.question)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer
 from impresa.data.dialogue import CAPTION_PROMPTS
 
 
@@ -20,5 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Describe and print."""
-    check_inputs(args, args.images)
     answer(args, CAPTION_PROMPTS[0])

@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 
     from impresa.data.check import SourceSummary, Spread
 
-_COLUMNS = {
-    "image": "image or its path",
-    "caption": "caption or captions",
-    "audio": "sound or its path, with --audio",
-    "label": "class name",
-    "question": "question or questions, with --questions",
-    "answer": "answer or answers, with --questions",
-    "kind": "type of the question, with --questions",
-}
+_COLUMNS = ("image", "caption", "audio", "label", "question", "answer", "kind")
 _MOST_LABELS = 20
 _MOST_COPIES = 10
 _MOST_SECONDS = 600.0
@@ -44,9 +36,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
     )
-    for name, what in _COLUMNS.items():
+    for name in _COLUMNS:
         column = getattr(defaults, f"{name}_column")
-        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
+        what = f"column or key of the {name} (default: {column})"
+        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=what)
     parser.add_argument("--questions", action="store_true", help="read questions too, as for a config with a decoder")
     parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
     most, what = defaults.max_bad_fraction, "part of the samples that may be bad (default: %(default)s)"

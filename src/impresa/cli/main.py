@@ -78,7 +78,9 @@ def _run(words: list[str]) -> int:
         return 0
     name, *rest = words
     if name not in VERBS:
-        raise ImpresaError(_unknown_verb(name))
+        from impresa.config.describe import did_you_mean, listed
+
+        raise ImpresaError(f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}")
     _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
     about = getattr(module, "HELP", module.__doc__)
@@ -97,12 +99,6 @@ def _run(words: list[str]) -> int:
     code: int = module.run(args, overrides) or 0
     sys.stdout.flush()
     return code
-
-
-def _unknown_verb(name: str) -> str:
-    from impresa.config.describe import did_you_mean, listed
-
-    return f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}"
 
 
 def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:

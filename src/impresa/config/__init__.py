@@ -1,28 +1,14 @@
-"""The configuration: two dialects, one engine. Nothing here imports torch, and Hydra only where it composes."""
+"""The configuration: two dialects, one engine. The classes of the parts are in `impresa.config.experiment`.
+
+Nothing here imports torch, and Hydra only where it composes.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from impresa.config.experiment import (
-    CheckpointConfig,
-    DatasetConfig,
-    DecoderConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    FusionConfig,
-    GenerationConfig,
-    LabelsConfig,
-    LoggingConfig,
-    LoraConfig,
-    LossConfig,
-    MemoryConfig,
-    OptimizationConfig,
-    RecursionConfig,
-    ShapesConfig,
-    TrainerConfig,
-)
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import MemoryVLMConfig
 
 # Not lazily: the module of the same name would take the function's place when it is imported later.
@@ -33,23 +19,8 @@ if TYPE_CHECKING:
     from impresa.config.runs import prepare
 
 __all__ = [
-    "CheckpointConfig",
-    "DatasetConfig",
-    "DecoderConfig",
-    "EncoderConfig",
     "ExperimentConfig",
-    "FusionConfig",
-    "GenerationConfig",
-    "LabelsConfig",
-    "LoggingConfig",
-    "LoraConfig",
-    "LossConfig",
-    "MemoryConfig",
     "MemoryVLMConfig",
-    "OptimizationConfig",
-    "RecursionConfig",
-    "ShapesConfig",
-    "TrainerConfig",
     "load_experiment",
     "prepare",
     "read_config",

@@ -17,12 +17,12 @@ from typing import Any, cast
 import yaml
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,7 +30,7 @@ from impresa.config.describe import Fault, describe, did_you_mean, listed, raise
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
-from impresa.config.tree import leaves, locate, nested, to_tree, without
+from impresa.config.tree import leaves, locate, lookup, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
 from impresa.errors import ConfigError
 
@@ -174,7 +174,7 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-class _Files(ConfigSource):
+class _Files(FileConfigSource):
     """Hydra's view of a folder of YAML files, read by our own reader."""
 
     def __init__(self, folder: Path, main: Path | None = None) -> None:
@@ -182,28 +182,18 @@ class _Files(ConfigSource):
         self.folder = folder
         self.main = main
 
-    @staticmethod
-    def scheme() -> str:
-        return "impresa"
-
-    def available(self) -> bool:
-        return self.folder.is_dir()
-
     def is_group(self, config_path: str) -> bool:
-        return bool(self.list(config_path, None))
+        return any((self.folder / config_path).glob("*.yaml"))
 
     def is_config(self, config_path: str) -> bool:
         return self._file(config_path) is not None
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        return sorted(path.stem for path in (self.folder / config_path).glob("*.yaml"))
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = cast(Path, self._file(config_path))  # Hydra asks `is_config` first.
         tree = _plain(read_yaml(file))
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
-        tree = _expanded_in(package, tree)
+        tree = _expanded_in(".".join(package), tree)
         if isinstance(tree.get("defaults"), list) and "_self_" not in tree["defaults"]:
             tree["defaults"].append("_self_")  # What a file says itself goes over what it builds on.
         if "hydra" in tree:
@@ -218,12 +208,10 @@ class _Files(ConfigSource):
         return file if file.is_file() and file != self.main else None
 
 
-def _expanded_in(package: list[str], tree: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with the guide's short paths expanded, when it will be put under `package`."""
-    whole = expand_short_paths(nested(".".join(package), tree) if package else tree)
-    for part in package:
-        whole = whole[part]
-    return whole
+def _expanded_in(package: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the guide's short paths expanded, when it will be put under the dotted `package`."""
+    expanded = expand_short_paths(nested(package, tree) if package else tree)
+    return cast(dict[str, Any], lookup(expanded, package)) if package else expanded
 
 
 def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictConfig:

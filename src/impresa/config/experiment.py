@@ -1,11 +1,9 @@
 """The configuration that the engine reads: one frozen, fully typed tree, `ExperimentConfig`.
 
-The other dialect, `MemoryVLMConfig`, is translated into this one; nothing past the config package knows which of the
-two a user wrote. Reading or building a config imports neither torch nor transformers. A tree from YAML is validated
-by `impresa.config.validate`, and so is one built in Python as soon as it is trained or saved.
-
-Without a `decoder` an experiment is an alignment (contrastive training of the encoders); with one it is a
-vision-language model.
+The other dialect, `MemoryVLMConfig`, is translated into this one. Reading or building a config imports neither torch
+nor transformers. A tree from YAML is validated by `impresa.config.validate`, and so is one built in Python as soon as
+it is trained or saved. Without a `decoder` an experiment is an alignment (contrastive training of the encoders); with
+one it is a vision-language model.
 """
 
 from __future__ import annotations
@@ -65,8 +63,7 @@ class DatasetConfig(Section):
     """Where samples come from, how they are prepared and how they are grouped into batches."""
 
     source: Source = "auto"
-    """Kind of data; `auto` reads it off the path: the word `shapes`, a `*.parquet` file or folder of them, a folder of
-    images with captions."""
+    """Kind of data; `auto` goes by the path: `shapes`, parquet files, or a folder of images with captions."""
     train_path: Name = "shapes"
     """Training data: a path, or `shapes` for the embedded data set."""
     val_path: Text | None = None
@@ -126,13 +123,11 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id or a
-    local path, or `timm:NAME`."""
+    """`vit`, `transformer` or `spectrogram`: from scratch; else a Hugging Face id, a local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
-    """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen only if it comes from
-    `checkpoint`."""
+    """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
     embed_dim: Count = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Count = 512
@@ -205,8 +200,7 @@ class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
 
     recursive: Flag = True
-    """false: the same blocks once, as a plain stack. It is the control of equal parameters, for which K, n and N mean
-    nothing."""
+    """false: the same blocks once, as a plain stack: the control of equal parameters, without K, n and N."""
     num_cycles: Count = 2
     """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
     num_steps: Count = 2
@@ -309,18 +303,17 @@ class LossConfig(Section):
     siglip_bias: Literal["auto"] | Float = "auto"
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
-    """Gather embeddings over all processes, so that each sees the whole batch's negatives and n processes train as one
-    with n times the batch. false: each contrasts its own rows only, with fewer negatives and a lower loss (at chance
-    the ln of the rows of one process), and a row of a short last batch counts more. Validation never gathers."""
+    """Gather embeddings over all processes, so that n processes train as one with n times the batch. false: each
+    contrasts its own rows only, with fewer negatives and a lower loss (at chance the ln of its rows), and a row of a
+    short last batch counts more. Validation never gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
     """Pairs to align. null: every pair of modalities present in the batch. `image+audio-text` aligns captions with one
     embedding that image and sound are fused into by `fusion`."""
     duplicates: Literal["ignore", "positive"] = "ignore"
-    """Role of identical captions in one batch to each other: `ignore` treats each as its own class (so they are
-    negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have
-    identical embeddings (no dropout of words or activations); to `siglip` it never is."""
+    """Identical captions in one batch: negatives of each other (`ignore`), or all right (`positive`). To `clip` it is
+    the same while they have identical embeddings (no dropout of words or activations); to `siglip` it never is."""
     row_chunk: Count | None = None
     """Rows, and columns, of the batch's similarity matrix that are held at a time. null: those of the wide prefixes are
     kept whole; a number saves memory at large batches and costs a third more work in the loss."""
@@ -339,8 +332,7 @@ class OptimizationConfig(Section):
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
     lr_logits: Positive | None = None
-    """Learning rate of what scales and shifts the similarities. null: `lr` for `clip`, 100 times `lr` for `siglip`,
-    whose bias has far to go in few steps."""
+    """Learning rate of the logit scale and bias. null: `lr` for `clip`, 100 times `lr` for `siglip`."""
     weight_decay: NonNegative = 0.01
     """Weight decay; norms, biases, embeddings, the logit scale and memory are spared."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
