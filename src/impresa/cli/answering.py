@@ -24,10 +24,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run with a decoder")
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
-
-
 def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> None:
     """Options that override `decoder.generation` of the run."""
     group = parser.add_argument_group("generation", "defaults are those of the run's config")
@@ -40,7 +36,8 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
     add_device(parser)
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_images_and_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer")
 

@@ -8,29 +8,25 @@ from __future__ import annotations
 import argparse
 import os.path
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer
+from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images(parser)
+    add_images_and_output(parser)
     parser.add_argument("question", metavar="QUESTION", help="what is asked about each image")
-    add_output(parser)
     add_generation(parser)
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Answer and print."""
-    _check_question(args.question)
-    answer(args, args.question)
-
-
-def _check_question(question: str) -> None:
+    question = args.question
     if not question.strip():
         raise DataError("QUESTION: is empty; ask something")
     if not is_unicode(question):
         raise DataError("QUESTION: is not UTF-8 text; write it in that encoding")
     if os.path.isfile(question):  # pathlib's fails at texts that are longer than a file name may be
         raise DataError(f"{question}: is a file where the question should be; put the question last, in quotes")
+    answer(args, question)

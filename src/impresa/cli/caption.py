@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer
+from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
 from impresa.data.dialogue import CAPTION_PROMPTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images(parser)
-    add_output(parser)
+    add_images_and_output(parser)
     add_generation(parser)
 
 

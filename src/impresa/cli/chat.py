@@ -11,14 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from impresa.cli.answering import add_generation, add_run, check_inputs, load_model, print_pieces
 from impresa.data.dialogue import Turn
 from impresa.errors import DataError
-
-if TYPE_CHECKING:
-    from impresa.tasks.answering.answerer import AnsweringModel
 
 NEW = "/new"
 
@@ -30,33 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Talk until there is nothing more to say."""
-    check_inputs(args, [args.image])
-    model = load_model(args)
-    model.generation = replace(model.generation, num_beams=1)
-    talk(model, args.image)
-
-
-def talk(model: AnsweringModel, image: Path) -> None:
     """Answer the lines of standard input.
 
     Raises:
         DataError: a question cannot be asked; where somebody types, it is shown and the talk goes on.
     """
+    check_inputs(args, [args.image])
+    model = load_model(args)
+    model.generation = replace(model.generation, num_beams=1)
     turns: list[Turn] = []
     for question in _questions():
         if question == NEW:
             turns = []
             continue
         try:
-            said = print_pieces(model.stream(image, question, turns=turns)).strip()
+            answer = print_pieces(model.stream(args.image, question, turns=turns)).strip()
         except DataError as error:
             if not sys.stdin.isatty():
                 raise
             print(*error.lines, sep="\n", file=sys.stderr)
             continue
-        if said:
-            turns.append(Turn(question, said))
+        if answer:
+            turns.append(Turn(question, answer))
 
 
 def _questions() -> Iterator[str]:

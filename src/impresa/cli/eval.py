@@ -42,7 +42,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate and print."""
     if args.data and args.data != EMBEDDED and args.split != "test":
         raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
+    from rich.console import Console
+
     from impresa.data.sources import open_source, reading_of
+    from impresa.reports.terminal import print_results
     from impresa.run_dir.load import load
     from impresa.tasks import task_of
 
@@ -64,7 +67,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         if not args.data and args.split == "test":
             _renew(args.run, evaluation)
     finally:
-        _print(evaluation, as_json=args.json)
+        if args.json:
+            print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
+        else:
+            print_results(evaluation, Console())
 
 
 def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:
@@ -77,17 +83,6 @@ def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Readin
     if args.data:
         dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
     return open_source(dataset, args.split, reading), name_of_data(dataset, args.split)
-
-
-def _print(evaluation: Evaluation, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    from impresa.reports.terminal import print_results
-
-    print_results(evaluation, Console())
 
 
 def _renew(run_dir: Path, evaluation: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""Options that several verbs share: numbers, as types for argparse, and `--device`."""
+"""Options that several verbs share: types of numbers, and `--device`."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from impresa.errors import ConfigError
 
 _MOST = 2**63 - 1
 
 
-def count(text: str) -> int:
-    return int(_number(text, int, 1, _MOST, "a whole number from 1"))
+def _number(kind: type, low: float, high: float, what: str) -> Callable[[str], Any]:
+    """A type for argparse: reads a number, and says what it takes where the text is none or out of bounds."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {what}")
+        return value
+
+    return read
 
 
-def count_or_zero(text: str) -> int:
-    return int(_number(text, int, 0, _MOST, "a whole number from 0"))
-
-
-def fraction(text: str) -> float:
-    return _number(text, float, 0, 1, "a number from 0 to 1")
-
-
-def non_negative(text: str) -> float:
-    return _number(text, float, 0, sys.float_info.max, "a number from 0")
-
-
-def _number(text: str, kind: Callable[[str], float], low: float, high: float, what: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text} is not {what}")
-    return value
+count = _number(int, 1, _MOST, "a whole number from 1")
+count_or_zero = _number(int, 0, _MOST, "a whole number from 0")
+fraction = _number(float, 0, 1, "a number from 0 to 1")
+non_negative = _number(float, 0, sys.float_info.max, "a number from 0")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

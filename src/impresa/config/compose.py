@@ -1,9 +1,8 @@
 """From a config's name and overrides to a checked experiment. The only module that knows Hydra and OmegaConf.
 
 Hydra's defaults lists, config groups and override grammar are used, and nothing else of it: no plugins, no global
-state, no working directory, no logging, no run folder. Its public `compose` does not serve, because it reads files by
-itself, where the guide's short paths must be expanded file by file and strangers' YAML checked first; another reader
-would have to be a plugin, registered in its global state.
+state, no working directory, no logging, no run folder. Its public `compose` reads files by itself, where the guide's
+short paths must be expanded file by file and untrusted YAML checked first; another reader would have to be a plugin.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, 
     file = find_config("default" if name is None else str(name))
     faults: list[Fault] = []
     try:
-        config = _compose(file, overrides, faults)
-        return _resolve(config, faults), faults
+        return _resolve(_compose(file, overrides, faults), faults), faults
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: cannot be composed ({_one_line(error)}); fix it there") from None
 
@@ -113,13 +111,11 @@ def _read_text(path: Path) -> str:
     if path.is_dir():
         raise ConfigError(f"{path}: is a directory; name a YAML file")
     try:
-        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if raw is None:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
-    try:
-        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
@@ -226,7 +222,9 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
             part = cast(ConfigResult, repository.load_config(cast(str, item.config_path))).config
             config.merge_with(OmegaConf.create(nested(item.package, part)) if item.package else part)
     except MissingConfigException as error:
-        raise ConfigError(_missing_line(file, error)) from None
+        wanted, options = str(error.missing_cfg_file), list(map(str, error.options or shipped_names()))
+        fix = f"{did_you_mean(wanted, options)}there are {listed(options, 'and')}"
+        raise ConfigError(f"{file}: its defaults name {wanted}, which does not exist; {fix}") from None
     for key, value in values:
         try:
             OmegaConf.update(config, key, value, merge=True, force_add=True)
@@ -239,12 +237,6 @@ def _defaults(repository: IConfigRepository, groups: list[Override]) -> Defaults
     return create_defaults_list(
         repo=repository, config_name=_MAIN, overrides_list=groups, prepend_hydra=False, skip_missing=False
     )
-
-
-def _missing_line(file: Path, error: MissingConfigException) -> str:
-    wanted, options = str(error.missing_cfg_file), [str(option) for option in error.options or shipped_names()]
-    hint = did_you_mean(wanted, options)
-    return f"{file}: its defaults name {wanted}, which does not exist; {hint}there are {listed(options, 'and')}"
 
 
 def _parse_overrides(
@@ -292,13 +284,9 @@ def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
         value = parser.parse_override(f"key={text}").value()
     except HydraException:
         return text
-    return value if value is None or isinstance(value, str) or not _is_text(key) else text
-
-
-def _is_text(key: str) -> bool:
-    """True for a key that holds free text in one of the dialects."""
     fields = (locate(schema, key.split(".")) for schema in SCHEMAS.values())
-    return any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
+    is_text = any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
+    return text if is_text and value is not None and not isinstance(value, str) else value
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
@@ -307,14 +295,14 @@ def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
 
 def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
     """The plain tree with every `${...}` replaced by what it stands for; what cannot be is left out, with a fault."""
-    unresolved = {}
-    for path, value in leaves(_plain(config)):
+    tree, unresolved = _plain(config), {}
+    for path, value in leaves(tree):
         if value == "???":
             unresolved[path] = "has no value yet (???); give it one"
         elif "${" in str(value) and (reason := _why_unresolvable(config, path)):
             unresolved[path] = f"{value} cannot be resolved ({reason}); name an existing key, or write the value"
     faults += [Fault(path, text) for path, text in unresolved.items()]
-    return _plain(OmegaConf.create(without(_plain(config), set(unresolved))), resolve=True)
+    return _plain(OmegaConf.create(without(tree, set(unresolved))), resolve=True)
 
 
 def _why_unresolvable(config: DictConfig, path: str) -> str | None:

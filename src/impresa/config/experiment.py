@@ -87,8 +87,7 @@ class DatasetConfig(Section):
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
     questions_per_image: Count = 1
-    """Questions of each image in a training batch, drawn anew for each epoch; the image is encoded once for all of
-    them. Validation asks all."""
+    """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
     """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
     batch_size: Count = 256
@@ -296,8 +295,7 @@ class LossConfig(Section):
     mrl_weight: NonNegative = 1.0
     """Weight of the mean of the losses at the Matryoshka dimensions."""
     temperature: Positive | None = None
-    """Start (or fixed value) of the temperature that similarities are divided by. null: 0.07 for `clip`, 0.1 for
-    `siglip`."""
+    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`)."""
     learn_temperature: Flag = True
     """Learn the temperature; false keeps it fixed."""
     siglip_bias: Literal["auto"] | Float = "auto"
@@ -309,8 +307,8 @@ class LossConfig(Section):
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
-    """Pairs to align. null: every pair of modalities present in the batch. `image+audio-text` aligns captions with one
-    embedding that image and sound are fused into by `fusion`."""
+    """Pairs to align. null: every pair of modalities in the batch. `image+audio-text` aligns captions with the
+    embedding that `fusion` makes of image and sound."""
     duplicates: Literal["ignore", "positive"] = "ignore"
     """Identical captions in one batch: negatives of each other (`ignore`), or all right (`positive`). To `clip` it is
     the same while they have identical embeddings (no dropout of words or activations); to `siglip` it never is."""
@@ -350,8 +348,7 @@ class OptimizationConfig(Section):
     precision: Precision = "32-true"
     """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
     ema_decay: Rate | None = None
-    """Average of the weights over the steps, of which each keeps this share; validated, kept and evaluated in place of
-    the weights themselves. null: no average."""
+    """Decay of the average of the weights that is validated, kept and evaluated in their place. null: no average."""
 
 
 @dataclass(frozen=True, kw_only=True)

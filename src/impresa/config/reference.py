@@ -120,13 +120,9 @@ def _table(path: str, part: Any) -> str:
         key, nested = _below(path, name), section(annotation) is not None
         value = f"see `{key}`" if nested else describe(annotation)
         default = "" if nested and getattr(schema(), name) is not None else _code(None if nested else defaults[name])
-        rows.append(f"| `{name}` | {value} | {default} | {docs[name]}{_note(key)} |")
+        sets = f" {'Label; sets' if key in LABELS else 'Sets'} `{ENGINE_KEYS[key]}`." if key in ENGINE_KEYS else ""
+        rows.append(f"| `{name}` | {value} | {default} | {docs[name]}{sets} |")
     return "\n".join(rows) + "\n"
-
-
-def _note(key: str) -> str:
-    """The engine's key that a key of the guide sets, and that it is a label if it is one."""
-    return f" {'Label; sets' if key in LABELS else 'Sets'} `{ENGINE_KEYS[key]}`." if key in ENGINE_KEYS else ""
 
 
 def _code(value: Any) -> str:

@@ -32,10 +32,9 @@ _POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
 """`pooling` by modality and by whether the backbone is from scratch."""
 _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
-_MIN_CAPTION_TOKENS = 3
 _NUM_MELS = 128
 LEAST_TEMPERATURE = 1e-3
-"""Of sampling: scores are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
+"""Of sampling: the logits are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
 
 
 def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
@@ -76,7 +75,7 @@ def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Itera
     yield from _check_mlp(f"{part}.mlp_ratio", tower.dim, tower.mlp_ratio)
     if modality == "text" and tower.vocab_size < _MIN_VOCABULARY:
         yield Fault(f"{part}.vocab_size", f"{tower.vocab_size} cannot hold all bytes; at least {_MIN_VOCABULARY}")
-    if modality == "text" and tower.max_len < _MIN_CAPTION_TOKENS:
+    if modality == "text" and tower.max_len < 3:
         yield Fault(f"{part}.max_len", f"{tower.max_len} leaves no room between start and end token; at least 3")
     if modality == "audio" and _NUM_MELS % tower.patch_size:
         yield Fault(f"{part}.patch_size", f"{tower.patch_size} does not divide the {_NUM_MELS} mel bins; 16 does")

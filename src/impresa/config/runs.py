@@ -1,4 +1,4 @@
-"""From a checked config to one that can be run: towers of finished runs, switches without a part, data paths."""
+"""From a checked config to one that can be run: towers of finished runs, parts that are not built yet, data paths."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfi
     Args:
         key: beginning of an error line.
         path: the run directory.
-        alignment: an alignment is wanted, so that no other run is suggested.
+        alignment: suggest alignments only where `path` holds runs.
 
     Raises:
         ConfigError: `path` is no finished run.

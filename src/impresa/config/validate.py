@@ -141,15 +141,10 @@ def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> 
     siblings = list(hints(section(annotation) or schema))
     if meant := nearest(key, siblings):
         return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
-    elsewhere = _names_by_last_part(schema)
+    # Anywhere else, by the last part of the key; a key of the guide also goes by the engine's name.
+    elsewhere = {path.rpartition(".")[2]: path for path in known_keys(schema)}
+    if schema is MemoryVLMConfig:
+        elsewhere = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | elsewhere
     if meant := nearest(key.rpartition(".")[2], elsewhere):
         return f"unknown key; did you mean {elsewhere[meant]}?"
     return f"unknown key; known here are {listed(siblings, 'and')}"
-
-
-def _names_by_last_part(schema: type) -> dict[str, str]:
-    """Last part of a key -> the whole key; a key of the guide also answers to what the engine calls it."""
-    names = {path.rpartition(".")[2]: path for path in known_keys(schema)}
-    if schema is MemoryVLMConfig:
-        names = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | names
-    return names
