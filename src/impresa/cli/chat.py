@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Answer the lines of standard input.
 
     Raises:
-        DataError: a question cannot be asked; where somebody types, it is shown and the talk goes on.
+        DataError: a question is unusable; on a terminal the error is shown and the next question read.
     """
     check_inputs(args, [args.image])
     model = load_model(args)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _questions() -> Iterator[str]:
-    """Lines up to an empty one, with a prompt where somebody types."""
+    """Lines up to an empty one, with a prompt on a terminal."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:

@@ -63,7 +63,7 @@ def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> 
 
 
 def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
-    """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
+    """The composed tree without faulty keys, and the faults of overrides and interpolations."""
     file = find_config("default" if name is None else str(name))
     faults: list[Fault] = []
     try:
@@ -191,13 +191,13 @@ class _Files(FileConfigSource):
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
         tree = _expanded_in(".".join(package), tree)
         if isinstance(tree.get("defaults"), list) and "_self_" not in tree["defaults"]:
-            tree["defaults"].append("_self_")  # What a file says itself goes over what it builds on.
+            tree["defaults"].append("_self_")  # A file's own keys override those that it builds on.
         if "hydra" in tree:
             raise ConfigError(f"{file}: hydra: configures Hydra itself, which only composes files here; leave it out")
         return ConfigResult(provider=self.provider, path=str(file), config=OmegaConf.create(tree), header=header)
 
     def _file(self, config_path: str) -> Path | None:
-        """The file of a config; the main one answers to its own name only, so that it can inherit from a namesake."""
+        """The file of a config; the main one is found as `_MAIN` only, so that it can inherit from one of its name."""
         if config_path == _MAIN:
             return self.main
         file = self.folder / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
@@ -211,7 +211,7 @@ def _expanded_in(package: str, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictConfig:
-    """Files, groups and overrides merged; what is wrong with an override is appended to `faults`."""
+    """Files, groups and overrides merged; faults of overrides are appended to `faults`."""
     files = ConfigRepository(ConfigSearchPathImpl())
     files.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
     repository = CachingConfigRepository(files)
@@ -294,7 +294,7 @@ def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
 
 
 def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
-    """The plain tree with every `${...}` replaced by what it stands for; what cannot be is left out, with a fault."""
+    """The plain tree with every `${...}` resolved; keys that cannot be resolved are left out, with a fault."""
     tree, unresolved = _plain(config), {}
     for path, value in leaves(tree):
         if value == "???":

@@ -22,11 +22,7 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of one key, and the fix.
-
-    Keys are those of the engine's dialect; other keys that `text` speaks of stand in backticks, so that a line can be
-    written in the names of the user's dialect.
-    """
+    """A fault of one key, and the fix; other keys in `text` are in backticks, so that they can be renamed as well."""
 
     key: str
     text: str

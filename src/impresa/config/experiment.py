@@ -122,7 +122,8 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """`vit`, `transformer` or `spectrogram`: from scratch; else a Hugging Face id, a local path or `timm:NAME`."""
+    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id, a
+    local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None

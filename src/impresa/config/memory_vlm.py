@@ -256,7 +256,7 @@ def _replaced(config: Any, key: str, value: Any) -> Any:
 
 
 def both_names(key: str) -> str:
-    """An engine key, with the guide's name behind it if there is one: for faults found after the translation."""
+    """An engine key, followed by the guide's name if there is one: for faults found after the translation."""
     return f"{key} ({GUIDE_KEYS[key]})" if key in GUIDE_KEYS else key
 
 

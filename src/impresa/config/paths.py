@@ -1,4 +1,4 @@
-"""Where configs and data lie: the YAML file that a name stands for, and whether a config's data is there."""
+"""Paths of configs and data: the YAML file of a name, and the check that the data of a config exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
-"""The path that stands for the embedded data set."""
+"""The path that names the embedded data set."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
 
@@ -35,7 +35,7 @@ def shipped_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The YAML file that `name` stands for: a path, or the name of a shipped config.
+    """The YAML file of a config, by its path or by the name of a shipped config.
 
     `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
 

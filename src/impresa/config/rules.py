@@ -1,7 +1,7 @@
 """Rules that cross fields and parts, and the values whose part is not built yet.
 
-Each rule yields a `Fault` under the engine's key; other keys that its text speaks of stand in backticks, so that the
-line can be written in either dialect. Keys without an effect have a table of their own, `impresa.config.relevance`.
+Each rule yields a `Fault` under the engine's key; other keys in its text are in backticks, so that the line can be
+written in either dialect. Keys without an effect have a table of their own, `impresa.config.relevance`.
 """
 
 from __future__ import annotations

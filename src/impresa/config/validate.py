@@ -90,7 +90,7 @@ def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> Experimen
 
 
 def _about_sound_keys(crossing: Iterable[Fault], faults: list[Fault]) -> list[Fault]:
-    """Rules across fields say nothing where a field is wrong by itself: its value is not what the user meant."""
+    """The faults of rules across fields, but for fields that are wrong by themselves: their value is not meant."""
     wrong = {key for fault in faults for key in fault.about()}
     return [fault for fault in crossing if wrong.isdisjoint(chain.from_iterable(map(_parents, fault.about())))]
 
