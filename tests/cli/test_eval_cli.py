@@ -106,14 +106,14 @@ def test_lost_training_data_cost_only_the_histogram(
     assert "lost/train" in shown.err
 
 
-def test_the_baseline_of_a_model_that_hears_sees_no_validation_row(
+def test_the_baseline_beside_an_audio_encoder_sees_no_validation_row(
     run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"image": f"{i}.png" if i % 3 else "", "audio": f"{i}.wav", "caption": f"c {i}"} for i in range(9)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     dataset = replace(CONFIG.dataset, train_path=str(folder), val_fraction=0.4)
-    hears = replace(CONFIG, dataset=dataset, audio_encoder=EncoderConfig(backbone="spectrogram"))
-    use(hears, monkeypatch)
+    with_audio = replace(CONFIG, dataset=dataset, audio_encoder=EncoderConfig(backbone="spectrogram"))
+    use(with_audio, monkeypatch)
     opened: list[Source] = []
 
     def keep(model: object, source: Source, *, train_source: Source, **_: object) -> Evaluation:

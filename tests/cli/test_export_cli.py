@@ -84,6 +84,5 @@ def test_a_place_that_cannot_be_written_to_is_refused(
     monkeypatch.setattr("impresa.tasks.answering.language_model.revision_of_language_model", lambda *_: None)
     before = sorted(place.rglob("*"))
     assert main(["export", "adapted", folder]) == 2
-    mend = "name a folder in a place that can be written to"
-    assert capsys.readouterr().err == f"{folder}: cannot be written ({reason}); {mend}\n"
+    assert capsys.readouterr().err == f"{folder}: cannot be written ({reason}); name another folder\n"
     assert sorted(place.rglob("*")) == before

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config import ExperimentConfig, LabelsConfig, load_experiment, read_config, to_yaml
+from impresa.config import ExperimentConfig, load_experiment, read_config, to_yaml
 from impresa.config.compose import load_tree
+from impresa.config.experiment import LabelsConfig
 from impresa.config.memory_vlm import MemoryVLMConfig, to_experiment
 from impresa.config.paths import shipped_folder, shipped_names
 from impresa.config.validate import validate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from impresa.config import ExperimentConfig, LabelsConfig
+from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.config.memory_vlm import GUIDE_KEYS, LABELS, MemoryVLMConfig, to_experiment
 from impresa.config.tree import known_keys, leaves, lookup, merge, nested, to_tree
 from impresa.config.validate import experiment_from_tree, validate

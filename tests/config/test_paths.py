@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,21 @@ def test_a_pattern_of_parquet_files_is_there_if_one_matches(tmp_path: Path, monk
     check_data_paths(config)
     (tmp_path / "[photos]").mkdir()
     check_data_paths(load_experiment("shapes", ["dataset.train_path='[photos]'"]))
+
+
+@pytest.mark.parametrize(("source", "allowed"), [("parquet", True), ("webdataset", True), ("shapes", False)])
+def test_a_pattern_stands_for_files_of_any_kind_but_not_for_the_embedded_data(
+    source: str, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment("shapes", [f"dataset.source={source}", "dataset.train_path='shards/*.tar'"])
+    missing = r"^dataset\.train_path .*: shards/\*\.tar does not exist; name an"
+    with pytest.raises(ConfigError, match=missing):
+        check_data_paths(config)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").touch()
+    with nullcontext() if allowed else pytest.raises(ConfigError, match=missing):
+        check_data_paths(config)
 
 
 def test_the_home_of_a_user_that_is_not_known_is_a_missing_path() -> None:

@@ -12,7 +12,7 @@ from impresa.cli.main import main
 from impresa.config import load_experiment, to_yaml
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.paths import shipped_names
-from impresa.config.relevance import RULES, notices
+from impresa.config.relevance import REFUSED, WARNED, notices
 from impresa.config.runs import adopt_towers
 from impresa.config.tree import known_keys, merge, nested
 from impresa.config.validate import experiment_from_tree
@@ -91,7 +91,7 @@ def test_what_does_something_is_not_warned_of(settings: list[Setting]) -> None:
 
 def test_the_rules_name_keys_that_there_are() -> None:
     known = list(known_keys(ExperimentConfig))
-    for key in (key for rule in RULES for key in rule.keys):
+    for key in (key for rule in (*REFUSED, *WARNED) for key in rule.keys):
         section = f"{key.removesuffix('.*')}."
         assert (key in known and not key.endswith(".*")) or any(other.startswith(section) for other in known)
 

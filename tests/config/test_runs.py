@@ -106,8 +106,8 @@ def test_all_towers_of_an_alignment_can_come_from_runs(run_dir: Path) -> None:
         *("vision_encoder.num_heads=8", "text_encoder.num_heads=8"),
         *(f"vision_encoder.checkpoint={run_dir}", f"text_encoder.checkpoint={run_dir}"),
     )
-    heard = replace(config, audio_encoder=EncoderConfig(backbone="spectrogram", checkpoint=str(run_dir)))
-    found = adopt_towers(heard)
+    with_audio = replace(config, audio_encoder=EncoderConfig(backbone="spectrogram", checkpoint=str(run_dir)))
+    found = adopt_towers(with_audio)
     theirs = read_run("text_encoder.checkpoint", str(run_dir))
     assert found.text_encoder == replace(theirs.text_encoder, checkpoint=str(run_dir))
     assert found.vision_encoder.depth == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import impresa.config
-from impresa.config import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
 from impresa.config.memory_vlm import MemoryVLMConfig, ModelConfig
 from impresa.config.tree import merge, nested, to_tree
 from impresa.config.validate import experiment_from_tree, validate

@@ -15,8 +15,15 @@ from torch.nn import functional as F
 import impresa
 import tiny_hub
 from impresa.cli.main import main
-from impresa.config import EncoderConfig, ExperimentConfig, to_yaml
-from impresa.config.experiment import DatasetConfig, LoggingConfig, OptimizationConfig, ShapesConfig, TrainerConfig
+from impresa.config import ExperimentConfig, to_yaml
+from impresa.config.experiment import (
+    DatasetConfig,
+    EncoderConfig,
+    LoggingConfig,
+    OptimizationConfig,
+    ShapesConfig,
+    TrainerConfig,
+)
 from impresa.data.tokenizers import PretrainedTokenizer
 from impresa.errors import CheckpointError
 from impresa.training.run import train

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from impresa.config import CheckpointConfig, LoggingConfig
+from impresa.config.experiment import CheckpointConfig, LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.training.checkpoints import FORMAT, Checkpoints, format_name, read_checkpoint
 from impresa.training.distributed import Group

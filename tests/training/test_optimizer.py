@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import tiny_hub
-from impresa.config import EncoderConfig, ExperimentConfig, OptimizationConfig
+from impresa.config.experiment import EncoderConfig, ExperimentConfig, OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.vision import VisionEncoder
 from impresa.tasks.alignment.build import build_alignment

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from impresa.config import LoggingConfig, TrainerConfig
+from impresa.config.experiment import LoggingConfig, TrainerConfig
 from impresa.training.plan import Plan, make_plan
 
 

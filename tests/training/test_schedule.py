@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from impresa.config import LoggingConfig, OptimizationConfig
-from impresa.config.experiment import SchedulerName
+from impresa.config.experiment import LoggingConfig, OptimizationConfig, SchedulerName
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule, make_schedule
 

@@ -1,4 +1,4 @@
-"""What the commands that let a run answer share: their options, and refusals before torch is imported."""
+"""Options of the verbs that let a run answer, refusals before torch is imported, and the answering itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from impresa.cli.device import add_device, checked_device
-from impresa.cli.numbers import count, count_or_zero, fraction, non_negative
+from impresa.cli.options import add_device, checked_device, count, count_or_zero, fraction, non_negative
 from impresa.config.describe import raise_faults
 from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import ExperimentConfig, GenerationConfig
+    from impresa.config.experiment import GenerationConfig
     from impresa.tasks.answering.answerer import AnsweringModel
 
 
@@ -25,52 +24,34 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run with a decoder")
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
-
-
 def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> None:
-    """Options that stand in for `decoder.generation` of the run."""
-    group = parser.add_argument_group("generation", "what is left out is as the run's config says")
+    """Options that override `decoder.generation` of the run."""
+    group = parser.add_argument_group("generation", "defaults are those of the run's config")
     group.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer in tokens")
     group.add_argument("--temperature", type=non_negative, metavar="X", help="of sampling; 0 takes the likeliest token")
     group.add_argument("--top-p", type=fraction, metavar="X", help="sample from the likeliest tokens of this share")
     if beams:
-        group.add_argument("--beams", type=count, metavar="N", help="beams; 1 is no beam search")
+        group.add_argument("--beams", dest="num_beams", type=count, metavar="N", help="beams; 1 is no beam search")
     group.add_argument("--seed", type=count_or_zero, metavar="N", help="of sampling (default: another each time)")
     add_device(parser)
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_images_and_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer")
 
 
 def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
-    """Refuse what cannot be answered about, and options that do nothing, without torch.
+    """Refuse runs without a decoder, impossible options and unreadable images, before torch is imported."""
+    from impresa.config.runs import read_run
 
-    Raises:
-        ConfigError: the folder is no finished run, or an option cannot be.
-        CheckpointError: the run is one of an alignment.
-        DataError: an image is missing, or no image.
-    """
-    decoder = finished_run(args.run).decoder
+    decoder = read_run("RUN", str(args.run)).decoder
     if decoder is None:
         raise CheckpointError(f"{args.run}: is an alignment and answers nothing; train a run with a decoder on it")
     _check_generation(args, decoder.generation)
     for image in images:
         _check_image(image)
-
-
-def finished_run(run: Path) -> ExperimentConfig:
-    """The config of a finished run.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from impresa.config.runs import read_run
-
-    return read_run("RUN", str(run))
 
 
 def load_model(args: argparse.Namespace) -> AnsweringModel:
@@ -88,31 +69,28 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
 
 def answer(args: argparse.Namespace, question: str) -> None:
     """Print the answer to one question about each of the images."""
+    check_inputs(args, args.images)
     model = load_model(args)
     if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
         print_pieces(model.stream(args.images[0], question))
         return
     answers = model.ask(args.images, question, batch_size=args.batch_size)
-    pairs = [(printable(str(image)), found) for image, found in zip(args.images, answers, strict=True)]
+    names = [printable(str(image)) for image in args.images]
     if args.json:
-        found = [{"image": image, "question": question, "answer": text} for image, text in pairs]
+        rows = zip(names, answers, strict=True)
+        found = [{"image": name, "question": question, "answer": text} for name, text in rows]
         print(json.dumps(found, indent=2, ensure_ascii=False))
-    elif len(pairs) == 1:
+    elif len(answers) == 1:
         print(answers[0])
     else:
-        for image, text in pairs:
-            print(f"{image}: {' '.join(text.split())}")
+        for name, text in zip(names, answers, strict=True):
+            print(f"{name}: {' '.join(text.split())}")
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of generation that the options name."""
-    values = {
-        "max_new_tokens": args.max_new_tokens,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "num_beams": getattr(args, "beams", None),
-    }
-    return {key: value for key, value in values.items() if value is not None}
+    names = ("max_new_tokens", "temperature", "top_p", "num_beams")
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def _check_generation(args: argparse.Namespace, defaults: GenerationConfig) -> None:
@@ -128,12 +106,12 @@ def _check_generation(args: argparse.Namespace, defaults: GenerationConfig) -> N
 
 def print_pieces(pieces: Iterable[str]) -> str:
     """Print text as it comes and end the line; returns the whole."""
-    said = ""
+    text = ""
     for piece in pieces:
         print(piece, end="", flush=True)
-        said += piece
+        text += piece
     print(flush=True)
-    return said
+    return text
 
 
 def _check_image(path: Path) -> None:

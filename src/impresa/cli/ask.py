@@ -1,40 +1,32 @@
-"""`impresa ask`: one question about one image or several."""
+"""Ask a run with a decoder about images; the last argument is the question, in quotes.
+
+Of one image the answer is printed, on a terminal as it is generated; of several a line each, `path: answer`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os.path
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
-
-HELP = (
-    "Ask a run with a decoder about images; the last argument is the question, in quotes. Of one image the answer is "
-    "printed, on a terminal as it is generated; of several a line each, `path: answer`."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images(parser)
+    add_images_and_output(parser)
     parser.add_argument("question", metavar="QUESTION", help="what is asked about each image")
-    add_output(parser)
     add_generation(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Answer and print; returns the exit code."""
-    _check_question(args.question)
-    check_inputs(args, args.images)
-    answer(args, args.question)
-    return 0
-
-
-def _check_question(question: str) -> None:
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Answer and print."""
+    question = args.question
     if not question.strip():
         raise DataError("QUESTION: is empty; ask something")
     if not is_unicode(question):
         raise DataError("QUESTION: is not UTF-8 text; write it in that encoding")
     if os.path.isfile(question):  # pathlib's fails at texts that are longer than a file name may be
         raise DataError(f"{question}: is a file where the question should be; put the question last, in quotes")
+    answer(args, question)

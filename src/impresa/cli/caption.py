@@ -1,27 +1,22 @@
-"""`impresa caption`: describe images."""
+"""Let a run with a decoder describe images.
+
+Of one image the caption is printed, on a terminal as it is generated; of several a line each, `path: caption`.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from impresa.cli.answering import add_generation, add_images, add_output, add_run, answer, check_inputs
+from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
 from impresa.data.dialogue import CAPTION_PROMPTS
-
-HELP = (
-    "Let a run with a decoder describe images. Of one image the caption is printed, on a terminal as it is generated; "
-    "of several a line each, `path: caption`."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images(parser)
-    add_output(parser)
+    add_images_and_output(parser)
     add_generation(parser)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Describe and print; returns the exit code."""
-    check_inputs(args, args.images)
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Describe and print."""
     answer(args, CAPTION_PROMPTS[0])
-    return 0

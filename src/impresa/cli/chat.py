@@ -1,4 +1,8 @@
-"""`impresa chat`: several questions about one image, each knowing what was said before."""
+"""Talk with a run that has a decoder about one image, without beam search.
+
+A question per line on standard input; answers are printed as they are generated. Earlier questions and answers are
+known; /new forgets them. An empty line or ctrl-d ends.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from impresa.cli.answering import add_generation, add_run, check_inputs, load_model, print_pieces
 from impresa.data.dialogue import Turn
 from impresa.errors import DataError
 
-if TYPE_CHECKING:
-    from impresa.tasks.answering.answerer import AnsweringModel
-
 NEW = "/new"
-HELP = (
-    "Talk with a run that has a decoder about one image: a question per line on standard input, answers as they are "
-    f"generated, without beam search. What was said before is known; {NEW} forgets it. An empty line or ctrl-d ends."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,39 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation(parser, beams=False)
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Talk until there is nothing more to say; returns the exit code."""
-    check_inputs(args, [args.image])
-    model = load_model(args)
-    model.generation = replace(model.generation, num_beams=1)
-    talk(model, args.image)
-    return 0
-
-
-def talk(model: AnsweringModel, image: Path) -> None:
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Answer the lines of standard input.
 
     Raises:
-        DataError: a question cannot be asked; where somebody types, it is shown and the talk goes on.
+        DataError: a question is unusable; on a terminal the error is shown and the next question read.
     """
+    check_inputs(args, [args.image])
+    model = load_model(args)
+    model.generation = replace(model.generation, num_beams=1)
     turns: list[Turn] = []
     for question in _questions():
         if question == NEW:
             turns = []
             continue
         try:
-            said = print_pieces(model.stream(image, question, turns=turns)).strip()
+            answer = print_pieces(model.stream(args.image, question, turns=turns)).strip()
         except DataError as error:
             if not sys.stdin.isatty():
                 raise
             print(*error.lines, sep="\n", file=sys.stderr)
             continue
-        if said:
-            turns.append(Turn(question, said))
+        if answer:
+            turns.append(Turn(question, answer))
 
 
 def _questions() -> Iterator[str]:
-    """Lines up to an empty one, with a prompt where somebody types."""
+    """Lines up to an empty one, with a prompt on a terminal."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`impresa config`: show a resolved config, list the shipped ones, print the JSON schema. Needs no torch, no data."""
+"""Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import re
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.config.memory_vlm import ENGINE, SCHEMAS
 from impresa.errors import ConfigError
-
-HELP = "Show a config as it will be run, list the shipped ones, or print the JSON schema of the YAML files."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schema.add_argument("--dialect", choices=list(SCHEMAS), default=ENGINE, help="default: %(default)s")
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.action == "show":
         _show(args, overrides)
-        return 0
-    if overrides:
+    elif overrides:
         raise ConfigError(f"{overrides[0]}: impresa config {args.action} takes no overrides; leave it out")
-    if args.action == "list":
+    elif args.action == "list":
         _list()
     else:
         from impresa.config.reference import json_schema
 
         print(json.dumps(json_schema(args.dialect), indent=2))
-    return 0
 
 
 def _show(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -44,7 +40,7 @@ def _show(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.config.tree import to_tree
 
     name = config_name(args)
-    shown = to_tree(load_experiment(name, overrides))
+    shown = to_tree(load_experiment(name, overrides))  # with --raw as well, so that faults are refused
     if args.raw:
         shown = load_tree(name, overrides)
     print(json.dumps(shown, indent=2) if args.json else to_yaml(shown).rstrip())
@@ -56,10 +52,6 @@ def _list() -> None:
     names = shipped_names()
     width = max(map(len, names))
     for name in names:
-        print(f"{name:<{width}}  {_description((shipped_folder() / f'{name}.yaml').read_text(encoding='utf-8'))}")
-
-
-def _description(text: str) -> str:
-    """The first comment that is neither the command nor the editor's line."""
-    comments = re.findall(r"^# (?!yaml-language-server)(.*)$", text, flags=re.MULTILINE)
-    return comments[1] if len(comments) > 1 else ""
+        text = (shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+        _command, description, *_ = re.findall(r"^# (?!yaml-language-server)(.*)$", text, flags=re.MULTILINE)
+        print(f"{name:<{width}}  {description}")

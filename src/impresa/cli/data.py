@@ -1,4 +1,4 @@
-"""`impresa data`: look at data before training on them, and write the embedded set as files."""
+"""Check data before training on them, or write the embedded data set to a folder."""
 
 from __future__ import annotations
 
@@ -9,25 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli.numbers import count, count_or_zero, fraction
+from impresa.cli.options import count, count_or_zero, fraction
 from impresa.config.experiment import DatasetConfig, ShapesConfig
-from impresa.errors import ConfigError, DataError
+from impresa.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from impresa.data.check import SourceSummary, Spread
 
-HELP = "Check data before training on them, or write the embedded data set to a folder."
-_COLUMNS = {
-    "image": "image or its path",
-    "caption": "caption or captions",
-    "audio": "sound or its path, with --audio",
-    "label": "class name",
-    "question": "question or questions, with --questions",
-    "answer": "answer or answers, with --questions",
-    "kind": "type of the question, with --questions",
-}
+_COLUMNS = ("image", "caption", "audio", "label", "question", "answer", "kind")
 _MOST_LABELS = 20
 _MOST_COPIES = 10
 _MOST_SECONDS = 600.0
@@ -45,27 +36,21 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
     )
-    for name, what in _COLUMNS.items():
+    for name in _COLUMNS:
         column = getattr(defaults, f"{name}_column")
-        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=f"{what} (default: {column})")
+        what = f"column or key of the {name} (default: {column})"
+        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=what)
     parser.add_argument("--questions", action="store_true", help="read questions too, as for a config with a decoder")
     parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
-    parser.add_argument(
-        "--max-bad-fraction",
-        metavar="X",
-        type=fraction,
-        default=defaults.max_bad_fraction,
-        help="part of the samples that may be bad (default: %(default)s)",
-    )
+    most, what = defaults.max_bad_fraction, "part of the samples that may be bad (default: %(default)s)"
+    parser.add_argument("--max-bad-fraction", metavar="X", type=fraction, default=most, help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     defaults = ShapesConfig()
     parser.add_argument("name", choices=("shapes",), help="the embedded data set")
-    parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="the splits are written to DIR/train, DIR/val, DIR/test"
-    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="splits are written to DIR/train, DIR/val, DIR/test")
     for split in ("train", "val", "test"):
         size = getattr(defaults, f"num_{split}")
         parser.add_argument(f"--num-{split}", metavar="N", type=count, default=size, help=f"default: {size}")
@@ -75,12 +60,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace the splits of a folder that is not empty")
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Check or export; returns the exit code."""
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: impresa data takes no overrides; see impresa data {args.action} --help")
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Check or export."""
     (_check if args.action == "check" else _export)(args)
-    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -105,11 +87,9 @@ def _check(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from impresa.data.export import export_shapes
 
-    size = args.image_size
+    size, kind = args.image_size, args.format
     config = ShapesConfig(num_train=args.num_train, num_val=args.num_val, num_test=args.num_test, seed=args.seed)
-    folders = export_shapes(
-        config, args.folder, image_size_px=size, file_format=args.format, force=args.force, track=_track
-    )
+    folders = export_shapes(config, args.folder, image_size_px=size, file_format=kind, force=args.force, track=_track)
     for split, folder in folders.items():
         print(f"{folder}: {getattr(config, f'num_{split}')} images of {size} x {size} pixels")
 

@@ -1,15 +1,21 @@
-"""`impresa eval`: evaluate a finished run, on its own test data or on others."""
+"""Evaluate a finished run, on its own test data or on others.
+
+Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
+labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
+evaluation and report are renewed; otherwise nothing is written.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli.device import add_device, checked_device
-from impresa.cli.numbers import count
+from impresa.cli.options import add_device, checked_device, count
+from impresa.config.paths import EMBEDDED
 from impresa.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,98 +23,66 @@ if TYPE_CHECKING:
     from impresa.data.sources import Reading, Source
     from impresa.evaluation.results import Evaluation
 
-HELP = (
-    "Evaluate a run: retrieval in both directions beside a colour histogram and chance, and zero-shot classification "
-    "where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own "
-    "test data the run's evaluation and report are renewed; otherwise nothing is written."
-)
-SHAPES = "shapes"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
     parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    splits = ("train", "val", "test")
     parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        default="test",
-        help="part of the run's own data, or of shapes (default: test)",
+        "--split", choices=splits, default="test", help="of the run's data or of shapes (default: test)"
     )
     parser.add_argument(
-        "--batch-size", type=count, metavar="N", help="images or texts at a time (default: as in training)"
+        "--batch-size", type=count, metavar="N", help="images or texts at a time (default: that of training)"
     )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Evaluate and print; returns the exit code."""
-    _check_arguments(args, overrides)
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Evaluate and print."""
+    if args.data and args.data != EMBEDDED and args.split != "test":
+        raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
+    from rich.console import Console
+
     from impresa.data.sources import open_source, reading_of
+    from impresa.reports.terminal import print_results
     from impresa.run_dir.load import load
     from impresa.tasks import task_of
-    from impresa.tasks.samples import name_of_data
 
     model = load(args.run, device=checked_device(args.device))
-    dataset = model.config.dataset
-    task = task_of(model.config)
-    reading = reading_of(model.config)
-    source = _open_data(args, dataset, reading) if args.data else open_source(dataset, args.split, reading)
+    task, reading = task_of(model.config), reading_of(model.config)
+    source, name = _open_data(args, model.config.dataset, reading)
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(dataset, "train", reading)
+        train_source = open_source(model.config.dataset, "train", reading)
     except DataError as error:
-        sys.stderr.write(
-            f"no {task.blind_baseline} beside the model, because the training data cannot be read: {error}\n"
-        )
+        baseline = f"no {task.blind_baseline} beside the model"
+        print(f"{baseline}, because the training data cannot be read: {error}", file=sys.stderr)
         train_source = None
+    show = sys.stderr.isatty()
     evaluation = task.evaluate(
-        model,
-        source,
-        data=_name(args) if args.data else name_of_data(dataset, args.split),
-        train_source=train_source,
-        batch_size=args.batch_size,
-        show_progress=sys.stderr.isatty(),
+        model, source, data=name, train_source=train_source, batch_size=args.batch_size, show_progress=show
     )
     try:
         if not args.data and args.split == "test":
             _renew(args.run, evaluation)
     finally:
-        _print(evaluation, as_json=args.json)
-    return 0
+        if args.json:
+            print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
+        else:
+            print_results(evaluation, Console())
 
 
-def _check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: impresa eval takes no overrides; the run's own config is used")
-    if args.data and args.data != SHAPES and args.split != "test":
-        raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
-
-
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> Source:
-    from dataclasses import replace
-
+def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:
+    """The data to evaluate on, and their name in the results."""
     from impresa.data.sources import open_path, open_source
+    from impresa.tasks.samples import name_of_data
 
-    if args.data == SHAPES:
-        shapes = replace(dataset, source="auto", train_path=SHAPES, val_path=None, test_path=None)
-        return open_source(shapes, args.split, reading)
-    return open_path(dataset, args.data, reading)
-
-
-def _name(args: argparse.Namespace) -> str:
-    return f"{SHAPES}, {args.split} split" if args.data == SHAPES else str(args.data)
-
-
-def _print(evaluation: Evaluation, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    from impresa.reports.terminal import print_results
-
-    print_results(evaluation, Console())
+    if args.data and args.data != EMBEDDED:
+        return open_path(dataset, args.data, reading), args.data
+    if args.data:
+        dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
+    return open_source(dataset, args.split, reading), name_of_data(dataset, args.split)
 
 
 def _renew(run_dir: Path, evaluation: Evaluation) -> None:
@@ -121,4 +95,4 @@ def _renew(run_dir: Path, evaluation: Evaluation) -> None:
         report = write_report(run_dir)
     except OSError as error:
         raise CheckpointError(f"{run_dir}: cannot be written ({error.strerror}); the figures above stand") from error
-    sys.stderr.write(f"report: {report}\n")
+    print(f"report: {report}", file=sys.stderr)

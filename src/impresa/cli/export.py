@@ -1,37 +1,35 @@
-"""`impresa export`: the language model that a run has adapted, for other libraries."""
+"""Write the language model of a run with a Qwen decoder and low-rank adapters to a folder, for other libraries.
+
+The adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge as a
+plain transformers model. The folder's README.md says how to load it.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from impresa.cli.answering import add_run, finished_run
+from impresa.cli.answering import add_run
 from impresa.errors import CheckpointError
-
-HELP = (
-    "Write the language model of a run with a Qwen decoder and low-rank adapters to a folder: the adapters in peft's "
-    "format with encoders, fusion, tokenizer and config beside them, or with --merge a plain transformers model. The "
-    "folder's README.md says how to load it."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to; a new folder, or an empty one")
     parser.add_argument(
-        "--merge", action="store_true", help="merge the adapters into the unquantised language model, in float32"
+        "--merge", action="store_true", help="merge the adapters into the unquantised model, in float32"
     )
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Export and print the folder; returns the exit code."""
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Export and print the folder."""
+    from impresa.config.runs import read_run
     from impresa.export import check_exportable, export_run
 
-    config = finished_run(args.run)
+    config = read_run("RUN", str(args.run))
     try:
         check_exportable(config, args.run, args.folder)
         print(export_run(args.run, args.folder, merge=args.merge))
     except OSError as error:
-        mend = "name a folder in a place that can be written to"
-        raise CheckpointError(f"{args.folder}: cannot be written ({error.strerror or error}); {mend}") from error
-    return 0
+        reason = error.strerror or error
+        raise CheckpointError(f"{args.folder}: cannot be written ({reason}); name another folder") from error

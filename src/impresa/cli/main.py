@@ -1,6 +1,6 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
-Exit codes: 0 done, 2 the user has something to mend, 130 interrupted. A traceback is always a bug of ours.
+Exit codes: 0 done, 2 the user has something to fix, 130 interrupted. A traceback is always a bug of ours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
@@ -20,14 +19,6 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Verb:
-    """A module of `impresa.cli` with `add_arguments` and `run`, and its line in the help."""
-
-    help: str
-    takes_overrides: bool = False
-
-
 class _Parser(argparse.ArgumentParser):
     """argparse's parser, whose faults are one line like all others."""
 
@@ -36,15 +27,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 VERBS = {
-    "train": Verb("train a model and write its run directory", takes_overrides=True),
-    "eval": Verb("evaluate a run on its own or on other data"),
-    "ask": Verb("answer a question about images"),
-    "caption": Verb("describe images"),
-    "chat": Verb("talk about one image, line by line"),
-    "export": Verb("write the language model that a run has adapted as a folder for other libraries"),
-    "data": Verb("export the embedded data, or check your own"),
-    "config": Verb("show a config, list the shipped ones, print the JSON schema", takes_overrides=True),
+    "train": "train a model and write its run directory",
+    "eval": "evaluate a run on its own or on other data",
+    "ask": "answer a question about images",
+    "caption": "describe images",
+    "chat": "talk about one image, line by line",
+    "export": "write the language model that a run has adapted as a folder for other libraries",
+    "data": "export the embedded data, or check your own",
+    "config": "show a config, list the shipped ones, print the JSON schema",
 }
+"""Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
+docstring."""
+_TAKING_OVERRIDES = ("train", "config")
+_OVERVIEW = """\
+usage: impresa VERB ...
+
+Align images, text and sound, ask a language model about them, and measure which switch paid.
+
+{}
+
+impresa VERB --help tells more. Settings are written optimization.lr=1e-4 or --optimization.lr 1e-4."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,20 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        width = max(map(len, VERBS))
+        print(_OVERVIEW.format("\n".join(f"  {name:<{width}}  {line}" for name, line in VERBS.items())))
         return 0 if words else USER_ERROR
     if words[0] == "--version":
         print(f"impresa {__version__}")
         return 0
     name, *rest = words
     if name not in VERBS:
-        raise ImpresaError(_unknown_verb(name))
+        from impresa.config.describe import did_you_mean, listed
+
+        raise ImpresaError(f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}")
     _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
-    parser = _Parser(prog=f"impresa {name}", description=module.HELP, allow_abbrev=False)
+    about = getattr(module, "HELP", module.__doc__)
+    parser = _Parser(prog=f"impresa {name}", description=about, allow_abbrev=False)
     module.add_arguments(parser)
     overrides: list[str] = []
-    if VERBS[name].takes_overrides:
+    if name in _TAKING_OVERRIDES:
         from impresa.cli.overrides import options, split_overrides
 
         rest, overrides = split_overrides(rest, set(options(parser, with_value=True)))
@@ -90,32 +96,9 @@ def _run(words: list[str]) -> int:
     args, unknown = (parser.parse_known_args if has_actions else parser.parse_known_intermixed_args)(rest)
     if unknown:
         raise ImpresaError(_unknown_argument(name, unknown[0], parser))
-    code: int = module.run(args, overrides)
+    code: int = module.run(args, overrides) or 0
     sys.stdout.flush()
     return code
-
-
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(
-        (
-            "usage: impresa VERB ...",
-            "",
-            "Align images, text and sound, ask a language model about them, and measure which switch paid.",
-            "",
-            *lines,
-            "",
-            "impresa VERB --help tells more. Settings are written optimization.lr=1e-4 or --optimization.lr 1e-4.",
-        )
-    )
-
-
-def _unknown_verb(name: str) -> str:
-    from impresa.config.describe import listed, nearest
-
-    near = nearest(name, VERBS)
-    return f"{name}: unknown verb; {f'did you mean {near}? ' if near else ''}there are {listed(VERBS, 'and')}"
 
 
 def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:
@@ -126,7 +109,7 @@ def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> 
     from impresa.config.tree import known_keys
 
     known = {option: option for option in options(parser)}
-    if VERBS[verb].takes_overrides:
+    if verb in _TAKING_OVERRIDES:
         keys = (key for schema in reversed(SCHEMAS.values()) for key in known_keys(schema))
         known = {f"--{key.rpartition('.')[2]}": f"--{key}" for key in keys} | known
     near = nearest(word.partition("=")[0], known) if word.startswith("-") else None

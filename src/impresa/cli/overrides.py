@@ -15,18 +15,14 @@ _TOP_LEVEL_KEYS = frozenset().union(*TOP_LEVEL.values())
 
 
 def split_overrides(argv: Sequence[str], value_options: Container[str] = ()) -> tuple[list[str], list[str]]:
-    """The arguments that are left for argparse, and the overrides, each as `key=value`.
+    """The words after the verb that are left for argparse, and the overrides, each as `key=value`.
 
-    Args:
-        argv: what the user typed after the verb.
-        value_options: options of the verb that take a value; that value is never an override.
+    The word after one of `value_options` is never an override.
 
     Raises:
         ConfigError: with one line for each `--key` without a value.
     """
-    rest: list[str] = []
-    overrides: list[str] = []
-    missing: list[str] = []
+    rest, overrides, missing = list[str](), list[str](), list[str]()
     words = list(argv)
     while words:
         word = words.pop(0)

@@ -1,28 +1,15 @@
-"""The configuration: two dialects, one engine. Nothing here imports torch, and Hydra only where it composes."""
+"""The configuration: two dialects, one engine. `EncoderConfig` and all other parts can be imported from here.
+
+Nothing here imports torch, and Hydra only where it composes.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from impresa.config.experiment import (
-    CheckpointConfig,
-    DatasetConfig,
-    DecoderConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    FusionConfig,
-    GenerationConfig,
-    LabelsConfig,
-    LoggingConfig,
-    LoraConfig,
-    LossConfig,
-    MemoryConfig,
-    OptimizationConfig,
-    RecursionConfig,
-    ShapesConfig,
-    TrainerConfig,
-)
+from impresa.config import experiment
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import MemoryVLMConfig
 
 # Not lazily: the module of the same name would take the function's place when it is imported later.
@@ -33,23 +20,8 @@ if TYPE_CHECKING:
     from impresa.config.runs import prepare
 
 __all__ = [
-    "CheckpointConfig",
-    "DatasetConfig",
-    "DecoderConfig",
-    "EncoderConfig",
     "ExperimentConfig",
-    "FusionConfig",
-    "GenerationConfig",
-    "LabelsConfig",
-    "LoggingConfig",
-    "LoraConfig",
-    "LossConfig",
-    "MemoryConfig",
     "MemoryVLMConfig",
-    "OptimizationConfig",
-    "RecursionConfig",
-    "ShapesConfig",
-    "TrainerConfig",
     "load_experiment",
     "prepare",
     "read_config",
@@ -64,4 +36,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("impresa.config.compose"), name)
     if name == "prepare":
         return import_module("impresa.config.runs").prepare
+    if name.endswith("Config"):
+        return getattr(experiment, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
 """From a config's name and overrides to a checked experiment. The only module that knows Hydra and OmegaConf.
 
 Hydra's defaults lists, config groups and override grammar are used, and nothing else of it: no plugins, no global
-state, no working directory, no logging, no run folder. Its public `compose` does not serve, because it reads files by
-itself, where the guide's short paths must be expanded file by file and strangers' YAML checked first; another reader
-would have to be a plugin, registered in its global state.
+state, no working directory, no logging, no run folder. Its public `compose` reads files by itself, where the guide's
+short paths must be expanded file by file and untrusted YAML checked first; another reader would have to be a plugin.
 """
 
 from __future__ import annotations
@@ -17,28 +16,24 @@ from typing import Any, cast
 import yaml
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
-from hydra.core.default_element import ResultDefault
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from impresa.config.describe import Fault, describe, listed, nearest, raise_faults, show
+from impresa.config.describe import Fault, describe, did_you_mean, listed, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
-from impresa.config.tree import leaves, locate, nested, to_tree, without
+from impresa.config.tree import leaves, locate, lookup, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
 from impresa.errors import ConfigError
 
-DEFAULT_NAME = "default"
 _MAIN = "__main__"
-_SWEEP = object()
-"""Stands for a value that means several runs."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 MAX_BYTES = 256 * 1024
 _MAX_VALUES = 20_000
@@ -68,12 +63,11 @@ def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> 
 
 
 def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
-    """The composed tree, and the faults of overrides and interpolations; what is at fault is left out of the tree."""
-    file = find_config(DEFAULT_NAME if name is None else str(name))
+    """The composed tree without faulty keys, and the faults of overrides and interpolations."""
+    file = find_config("default" if name is None else str(name))
     faults: list[Fault] = []
     try:
-        config = _compose(file, overrides, faults)
-        return _resolve(config, faults), faults
+        return _resolve(_compose(file, overrides, faults), faults), faults
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: cannot be composed ({_one_line(error)}); fix it there") from None
 
@@ -117,13 +111,11 @@ def _read_text(path: Path) -> str:
     if path.is_dir():
         raise ConfigError(f"{path}: is a directory; name a YAML file")
     try:
-        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if raw is None:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
-    try:
-        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
@@ -167,18 +159,18 @@ def _check_yaml(text: str, path: Path) -> None:
 def _broken_line(error: yaml.MarkedYAMLError, path: Path) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-    problem = " ".join((error.problem or "cannot be parsed").split())
+    problem = _one_line(error.problem or "cannot be parsed")
     if "duplicate key" in problem:
         return f"{where}: key {problem.rpartition(' ')[2]} is given twice; keep one"
-    context = f" {' '.join(error.context.split())}" if error.context else ""
-    return f"{where}: broken YAML{context}: {problem}; fix it there"
+    kind = _one_line(f"broken YAML {error.context or ''}")
+    return f"{where}: {kind}: {problem}; fix it there"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
-class _Files(ConfigSource):
+class _Files(FileConfigSource):
     """Hydra's view of a folder of YAML files, read by our own reader."""
 
     def __init__(self, folder: Path, main: Path | None = None) -> None:
@@ -186,52 +178,40 @@ class _Files(ConfigSource):
         self.folder = folder
         self.main = main
 
-    @staticmethod
-    def scheme() -> str:
-        return "impresa"
-
-    def available(self) -> bool:
-        return self.folder.is_dir()
-
     def is_group(self, config_path: str) -> bool:
         return any((self.folder / config_path).glob("*.yaml"))
 
     def is_config(self, config_path: str) -> bool:
         return self._file(config_path) is not None
 
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        return sorted(path.stem for path in (self.folder / config_path).glob("*.yaml"))
-
     def load_config(self, config_path: str) -> ConfigResult:
         file = cast(Path, self._file(config_path))  # Hydra asks `is_config` first.
         tree = _plain(read_yaml(file))
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
-        tree = _expanded_in(package, tree)
+        tree = _expanded_in(".".join(package), tree)
         if isinstance(tree.get("defaults"), list) and "_self_" not in tree["defaults"]:
-            tree["defaults"].append("_self_")  # What a file says itself goes over what it builds on.
+            tree["defaults"].append("_self_")  # A file's own keys override those that it builds on.
         if "hydra" in tree:
             raise ConfigError(f"{file}: hydra: configures Hydra itself, which only composes files here; leave it out")
         return ConfigResult(provider=self.provider, path=str(file), config=OmegaConf.create(tree), header=header)
 
     def _file(self, config_path: str) -> Path | None:
-        """The file of a config; the main one answers to its own name only, so that it can inherit from a namesake."""
+        """The file of a config; the main one is found as `_MAIN` only, so that it can inherit from one of its name."""
         if config_path == _MAIN:
             return self.main
         file = self.folder / (config_path if config_path.endswith(".yaml") else f"{config_path}.yaml")
         return file if file.is_file() and file != self.main else None
 
 
-def _expanded_in(package: list[str], tree: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with the guide's short paths expanded, when it will be put under `package`."""
-    whole = expand_short_paths(nested(".".join(package), tree) if package else tree)
-    for part in package:
-        whole = whole[part]
-    return whole
+def _expanded_in(package: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the guide's short paths expanded, when it will be put under the dotted `package`."""
+    expanded = expand_short_paths(nested(package, tree) if package else tree)
+    return cast(dict[str, Any], lookup(expanded, package)) if package else expanded
 
 
 def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictConfig:
-    """Files, groups and overrides merged; what is wrong with an override is appended to `faults`."""
+    """Files, groups and overrides merged; faults of overrides are appended to `faults`."""
     files = ConfigRepository(ConfigSearchPathImpl())
     files.sources = [_Files(file.parent, main=file), _Files(shipped_folder())]
     repository = CachingConfigRepository(files)
@@ -239,9 +219,12 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
     try:
         groups, values = _parse_overrides(file, overrides, repository, faults)
         for item in _defaults(repository, groups).defaults:
-            config.merge_with(_load_part(item, repository))
+            part = cast(ConfigResult, repository.load_config(cast(str, item.config_path))).config
+            config.merge_with(OmegaConf.create(nested(item.package, part)) if item.package else part)
     except MissingConfigException as error:
-        raise ConfigError(_missing_line(file, error)) from None
+        wanted, options = str(error.missing_cfg_file), list(map(str, error.options or shipped_names()))
+        fix = f"{did_you_mean(wanted, options)}there are {listed(options, 'and')}"
+        raise ConfigError(f"{file}: its defaults name {wanted}, which does not exist; {fix}") from None
     for key, value in values:
         try:
             OmegaConf.update(config, key, value, merge=True, force_add=True)
@@ -256,22 +239,6 @@ def _defaults(repository: IConfigRepository, groups: list[Override]) -> Defaults
     )
 
 
-def _load_part(item: ResultDefault, repository: IConfigRepository) -> Any:
-    """One file of the defaults list, put where it belongs in the tree."""
-    loaded = repository.load_config(cast(str, item.config_path))
-    if loaded is None:
-        raise ConfigError(f"{item.config_path}: the file went away while it was read; try again")
-    return OmegaConf.create(nested(item.package, loaded.config)) if item.package else loaded.config
-
-
-def _missing_line(file: Path, error: MissingConfigException) -> str:
-    wanted = str(error.missing_cfg_file)
-    options = [str(option) for option in error.options or shipped_names()]
-    near = nearest(wanted, options)
-    hint = f"did you mean {near}? " if near else ""
-    return f"{file}: its defaults name {wanted}, which does not exist; {hint}there are {listed(options, 'and')}"
-
-
 def _parse_overrides(
     file: Path, overrides: Sequence[str], repository: IConfigRepository, faults: list[Fault]
 ) -> tuple[list[Override], list[tuple[str, Any]]]:
@@ -281,13 +248,12 @@ def _parse_overrides(
     groups: list[Override] = []
     values: list[tuple[str, Any]] = []
     for text in overrides:
-        key, equals, value_text = text.partition("=")
-        key = key.lstrip("+")
+        key, equals, value_text = text.lstrip("+").partition("=")
         if fault := _spelling_fault(text, key, equals):
             faults.append(fault)
             continue
         value = _parse_value(parser, key, value_text)
-        if value is _SWEEP:
+        if isinstance(value, Sweep):
             faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
         elif not (repository.group_exists(key) and isinstance(value, str)):
             values.append((key, value))
@@ -313,19 +279,14 @@ def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
 
 
 def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
-    """The value in Hydra's grammar; what that grammar cannot read is text as it stands, and so is what must be text."""
+    """The value in Hydra's grammar; what that grammar cannot read is text as it is, and so is what must be text."""
     try:
-        override = parser.parse_override(f"key={text}")
+        value = parser.parse_override(f"key={text}").value()
     except HydraException:
         return text
-    value = _SWEEP if override.is_sweep_override() else override.value()
-    return value if value is None or isinstance(value, str) or not _is_text(key) else text
-
-
-def _is_text(key: str) -> bool:
-    """True for a key that holds free text in one of the dialects."""
     fields = (locate(schema, key.split(".")) for schema in SCHEMAS.values())
-    return any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
+    is_text = any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
+    return text if is_text and value is not None and not isinstance(value, str) else value
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
@@ -333,15 +294,15 @@ def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
 
 
 def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
-    """The plain tree with every `${...}` replaced by what it stands for; what cannot be is left out, with a fault."""
-    unresolved = {}
-    for path, value in leaves(_plain(config)):
+    """The plain tree with every `${...}` resolved; keys that cannot be resolved are left out, with a fault."""
+    tree, unresolved = _plain(config), {}
+    for path, value in leaves(tree):
         if value == "???":
             unresolved[path] = "has no value yet (???); give it one"
         elif "${" in str(value) and (reason := _why_unresolvable(config, path)):
             unresolved[path] = f"{value} cannot be resolved ({reason}); name an existing key, or write the value"
     faults += [Fault(path, text) for path, text in unresolved.items()]
-    return _plain(OmegaConf.create(without(_plain(config), set(unresolved))), resolve=True)
+    return _plain(OmegaConf.create(without(tree, set(unresolved))), resolve=True)
 
 
 def _why_unresolvable(config: DictConfig, path: str) -> str | None:

@@ -22,11 +22,7 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of one key, and the fix.
-
-    Keys are those of the engine's dialect; other keys that `text` speaks of stand in backticks, so that a line can be
-    written in the names of the user's dialect.
-    """
+    """A fault of one key, and the fix; other keys in `text` are in backticks, so that they can be renamed as well."""
 
     key: str
     text: str
@@ -78,6 +74,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     plain = {name.lower().replace("-", "_"): name for name in known}
     matches = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=1, cutoff=0.6)
     return plain[matches[0]] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean ...? ` with the nearest known word, or nothing."""
+    near = nearest(word, known)
+    return f"did you mean {near}? " if near else ""
 
 
 def listed(words: Iterable[Any], last: str = "or") -> str:

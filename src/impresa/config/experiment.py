@@ -1,11 +1,9 @@
 """The configuration that the engine reads: one frozen, fully typed tree, `ExperimentConfig`.
 
-The other dialect, `MemoryVLMConfig`, is translated into this one; nothing past the config package knows which of the
-two a user wrote. Reading or building a config imports neither torch nor transformers. A tree from YAML is validated
-by `impresa.config.validate`, and so is one built in Python as soon as it is trained or saved.
-
-Without a `decoder` an experiment is an alignment (contrastive training of the encoders); with one it is a
-vision-language model.
+The other dialect, `MemoryVLMConfig`, is translated into this one. Reading or building a config imports neither torch
+nor transformers. A tree from YAML is validated by `impresa.config.validate`, and so is one built in Python as soon as
+it is trained or saved. Without a `decoder` an experiment is an alignment (contrastive training of the encoders); with
+one it is a vision-language model.
 """
 
 from __future__ import annotations
@@ -65,8 +63,7 @@ class DatasetConfig(Section):
     """Where samples come from, how they are prepared and how they are grouped into batches."""
 
     source: Source = "auto"
-    """Kind of data; `auto` reads it off the path: the word `shapes`, a `*.parquet` file or folder of them, a folder of
-    images with captions."""
+    """Kind of data; `auto` goes by the path: `shapes`, parquet files, or a folder of images with captions."""
     train_path: Name = "shapes"
     """Training data: a path, or `shapes` for the embedded data set."""
     val_path: Text | None = None
@@ -90,8 +87,7 @@ class DatasetConfig(Section):
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
     questions_per_image: Count = 1
-    """Questions of each image in a training batch, drawn anew for each epoch; the image is encoded once for all of
-    them. Validation asks all."""
+    """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
     """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
     batch_size: Count = 256
@@ -119,7 +115,6 @@ class DatasetConfig(Section):
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
-    """The embedded data set's own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +122,12 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id or a
-    local path, or `timm:NAME`."""
+    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id, a
+    local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
-    """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen only if it comes from
-    `checkpoint`."""
+    """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
     embed_dim: Count = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Count = 512
@@ -143,7 +137,7 @@ class EncoderConfig(Section):
     num_heads: Count = 8
     """Attention heads of a from-scratch backbone."""
     mlp_ratio: Positive = 4.0
-    """Hidden width of a block's MLP as a multiple of `dim`."""
+    """Hidden width of a block's MLP as a multiple of the block's width."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Activation of the MLPs; `quick_gelu` only matters for parity with OpenAI's CLIP weights."""
     pre_norm: Flag = False
@@ -165,7 +159,6 @@ class EncoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    """Image, backbone `vit` only: memory tokens."""
     projection: Literal["mlp", "linear", "none"] = "mlp"
     """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
     gives `embed_dim`: it starts as the very model that it comes from."""
@@ -207,8 +200,7 @@ class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
 
     recursive: Flag = True
-    """false: the same blocks once, as a plain stack. It is the control of equal parameters, for which K, n and N mean
-    nothing."""
+    """false: the same blocks once, as a plain stack: the control of equal parameters, without K, n and N."""
     num_cycles: Count = 2
     """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
     num_steps: Count = 2
@@ -275,7 +267,6 @@ class DecoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    """Defaults of generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,25 +296,23 @@ class LossConfig(Section):
     mrl_weight: NonNegative = 1.0
     """Weight of the mean of the losses at the Matryoshka dimensions."""
     temperature: Positive | None = None
-    """Start (or fixed value) of the temperature that similarities are divided by. null: 0.07 for `clip`, 0.1 for
-    `siglip`."""
+    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`)."""
     learn_temperature: Flag = True
     """Learn the temperature; false keeps it fixed."""
     siglip_bias: Literal["auto"] | Float = "auto"
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
-    """Gather embeddings over all processes, so that each sees the whole batch's negatives and n processes train as one
-    with n times the batch. false: each contrasts its own rows only, with fewer negatives and a lower loss (at chance
-    the ln of the rows of one process), and a row of a short last batch counts more. Validation never gathers."""
+    """Gather embeddings over all processes, so that n processes train as one with n times the batch. false: each
+    contrasts its own rows only, with fewer negatives and a lower loss (at chance the ln of its rows), and a row of a
+    short last batch counts more. Validation never gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None
-    """Pairs to align. null: every pair of modalities present in the batch. `image+audio-text` aligns captions with one
-    embedding that image and sound are fused into by `fusion`."""
+    """Pairs to align. null: every pair of modalities in the batch. `image+audio-text` aligns captions with the
+    embedding that `fusion` makes of image and sound."""
     duplicates: Literal["ignore", "positive"] = "ignore"
-    """Role of identical captions in one batch to each other: `ignore` treats each as its own class (so they are
-    negatives), `positive` counts all of them as right. To `clip` it is the same as long as identical captions have
-    identical embeddings (no dropout of words or activations); to `siglip` it never is."""
+    """Identical captions in one batch: negatives of each other (`ignore`), or all right (`positive`). To `clip` it is
+    the same while they have identical embeddings (no dropout of words or activations); to `siglip` it never is."""
     row_chunk: Count | None = None
     """Rows, and columns, of the batch's similarity matrix that are held at a time. null: those of the wide prefixes are
     kept whole; a number saves memory at large batches and costs a third more work in the loss."""
@@ -342,8 +331,7 @@ class OptimizationConfig(Section):
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
     lr_logits: Positive | None = None
-    """Learning rate of what scales and shifts the similarities. null: `lr` for `clip`, 100 times `lr` for `siglip`,
-    whose bias has far to go in few steps."""
+    """Learning rate of the logit scale and bias. null: `lr` for `clip`, 100 times `lr` for `siglip`."""
     weight_decay: NonNegative = 0.01
     """Weight decay; norms, biases, embeddings, the logit scale and memory are spared."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
@@ -361,8 +349,7 @@ class OptimizationConfig(Section):
     precision: Precision = "32-true"
     """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
     ema_decay: Rate | None = None
-    """Average of the weights over the steps, of which each keeps this share; validated, kept and evaluated in place of
-    the weights themselves. null: no average."""
+    """Decay of the average of the weights that is validated, kept and evaluated in their place. null: no average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,9 +373,7 @@ class TrainerConfig(Section):
     deterministic: Flag = False
     """Only deterministic algorithms, at some cost in speed on a GPU."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    """Logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,9 +399,7 @@ class ExperimentConfig(Section):
     seed: CountOrZero = 0
     """Seed of the weights, the order of the data, augmentation and dropout."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """Names and notes for people."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    """Data."""
     vision_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Image tower."""
     text_encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(backbone="transformer"))
@@ -426,13 +409,9 @@ class ExperimentConfig(Section):
     decoder: DecoderConfig | None = None
     """Language model; null for alignment."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    """How the modalities' tokens are joined."""
     losses: LossConfig = field(default_factory=LossConfig)
-    """Contrastive objective."""
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    """Optimizer and schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Length, hardware, logging, checkpoints."""
 
 
 def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderConfig]]:

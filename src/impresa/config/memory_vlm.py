@@ -1,9 +1,10 @@
 """The Memory-VLM dialect of the configuration (`model`, `training`, `project`) and its translation.
 
-Names, types and defaults are those of the Memory-VLM configuration guide. `to_experiment` is the only reader: it turns
-the tree into the `ExperimentConfig` that the engine works with. The keys that the guide does not have but a user of it
-needs (`training.seed`, `training.precision`, `model.contrastive.learn_temperature`, `model.memory.memory_momentum`)
-have defaults that leave the guide's meaning alone.
+Names, types and defaults are those of the Memory-VLM configuration guide; a field without a docstring means the same as
+the engine's field that it sets (`GUIDE_KEYS`). `to_experiment` is the only reader: it turns the tree into the
+`ExperimentConfig` that the engine works with. The keys that the guide does not have but a user of it needs
+(`training.seed`, `training.precision`, `model.contrastive.learn_temperature`, `model.memory.memory_momentum`) have
+defaults that leave the guide's meaning alone.
 """
 
 from __future__ import annotations
@@ -42,192 +43,141 @@ from impresa.config.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class GuideMemoryConfig(MemoryConfig):
-    """`model.memory`: the engine's memory settings, switched on."""
+    """Memory tokens, which this dialect enables by default."""
 
     enabled: Flag = True
-    """Enable memory tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideTextConfig(Section):
-    """`model.text`: the text encoder."""
+    """Text encoder."""
 
     vocab_size: Count = 49408
-    """Vocabulary size: an upper bound, the table has the size of the tokenizer trained on the captions."""
     max_len: Count = 77
-    """Maximum sequence length in tokens."""
     embed_dim: Count = 512
-    """Width of the text transformer."""
     depth: Count = 12
-    """Number of transformer layers."""
     num_heads: Count = 8
-    """Attention heads."""
     mlp_ratio: Positive = 4.0
-    """MLP hidden width as a multiple of `embed_dim`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(Section):
-    """`model.contrastive`: the contrastive loss."""
+    """Contrastive loss."""
 
     temperature: Positive = 0.07
     """Logit scaling temperature: the start, or the fixed value, see `learn_temperature`."""
     loss_type: LossType = "clip"
-    """Loss function type."""
     gather_distributed: Flag = False
-    """Gather embeddings across GPUs."""
     learn_temperature: Flag = True
-    """Learn the temperature (an addition to the guide)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
-    """`model`: the vision encoder and what belongs to it."""
+    """Vision encoder, text encoder and contrastive loss."""
 
     name: Text = "memory_clip_vit_b_16"
-    """Model identifier."""
     image_size: Count = 224
     """Input image resolution in pixels."""
     patch_size: Count = 16
-    """ViT patch size in pixels."""
     embed_dim: Count = 512
     """Embedding dimension: width of the ViT and of the joint embedding."""
     depth: Count = 12
-    """Number of transformer layers."""
     num_heads: Count = 8
-    """Attention heads."""
     mlp_ratio: Positive = 4.0
-    """MLP hidden width as a multiple of `embed_dim`."""
     drop_rate: Rate = 0.0
-    """Dropout rate."""
     attn_drop_rate: Rate = 0.0
-    """Attention dropout rate."""
     memory: GuideMemoryConfig = field(default_factory=GuideMemoryConfig)
-    """Memory tokens."""
     text: GuideTextConfig = field(default_factory=GuideTextConfig)
-    """Text encoder."""
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    """Contrastive loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerKwargs(Section):
-    """`training.optimizer.optimizer_kwargs`, also written `training.optimizer_kwargs`."""
+    """Settings of the optimizer, also written `training.optimizer_kwargs`."""
 
     betas: tuple[Rate, Rate] = (0.9, 0.999)
-    """Adam betas."""
     eps: Positive = 1e-8
-    """Adam epsilon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideOptimizerConfig(Section):
-    """`training.optimizer`."""
+    """Optimizer and its settings."""
 
     optimizer: OptimizerName = "adamw"
     """Optimizer name; `training.optimizer=adamw` for short."""
     optimizer_kwargs: OptimizerKwargs = field(default_factory=OptimizerKwargs)
-    """Its settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerKwargs(Section):
-    """`training.scheduler.scheduler_kwargs`, also written `training.scheduler_kwargs`."""
+    """Settings of the scheduler, also written `training.scheduler_kwargs`."""
 
     warmup_epochs: CountOrZero = 5
-    """Warmup epochs."""
     min_lr: NonNegative = 1e-6
-    """Minimum learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideSchedulerConfig(Section):
-    """`training.scheduler`."""
+    """Scheduler and its settings."""
 
     scheduler: SchedulerName = "cosine"
     """Scheduler name; `training.scheduler=cosine` for short."""
     scheduler_kwargs: SchedulerKwargs = field(default_factory=SchedulerKwargs)
-    """Its settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideDataConfig(Section):
-    """`training.data`."""
+    """Data, and how it is loaded."""
 
     train_path: Name = "data/train"
-    """Training data path."""
     val_path: Name = "data/val"
     """Validation data path."""
     image_size: Count = 224
     """Input image size in pixels; must be `model.image_size`, which the shipped YAML passes on."""
     augmentation: Augmentation = "clip"
-    """Augmentation strategy."""
     num_workers: CountOrZero = 4
-    """DataLoader workers."""
     prefetch_factor: Count = 2
-    """Batches that each worker prepares ahead."""
     pin_memory: Flag = True
-    """Pin memory for faster transfer."""
     persistent_workers: Flag = True
-    """Keep workers alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideLoggingConfig(LoggingConfig):
-    """`training.logging`: the engine's logging settings, with the guide's names and W&B switched on."""
+    """Logging, by default also to W&B."""
 
     project: Name = "memory-vlm"
-    """Project name in W&B."""
     name: Name = "memory_clip"
     """Name of the run in W&B and TensorBoard."""
     wandb: Flag = True
-    """Log to Weights & Biases (offline when there is no key or no network)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Section):
-    """`training`."""
+    """Hyperparameters of training, data, logging and checkpoints."""
 
     epochs: Count = 100
-    """Training epochs."""
     batch_size: Count = 256
-    """Batch size per device."""
     accumulate_grad_batches: Count = 1
-    """Gradient accumulation."""
     learning_rate: Positive = 5e-4
-    """Learning rate."""
     weight_decay: NonNegative = 0.01
-    """Weight decay."""
     clip_grad: NonNegative = 1.0
-    """Gradient clipping norm."""
     seed: CountOrZero = 0
-    """Seed (an addition to the guide)."""
     precision: Precision = "32-true"
-    """Numeric precision (an addition to the guide)."""
     optimizer: GuideOptimizerConfig = field(default_factory=GuideOptimizerConfig)
-    """Optimizer."""
     scheduler: GuideSchedulerConfig = field(default_factory=GuideSchedulerConfig)
-    """Scheduler."""
     data: GuideDataConfig = field(default_factory=GuideDataConfig)
-    """Data."""
     logging: GuideLoggingConfig = field(default_factory=GuideLoggingConfig)
-    """Logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectConfig(Section):
-    """`project`: metadata, recorded in the run and in W&B."""
+    """Metadata of the project, recorded in the run and in W&B."""
 
     name: Name = "memory-vlm"
-    """Name of the project."""
     description: Text = ""
-    """Purpose of the project."""
     version: Text = ""
-    """Its version."""
     tags: tuple[Name, ...] = ()
-    """Tags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,18 +185,16 @@ class MemoryVLMConfig(Section):
     """Root of the Memory-VLM dialect."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Model architecture."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Training hyperparameters."""
     project: ProjectConfig = field(default_factory=ProjectConfig)
-    """Project metadata."""
 
 
 ENGINE, GUIDE = "experiment", "memory_vlm"
 SCHEMAS: dict[str, type] = {ENGINE: ExperimentConfig, GUIDE: MemoryVLMConfig}
 TOP_LEVEL = {name: frozenset(f.name for f in fields(schema)) for name, schema in SCHEMAS.items()}
 
-LABELS = {f"project.{name}" for name in hints(ProjectConfig)} | {
+LABELS = {
+    *(f"project.{name}" for name in hints(ProjectConfig)),
     *("model.name", "training.logging.project", "training.logging.entity", "training.logging.name"),
 }
 """Keys of the guide that name things and change no number; everything else changes what a run computes or does."""
@@ -285,6 +233,8 @@ GUIDE_KEYS: dict[str, str] = {
 }
 """Engine key -> the guide's key that sets it. `model.embed_dim` is the width of the ViT and of the joint embedding;
 that `model.image_size` equals `training.data.image_size` is checked before (`impresa.config.rules`)."""
+ENGINE_KEYS = {guide: engine for engine, guide in GUIDE_KEYS.items()}
+"""The guide's key -> the engine's key that it sets, the last one of several."""
 
 
 def to_experiment(config: MemoryVLMConfig) -> ExperimentConfig:
@@ -306,15 +256,14 @@ def _replaced(config: Any, key: str, value: Any) -> Any:
 
 
 def both_names(key: str) -> str:
-    """An engine key, with the guide's name behind it if there is one: for faults found after the translation."""
+    """An engine key, followed by the guide's name if there is one: for faults found after the translation."""
     return f"{key} ({GUIDE_KEYS[key]})" if key in GUIDE_KEYS else key
 
 
 def expand_short_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with the full path in place of each short one.
+    """`tree` with the full path in place of each short one, before anything is composed.
 
-    Short are `training.optimizer=adamw`, `training.optimizer_kwargs.*` and the same for `scheduler`. They are rewritten
-    before anything is composed, in YAML files and in overrides alike.
+    Short are `training.optimizer=adamw`, `training.optimizer_kwargs.*` and the same for `scheduler`.
 
     Raises:
         ConfigError: a value is given by both paths and differs.
@@ -325,17 +274,13 @@ def expand_short_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
     full, faults = dict(training), []
     for part in ("optimizer", "scheduler"):
         settings = f"{part}_kwargs"
-        value = full.get(part, {})
-        if not isinstance(value, Mapping):
-            value = {part: value}
+        if part in full and not isinstance(full[part], Mapping):
+            full[part] = {part: full[part]}
         if settings in full:
-            known, added = dict(leaves(value)), {settings: full.pop(settings)}
-            for path, item in leaves(added):
-                if path in known and known[path] != item:
-                    faults.append(_given_twice(f"training.{part}.{path}", known[path], item))
-            value = merge(value, added)
-        if value:
-            full[part] = value
+            known, added = dict(leaves(full.get(part, {}))), {settings: full.pop(settings)}
+            twice = [(path, item) for path, item in leaves(added) if known.get(path, item) != item]
+            faults += [_given_twice(f"training.{part}.{path}", known[path], item) for path, item in twice]
+            full[part] = merge(full.get(part, {}), added)
     raise_faults(faults)
     return {**tree, "training": full}
 

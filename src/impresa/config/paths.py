@@ -1,4 +1,4 @@
-"""Where configs and data lie: the YAML file that a name stands for, and whether a config's data is there."""
+"""Paths of configs and data: the YAML file of a name, and the check that the data of a config exist."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 from glob import has_magic, iglob
 from pathlib import Path
 
-from impresa.config.describe import Fault, listed, nearest, raise_faults
+from impresa.config.describe import Fault, did_you_mean, listed, raise_faults
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
-"""The path that stands for the embedded data set."""
+"""The path that names the embedded data set."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
 
 
 def expanded(path: str) -> Path:
-    """`path` with `~` replaced by the home it stands for; of a user that is not known it stays, and names no file."""
+    """`path` with `~` replaced by the home directory; `~name` of an unknown user stays, and names no file."""
     return Path(os.path.expanduser(path))  # pathlib's raises RuntimeError where there is no such user
 
 
@@ -35,7 +35,7 @@ def shipped_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The YAML file that `name` stands for: a path, or the name of a shipped config.
+    """The YAML file of a config, by its path or by the name of a shipped config.
 
     `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
 
@@ -53,15 +53,14 @@ def find_config(name: str) -> Path:
         raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
     if path.parent not in (Path(), shipped):
         raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(shipped_names(), 'and')}")
-    near = nearest(Path(name).stem, shipped_names())
-    hint = f"did you mean {near}? " if near else ""
+    hint = did_you_mean(Path(name).stem, shipped_names())
     if Path(f"{name}.yaml").is_file():
         hint = f"your file is named by its path, ./{name}.yaml; "
     raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(shipped_names(), 'and')}")
 
 
 def check_data_paths(config: ExperimentConfig) -> None:
-    """Refuse data paths that do not exist; the line names the fix.
+    """Refuse data paths that do not exist.
 
     Raises:
         ConfigError: with one line per missing path.
@@ -72,17 +71,17 @@ def check_data_paths(config: ExperimentConfig) -> None:
     raise_faults(
         Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}")
         for key in ("train_path", "val_path", "test_path")
-        if (path := getattr(dataset, key)) is not None and not _is_there(dataset, path)
+        if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
     )
 
 
-def _is_there(dataset: DatasetConfig, path: str) -> bool:
+def _exists(dataset: DatasetConfig, path: str) -> bool:
+    """True for the embedded data, an existing path, and a pattern that matches one; shapes have no pattern."""
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
         return True
-    place = expanded(path)
-    if has_magic(path) and not place.exists() and dataset.source in ("auto", "parquet"):
-        return next(iglob(str(place), recursive=True), None) is not None
-    return place.exists()
+    file = expanded(path)
+    is_pattern = has_magic(path) and dataset.source != "shapes"
+    return file.exists() or (is_pattern and any(iglob(str(file), recursive=True)))
 
 
 def _fix(path: str) -> str:

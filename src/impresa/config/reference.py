@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from impresa.config.describe import describe
 from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig
-from impresa.config.memory_vlm import ENGINE, GUIDE, GUIDE_KEYS, LABELS, SCHEMAS, MemoryVLMConfig
+from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, LABELS, SCHEMAS, MemoryVLMConfig
 from impresa.config.paths import shipped_folder
-from impresa.config.tree import hints, section, to_tree
+from impresa.config.tree import hints, locate, section, to_tree
 from impresa.config.types import Section
 
 # Only here: it takes pydantic a tenth of a second to look the docstrings up, which a command should not pay.
@@ -38,6 +38,8 @@ _GUIDE_INTRODUCTION = """\
 
 `training.optimizer=adamw`, `training.optimizer_kwargs.*`, `training.scheduler=cosine` and
 `training.scheduler_kwargs.*` are short for the full keys below. A *label* names things and changes no number.
+`training.seed`, `training.precision`, `model.contrastive.learn_temperature` and `model.memory.memory_momentum` are
+additions to the Memory-VLM configuration guide.
 """
 _ROOTS: dict[str, Any] = {
     ENGINE: ExperimentConfig(audio_encoder=EncoderConfig(backbone="spectrogram"), decoder=DecoderConfig()),
@@ -49,68 +51,78 @@ _INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
 
 def reference() -> str:
     """The page docs/config-reference.md."""
-    engine = _sections(_ROOTS[ENGINE], "the experiment dialect", {})
-    guide = _sections(_ROOTS[GUIDE], "the Memory-VLM dialect", {guide: key for key, guide in GUIDE_KEYS.items()})
+    engine, guide = _sections(ENGINE, "the experiment dialect"), _sections(GUIDE, "the Memory-VLM dialect")
     return "\n".join((_INTRODUCTION, "## The experiment dialect\n", *engine, _GUIDE_INTRODUCTION, *guide))
 
 
-def documentation(schema: type) -> dict[str, str]:
-    """The docstring under each field of a config class and of those that it inherits from, on one line."""
+def _documentation(path: str, schema: type) -> dict[str, str]:
+    """The meaning of each field of a config class that is used at `path`.
+
+    It is the docstring under the field, here or in a class that is inherited from; without one it is that of the
+    section which the field holds, or of the engine's key which it sets.
+    """
     docs: dict[str, str] = {}
     for owner in filter(dataclasses.is_dataclass, reversed(schema.__mro__)):
         properties = TypeAdapter(owner).json_schema()["properties"]
-        docs |= {
-            key: " ".join(value["description"].split()) for key, value in properties.items() if "description" in value
-        }
+        docs |= {key: _one_line(value["description"]) for key, value in properties.items() if "description" in value}
+    for name, annotation in hints(schema).items():
+        if name not in docs and (part := section(annotation)):
+            docs[name] = _one_line(part.__doc__)
+        elif name not in docs:
+            parent, _, key = ENGINE_KEYS[_below(path, name)].rpartition(".")
+            engine = section(locate(ExperimentConfig, parent.split("."))[1])
+            docs[name] = _documentation(parent, engine)[key]
     return docs
 
 
-def _sections(root: Any, title: str, sets: dict[str, str]) -> Iterator[str]:
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _sections(dialect: str, title: str) -> Iterator[str]:
     """One table for each config class, under the paths where it is used."""
-    places: dict[type, dict[str, Any]] = {}
-    for path, part in _parts(root):
-        places.setdefault(type(part), {})[path] = part
-    for schema, uses in places.items():
+    uses_of: dict[type, dict[str, Any]] = {}
+    for path, part in _parts(_ROOTS[dialect]):
+        uses_of.setdefault(type(part), {})[path] = part
+    for schema, uses in uses_of.items():
         yield f"### {', '.join(f'`{path}`' for path in uses) if '' not in uses else f'Top level of {title}'}\n"
-        yield f"{' '.join((schema.__doc__ or '').split())}\n"
+        yield f"{_one_line(schema.__doc__ or '')}\n"
         first, *others = uses.items()
-        yield from _other_defaults(first, others)
-        yield _table(*first, sets)
+        yield from _other_defaults(first[1], others)
+        yield _table(*first)
 
 
-def _parts(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    yield prefix.rstrip("."), config
+def _parts(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every section of a config with its path, the root first."""
+    yield path, config
     schema: type = type(config)
     for name in hints(schema):
         if dataclasses.is_dataclass(value := getattr(config, name)):
-            yield from _parts(value, f"{prefix}{name}.")
+            yield from _parts(value, _below(path, name))
 
 
-def _other_defaults(first: tuple[str, Any], others: list[tuple[str, Any]]) -> Iterator[str]:
+def _other_defaults(first: Any, others: list[tuple[str, Any]]) -> Iterator[str]:
     for path, part in others:
         for key, value in to_tree(part).items():
-            if value != to_tree(first[1])[key] and not isinstance(value, dict):
+            if value != to_tree(first)[key] and not isinstance(value, dict):
                 yield f"The default of `{path}.{key}` is {_code(value)}.\n"
 
 
-def _table(path: str, part: Any, sets: dict[str, str]) -> str:
+def _table(path: str, part: Any) -> str:
     schema: type = type(part)
-    defaults, docs = to_tree(part), documentation(schema)
-    prefix = f"{path}." if path else ""
+    defaults, docs = to_tree(part), _documentation(path, schema)
     rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, annotation in hints(schema).items():
-        nested = section(annotation) is not None
-        value = f"see `{prefix}{name}`" if nested else describe(annotation)
+        key, nested = _below(path, name), section(annotation) is not None
+        value = f"see `{key}`" if nested else describe(annotation)
         default = "" if nested and getattr(schema(), name) is not None else _code(None if nested else defaults[name])
-        rows.append(f"| `{name}` | {value} | {default} | {docs[name]}{_note(prefix + name, sets)} |")
+        sets = f" {'Label; sets' if key in LABELS else 'Sets'} `{ENGINE_KEYS[key]}`." if key in ENGINE_KEYS else ""
+        rows.append(f"| `{name}` | {value} | {default} | {docs[name]}{sets} |")
     return "\n".join(rows) + "\n"
-
-
-def _note(key: str, sets: dict[str, str]) -> str:
-    """The engine's key that a key of the guide sets, marked if it is a label."""
-    if key not in sets:
-        return ""
-    return f" {'Label; sets' if key in LABELS else 'Sets'} `{sets[key]}`."
 
 
 def _code(value: Any) -> str:
@@ -120,10 +132,10 @@ def _code(value: Any) -> str:
 def json_schema(dialect: str) -> dict[str, Any]:
     """The schema of one dialect's YAML: what the config classes say, and what composing adds to it."""
     schema = TypeAdapter(SCHEMAS[dialect]).json_schema()
-    for owner in {type(part) for _, part in _parts(_ROOTS[dialect])}:
+    for owner, path in {type(part): path for path, part in _parts(_ROOTS[dialect])}.items():
         properties = schema["$defs"].get(owner.__name__, schema)["properties"]
-        docs = documentation(owner)
-        properties.update({key: {"description": docs[key], **_or_interpolation(properties[key])} for key in docs})
+        for key, meaning in _documentation(path, owner).items():
+            properties[key] = {"description": meaning, **_or_interpolation(properties[key])}
     if dialect == GUIDE:
         _add_short_paths(schema["$defs"])
     schema["properties"]["defaults"] = {

@@ -1,4 +1,4 @@
-"""Keys that have an effect only under a condition: one table says where they have none, why, and the fix.
+"""Keys that have an effect only under a condition: two tables say where they have none, and why.
 
 Most of them are refused there. Those that one sets for the other arm of an ablation, or inherits from a config that is
 made for both arms, are only warned of.
@@ -30,11 +30,11 @@ class Rule:
     keys: tuple[str, ...]
     """Keys and sections; `section.*` stands for each key below the section."""
     idle: Callable[[Any], bool]
-    """True for an experiment where they have no effect; asked only where one of them does not have its default."""
+    """True for an experiment where they have no effect; called only if one of them does not have its default."""
     why: str
-    """Why they have none, and the fix; names in braces are read from the config."""
-    warns: bool = False
-    """Warn before the training run instead of refusing the config."""
+    """Why they have none; names in braces are read from the config."""
+    fix: str = "leave it out"
+    """The fix, where the keys are refused."""
 
 
 _PERCEIVER = ("use_perceiver", "perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
@@ -50,18 +50,17 @@ _SCRATCH_ONLY = (
     *("patch_size", "vocab_size"),
 )
 """Fields that shape a backbone from scratch and mean nothing for a pretrained one, as does `num_heads`."""
+_QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
+_TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
+_TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
 
 
 def _below(section: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names)
 
 
-def _answers(config: ExperimentConfig) -> bool:
+def _has_decoder(config: ExperimentConfig) -> bool:
     return config.decoder is not None
-
-
-def _aligns(config: ExperimentConfig) -> bool:
-    return config.decoder is None
 
 
 def _pools_nothing(config: ExperimentConfig) -> bool:
@@ -81,100 +80,85 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
         return is_pretrained(config) and not getattr(config, part).use_attention_pooling
 
     scratch_only = [name for name in _SCRATCH_ONLY if name not in _UNUSED[modality]]
-    why = f"is for a backbone from scratch, not for {{{part}.backbone}}; leave it out"
+    why = f"is for a backbone from scratch, not for {{{part}.backbone}}"
     return (
-        Rule(_below(part, *_UNUSED[modality]), exists, f"means nothing for {modality}; leave it out"),
+        Rule(_below(part, *_UNUSED[modality]), exists, f"means nothing for {modality}"),
         Rule(_below(part, *scratch_only), is_pretrained, why),
         Rule(_below(part, "num_heads"), has_no_heads, why),
     )
 
 
-_TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
-
-RULES: tuple[Rule, ...] = (
+REFUSED = (
     *_tower_rules("image", "vision_encoder"),
     *_tower_rules("text", "text_encoder"),
     *_tower_rules("audio", "audio_encoder"),
     Rule(
         ("fusion",),
         lambda c: c.decoder is None and FUSED_PAIR not in (c.losses.pairs or ()),
-        f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`; add {FUSED_PAIR} to `losses.pairs`, or "
-        "leave it at its defaults",
+        f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
+        f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
     ),
     Rule(
         ("fusion.layers",),
         lambda c: c.fusion.strategy != "cross_attention",
-        "is for cross_attention, not for {fusion.strategy}; leave it out",
+        "is for cross_attention, not for {fusion.strategy}",
     ),
     Rule(
-        ("fusion.num_queries", "fusion.num_heads"),
+        _below("fusion", "num_queries", "num_heads"),
         lambda c: c.fusion.strategy == "concat",
-        "is for cross_attention and gated, not for concat; leave it out",
+        "is for cross_attention and gated, not for concat",
     ),
-    Rule(
-        _below("decoder", "model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion"),
-        lambda c: c.decoder.type == "trm",
-        "is for `decoder.type` qwen, not for trm; leave it out",
-    ),
-    Rule(
-        _below("decoder", "dim", "num_heads", "mlp_ratio", "vocab_size"),
-        lambda c: c.decoder.type == "qwen",
-        "is for `decoder.type` trm, not for qwen; leave it out",
-    ),
+    Rule(_below("decoder", *_QWEN_ONLY), lambda c: c.decoder.type == "trm", "is for `decoder.type` qwen, not for trm"),
+    Rule(_below("decoder", *_TRM_ONLY), lambda c: c.decoder.type == "qwen", "is for `decoder.type` trm, not for qwen"),
     Rule(
         ("decoder.lora.*",),
         lambda c: c.decoder.type == "qwen" and not c.decoder.use_lora,
-        "does nothing without `decoder.use_lora`; set that to true or leave it out",
+        "does nothing without `decoder.use_lora`",
+        "set that to true or leave it out",
     ),
     Rule(
         ("losses.*", "optimization.lr_logits", "dataset.caption_dropout"),
-        _answers,
-        "does nothing with a `decoder`, which learns answers alone; leave it out",
+        _has_decoder,
+        "does nothing with a `decoder`, which learns answers alone",
     ),
     Rule(
         _below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),
-        _aligns,
-        "does nothing without a `decoder`, which alone is asked; add one or leave it out",
+        lambda c: c.decoder is None,
+        "does nothing without a `decoder`, which alone is asked",
+        "add one or leave it out",
     ),
-    Rule(("text_encoder.*",), _answers, "does nothing with a `decoder`, which reads the text itself", warns=True),
-    Rule(
-        ("dataset.prompt_templates",), _answers, "does nothing with a `decoder`, which classifies nothing", warns=True
-    ),
-    Rule(
-        ("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"),
-        _answers,
-        _TOKENS_ONLY,
-        warns=True,
-    ),
-    Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY, warns=True),
+)
+"""Rules for keys that are refused where they have no effect."""
+WARNED = (
+    Rule(("text_encoder.*",), _has_decoder, "does nothing with a `decoder`, which reads the text itself"),
+    Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
+    Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
+    Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
     Rule(
         ("vision_encoder.use_perceiver",),
         lambda c: c.decoder is not None and c.decoder.prefix != "perceiver",
         "does nothing here, the decoder reads no latents; set `decoder.prefix` to perceiver for them",
-        warns=True,
     ),
     Rule(
         ("decoder.recursion.*",),
         lambda c: c.decoder.type == "qwen" and not c.decoder.use_trm_recursion,
         "does nothing for qwen without `decoder.use_trm_recursion`",
-        warns=True,
     ),
     Rule(
         _below("decoder.recursion", "num_cycles", "num_steps", "num_rounds"),
         lambda c: not c.decoder.recursion.recursive,
         "does nothing without `decoder.recursion.recursive`, a plain stack",
-        warns=True,
     ),
 )
+"""Rules for keys that are only warned of."""
 
 
 def check_relevance(config: ExperimentConfig) -> Iterator[Fault]:
     """A fault for each key that is refused because it has no effect."""
     changed = _changed(config)
-    for rule in RULES:
-        if not rule.warns:
-            for key in _idle_keys(rule, config, changed):
-                yield Fault(key, rule.why.format(**vars(config)))
+    for rule in REFUSED:
+        for key in _idle_keys(rule, config, changed):
+            yield Fault(key, f"{rule.why.format(**vars(config))}; {rule.fix}")
 
 
 def notices(config: ExperimentConfig) -> list[str]:
@@ -182,8 +166,8 @@ def notices(config: ExperimentConfig) -> list[str]:
     adopted = [part for _, part, tower in towers(config) if tower.checkpoint is not None]
     changed = [key for key in _changed(config) if key.split(".")[0] not in adopted]
     lines = []
-    for rule in RULES:
-        if rule.warns and (keys := _idle_keys(rule, config, changed)):
+    for rule in WARNED:
+        if keys := _idle_keys(rule, config, changed):
             why = rule.why.replace("does", "do", 1) if len(keys) > 1 else rule.why
             lines.append(Fault(listed(keys, "and"), why).line())
     return lines

@@ -1,7 +1,7 @@
 """Rules that cross fields and parts, and the values whose part is not built yet.
 
-Each rule yields a `Fault` under the engine's key; other keys that its text speaks of stand in backticks, so that the
-line can be written in either dialect. Keys without an effect have a table of their own, `impresa.config.relevance`.
+Each rule yields a `Fault` under the engine's key; other keys in its text are in backticks, so that the line can be
+written in either dialect. Keys without an effect have a table of their own, `impresa.config.relevance`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
 """`pooling` by modality and by whether the backbone is from scratch."""
 _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
-_MIN_CAPTION_TOKENS = 3
 _NUM_MELS = 128
 LEAST_TEMPERATURE = 1e-3
-"""Of sampling: scores are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
+"""Of sampling: the logits are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
 
 
 def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
@@ -49,30 +48,24 @@ def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     """All rules that cross fields or parts."""
     for modality, part, tower in towers(config):
         yield from _check_tower(modality, part, tower)
-    yield from _check_image_size(config)
-    yield from _check_embedding(config)
-    yield from _check_matryoshka(config.vision_encoder)
-    yield from _check_losses(config)
-    yield from _check_decoder(config)
-    yield from _check_dataset(config)
-    yield from _check_optimization(config)
-    yield from _check_checkpoint(config)
+    for check in (_check_embedding, _check_losses, _check_decoder, _check_dataset, _check_training):
+        yield from check(config)
 
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
-    scratch = is_from_scratch(modality, tower)
-    if tower.backbone in FROM_SCRATCH.values() and not scratch:
-        fix = f"use {FROM_SCRATCH[modality]} or a pretrained one"
-        yield Fault(f"{part}.backbone", f"{tower.backbone} is not for {modality}; {fix}")
+    backbone, own = tower.backbone, FROM_SCRATCH[modality]
+    if backbone in FROM_SCRATCH.values() and backbone != own:
+        yield Fault(f"{part}.backbone", f"{backbone} is not for {modality}; use {own} or a pretrained one")
         return
-    if tower.pooling not in _POOLINGS[modality][scratch]:
-        fix = f"use {listed(_POOLINGS[modality][scratch])}"
-        yield Fault(f"{part}.pooling", f"{tower.pooling} is not for {modality} by {tower.backbone}; {fix}")
-    if scratch:
+    poolings = _POOLINGS[modality][backbone == own]
+    if tower.pooling not in poolings:
+        fault = f"{tower.pooling} is not for {modality} by {backbone}"
+        yield Fault(f"{part}.pooling", f"{fault}; use {listed(poolings)}")
+    if backbone == own:
         yield from _check_scratch(modality, part, tower)
     elif tower.memory.enabled and modality == "image":
-        fault = f"memory tokens need `{part}.backbone` vit, not {tower.backbone}; turn it off"
-        yield Fault(f"{part}.memory.enabled", fault)
+        fault = f"memory tokens need `{part}.backbone` vit, not {backbone}"
+        yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
 
 
 def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
@@ -82,7 +75,7 @@ def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Itera
     yield from _check_mlp(f"{part}.mlp_ratio", tower.dim, tower.mlp_ratio)
     if modality == "text" and tower.vocab_size < _MIN_VOCABULARY:
         yield Fault(f"{part}.vocab_size", f"{tower.vocab_size} cannot hold all bytes; at least {_MIN_VOCABULARY}")
-    if modality == "text" and tower.max_len < _MIN_CAPTION_TOKENS:
+    if modality == "text" and tower.max_len < 3:
         yield Fault(f"{part}.max_len", f"{tower.max_len} leaves no room between start and end token; at least 3")
     if modality == "audio" and _NUM_MELS % tower.patch_size:
         yield Fault(f"{part}.patch_size", f"{tower.patch_size} does not divide the {_NUM_MELS} mel bins; 16 does")
@@ -99,14 +92,6 @@ def _check_mlp(key: str, width: int, ratio: float) -> Iterator[Fault]:
         yield Fault(key, f"{ratio} leaves the MLPs no hidden width; make it larger")
 
 
-def _check_image_size(config: ExperimentConfig) -> Iterator[Fault]:
-    tower, size = config.vision_encoder, config.dataset.image_size
-    patch, patch_key = tower.patch_size, "vision_encoder.patch_size"
-    if is_from_scratch("image", tower) and size % patch:
-        near = max(patch, round(size / patch) * patch)
-        yield Fault("dataset.image_size", f"{size} is no multiple of `{patch_key}`, {patch}; {near} would be")
-
-
 def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
     if config.decoder is not None:
         return  # it reads tokens, nothing is embedded
@@ -120,8 +105,6 @@ def _check_embedding(config: ExperimentConfig) -> Iterator[Fault]:
 def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
     key, dimensions = "vision_encoder.mrl_dimensions", tower.mrl_dimensions
     ordered = sorted(set(dimensions), reverse=True)
-    if not tower.use_mrl:
-        return
     if not dimensions:
         yield Fault(key, "is empty; name at least one dimension, or turn `vision_encoder.use_mrl` off")
         return
@@ -133,6 +116,8 @@ def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
 
 def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
     losses, pairs = config.losses, config.losses.pairs
+    if config.vision_encoder.use_mrl:
+        yield from _check_matryoshka(config.vision_encoder)
     if losses.contrastive_weight == 0 and not (config.vision_encoder.use_mrl and losses.mrl_weight > 0):
         yield Fault("losses.contrastive_weight", "is 0 and nothing else is trained; it must be above 0")
     if pairs is None:
@@ -185,7 +170,10 @@ def check_generation(generation: GenerationConfig) -> Iterator[Fault]:
 
 
 def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
-    dataset = config.dataset
+    dataset, patch = config.dataset, config.vision_encoder.patch_size
+    if is_from_scratch("image", config.vision_encoder) and dataset.image_size % patch:
+        fault = f"{dataset.image_size} is no multiple of `vision_encoder.patch_size`, {patch}"
+        yield Fault("dataset.image_size", f"{fault}; {max(patch, round(dataset.image_size / patch) * patch)} would be")
     if dataset.val_path is None and dataset.val_fraction == 1:
         yield Fault("dataset.val_fraction", "1 leaves nothing to train on; it must be below 1")
     for template in dataset.prompt_templates:
@@ -195,15 +183,11 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("dataset.prompt_templates", "is empty; give at least one, such as 'a photo of a {}.'")
 
 
-def _check_optimization(config: ExperimentConfig) -> Iterator[Fault]:
-    optimization = config.optimization
+def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
+    optimization, pattern = config.optimization, config.trainer.checkpoint.filename
     if optimization.scheduler != "constant" and optimization.min_lr > optimization.lr:
         fault = f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}"
         yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
-
-
-def _check_checkpoint(config: ExperimentConfig) -> Iterator[Fault]:
-    pattern = config.trainer.checkpoint.filename
     try:
         list(string.Formatter().parse(pattern))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""From a checked config to one that can be run: towers of finished runs, switches without a part, data paths."""
+"""From a checked config to one that can be run: towers of finished runs, parts that are not built yet, data paths."""
 
 from __future__ import annotations
 
@@ -34,33 +34,32 @@ def prepare(config: ExperimentConfig) -> ExperimentConfig:
 def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment with each tower that has a `checkpoint` as it is in that run, and with images of that run's size.
 
-    What is written beside `checkpoint` must agree with the run. Idempotent.
+    Idempotent.
 
     Raises:
-        ConfigError: a path is no finished run, or a setting contradicts the run.
+        ConfigError: a path is no finished run, or a setting beside `checkpoint` contradicts the run.
     """
     changed: dict[str, Any] = {}
     faults: list[Fault] = []
     for modality, part, tower in towers(config):
         if tower.checkpoint is None:
             continue
-        run = read_run(f"{part}.checkpoint", tower.checkpoint, alignment=True)
+        key, path = f"{part}.checkpoint", tower.checkpoint
+        run = read_run(key, path, alignment=True)
         theirs: EncoderConfig | None = getattr(run, part)
         if run.decoder is not None:  # its towers have lost what makes embeddings
-            fault = f"{tower.checkpoint} is a run with a decoder; name the alignment that it stands on"
-            faults.append(Fault(f"{part}.checkpoint", fault))
-            continue
-        if theirs is None:
-            faults.append(Fault(f"{part}.checkpoint", f"{tower.checkpoint} has no such tower; name another run"))
-            continue
-        faults += _contradictions(modality, part, tower, theirs)
-        changed[part] = replace(theirs, **{name: getattr(tower, name) for name in _OWN})
-        if modality == "image":
-            size, whose = config.dataset.image_size, run.dataset.image_size
-            if size not in (whose, DatasetConfig().image_size):
-                fault = f"{size}, but {tower.checkpoint} was trained at {whose}; leave it out"
-                faults.append(Fault("dataset.image_size", fault))
-            changed["dataset"] = replace(config.dataset, image_size=whose)
+            faults.append(Fault(key, f"{path} is a run with a decoder; name the alignment that it stands on"))
+        elif theirs is None:
+            faults.append(Fault(key, f"{path} has no such tower; name another run"))
+        else:
+            faults += _contradictions(modality, part, tower, theirs)
+            changed[part] = replace(theirs, **{name: getattr(tower, name) for name in _OWN})
+            if modality == "image":
+                size, their_size = config.dataset.image_size, run.dataset.image_size
+                if size not in (their_size, DatasetConfig().image_size):
+                    fault = f"{size}, but {path} was trained at {their_size}; leave it out"
+                    faults.append(Fault("dataset.image_size", fault))
+                changed["dataset"] = replace(config.dataset, image_size=their_size)
     raise_faults(faults)
     return replace(config, **changed)
 
@@ -71,7 +70,7 @@ def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfi
     Args:
         key: beginning of an error line.
         path: the run directory.
-        alignment: an alignment is wanted, so that no other run is suggested.
+        alignment: suggest alignments only where `path` holds runs.
 
     Raises:
         ConfigError: `path` is no finished run.
@@ -106,11 +105,10 @@ def _has_decoder(run: Path) -> bool:
 
 
 def _contradictions(modality: Modality, part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
-    """Settings that somebody has written and that the run does not have. What has its default was not written."""
-    default = replace(EncoderConfig(), backbone=FROM_SCRATCH[modality])
-    found = []
-    for name in (field.name for field in fields(ours) if field.name not in _OWN):
-        mine, yours = getattr(ours, name), getattr(theirs, name)
-        if mine not in (yours, getattr(default, name)):
-            found.append(Fault(f"{part}.{name}", f"is {show(yours)} in {ours.checkpoint}; leave it out"))
-    return found
+    """Settings that differ from those of the run; one that has its default was not written and does not count."""
+    default = EncoderConfig(backbone=FROM_SCRATCH[modality])
+    return [
+        Fault(f"{part}.{name}", f"is {show(getattr(theirs, name))} in {ours.checkpoint}; leave it out")
+        for name in (field.name for field in fields(ours) if field.name not in _OWN)
+        if getattr(ours, name) not in (getattr(theirs, name), getattr(default, name))
+    ]

@@ -15,7 +15,6 @@ from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
-Int = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
@@ -54,7 +53,7 @@ class MemoryConfig(Section):
     sampled from the first batch)."""
     memory_update: MemoryUpdate = "attention"
     """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
-    per token takes the place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
+    per token in place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
     memory_position: MemoryPosition = "prepend"
     """Where memory tokens stand: after CLS (`prepend`) or at the end (`append`)."""
     mem_alpha: Fraction = 0.5

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import accumulate, chain
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from impresa.config.describe import Fault, choices, describe, listed, nearest, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.memory_vlm import ENGINE, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
+from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
 from impresa.config.rules import check_experiment, check_guide
 from impresa.config.tree import hints, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
-Schema = TypeVar("Schema")
 _TITLES = {
     ENGINE: "experiment dialect (dataset, vision_encoder, ...)",
     GUIDE: "Memory-VLM dialect (model, training, project)",
@@ -46,62 +45,52 @@ def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] 
     if not isinstance(tree, Mapping):
         raise ConfigError(f"config: got {show(tree)}; it must be a mapping of keys")
     tree = to_tree(tree)
-    dialect, other = (GUIDE, ENGINE) if _size(tree, GUIDE) > _size(tree, ENGINE) else (ENGINE, GUIDE)
-    faults = [*known_faults, *_foreign_keys(tree, dialect, other)]
+    keys = {name: _keys_of(tree, name) for name in (ENGINE, GUIDE)}
+    # Most of the keys decide which dialect the tree is written in.
+    dialect, other = (GUIDE, ENGINE) if len(keys[GUIDE]) > len(keys[ENGINE]) else (ENGINE, GUIDE)
+    faults = [*known_faults, *(_foreign_key(key, dialect, other) for key in keys[other])]
     own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other]}
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
     return config
 
 
-def _of_dialect(tree: Mapping[str, Any], dialect: str) -> dict[str, Any]:
-    return {key: value for key, value in tree.items() if key in TOP_LEVEL[dialect]}
+def _keys_of(tree: Mapping[str, Any], dialect: str) -> list[str]:
+    part = {key: value for key, value in tree.items() if key in TOP_LEVEL[dialect]}
+    return [path for path, _ in leaves(part)]
 
 
-def _size(tree: Mapping[str, Any], dialect: str) -> int:
-    """The number of keys that a tree has of a dialect; most of them decide which one it is written in."""
-    return sum(1 for _ in leaves(_of_dialect(tree, dialect)))
-
-
-def _foreign_keys(tree: Mapping[str, Any], dialect: str, other: str) -> Iterator[Fault]:
-    """A fault for each key of the other dialect: the two cannot be mixed."""
-    names = GUIDE_KEYS if dialect == GUIDE else {guide: engine for engine, guide in GUIDE_KEYS.items()}
-    for path, _ in leaves(_of_dialect(tree, other)):
-        fix = f"write {names[path]}" if path in names else "leave it out, or write all of it in one dialect"
-        yield Fault(path, f"is a key of the {_TITLES[other]}, and this config is in the {_TITLES[dialect]}; {fix}")
+def _foreign_key(key: str, dialect: str, other: str) -> Fault:
+    names = GUIDE_KEYS if dialect == GUIDE else ENGINE_KEYS
+    fix = f"write {names[key]}" if key in names else "leave it out, or write all of it in one dialect"
+    return Fault(key, f"is a key of the {_TITLES[other]}, and this config is in the {_TITLES[dialect]}; {fix}")
 
 
 def _engine_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> ExperimentConfig:
     """The experiment of a tree in the engine's dialect; faults are appended to `faults`."""
     if isinstance(tree.get("decoder"), Mapping) and "type" not in tree["decoder"]:
         faults.append(Fault("decoder.type", "this experiment has no decoder; set it to qwen or trm to add one"))
-    config, wrong = _parse(ExperimentConfig, tree, default_tree(tree))
-    faults += wrong
-    faults += _about_sound_keys(_crossing(config), faults)
+    config: ExperimentConfig = _parse(ExperimentConfig, tree, default_tree(tree), faults)
+    faults += _about_sound_keys(chain(check_experiment(config), check_relevance(config)), faults)
     return config
 
 
 def _guide_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> ExperimentConfig:
     """The experiment of a tree in the Memory-VLM dialect; faults are appended to `faults` under the guide's names."""
     defaults = to_tree(MemoryVLMConfig())
-    # The data's image size follows the model's unless it is set.
+    # The data's image size follows the model's unless it is set, and a fault of the size is one of the model's.
     defaults["training"]["data"]["image_size"] = lookup(tree, "model.image_size", defaults["model"]["image_size"])
-    guide, wrong = _parse(MemoryVLMConfig, tree, defaults)
-    faults += wrong
+    names = GUIDE_KEYS | {"dataset.image_size": "model.image_size"}
+    guide: MemoryVLMConfig = _parse(MemoryVLMConfig, tree, defaults, faults)
     faults += _about_sound_keys(check_guide(guide), faults)
-    # The data's image size follows the model's, so that a fault of the size is one of the model's.
-    config, names = to_experiment(guide), GUIDE_KEYS | {"dataset.image_size": "model.image_size"}
-    faults += _about_sound_keys((fault.renamed(names) for fault in _crossing(config)), faults)
+    config = to_experiment(guide)
+    crossing = chain(check_experiment(config), check_relevance(config))
+    faults += _about_sound_keys((fault.renamed(names) for fault in crossing), faults)
     return config
 
 
-def _crossing(config: ExperimentConfig) -> Iterator[Fault]:
-    yield from check_experiment(config)
-    yield from check_relevance(config)
-
-
 def _about_sound_keys(crossing: Iterable[Fault], faults: list[Fault]) -> list[Fault]:
-    """Rules across fields say nothing where a field is wrong by itself: its value is not what the user meant."""
+    """The faults of rules across fields, but for fields that are wrong by themselves: their value is not meant."""
     wrong = {key for fault in faults for key in fault.about()}
     return [fault for fault in crossing if wrong.isdisjoint(chain.from_iterable(map(_parents, fault.about())))]
 
@@ -111,21 +100,20 @@ def _parents(key: str) -> Iterator[str]:
     return accumulate(key.split("."), lambda parent, part: f"{parent}.{part}")
 
 
-def _parse(schema: type[Schema], tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Schema, list[Fault]]:
-    """The tree as a config object, and the faults of single fields; a wrong field has its default in the object."""
-    full = merge(defaults, tree)
-    adapter = _adapter(cast(Hashable, schema))
+def _parse(schema: type, tree: Mapping[str, Any], defaults: Mapping[str, Any], faults: list[Fault]) -> Any:
+    """The tree as a config object; a wrong field has its default in it, and its fault is appended to `faults`."""
+    full, adapter = merge(defaults, tree), _adapter(schema)
     try:
-        return adapter.validate_python(full), []
+        return adapter.validate_python(full)
     except ValidationError as error:
-        faults = dict(_field_faults(schema, error, full))
-    sound = merge(defaults, without(full, set(faults)))
-    return adapter.validate_python(sound), list(faults.values())
+        wrong = dict(_field_faults(schema, error, full))
+    faults += wrong.values()
+    return adapter.validate_python(merge(defaults, without(full, set(wrong))))
 
 
 @cache
-def _adapter(schema: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(cast(Any, schema))
+def _adapter(schema: type) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _field_faults(schema: type, error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
@@ -140,8 +128,9 @@ def _field_faults(schema: type, error: ValidationError, tree: Mapping[str, Any])
 
 
 def _wrong_value(value: Any, annotation: Any) -> str:
-    kind = " (text)" if isinstance(value, str) and not choices(annotation) else ""
-    near = nearest(value, choices(annotation)) if isinstance(value, str) else None
+    words = choices(annotation)
+    kind = " (text)" if isinstance(value, str) and not words else ""
+    near = nearest(value, words) if isinstance(value, str) else None
     hint = f" (did you mean {near}?)" if near else ""
     quotes = ", in quotes" if describe(annotation).startswith("text") and isinstance(value, int | float) else ""
     return f"got {show(value)}{kind}; it must be {describe(annotation)}{quotes}{hint}"
@@ -150,19 +139,12 @@ def _wrong_value(value: Any, annotation: Any) -> str:
 def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> str:
     *parents, key = (str(part) for part in location)
     siblings = list(hints(section(annotation) or schema))
-    meant = nearest(key, siblings)
-    if meant:
+    if meant := nearest(key, siblings):
         return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
-    elsewhere = _names_by_last_part(schema)
-    meant = nearest(key.rpartition(".")[2], elsewhere)
-    if meant:
+    # Anywhere else, by the last part of the key; a key of the guide also goes by the engine's name.
+    elsewhere = {path.rpartition(".")[2]: path for path in known_keys(schema)}
+    if schema is MemoryVLMConfig:
+        elsewhere = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | elsewhere
+    if meant := nearest(key.rpartition(".")[2], elsewhere):
         return f"unknown key; did you mean {elsewhere[meant]}?"
     return f"unknown key; known here are {listed(siblings, 'and')}"
-
-
-def _names_by_last_part(schema: type) -> dict[str, str]:
-    """Last part of a key -> the whole key; a key of the guide also answers to what the engine calls it."""
-    names = {path.rpartition(".")[2]: path for path in known_keys(schema)}
-    if schema is MemoryVLMConfig:
-        names = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | names
-    return names
