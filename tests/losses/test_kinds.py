@@ -71,7 +71,9 @@ def test_optimizer_and_watch_ask_the_entry(kind: Any) -> None:
     config = replace(ExperimentConfig(), losses=LossConfig(type=kind))
     watch = CollapseWatch(config, warmup_steps=0)
     for step in range(1, STEPS_AFTER_WARMUP + 1):  # the loss at chance of this kind, 0.75, is recognised
-        watch.look(step, [Batch(ids=["x"] * 8)], {"contrastive": torch.tensor(0.75), "mean_cosine": torch.tensor(0.0)})
+        watch.after_step(
+            step, [Batch(ids=["x"] * 8)], {"contrastive": torch.tensor(0.75), "mean_cosine": torch.tensor(0.0)}
+        )
     assert watch.has_warned
 
 
