@@ -126,7 +126,10 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         "vision_encoder.memory.enabled: memory tokens need vision_encoder.backbone vit, not openai/clip; turn it off",
     ),
     ([("vision_encoder.pooling", "eot")], "vision_encoder.pooling: eot is not for image by vit; use auto, cls or mean"),
-    ([("text_encoder.pooling", "cls")], "text_encoder.pooling: cls is not for text by transformer; use auto, eot or"),
+    (
+        [("text_encoder.pooling", "cls")],
+        "text_encoder.pooling: cls is not for text by transformer; use auto, mean or eot",
+    ),
     (
         [("audio_encoder.pooling", "cls")],
         "audio_encoder.pooling: cls is not for audio by spectrogram; use auto or mean",

@@ -8,7 +8,7 @@ import pytest
 
 from impresa.config import to_yaml
 from impresa.errors import CheckpointError, ConfigError
-from impresa.run_dir.claim import claim, clear, newest_checkpoint
+from impresa.run_dir.claim import claim, clear, clear_half_written, newest_checkpoint
 from impresa.run_dir.environment import is_finished, read_environment, write_environment
 from tiny_run import tiny_experiment
 
@@ -96,6 +96,16 @@ def test_what_a_failed_start_left_is_cleared(tmp_path: Path) -> None:
         (run / name).touch()
     clear(run)
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "note.txt"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run")
+    before = sorted(run.rglob("*"))
+    (run / "checkpoints" / ".last.ckpt.x1.tmp").write_bytes(b"half")
+    (run / ".tokenizer.x2.tmp").mkdir()
+    (run / ".tokenizer.x2.tmp" / "tokenizer.json").touch()
+    clear_half_written(run)
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_damaged_environment_is_told(tmp_path: Path) -> None:

@@ -83,8 +83,7 @@ def _run(words: list[str]) -> int:
         raise ImpresaError(f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}")
     _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
-    about = getattr(module, "HELP", module.__doc__)
-    parser = _Parser(prog=f"impresa {name}", description=about, allow_abbrev=False)
+    parser = _Parser(prog=f"impresa {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     overrides: list[str] = []
     if name in _TAKING_OVERRIDES:

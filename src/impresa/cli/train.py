@@ -1,4 +1,4 @@
-"""`impresa train`: one training run, or its dry run."""
+"""Train a model. Progress goes to standard error; the last line on standard output is the run directory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from impresa.run_dir.layout import CONFIG, REPORT
 
 if TYPE_CHECKING:
     from impresa.config.experiment import ExperimentConfig
-
-HELP = "Train a model. Progress goes to standard error; the last line on standard output is the run directory."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,6 +36,7 @@ LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant"]
+PoolingName = Literal["auto", "cls", "mean", "eot"]
 PrefixTokens = Literal["tokens", "perceiver", "memory"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
@@ -172,7 +173,7 @@ class EncoderConfig(Section):
     """Its attention heads."""
     use_attention_pooling: Flag = False
     """Pool with one learned query instead of `pooling`; ignored under the Perceiver, whose latents are averaged."""
-    pooling: Literal["auto", "cls", "mean", "eot"] = "auto"
+    pooling: PoolingName = "auto"
     """How tokens become one vector: `auto` is what the tower does itself (CLS, the end token of a causal text,
     SigLIP's and CLAP's own pooling), or else the mean."""
     use_mrl: Flag = False

@@ -10,6 +10,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import replace
 from operator import attrgetter
+from typing import get_args
 
 from impresa.config.describe import Fault, listed, raise_faults, show
 from impresa.config.experiment import (
@@ -19,17 +20,18 @@ from impresa.config.experiment import (
     ExperimentConfig,
     GenerationConfig,
     Modality,
+    PoolingName,
     is_from_scratch,
     towers,
 )
 from impresa.config.memory_vlm import MemoryVLMConfig, both_names
 
-_POOLINGS: dict[Modality, dict[bool, tuple[str, ...]]] = {
-    "image": {True: ("auto", "cls", "mean"), False: ("auto", "cls", "mean")},
-    "text": {True: ("auto", "eot", "mean"), False: ("auto", "cls", "mean", "eot")},
-    "audio": {True: ("auto", "mean"), False: ("auto", "cls", "mean")},
+_LACKING: dict[Modality, dict[bool, tuple[str, ...]]] = {
+    "image": {True: ("eot",), False: ("eot",)},
+    "text": {True: ("cls",), False: ()},
+    "audio": {True: ("cls", "eot"), False: ("eot",)},
 }
-"""`pooling` by modality and by whether the backbone is from scratch."""
+"""Values of `pooling` whose token a tower lacks, by modality and by whether the backbone is from scratch."""
 _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
 _NUM_MELS = 128
@@ -57,10 +59,10 @@ def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterato
     if backbone in FROM_SCRATCH.values() and backbone != own:
         yield Fault(f"{part}.backbone", f"{backbone} is not for {modality}; use {own} or a pretrained one")
         return
-    poolings = _POOLINGS[modality][backbone == own]
-    if tower.pooling not in poolings:
+    lacking = _LACKING[modality][backbone == own]
+    if tower.pooling in lacking:
         fault = f"{tower.pooling} is not for {modality} by {backbone}"
-        yield Fault(f"{part}.pooling", f"{fault}; use {listed(poolings)}")
+        yield Fault(f"{part}.pooling", f"{fault}; use {listed(p for p in get_args(PoolingName) if p not in lacking)}")
     if backbone == own:
         yield from _check_scratch(modality, part, tower)
     elif tower.memory.enabled and modality == "image":

@@ -264,11 +264,9 @@ def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFo
     Raises:
         ConfigError: the model's tokenizer cannot be read or used, or the vocabulary is too small.
     """
-    match config.type:
-        case "qwen":
-            return QwenChat.from_model(config.model)
-        case "trm":
-            return PlainChat.train(dialogues, config.vocab_size)
+    if config.type == "qwen":
+        return QwenChat.from_model(config.model)
+    return PlainChat.train(dialogues, config.vocab_size)
 
 
 def is_chat(directory: Path) -> bool:

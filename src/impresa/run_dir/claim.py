@@ -64,6 +64,12 @@ def clear(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
+def clear_half_written(run_dir: Path) -> None:
+    """Remove the temporary files of writers that were killed; checkpoints are large."""
+    for path in run_dir.rglob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
     old, new = (dict(leaves(to_tree(config))) for config in (before, now))
     faults = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
-from impresa.run_dir.claim import claim, clear
+from impresa.run_dir.claim import claim, clear, clear_half_written
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
@@ -181,6 +181,7 @@ def _prepare(
     run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], checkpoint: Checkpoint
 ) -> None:
     """Write what is known before the first step."""
+    clear_half_written(run_dir)
     if checkpoint:
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
