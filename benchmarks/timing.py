@@ -43,7 +43,7 @@ def measure(works: Mapping[str, Work], repeats: int = 7, prepare: Work = lambda:
     """Cost of each work; every round runs each of them once, in an order of its own.
 
     Args:
-        works: what to run; each leaves things as it found them, apart from what `prepare` mends.
+        works: what to run; each leaves things as it found them, apart from what `prepare` restores.
         repeats: rounds that count, after one that does not.
         prepare: runs before every work, outside the clock.
     """

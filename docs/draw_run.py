@@ -1,6 +1,6 @@
 """One picture of a run for a README: retrieval examples, the figures beside the baselines, and the loss.
 
-python -m impresa.reports.figure RUN OUT.png
+`python docs/draw_run.py RUN docs/images/shapes.png` drew the picture of our own.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _draw_recall(axes: Axes, evaluation: Evaluation) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m impresa.reports.figure", description="Draw a run as one picture.")
+    parser = argparse.ArgumentParser(description="Draw a run as one picture.")
     parser.add_argument("run", type=Path, help="directory of an evaluated run")
     parser.add_argument("out", type=Path, help="PNG to write")
     args = parser.parse_args(arguments)

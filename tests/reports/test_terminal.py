@@ -1,20 +1,16 @@
-"""The tables of the terminal and the picture of the README."""
+"""The tables of the terminal."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from fake_model import ColourModel, colour_source
 from impresa.data.sources.base import BadSample
-from impresa.errors import CheckpointError
-from impresa.evaluation.results import Evaluation, save_evaluation
-from impresa.reports.figure import main, write_figure
+from impresa.evaluation.results import Evaluation
 from impresa.reports.terminal import print_results
 from impresa.tasks.alignment.evaluate import evaluate
 
@@ -54,23 +50,3 @@ def test_table_without_retrieval(evaluation: Evaluation) -> None:
     assert "R@1" not in text
     assert "bad samples" not in text
     assert "zero-shot" in text
-
-
-def test_figure_is_drawn_for_an_evaluated_run(tmp_path: Path, evaluation: Evaluation) -> None:
-    save_evaluation(evaluation, tmp_path)
-    without_curve = write_figure(tmp_path, tmp_path / "a.png").read_bytes()
-    (tmp_path / "metrics.csv").write_text("step,train_loss,val_loss\n1,5,\n9,2,3\n")
-    assert main([str(tmp_path), str(tmp_path / "docs" / "b.png")]) == 0
-    assert (tmp_path / "docs" / "b.png").read_bytes() != without_curve
-    with Image.open(tmp_path / "docs" / "b.png") as picture:
-        assert picture.size == (1800, 990)
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-    assert {(21, 128, 61), (194, 51, 61)} <= colours  # frames of right and wrong answers
-
-
-def test_figure_needs_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckpointError, match="no retrieval examples"):
-        write_figure(tmp_path, tmp_path / "out.png")
-    assert main([str(tmp_path), str(tmp_path / "out.png")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not (tmp_path / "out.png").exists()
