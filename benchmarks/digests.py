@@ -32,6 +32,7 @@ SHAPES = (
     *("vision_encoder.dim=32", "vision_encoder.depth=2", "vision_encoder.embed_dim=32"),
     *("vision_encoder.memory.dim=32", "vision_encoder.memory.num_memory_tokens=4"),
     *("text_encoder.dim=32", "text_encoder.embed_dim=32", "trainer.logging.eval_interval=8"),
+    *("optimization.lr=2.5e-3",),
     *("trainer.logging.save_interval=4", "trainer.logging.log_interval=1", "trainer.epochs=2"),
     *("trainer.accelerator=cpu", "trainer.devices=1", "trainer.logging.tensorboard=false"),
 )
