@@ -41,6 +41,7 @@ class Sizes:
     hidden: int = 896
     mlp: int = 4864
     heads: int = 14
+    kv_heads: int = 2
     vocab: int = 151_936
     batch: int = 8
     prefix: int = 64
@@ -52,14 +53,20 @@ QUICK = Sizes(layers=2, hidden=64, mlp=128, heads=4, vocab=1000, batch=2, prefix
 
 
 class Step:
-    """One model, one batch, and the three ways to a loss."""
+    """One model, one batch, and the three ways to a loss.
 
-    def __init__(self, sizes: Sizes) -> None:
+    Args:
+        sizes: of model and batch.
+        decoder: the model, on its device; None builds it on the CPU.
+    """
+
+    def __init__(self, sizes: Sizes, decoder: QwenDecoder | None = None) -> None:
         torch.manual_seed(0)
         self.sizes = sizes
-        self.decoder = decoder_of(sizes)
-        self.prefix = nn.Parameter(torch.randn(sizes.batch, sizes.prefix, sizes.hidden))
-        self.ids = torch.randint(sizes.vocab, (sizes.batch, sizes.question + sizes.answer))
+        self.decoder = decoder or decoder_of(sizes)
+        device = next(self.decoder.parameters()).device
+        self.prefix = nn.Parameter(torch.randn(sizes.batch, sizes.prefix, sizes.hidden).to(device))
+        self.ids = torch.randint(sizes.vocab, (sizes.batch, sizes.question + sizes.answer)).to(device)
         self.mask = torch.ones_like(self.ids)
         self.labels = self.ids.clone()
         self.labels[:, : sizes.question] = IGNORED
@@ -96,19 +103,22 @@ class Step:
         self.optimizer.step()
 
 
-def decoder_of(sizes: Sizes) -> QwenDecoder:
-    """Our decoder; its `model` is transformers' own, with peft's adapters in it."""
-    architecture = Qwen2Config(
+def architecture(sizes: Sizes) -> Qwen2Config:
+    return Qwen2Config(
         hidden_size=sizes.hidden,
         intermediate_size=sizes.mlp,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
-        num_key_value_heads=2,
+        num_key_value_heads=sizes.kv_heads,
         vocab_size=sizes.vocab,
         tie_word_embeddings=True,
     )
+
+
+def decoder_of(sizes: Sizes) -> QwenDecoder:
+    """Our decoder; its `model` is transformers' own, with peft's adapters in it."""
     with tempfile.TemporaryDirectory() as folder:
-        architecture.save_pretrained(folder)
+        architecture(sizes).save_pretrained(folder)
         config = DecoderConfig(model=folder, use_lora=True, lora=LoraConfig(r=16, dropout=0.0))
         decoder = QwenDecoder(config, load_weights=False)
     for name, parameter in decoder.named_parameters():

@@ -72,6 +72,34 @@ def test_loop_overhead(run: Run) -> None:
     assert math.isfinite(figures["overhead"])
 
 
+def test_gpu(run: Run) -> None:
+    """The skeleton: on a CPU the compiled towers and the tests that need CUDA are left out."""
+    pytest.importorskip("bitsandbytes")
+    figures = run("gpu")
+    parts = figures["parts"]
+    assert len(parts["contrastive"]) >= 6
+    assert len(parts["language model"]) == 3
+    rows = [*parts["contrastive"], *parts["language model"]]
+    assert all(row["per_second"] > 0 and row["peak_gib"] > 0 for row in rows)
+    assert 0 < max(parts["nf4"].values()) < 1e-2
+    float32 = parts["precisions"]["32-true"]
+    assert all(losses == pytest.approx(float32, rel=0.05) for losses in parts["precisions"].values())
+    assert torch.cuda.is_available() or figures["missing"] == {"tests": "there is no GPU"}
+
+
+def test_a_part_that_does_not_fit_or_begins_too_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = importlib.import_module("gpu")
+    bench = gpu.Bench(torch.device("cpu"), quick=True, flops=1.0)
+
+    def too_large(_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu, "PARTS", {"large": too_large, "small": lambda _: 1})
+    assert gpu.run_parts(bench, minutes=1) == ({"small": 1}, {"large": "it does not fit into this device's memory"})
+    assert gpu.run_parts(bench, minutes=-1)[0] == {}
+
+
 def test_generation(run: Run) -> None:
     figures = run("generation")
     assert set(figures["decoders"]) == {"qwen", "qwen with recursion", "trm"}
