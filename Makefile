@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format types check clean help
+.PHONY: demo test lint format types audit fuzz check clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/'
@@ -25,6 +25,13 @@ format: $(VENV)/installed-dev  ## let ruff fix what it can
 
 types: $(VENV)/installed-dev  ## type-check the package
 	$(BIN)/mypy
+
+audit: $(VENV)/installed-dev  ## are versions of dependencies known to be vulnerable?
+	-$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python tools/audit.py --pip-audit $(VENV)/audit/bin/pip-audit
+
+fuzz: $(VENV)/installed-dev  ## damage files of data and of runs at random; half an hour
+	$(BIN)/python tests/fuzzing/run.py
 
 check: lint types test  ## everything that decides whether a change is accepted
 

@@ -17,7 +17,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            ("errors", "files", "run_dir.layout"),
+            ("errors", "files", "foreign_text", "run_dir.layout"),
             ("config", "run_dir.environment"),
             ("layers", "hub"),
             ("encoders", "losses"),

@@ -71,7 +71,7 @@ def test_the_report_shows_all_figures(tmp_path: Path) -> None:
 def test_the_report_shows_examples_with_what_would_be_right(tmp_path: Path) -> None:
     text = page(tmp_path, EVALUATION)
     assert text.count("✓") == text.count("✗") == 1
-    assert "Right: red" in text
+    assert "Right: <bdi>red</bdi>" in text
     assert "(nothing)" in text
     assert "data:image/png;base64,AAAA" in text
     assert EVIL not in text

@@ -43,7 +43,7 @@ def test_retrieval_stands_beside_its_baselines() -> None:
 
 
 def test_zero_shot_accuracy_stands_beside_chance() -> None:
-    shot = ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((1,),), 0.5, 0.6)
+    shot = ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((9, 1), (0, 0)), 0.5, 0.6)
     text = card(Evaluation("digits", 10, 0, 0, zero_shot=shot))
     assert "| model | 90.0% |\n| most frequent class | 60.0% |\n| chance | 50.0% |" in text
     assert "9 of 10 images are named right; 2 classes" in text
@@ -53,7 +53,7 @@ def test_zero_shot_accuracy_stands_beside_chance() -> None:
 def test_labels_and_origin() -> None:
     labels = ("labels.description=Finds things.", "labels.version=2", "labels.tags=[blue]", "labels.model=m")
     text = card(Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL), *labels)
-    for part in ("# shapes 2", "Finds things.", '- "blue"', "- Model: m", "1,234,567", "abc with changes", "Seed: 7"):
+    for part in ("# shapes 2", "Finds things.", "- blue", "- Model: m", "1,234,567", "abc with changes", "Seed: 7"):
         assert part in text
     assert "impresa.load('runs/a')" in text
 

@@ -111,7 +111,7 @@ def test_whole_run(whole: tuple[Path, Evaluation]) -> None:
         "Zero-shot classification",
         "23 of 23 images are named right",
         "“a {} thing”",
-        "1 in train, 1 in evaluation",
+        "1 in train , 1 in evaluation",
         "truncated file",
         "impresa train demo 'labels.description=two words'",
         "1234",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from impresa.errors import CheckpointError
 from impresa.evaluation.results import (
     RETRIEVAL_COLUMNS,
     AnswerMetrics,
     AnswerScores,
+    BadSampleNote,
     Column,
     DirectionMetrics,
     Evaluation,
@@ -25,10 +29,12 @@ from impresa.evaluation.results import (
     ZeroShotMetrics,
     save_evaluation,
 )
+from impresa.foreign_text import markdown
 from impresa.reports.card import model_card
 from impresa.reports.html import render_report
 from impresa.reports.tables import make_tables
 from impresa.reports.terminal import print_results
+from impresa.run_dir.layout import GALLERY
 from tiny_run import tiny_experiment
 
 EVIL = "<script>alert('x')</script>"
@@ -208,7 +214,8 @@ def test_names_cannot_break_out_of_their_cells(tmp_path: Path) -> None:
     answers = replace(ANSWERING.answers, kinds={name: KINDS["colour"]})
     evil = replace(ANSWERING, data=EVIL, answers=answers)
     card = model_card(tiny_experiment(), evil, ENVIRONMENT, Path("run"), 1)
-    assert f"| {EVIL} \\| a b | 1,200 | 60.0% |" in card
+    assert f"| {markdown(name)} | 1,200 | 60.0% |" in card
+    assert "<script" not in card.replace(r"\<", "")
     run_dir = tmp_path / "<img src=x onerror=alert(1)>"
     run_dir.mkdir()
     assert "<img" not in render_report(run_dir)  # named as title, and in the command that evaluates it
@@ -236,3 +243,32 @@ def test_metrics_import_no_more_than_torch() -> None:
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+QUESTION = {**dict.fromkeys(("question", "expected", "answer"), "a"), "right": True}
+FOREIGN: dict[str, dict[str, Any]] = {
+    "picture": {"image_queries": [{"captions": ["a"], "image": "https://example.org/x.png", "answers": []}]},
+    "svg": {"questions": [{"image": "data:image/svg+xml;base64,AAAA", **QUESTION}]},
+    "ragged": {"similarity": [[0.1, 0.2], [0.3]], "similarity_captions": ["a", "b"]},
+    "large": {"similarity": [[0.0] * 300] * 300, "similarity_captions": ["a"] * 300},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_gallery_of_another_program_is_refused(name: str, tmp_path: Path) -> None:
+    save_evaluation(ANSWERING, tmp_path)
+    (tmp_path / GALLERY).write_text(json.dumps(FOREIGN[name]))
+    with pytest.raises(CheckpointError, match=r"gallery.*run `impresa eval` on this run again"):
+        render_report(tmp_path)
+
+
+def test_words_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ANSWERING.answers is not None
+    evil = "\x1b[2J\u202e\nforged row"
+    answers = replace(ANSWERING.answers, kinds={evil: KINDS["colour"]})
+    bad = (BadSampleNote(evil, evil),)
+    print_results(replace(ANSWERING, data=evil, answers=answers, bad_samples=bad), Console(width=200))
+    shown = capsys.readouterr().out
+    assert r"\u001b[2J\u202e\u000aforged row" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
+    assert not any(line.startswith("forged") for line in shown.splitlines())

@@ -11,16 +11,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from impresa.errors import CheckpointError
 from impresa.files import write_atomic
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
+MAX_SIMILARITY = 256
+"""Images in a stored similarity matrix."""
 Scores = TypeVar("Scores")
+DataUri = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
+"""A picture within a page: a stored one that points elsewhere would be fetched by whoever opens the report."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ class ZeroShotMetrics:
     """Expected accuracy of guessing: 1 / number of classes."""
     majority: float
     """Accuracy of always naming the most frequent class of these very images."""
+
+    def __post_init__(self) -> None:
+        if {len(self.classes)} != {len(self.confusion), *map(len, self.confusion)}:
+            raise ValueError(
+                f"the confusion matrix does not have a row and a column for each of {len(self.classes)} classes"
+            )
 
     def rows(self) -> dict[str, float]:
         """Accuracies by name, in the order of a table."""
@@ -182,8 +192,7 @@ ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
 class AnsweredQuestion:
     """A question of some type (`kind`), its expected answer and the model's, for the report."""
 
-    image: str | None
-    """A data URI."""
+    image: DataUri | None
     question: str
     expected: str
     answer: str
@@ -208,8 +217,8 @@ class Answer:
     right: bool
     caption: str | None = None
     """The text found, for an image query."""
-    image: str | None = None
-    """The picture found, for a text query: a data URI."""
+    image: DataUri | None = None
+    """The picture found, for a text query."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +227,8 @@ class Example:
 
     captions: tuple[str, ...]
     """Text query: the query. Image query: the captions that would be right."""
-    image: str | None
-    """Image query: the picture as a data URI."""
+    image: DataUri | None
+    """Image query: the picture."""
     answers: tuple[Answer, ...]
 
 
@@ -233,6 +242,11 @@ class Gallery:
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
     questions: tuple[AnsweredQuestion, ...] = ()
+
+    def __post_init__(self) -> None:
+        num = len(self.similarity)
+        if num > MAX_SIMILARITY or (num and {num} != {len(self.similarity_captions), *map(len, self.similarity)}):
+            raise ValueError(f"the similarity matrix is not square, has other captions, or over {MAX_SIMILARITY} rows")
 
 
 @dataclass(frozen=True)

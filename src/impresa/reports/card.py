@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def model_card(
         "Parameters": f"{num_parameters:,}",
         "Trained on": config.dataset.train_path,
         "Started": environment["started"],
-        "Command": f"`{' '.join(environment['command'])}`",
+        "Command": shlex.join(environment["command"]),
         "Seed": environment["seed"],
         "Versions": f"impresa {environment['impresa']}, torch {environment['packages']['torch']}, "
         f"python {environment['python']}",
@@ -33,8 +33,7 @@ def model_card(
     }
     return render(
         "card.md.j2",
-        # Any JSON string is a YAML one.
-        tags=[json.dumps(tag, ensure_ascii=False) for tag in ("impresa", *modalities, *labels.tags)],
+        tags=["impresa", *modalities, *labels.tags],
         title=" ".join(filter(None, (config.name, labels.version))),
         about=labels.description or ("Answers questions about images." if answers else about),
         answers=answers,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,8 @@ CHARTS = {
 _INK, _GRID, *_SERIES = "#010101", "#020202", "#030303", "#040404"
 _PAGE_COLOURS = {_INK: "text", _GRID: "line", _SERIES[0]: "blue", _SERIES[1]: "orange"}
 _MANY_POINTS = 30
+_LARGEST = 1e30
+"""Values from here on are no metrics; axes cannot show much larger ones."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class Curve:
 def read_history(run_dir: Path) -> dict[str, Curve]:
     """All numeric columns of the run's metrics that have a value, by name; nothing for a run without metrics.
 
-    A cell that is empty, not finite or cut off is left out, as is a line without a step.
+    A cell that is empty, not finite or cut off is left out, as is a line without a step, and all from a damaged one on.
     """
     path = run_dir / METRICS
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows: list[dict[str, str]] = []
+    with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):  # a damaged line
+        rows.extend(csv.DictReader(file))
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         step = _number(row.get("step"))
@@ -70,7 +73,7 @@ def _number(cell: object) -> float | None:
         value = float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < _LARGEST else None
 
 
 def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:

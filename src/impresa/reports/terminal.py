@@ -7,6 +7,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from impresa.evaluation.results import Evaluation
+from impresa.foreign_text import printable
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
 
 
@@ -14,7 +15,7 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
     """Print all tables of an evaluation, and what was wrong with the model or the data."""
 
     def line(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
+        console.print(Text(printable(text), style=style), soft_wrap=True)
 
     line(summary(evaluation), "dim")
     for table in make_tables(evaluation):
@@ -36,6 +37,6 @@ def _grid(table: Table) -> Grid:
         if heading:
             grid.add_row(Text(heading), style="dim")
         for row in rows:
-            name = Text(f"  {row.name}" if heading else row.name)  # a plain string would be read as markup
+            name = Text(f"{'  ' if heading else ''}{printable(row.name)}")  # a plain string would be read as markup
             grid.add_row(name, *row.cells, style="bold" if row.name == MODEL else "")
     return grid

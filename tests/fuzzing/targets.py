@@ -1,0 +1,195 @@
+"""What is fuzzed: files of data as a source reads them, and every file of a run as its users open it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import soundfile
+import torch
+from PIL import Image
+
+import impresa
+from forged_runs import forge
+from fuzzing.mutations import Mutate, mutation_of
+from impresa.config.experiment import DatasetConfig
+from impresa.data.sources import Reading, open_path
+from impresa.errors import ImpresaError
+from impresa.reports.html import render_report
+from impresa.run_dir.load import read_run_config
+from impresa.training.run import train
+from pictures import photo, png
+from sounds_on_disk import sine
+
+COLUMNS = DatasetConfig(max_bad_fraction=1.0)
+SOUNDS = Reading(audio_seconds=2.0)
+DIALOGUES = Reading(dialogues=True)
+REPORTED = ("config.yaml", "environment.json", "evaluation.json", "gallery.json", "metrics.csv", "bad_samples.jsonl")
+"""Files of a run that its report is made from."""
+BAD_SAMPLES = """{"split": "train", "id": "a.png", "reason": "cannot be decoded"}
+{"split": "val", "id": "b.png", "reason": "the caption is empty"}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file, how it is damaged, and what a user does with it."""
+
+    name: str
+    content: bytes
+    use: Callable[[bytes], None]
+    """Opens the damaged file as a user would; `ImpresaError` is a fine answer, anything else is a find."""
+    mutate: Mutate
+    share: float = 1.0
+    """Of the mutations that others get; smaller where one takes long."""
+
+
+def data_targets(folder: Path) -> Iterator[Target]:
+    """Pictures, sounds and tables in a folder of data."""
+    for kind, picture in pictures().items():
+        yield _file(folder / kind, f"a.{kind}", picture, Reading())
+    for kind in ("wav", "flac"):
+        yield _file(folder / kind, f"a.{kind}", sound(kind), SOUNDS)
+    for name, table in tables(folder / "table").items():
+        yield _file(folder / "table" / Path(name).stem, name, table, DIALOGUES if "asked" in name else Reading())
+
+
+def pictures() -> dict[str, bytes]:
+    found = {}
+    for kind in ("jpeg", "png", "webp", "gif", "tiff"):
+        file = io.BytesIO()
+        image = photo(61, 47).quantize(16) if kind == "gif" else photo(61, 47)
+        image.save(file, kind)
+        found[kind] = file.getvalue()
+    return found
+
+
+def sound(kind: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.asarray(sine(440, 0.2)), 16_000, format=kind.upper())
+    return file.getvalue()
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """The same rows in each form, with pictures beside them, or in them for parquet."""
+    rows = [{"image": f"{i}.png", "caption": f"a picture {i}", "label": str(i % 3)} for i in range(8)]
+    asked = [{"image": f"{i}.png", "question": "what?", "answer": "this"} for i in range(8)]
+    for name in ("rows", "lines", "asked", "cells"):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            (folder / name / f"{i}.png").write_bytes(png(i))
+    table, file = (
+        pyarrow.Table.from_pylist([{**row, "image": {"bytes": png(i), "path": None}} for i, row in enumerate(rows)]),
+        io.BytesIO(),
+    )
+    pyarrow.parquet.write_table(table, file, row_group_size=3)
+    csv = "image,caption,label\n" + "".join(",".join(row.values()) + "\n" for row in rows)
+    return {
+        "rows.parquet": file.getvalue(),
+        "lines.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        "asked.jsonl": "".join(json.dumps(row) + "\n" for row in asked).encode(),
+        "cells.csv": csv.encode(),
+    }
+
+
+def _file(folder: Path, name: str, content: bytes, reading: Reading) -> Target:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    is_table = path.suffix in {".parquet", ".jsonl", ".csv"}
+    if not is_table:
+        (folder / "a.txt").write_text("a caption")
+
+    def use(damaged: bytes) -> None:
+        path.write_bytes(damaged)
+        source = open_path(COLUMNS, str(path if is_table else folder), reading)
+        for _ in (*source.captions(), *source.dialogues()):
+            pass
+        for index in range(len(source)):
+            try:
+                source[index]
+            except ImpresaError:
+                continue
+
+    return Target(path.name if not is_table else name, content, use, mutation_of(path.suffix))
+
+
+def run_targets(name: str, run_dir: Path, folder: Path) -> Iterator[Target]:
+    """Every file of a finished run, damaged and with a manifest that agrees, and the last checkpoint of an unfinished
+    one."""
+    drawn, own = folder / f"{name}-drawn", folder / name
+    shutil.copytree(run_dir, drawn)
+    (drawn / "bad_samples.jsonl").write_text(BAD_SAMPLES)
+    shutil.copytree(drawn, own)
+    (own / "metrics.csv").unlink()  # charts take longer than all else
+    for path in sorted(drawn.rglob("*")):
+        relative = path.relative_to(drawn)
+        if path.is_file() and path.suffix not in {".ckpt", ".html", ".md"} and relative.parts[0] != "events":
+            use = _use_of_run(drawn if path.name == "metrics.csv" else own, relative)
+            yield Target(f"{name}/{relative}", path.read_bytes(), use, mutation_of(path.suffix))
+    unfinished = folder / f"{name}-unfinished"
+    shutil.copytree(run_dir, unfinished)
+    (unfinished / "manifest.json").unlink()
+    environment = json.loads((unfinished / "environment.json").read_text())
+    del environment["finished"]
+    (unfinished / "environment.json").write_text(json.dumps(environment))
+    yield _resumed(name, unfinished, unfinished / "checkpoints" / "last.ckpt")
+
+
+def _use_of_run(run_dir: Path, relative: Path) -> Callable[[bytes], None]:
+    path = run_dir / relative
+    whole = {name: (run_dir / name).read_bytes() for name in ("manifest.json", str(relative))}
+    ways = (
+        [_load]
+        if path.name not in REPORTED
+        else [_load, render_report]
+        if relative == Path("config.yaml")
+        else [render_report]
+    )
+
+    def use(damaged: bytes) -> None:
+        try:
+            path.write_bytes(damaged)
+            if str(relative) in json.loads(whole["manifest.json"])["sha256"]:
+                forge(run_dir, str(relative))
+            for way in ways:
+                try:
+                    way(run_dir)
+                except ImpresaError:
+                    continue
+        finally:
+            for name, content in whole.items():
+                (run_dir / name).write_bytes(content)
+
+    return use
+
+
+def _load(run_dir: Path) -> None:
+    model, picture = impresa.load(run_dir, "cpu"), Image.new("RGB", (16, 16))
+    if hasattr(model, "encode_image"):
+        model.encode_image([picture])
+        model.encode_text(["a"])
+    else:
+        model.ask(picture, "what?")
+
+
+def _resumed(name: str, run_dir: Path, checkpoint: Path) -> Target:
+    original = checkpoint.read_bytes()
+
+    def use(damaged: bytes) -> None:
+        with torch.random.fork_rng(devices=[]):
+            checkpoint.write_bytes(damaged)
+            for other in checkpoint.parent.glob("*.ckpt"):
+                if other != checkpoint:
+                    other.unlink()
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                train(read_run_config(run_dir), run_dir, command=["impresa"], resume=True)
+
+    return Target(f"{name}/resumed/last.ckpt", original, use, mutation_of(".ckpt"), 0.1)
