@@ -27,7 +27,9 @@ from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group
 from impresa.training.logs import MetricsCsv, ProgressReport, Recorder
 from impresa.training.loop import Training, run_steps, seed_step
+from impresa.training.monitor import Monitor
 from impresa.training.parts import build_parts
+from impresa.training.plan import Plan
 from impresa.training.processes import GracefulStop
 from impresa.training.run import set_up
 
@@ -35,7 +37,7 @@ BARE, OURS = "bare loop", "impresa"
 STEPS = 10
 """Steps of a turn."""
 PLAIN = ("trainer.checkpoint.save_top_k=0", "trainer.checkpoint.save_last=false")
-PLAIN += ("optimization.clip_grad=1", "trainer.logging.eval_interval=1000000", "trainer.logging.save_interval=1000000")
+PLAIN += ("optimization.clip_grad=1",)
 FULL = ("dataset.shapes.num_train=640", "dataset.batch_size=64")
 QUICK = ("dataset.shapes.num_train=40", "dataset.batch_size=4")
 
@@ -45,6 +47,16 @@ def prepared(config: ExperimentConfig) -> Training:
     training = set_up(config, build_parts(config, None), Group(torch.device("cpu")))
     batches: Any = list(islice(training.train_loader, STEPS))
     return replace(training, train_loader=batches, val_loader=[])  # type: ignore[arg-type]
+
+
+class Steps(Plan):
+    """A plan of steps alone: neither validations nor checkpoints."""
+
+    def evaluates_after(self, step: int) -> bool:
+        return False
+
+    def saves_after(self, step: int) -> bool:
+        return False
 
 
 class Bare:
@@ -76,12 +88,13 @@ class Ours:
 
     def turn(self) -> None:
         config, state, group = self.training.config, self.training.state, self.training.group
-        plan = replace(self.training.plan, total_steps=state.step + STEPS)
+        plan = Steps(self.training.plan.steps_per_epoch, state.step + STEPS, self.training.plan.logging)
         run_steps(
             replace(self.training, plan=plan),
             recorder=Recorder(plan, [MetricsCsv(self.folder / "metrics.csv", state.step)]),
             progress=ProgressReport(plan.total_steps, shown=False),
             watch=self.training.task.watch(self.training.schedule.warmup_steps, group),
+            monitor=Monitor(config.trainer, plan.total_steps),
             checkpoints=Checkpoints(config.trainer.checkpoint, self.folder, plan, group, state.checkpoint),
             stop=GracefulStop(),
         )

@@ -196,6 +196,7 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("dataset.prompt_templates", [])], "dataset.prompt_templates: is empty; give at least one"),
     ([("optimization.min_lr", 1)], "optimization.min_lr: 1.0 is above optimization.lr, 0.0005; the rate ends there"),
     ([("trainer.checkpoint.filename", "{epoch")], "trainer.checkpoint.filename: '{epoch' is no pattern"),
+    ([("trainer.early_stopping_patience", 0)], "trainer.early_stopping_patience: got 0; it must be a whole number at"),
 ]
 
 

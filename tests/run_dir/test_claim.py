@@ -8,7 +8,7 @@ import pytest
 
 from impresa.config import to_yaml
 from impresa.errors import CheckpointError, ConfigError
-from impresa.run_dir.claim import claim, clear, clear_half_written, newest_checkpoint
+from impresa.run_dir.claim import claim, clear, clear_half_written, is_over, newest_checkpoint
 from impresa.run_dir.environment import is_finished, read_environment, write_environment
 from tiny_run import tiny_experiment
 
@@ -89,10 +89,32 @@ def test_a_resumed_run_keeps_its_config_but_may_move(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in caught.value.lines] == ["dataset.batch_size", "optimization.lr", "seed"]
 
 
+def test_what_a_resumed_run_may_have_otherwise(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run", "last.ckpt")
+    now = tiny_experiment(
+        *("trainer.epochs=9", "trainer.max_steps=20", "trainer.early_stopping_patience=3", "dataset.num_workers=2"),
+        *("trainer.logging.log_interval=7", "trainer.logging.eval_interval=7", "trainer.logging.wandb=true"),
+        *("trainer.logging.project=p", "trainer.checkpoint.save_top_k=1", "trainer.checkpoint.save_last=false"),
+        *("dataset.max_bad_fraction=0.5", "labels.description=longer"),
+    )
+    assert claim(run, now, resume=True) == run / "checkpoints" / "last.ckpt"
+
+
+def test_a_finished_run_is_over_unless_its_length_changes(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run", "last.ckpt")
+    assert not is_over(run, CONFIG)
+    write_environment(run, {"finished": "now"})
+    assert is_over(run, CONFIG)
+    assert is_over(run, tiny_experiment("dataset.num_workers=7"))
+    assert not is_over(run, tiny_experiment("trainer.epochs=4"))
+    assert not is_over(run, tiny_experiment("trainer.early_stopping_patience=4"))
+
+
 def test_what_a_failed_start_left_is_cleared(tmp_path: Path) -> None:
     run = run_dir(tmp_path / "run")
-    (run / "events").mkdir()
-    for name in ("metrics.csv", "bad_samples.jsonl", "environment.json", "events/old", "note.txt"):
+    for folder in ("events", "wandb"):
+        (run / folder).mkdir()
+    for name in ("metrics.csv", "bad_samples.jsonl", "environment.json", "events/old", "wandb_id", "note.txt"):
         (run / name).touch()
     clear(run)
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "note.txt"]

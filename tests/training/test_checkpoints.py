@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from impresa.config.experiment import CheckpointConfig, LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
-from impresa.training.checkpoints import FORMAT, Checkpoints, format_name, read_checkpoint
+from impresa.training.checkpoints import FORMAT, Checkpoints, check_names, discard_last, format_name, read_checkpoint
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
 
@@ -35,6 +35,12 @@ class Run:
         """File name -> the step whose state it holds."""
         return {path.name: torch.load(path)["step"] for path in sorted(self.folder.glob("*"))}
 
+    @property
+    def kept(self) -> dict[str, int]:
+        """The same when the run is over."""
+        discard_last(self.checkpoints.config, self.folder.parent)
+        return self.files
+
 
 def plan(total: int, every: int = 1, save: int | None = None) -> Plan:
     return Plan(100, total, LoggingConfig(eval_interval=every, save_interval=save or every))
@@ -44,7 +50,7 @@ def test_the_best_are_kept_and_the_worst_of_them_goes(tmp_path: Path) -> None:
     run = Run(tmp_path, plan(5), save_top_k=2, save_last=False)
     for step, loss in enumerate((3.0, 1.0, 2.0, 5.0, 1.5), start=1):
         run.to(step, loss)
-    assert run.files == {"000-0000002.ckpt": 2, "000-0000005.ckpt": 5}
+    assert run.kept == {"000-0000002.ckpt": 2, "000-0000005.ckpt": 5}
     assert run.checkpoints.best == run.folder / "000-0000002.ckpt"
 
 
@@ -52,7 +58,7 @@ def test_max_keeps_the_largest(tmp_path: Path) -> None:
     run = Run(tmp_path, plan(3), save_top_k=1, save_last=False, mode="max")
     for step, value in enumerate((1.0, 3.0, 2.0), start=1):
         run.to(step, value)
-    assert run.files == {"000-0000002.ckpt": 2}
+    assert run.kept == {"000-0000002.ckpt": 2}
 
 
 def test_a_metric_that_is_nan_is_the_worst_in_either_mode(tmp_path: Path) -> None:
@@ -60,7 +66,7 @@ def test_a_metric_that_is_nan_is_the_worst_in_either_mode(tmp_path: Path) -> Non
         run = Run(tmp_path, plan(2), save_top_k=1, save_last=False, mode=mode)
         run.to(1, float("nan"))
         run.to(2, 7.0)
-        assert run.files == {"000-0000002.ckpt": 2}
+        assert run.kept == {"000-0000002.ckpt": 2}
         next(run.folder.iterdir()).unlink()
 
 
@@ -88,10 +94,28 @@ def test_the_best_are_chosen_on_a_fresh_metric_only(tmp_path: Path) -> None:
     assert set(run.files) == {"000-0000003.ckpt", "000-0000006.ckpt", "last.ckpt"}
 
 
-def test_without_save_last_there_is_no_last(tmp_path: Path) -> None:
-    run = Run(tmp_path, plan(1), save_last=False)
-    run.to(1, 1.0)
-    assert set(run.files) == {"000-0000001.ckpt"}
+@pytest.mark.parametrize("save_top_k", [0, 1])
+def test_a_crash_finds_a_checkpoint_at_each_interval_whatever_is_kept_in_the_end(
+    tmp_path: Path, save_top_k: int
+) -> None:
+    run = Run(tmp_path, plan(9, every=7, save=2), save_top_k=save_top_k, save_last=False)
+    for step in range(1, 10):
+        run.to(step, 1.0)
+        assert run.files.get("last.ckpt") == {1: None, 9: 9}.get(step, step // 2 * 2)
+    assert run.kept == ({} if save_top_k == 0 else {"000-0000007.ckpt": 7})
+
+
+def test_the_last_is_kept_where_that_is_asked(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan(1), save_top_k=0)
+    run.to(1)
+    assert run.kept == {"last.ckpt": 1}
+
+
+def test_a_run_that_ends_early_saves_its_last_step(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan(9, every=5))
+    run.step = 3
+    run.checkpoints.after_step(3, None, is_last=True)
+    assert run.files == {"last.ckpt": 3}
 
 
 def test_the_last_stays_what_it_was_when_a_new_best_replaces_the_old(tmp_path: Path) -> None:
@@ -105,7 +129,7 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     run = Run(tmp_path, plan(3), filename="{epoch}-{val_loss:.1f}", save_last=False)
     run.to(1, 1.0)
     run.to(2, 1.0)
-    assert run.files == {"0-1.0.ckpt": 1, "0-1.0-v1.ckpt": 2}
+    assert run.kept == {"0-1.0.ckpt": 1, "0-1.0-v1.ckpt": 2}
 
 
 def test_the_folder_is_relative_to_the_run(tmp_path: Path) -> None:
@@ -129,7 +153,7 @@ def test_between_validations_a_name_tells_the_last_metrics(tmp_path: Path) -> No
     run.checkpoints.check_names({"val_loss": 9.0})
     for step in range(1, 5):
         run.to(step, 1.5)
-    assert set(run.files) == {"2-nan.ckpt", "3-1.5.ckpt", "4-1.5.ckpt"}
+    assert set(run.kept) == {"2-nan.ckpt", "3-1.5.ckpt", "4-1.5.ckpt"}
 
 
 def test_the_last_is_saved_on_demand(tmp_path: Path) -> None:
@@ -167,7 +191,10 @@ def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"monitor": "val_accuracy"}, "trainer.checkpoint.monitor: .*'val_accuracy'; there are val_loss"),
+        (
+            {"monitor": "val_accuracy"},
+            r"trainer.checkpoint.monitor \(training.checkpoint.monitor\): .*'val_accuracy'; there are val_loss",
+        ),
         ({"filename": "{step}-{acc:.2f}"}, "trainer.checkpoint.filename: unknown name 'acc'.*val_loss"),
     ],
 )
@@ -176,8 +203,19 @@ def test_unknown_metrics_are_refused(tmp_path: Path, settings: dict[str, str], l
         Run(tmp_path, plan(1), **settings).checkpoints.check_names({"val_loss": 1.0})
 
 
-def test_a_monitor_is_not_needed_when_no_best_is_kept(tmp_path: Path) -> None:
-    Run(tmp_path, plan(1), monitor="nonsense", save_top_k=0).checkpoints.check_names({})
+@pytest.mark.parametrize(("monitor", "mode"), [("val_recall", "max"), ("val_exact_match", "max"), ("val_loss", "min")])
+def test_a_known_metric_has_its_own_direction(monitor: str, mode: Literal["min", "max"]) -> None:
+    check_names(CheckpointConfig(monitor=monitor, mode=mode), [monitor])
+    other: Literal["min", "max"] = "min" if mode == "max" else "max"
+    with pytest.raises(
+        ConfigError, match=rf"checkpoint.mode\): {other} would keep the worst {monitor}; set it to {mode}"
+    ):
+        check_names(CheckpointConfig(monitor=monitor, mode=other), [monitor])
+
+
+def test_a_monitor_is_needed_also_when_no_best_is_kept() -> None:
+    with pytest.raises(ConfigError, match="'nonsense'; there are val_loss, val_recall"):
+        check_names(CheckpointConfig(monitor="nonsense", save_top_k=0), ["val_recall", "val_loss"])
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from impresa.run_dir.claim import clear
 from impresa.training import logs
-from impresa.training.logs import MetricsCsv, build_loggers, start_wandb
+from impresa.training.logs import MetricsCsv, TensorBoardEvents, build_loggers, start_wandb
 from tiny_run import tiny_experiment
 
 
@@ -55,12 +56,43 @@ def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: Path) -> N
     ]
 
 
-def test_tensorboard_lies_in_events_under_the_name(tmp_path: Path) -> None:
-    config = tiny_experiment("trainer.logging.tensorboard=true", "trainer.logging.name=my/run")
-    _, board = build_loggers(config, tmp_path, 0)
+def test_a_resumed_run_that_has_nothing_left_to_log_drops_them_too(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv", 0)
+    for step in (1, 2, 3):
+        log.log(step, {"train_loss": float(step)})
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("\0\0,0,1,1,1\n")  # a block that was never written
+    MetricsCsv(tmp_path / "metrics.csv", 2)
+    assert [row["step"] for row in rows(tmp_path / "metrics.csv")] == ["1", "2"]
+    MetricsCsv(tmp_path / "new" / "metrics.csv", 0)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "folder"),
+    [("p", "my/run", "p/my-run"), ("a/b", "null", "a-b/shapes"), ("..", ".x", "-/x")],
+)
+def test_tensorboard_lies_under_the_project_and_the_name(tmp_path: Path, project: str, name: str, folder: str) -> None:
+    settings = (f"trainer.logging.project={project}", f"trainer.logging.name={name}")
+    _, board = build_loggers(tiny_experiment("trainer.logging.tensorboard=true", *settings), tmp_path, 0)
     board.log(1, {"train_loss": 1.0})
     board.close(success=True)
-    assert list((tmp_path / "events" / "my-run").glob("events.out.tfevents.*"))
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    assert file.parent == tmp_path / "events" / folder
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["a run that goes on", "a run that had nothing left to log"])
+def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path: Path, goes_on: bool) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, end in ((0, 7), (4, 9 if goes_on else 4)):  # a checkpoint at 4, a crash after 7
+        board = TensorBoardEvents(tmp_path / "run", start)
+        for step in range(start + 1, end + 1):
+            board.log(step, {"train_loss": float(step), "part": start})
+        board.close(success=True)
+    shown = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [point.step for point in shown.Scalars("train_loss")] == list(range(1, 10 if goes_on else 5))
+    assert [point.value for point in shown.Scalars("part")] == [0] * 4 + [4] * (5 if goes_on else 0)
 
 
 def test_the_csv_is_always_there_and_the_rest_can_be_turned_off(tmp_path: Path) -> None:
@@ -162,6 +194,36 @@ def test_without_wandb_training_goes_on_with_a_notice(
     assert not rest
     assert len(caplog.records) == 1
     assert "wandb is not installed" in caplog.text
+
+
+def test_the_parts_of_a_run_have_one_id_in_wandb_and_a_run_in_its_place_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: told.append(kwargs))
+    start_wandb(tiny_experiment(), tmp_path)
+    start_wandb(tiny_experiment(), tmp_path)
+    clear(tmp_path)  # as before a new run
+    start_wandb(tiny_experiment(), tmp_path)
+    first, second, new = (kwargs["id"] for kwargs in told)
+    assert first == second != new
+    assert [kwargs["resume"] for kwargs in told] == ["allow"] * 3  # offline too, or a part would replace the others
+
+
+def test_the_advice_to_sync_keeps_all_parts_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir = tmp_path / "my run"
+    for version, command in (("0.29.0", "wandb sync --append"), ("0.30.1", "wandb sync"), ("1.0", "wandb sync")):
+        monkeypatch.setattr(wandb, "__version__", version)
+        start_wandb(tiny_experiment(), run_dir)
+        assert f"`{command} '{run_dir}/wandb'/offline-run-*`" in caplog.records[-1].message
+    assert modes == ["offline"] * 3
 
 
 def test_what_wandb_is_told_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import warnings
 from pathlib import Path
 
+import pytest
 import torch
 
 from impresa.config.runs import adopt_towers
@@ -32,6 +36,29 @@ def test_a_resumed_run_keeps_its_tokenizer() -> None:
         resumed.preprocessing.tokenizer.vocab_size
         == build_parts(tiny_experiment(), None).preprocessing.tokenizer.vocab_size
     )
+
+
+@pytest.mark.parametrize(
+    ("processes", "line"),
+    [
+        ("1", "dataset.num_workers: 4 for 2 CPUs; fewer may be faster"),
+        ("3", "dataset.num_workers: 4 in each of 3 processes for 2 CPUs; fewer may be faster"),
+    ],
+)
+def test_too_many_workers_are_said_once_and_not_by_torch_for_each_loader(
+    processes: str, line: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", processes)):
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings(record=True) as shown, caplog.at_level(logging.INFO, logger="impresa"):
+        warnings.simplefilter("always")
+        data = build_parts(tiny_experiment("dataset.num_workers=4"), None).data
+        for _ in range(2):
+            data.train_loader()
+            data.val_loader()
+    assert [str(warning.message) for warning in shown if "worker" in str(warning.message)] == []
+    assert [record.message for record in caplog.records if "num_workers" in record.message] == [line]
 
 
 def test_images_are_prepared_as_the_towers_run_prepares_them(tmp_path: Path) -> None:

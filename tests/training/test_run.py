@@ -202,7 +202,7 @@ def test_resuming_a_finished_run_says_so(caplog: pytest.LogCaptureFixture) -> No
 
 def test_an_unknown_metric_is_refused_before_the_first_step(tmp_path: Path) -> None:
     config = tiny_experiment("trainer.checkpoint.monitor=val_accuracy")
-    with pytest.raises(ConfigError, match=r"trainer\.checkpoint\.monitor: .*'val_accuracy'; there are .*val_loss"):
+    with pytest.raises(ConfigError, match=r"trainer\.checkpoint\.monitor .*'val_accuracy'; there are .*val_loss"):
         train(config, tmp_path / "run", command=COMMAND)
     assert not (tmp_path / "run" / "metrics.csv").exists()
     # The folder has no checkpoint, so the fixed command may use it again.

@@ -94,12 +94,17 @@ def _print_results(run_dir: Path) -> None:
     """The evaluation, the report and, as the last line, the run directory."""
     from rich.console import Console
 
+    from impresa.config.compose import read_config
     from impresa.evaluation.results import read_evaluation
+    from impresa.reports.charts import read_history
+    from impresa.reports.overfitting import overfitting
     from impresa.reports.terminal import print_results
 
     evaluation = read_evaluation(run_dir)
     if evaluation is not None:
         print_results(evaluation, Console())
+    if line := overfitting(read_history(run_dir), read_config(run_dir / CONFIG).trainer.checkpoint):
+        print(line)
     print(f"report: {run_dir / REPORT}")
     print(run_dir)
 

@@ -361,6 +361,9 @@ class TrainerConfig(Section):
     """Passes over the training data."""
     max_steps: Count | None = None
     """Stop after so many optimizer steps, if that comes before the last epoch."""
+    early_stopping_patience: Count | None = None
+    """Stop after so many validations in a row that were no better than the best before them, by
+    `checkpoint.monitor`. null never does."""
     accumulate_grad_batches: Count = 1
     """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

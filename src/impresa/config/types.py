@@ -73,9 +73,10 @@ class LoggingConfig(Section):
     eval_interval: Count = 1000
     """Optimizer steps between two validations; also at the end, and each epoch when that is shorter."""
     save_interval: Count = 1000
-    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter."""
+    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter. `--resume` goes on
+    from the newest, whatever is kept when the run is over."""
     project: Name = "impresa"
-    """Project name in W&B."""
+    """Project name in W&B and TensorBoard."""
     entity: Text | None = None
     """Account in W&B."""
     name: Text | None = None
@@ -83,7 +84,7 @@ class LoggingConfig(Section):
     wandb: Flag = False
     """Log to Weights & Biases (offline when there is no key or no network)."""
     tensorboard: Flag = True
-    """Log to TensorBoard, in the run's `events` folder."""
+    """Log to TensorBoard, in the run's `events/PROJECT/NAME`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +94,13 @@ class CheckpointConfig(Section):
     save_top_k: KeepCount = 3
     """Number of best checkpoints to keep; 0 keeps none, -1 all."""
     monitor: Name = "val_loss"
-    """Metric that says which is best."""
+    """Metric of the validations that says which is best, by its name in `metrics.csv`: `val_loss`, `val_perplexity`,
+    `val_recall` (mean of both directions' R@1) or `val_exact_match` with `mode` max, and others. The `val_loss` of a
+    contrastive model rises on small data while recall still grows: `val_recall` keeps the better model there."""
     mode: Literal["min", "max"] = "min"
     """Direction in which the metric gets better."""
     save_last: Flag = True
-    """Always keep the last checkpoint as well."""
+    """Keep the last checkpoint when the run is over. false: it is removed then, and serves until then to resume."""
     dirpath: Name = "checkpoints"
     """Folder of the checkpoints, relative to the run directory."""
     filename: Name = "{epoch:03d}-{step:07d}"

@@ -152,6 +152,9 @@ class BatchLoader(DataLoader[B]):
             pin_memory=settings.pin_memory and torch.cuda.is_available(),
         )
 
+    def check_worker_number_rationality(self) -> None:
+        """torch's warning, in each loader and process; a training run says it once, for all of them."""
+
     def position(self) -> dict[str, Any]:
         """The position in the data, counted in batches that were used, and the sizes that it depends on."""
         return self._positions.state_dict()

@@ -15,6 +15,7 @@ from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
 from impresa.reports.charts import history_charts, matrix_png, read_history
+from impresa.reports.overfitting import overfitting
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
 from impresa.run_dir.environment import read_environment
@@ -46,7 +47,7 @@ def render_report(run_dir: Path) -> str:
     config = read_config(config_file) if config_file.is_file() else None
     environment = read_environment(run_dir)
     found = read_evaluation(run_dir)
-    evaluation = found or Evaluation("", 0, 0, 0)
+    evaluation, history = found or Evaluation("", 0, 0, 0), read_history(run_dir)
     tables = make_tables(evaluation)
     bad = [*_read_bad_samples(run_dir / BAD_SAMPLES), *(("evaluation", n.id, n.reason) for n in evaluation.bad_samples)]
     return render(
@@ -56,11 +57,11 @@ def render_report(run_dir: Path) -> str:
         started=str(environment.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
         eval_command=None if found else shlex.join(("impresa", "eval", str(run_dir))),
         summary=summary(evaluation),
-        warnings=warnings(evaluation),
+        warnings=[*warnings(evaluation), *filter(None, [config and overfitting(history, config.trainer.checkpoint)])],
         tables=tables,
         headlines=_headlines(tables),
         model=MODEL,
-        charts=history_charts(read_history(run_dir)),
+        charts=history_charts(history),
         gallery=evaluation.gallery,
         zero_shot=evaluation.zero_shot,
         confusions=_confusions(evaluation.zero_shot),

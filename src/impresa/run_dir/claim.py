@@ -6,21 +6,34 @@ import shutil
 from pathlib import Path
 
 from impresa.config.compose import read_config
-from impresa.config.experiment import ExperimentConfig
-from impresa.config.tree import leaves, to_tree
+from impresa.config.experiment import ExperimentConfig, LabelsConfig, LoggingConfig
+from impresa.config.tree import hints, leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.environment import is_finished
-from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, EVENTS, LAST_CHECKPOINT, MANIFEST, METRICS
-
-MAY_CHANGE = frozenset(
-    {
-        *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
-        *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path")),
-        *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
-        *(f"trainer.logging.{key}" for key in ("wandb", "tensorboard")),
-    }
+from impresa.run_dir.layout import (
+    BAD_SAMPLES,
+    CONFIG,
+    ENVIRONMENT,
+    EVENTS,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    METRICS,
+    WANDB,
+    WANDB_ID,
 )
-"""Keys that may differ when a run is resumed: where the data lie, how the machine computes, where metrics are sent."""
+
+LENGTH = frozenset(f"trainer.{key}" for key in ("epochs", "max_steps", "early_stopping_patience"))
+"""Keys that say when a run ends; with another one a finished run goes on."""
+MAY_CHANGE = LENGTH | {
+    *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
+    *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path", "max_bad_fraction")),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
+    *(f"trainer.logging.{key}" for key in hints(LoggingConfig)),
+    *(f"trainer.checkpoint.{key}" for key in ("save_top_k", "save_last", "filename")),
+    *(f"labels.{key}" for key in hints(LabelsConfig)),
+}
+"""Keys that may differ when a run is resumed: when it ends, where the data lie, how the machine computes, what is kept
+and logged."""
 
 
 def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
@@ -43,10 +56,15 @@ def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | No
         return None
     if not resume:
         raise CheckpointError(f"{run_dir}: holds a run; add --resume to continue it, or choose another --output-dir")
-    if checkpoint is None and not is_finished(run_dir):
+    if checkpoint is None and not is_over(run_dir, config):
         raise CheckpointError(f"{run_dir}: has no checkpoint to go on from; choose another --output-dir")
     _refuse_changes(before, config)
     return checkpoint
+
+
+def is_over(run_dir: Path, config: ExperimentConfig) -> bool:
+    """True for a finished run that `config` gives the length that it has."""
+    return is_finished(run_dir) and not LENGTH & _changes(read_config(run_dir / CONFIG), config).keys()
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
@@ -59,8 +77,9 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 def clear(run_dir: Path) -> None:
     """Remove the files that a run without a checkpoint has left behind, so that a new one starts clean."""
-    shutil.rmtree(run_dir / EVENTS, ignore_errors=True)
-    for name in (METRICS, BAD_SAMPLES, ENVIRONMENT):
+    for name in (EVENTS, WANDB):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in (METRICS, BAD_SAMPLES, ENVIRONMENT, WANDB_ID):
         (run_dir / name).unlink(missing_ok=True)
 
 
@@ -71,11 +90,16 @@ def clear_half_written(run_dir: Path) -> None:
 
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
-    old, new = (dict(leaves(to_tree(config))) for config in (before, now))
     faults = [
-        f"{key}: was {old.get(key)} and is {new.get(key)}; a resumed run keeps its config, so restore it"
-        for key in sorted((old.keys() | new.keys()) - MAY_CHANGE)
-        if old.get(key) != new.get(key)
+        f"{key}: was {old} and is {new}; a resumed run keeps its config, so restore it"
+        for key, (old, new) in sorted(_changes(before, now).items())
+        if key not in MAY_CHANGE
     ]
     if faults:
         raise ConfigError(*faults)
+
+
+def _changes(before: ExperimentConfig, now: ExperimentConfig) -> dict[str, tuple[object, object]]:
+    """The keys that differ, with their values."""
+    old, new = (dict(leaves(to_tree(config))) for config in (before, now))
+    return {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}

@@ -6,13 +6,14 @@ import math
 import os
 import shutil
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from impresa.config.experiment import CheckpointConfig
+from impresa.config.memory_vlm import both_names
 from impresa.errors import CheckpointError, ConfigError
 from impresa.files import replacing
 from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
@@ -20,15 +21,18 @@ from impresa.training.distributed import Group
 from impresa.training.plan import Plan
 
 SUFFIX = ".ckpt"
-FORMAT = 1
+FORMAT = 2
 """Version of the content of a checkpoint."""
+BETTER = {"max": ("recall", "exact_match"), "min": ("loss", "perplexity")}
+"""By the direction in which they get better, parts of the names of metrics."""
 
 
 class Checkpoints:
     """Keeps the best checkpoints and the last one.
 
     The best are chosen right after a validation, by its metric. The last is written at the plan's intervals, and when
-    the run is interrupted. The first process writes each file under another name and renames it; the others wait.
+    the run is interrupted; `discard_last` removes it where none is to be kept in the end. The first process writes each
+    file under another name and renames it; the others wait.
 
     Args:
         config: which checkpoints to keep.
@@ -58,22 +62,22 @@ class Checkpoints:
         return self.directory / ranked[0] if ranked else None
 
     def check_names(self, metrics: Mapping[str, float]) -> None:
-        """Refuse a monitored metric that a validation does not measure, and a broken pattern of file names."""
-        if self.config.save_top_k != 0 and self.config.monitor not in metrics:
-            fault = f"no metric is called {self.config.monitor!r}"
-            raise ConfigError(f"trainer.checkpoint.monitor: {fault}; there are {', '.join(sorted(metrics))}")
-        format_name(self.config.filename, 0, 0, metrics)
+        """See `check_names`; names of checkpoints before the first validation can have these metrics too."""
+        check_names(self.config, metrics)
         self._metrics = dict.fromkeys(metrics, math.nan)  # until they are measured
 
-    def after_step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """Save what is due after step number `step`, with the metrics of its validation if there was one."""
+    def after_step(self, step: int, metrics: Mapping[str, float] | None, *, is_last: bool = False) -> None:
+        """Save what is due after step number `step`, with the metrics of its validation if there was one.
+
+        `is_last`: the run ends here, before its plan does.
+        """
         self._step, kept = step, None
         if metrics is not None:
             self._metrics = dict(metrics)
             kept = self._keep_if_good(metrics)
         elif self.config.save_top_k == -1 and self._plan.saves_after(step):
             kept = self._save_named()
-        if self.config.save_last and self._plan.saves_after(step):
+        if is_last or self._plan.saves_after(step):
             self.save_last(kept)
 
     def save_last(self, same: Path | None = None) -> None:
@@ -130,6 +134,30 @@ class Checkpoints:
         """File names of the checkpoints that have a metric, the best first."""
         scored = [name for name, value in self.scores.items() if not math.isnan(value)]
         return sorted(scored, key=lambda name: self.scores[name], reverse=self.config.mode == "max")
+
+
+def check_names(config: CheckpointConfig, metrics: Iterable[str]) -> None:
+    """Refuse a monitored metric that is not among those of a validation or gets better in the other direction, and a
+    broken pattern of file names.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    names = sorted(metrics)
+    if config.monitor not in names:
+        fault = f"no metric is called {config.monitor!r}"
+        raise ConfigError(f"{both_names('trainer.checkpoint.monitor')}: {fault}; there are {', '.join(names)}")
+    for mode, parts in BETTER.items():
+        if mode != config.mode and any(part in config.monitor for part in parts):
+            fault = f"{config.mode} would keep the worst {config.monitor}"
+            raise ConfigError(f"{both_names('trainer.checkpoint.mode')}: {fault}; set it to {mode}")
+    format_name(config.filename, 0, 0, dict.fromkeys(names, 0.0))
+
+
+def discard_last(config: CheckpointConfig, run_dir: Path) -> None:
+    """Remove the last checkpoint of a run that is over, unless the config keeps it."""
+    if not config.save_last:
+        (run_dir / config.dirpath / LAST).unlink(missing_ok=True)
 
 
 def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float]) -> str:

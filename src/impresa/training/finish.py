@@ -20,6 +20,7 @@ from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
 from impresa.run_dir.save import save_run
 from impresa.tasks.samples import name_of_data, read_samples
+from impresa.training.checkpoints import discard_last
 from impresa.training.parts import Parts
 
 NUM_GOLDEN = 4
@@ -46,3 +47,4 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, num_parameters))
     write_report(run_dir)
     write_environment(run_dir, environment)
+    discard_last(config.trainer.checkpoint, run_dir)

@@ -6,7 +6,10 @@ import csv
 import io
 import logging
 import os
+import re
 import resource
+import secrets
+import shlex
 import sys
 import threading
 import time
@@ -15,7 +18,6 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from hashlib import blake2b
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -30,7 +32,7 @@ from torch import Tensor
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.files import write_atomic
-from impresa.run_dir.layout import EVENTS, METRICS
+from impresa.run_dir.layout import EVENTS, METRICS, WANDB, WANDB_ID
 from impresa.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -210,8 +212,8 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Me
     settings = config.trainer.logging
     loggers: list[MetricLogger] = [MetricsCsv(run_dir / METRICS, step)]
     if settings.tensorboard:
-        name = (settings.name or config.name).replace("/", "-")
-        loggers.append(TensorBoardEvents(run_dir / EVENTS / name))
+        names = (settings.project, settings.name or config.name)
+        loggers.append(TensorBoardEvents(run_dir.joinpath(EVENTS, *map(_folder_name, names)), step))
     if settings.wandb and (run := start_wandb(config, run_dir)):
         loggers.append(run)
     return loggers
@@ -221,13 +223,15 @@ class MetricsCsv(MetricLogger):
     """Writes one line of a CSV file per call of `log`; metrics that it lacks stay empty.
 
     Every line is appended in one write; a new column rewrites the file under another name and renames it. Lines after
-    `step`, left by a run that was cut off, are dropped.
+    `step`, left by a run that was cut off, are dropped at once.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self._step = step
-        self._columns: list[str] = []
+        lines = [line for line in self._lines_so_far() if int(line["step"]) <= step]
+        self._columns = list(lines[0]) if lines else []
+        if path.exists():
+            self._write(lines)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         line = {"step": step, **metrics}
@@ -238,32 +242,41 @@ class MetricsCsv(MetricLogger):
 
     def _add_columns(self, line: Mapping[str, object]) -> None:
         lines = self._lines_so_far()
-        self._columns = list(dict.fromkeys([*FIRST_COLUMNS, *(name for row in lines[:1] for name in row), *line]))
+        self._columns = list(dict.fromkeys([*FIRST_COLUMNS, *self._columns, *line]))
+        self._write(lines)
+
+    def _write(self, lines: list[dict[str, str]]) -> None:
         header = {name: name for name in self._columns}
         write_atomic(self.path, _csv(self._columns, [header, *lines]))
 
     def _lines_so_far(self) -> list[dict[str, str]]:
+        """The lines of the file; those that a crash has cut off are left out."""
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            whole = [row for row in csv.DictReader(file) if None not in row.values()]
-        return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdecimal()]
 
 
 class TensorBoardEvents:
-    """Writes an event file for TensorBoard into a folder, whose name is that of the run in TensorBoard."""
+    """Writes an event file for TensorBoard into a folder, whose name is that of the run in TensorBoard.
 
-    def __init__(self, folder: Path) -> None:
+    A run that continues tells TensorBoard to forget what files of its earlier parts hold of steps after `step`.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
-        self._writer: SummaryWriter | None = None
+        self._purge_step = step + 1 if step else None
+        self._writer = self._open() if step and folder.exists() else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._writer is None:  # a second of imports, which the first step need not wait for
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(self.folder)
+        self._writer = self._writer or self._open()
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+
+    def _open(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # a second of imports, which a first step need not wait for
+
+        return SummaryWriter(self.folder, purge_step=self._purge_step)
 
     def close(self, *, success: bool) -> None:
         if self._writer is not None:
@@ -300,7 +313,8 @@ def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
         "project": settings.project,
         "entity": settings.entity,
         "name": settings.name or config.name,
-        "id": blake2b(str(run_dir.resolve()).encode(), digest_size=6).hexdigest(),
+        "id": _wandb_id(run_dir),
+        "resume": "allow",  # kept in offline files as well, so that a later part does not replace an earlier one
         "dir": str(run_dir),
         "tags": list(config.labels.tags),
         "notes": config.labels.description,
@@ -310,11 +324,27 @@ def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
     reason = _why_offline()
     if reason is None:
         try:
-            return WandbRun(wandb.init(**common, mode="online", resume="allow"))
+            return WandbRun(wandb.init(**common, mode="online"))
         except Exception as error:  # a wrong key, a refusing server: no reason to stop the run
             reason = str(error).splitlines()[0]
-    logger.warning(f"wandb: {reason}; logging offline, upload later with `wandb sync {run_dir}/wandb/offline-run-*`")
+    # All parts of a resumed run in one command: it uploads them in order. Until 0.29 it had to be told to append.
+    sync = "wandb sync" if _is_at_least(wandb.__version__, 0, 30) else "wandb sync --append"
+    parts = f"{shlex.quote(str(run_dir / WANDB))}/offline-run-*"
+    logger.warning(f"wandb: {reason}; logging offline, upload later with `{sync} {parts}`")
     return WandbRun(wandb.init(**common, mode="offline"))
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The run's id, drawn at its start and kept in its directory."""
+    path = run_dir / WANDB_ID
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(6) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _is_at_least(version: str, *least: int) -> bool:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and tuple(map(int, found.groups())) >= least
 
 
 def _why_offline() -> str | None:
@@ -350,6 +380,11 @@ def _answers(address: str) -> bool:
 
     threading.Thread(target=ask, daemon=True).start()
     return answered.wait(NETWORK_PATIENCE_S)
+
+
+def _folder_name(name: str) -> str:
+    """A name for people as that of a folder: without slashes, and neither hidden nor a way up."""
+    return name.replace("/", "-").lstrip(".") or "-"
 
 
 def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:

@@ -19,15 +19,13 @@ from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.distributed import Group, no_sync
 from impresa.training.logs import ProgressReport, Recorder
+from impresa.training.monitor import Monitor
 from impresa.training.plan import Plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.schedule import Schedule
 from impresa.training.state import TrainState
 
 B = TypeVar("B")
-
-TRIAL_BATCHES = 2
-"""Batches that are validated before the first step, to know the metrics and that the data can be read."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,17 @@ def run_steps(
     recorder: Recorder,
     progress: ProgressReport,
     watch: StepWatch,
+    monitor: Monitor,
     checkpoints: Checkpoints,
     stop: GracefulStop,
 ) -> None:
-    """Train from the current step to the end of the plan.
+    """Train from the current step to the end of the plan, or to where the monitor's patience ends.
 
     Raises:
         TrainingInterrupted: the user stopped the run; the state is saved.
         TrainingError: the training diverged.
     """
     plan, group, state = training.plan, training.group, training.state
-    checkpoints.check_names(validate(training, TRIAL_BATCHES))
     recorder.speed.restart()
     progress.start(state.step)
     steps = steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches)
@@ -76,10 +74,13 @@ def run_steps(
                 metrics = validate(training)
             recorder.validation(step, metrics)
             progress.validation(step, metrics)
-        checkpoints.after_step(step, metrics)
+            monitor.after_validation(step, metrics)
+        checkpoints.after_step(step, metrics, is_last=monitor.is_exhausted)
         if group.any(stop.requested):
             checkpoints.save_last()
             raise TrainingInterrupted
+        if monitor.is_exhausted:
+            return
 
 
 def steps_of(loader: Iterable[B], accumulate: int) -> Iterator[list[B]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
 from impresa.data.preprocessing import Preprocessing
@@ -19,6 +20,7 @@ from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
+from impresa.training.processes import this_process
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,11 @@ class TrainingData:
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
-        if self._config.num_workers == 0 and self._config.persistent_workers:
-            logger.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
+        _say_of_workers(self._config)
+
+    def num_train_batches(self, world_size: int = 1) -> int:
+        """Batches of an epoch of training data, the same for each of the processes that share them."""
+        return len(self._sampler(self.train_source, self._config.batch_size, 0, world_size, shuffle=True))
 
     def train_loader(
         self, rank: int = 0, world_size: int = 1, position: Mapping[str, Any] | None = None
@@ -90,6 +95,17 @@ class TrainingData:
     ) -> BatchLoader[Any]:
         bad_samples = BadSampleList(self._bad_samples, split, len(source), self._config.max_bad_fraction)
         return BatchLoader(BatchDataset(source, self._collate, view), sampler, bad_samples, self._config)
+
+
+def _say_of_workers(config: DatasetConfig) -> None:
+    """Notices about the workers of all loaders of a run, in place of torch's warning in each loader and process."""
+    if config.num_workers == 0 and config.persistent_workers:
+        logger.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_processes = this_process().local_world_size
+    if config.num_workers * num_processes > num_cpus:
+        each = f" in each of {num_processes} processes" if num_processes > 1 else ""
+        logger.info(f"dataset.num_workers: {config.num_workers}{each} for {num_cpus} CPUs; fewer may be faster")
 
 
 @dataclass

@@ -9,10 +9,10 @@ from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
-from impresa.run_dir.claim import claim, clear, clear_half_written
-from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
+from impresa.run_dir.claim import clear, clear_half_written
+from impresa.run_dir.environment import describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
-from impresa.training.checkpoints import Checkpoints, read_checkpoint
+from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
 from impresa.training.distributed import (
     Group,
     join_group,
@@ -22,16 +22,18 @@ from impresa.training.distributed import (
 )
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
+from impresa.training.monitor import Monitor
 from impresa.training.parts import Parts, build_parts
-from impresa.training.plan import make_plan
+from impresa.training.plan import Plan, make_plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted
+from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-Checkpoint = Mapping[str, Any]
-"""The content of the checkpoint that a run continues from; empty for a new run."""
+TRIAL_BATCHES = 2
+"""Batches that are validated before the first step, to know the metrics and that the data can be read."""
 
 
 def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str], resume: bool = False) -> Path:
@@ -42,9 +44,9 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
 
     Args:
         config: the experiment.
-        output_dir: the run directory: new, empty, or with `resume` a run that has not finished.
+        output_dir: the run directory: new, empty, or with `resume` a run.
         command: the command line, for the record.
-        resume: continue the run in `output_dir`, if there is one.
+        resume: continue the run in `output_dir`, if there is one; a finished one if `config` makes it longer.
 
     Returns:
         The run directory. In a distributed run only the first process writes to it.
@@ -65,11 +67,14 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    checkpoint = _checkpoint_to_continue(config, output_dir, resume, group)
-    if is_finished(output_dir):
-        logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
+    checkpoint = checkpoint_to_continue(config, output_dir, resume, group)
+    if checkpoint is None:
+        how_on = "a larger trainer.epochs trains on"
+        logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
         return output_dir
     parts = build_parts(config, output_dir, resumed=bool(checkpoint))
+    if checkpoint:
+        check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
         _prepare(output_dir, config, parts, command, checkpoint)
     fit(config, parts, output_dir, checkpoint, group)
@@ -95,32 +100,45 @@ def dry_run(config: ExperimentConfig) -> str:
     parts = build_parts(config, run_dir=None)
     training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-    return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
+    metrics = validate(training, num_batches=1)
+    check_names(config.trainer.checkpoint, metrics)
+    return "\n".join(_summary(parts, training, world_size, metrics))
 
 
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
     """Train from `checkpoint` to the end of the plan; the model in `parts` has the best weights then."""
     leave_cores_to_workers(config.dataset.num_workers)
-    training = set_up(config, parts, group, checkpoint.get("data"))
+    training = set_up(config, parts, group, checkpoint)
     state, plan = training.state, training.plan
     recorder = Recorder(plan, build_loggers(config, run_dir, checkpoint.get("step", 0)) if group.is_main else [])
+    monitor = Monitor(config.trainer, plan.total_steps)
 
     def content() -> dict[str, Any]:
-        return {**state.checkpoint(), "data": _position(training), "losses": recorder.losses()}
+        length = {"total_steps": plan.total_steps, "warmup_steps": training.schedule.warmup_steps}
+        seen = {"losses": recorder.losses(), "monitored": monitor.points()}
+        return {**state.checkpoint(), "data": _position(training), **length, **seen}
 
     checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, plan, group, content)
     if checkpoint:
         state.restore(checkpoint)
         recorder.resume(checkpoint["losses"])
         checkpoints.resume(checkpoint["scores"])
+        monitor.resume(checkpoint["monitored"])
     progress = ProgressReport(plan.total_steps, shown=group.is_main)
     watch = training.task.watch(training.schedule.warmup_steps, group)
     success = False
     with GracefulStop() as stop:
         try:
-            if state.step < plan.total_steps:
+            if state.step < plan.total_steps and not monitor.is_exhausted:
+                checkpoints.check_names(validate(training, TRIAL_BATCHES))
                 run_steps(
-                    training, recorder=recorder, progress=progress, watch=watch, checkpoints=checkpoints, stop=stop
+                    training,
+                    recorder=recorder,
+                    progress=progress,
+                    watch=watch,
+                    monitor=monitor,
+                    checkpoints=checkpoints,
+                    stop=stop,
                 )
             success = True
         except (TrainingInterrupted, RuntimeError) as reason:
@@ -132,6 +150,8 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
         finally:
             progress.stop()
             recorder.close(success=success)
+    if monitor.is_exhausted and state.step < plan.total_steps:
+        logger.warning(monitor.why_stopped(state.step))
     if checkpoints.best is not None and group.is_main:
         state.take_best(read_checkpoint(checkpoints.best))
     elif state.average is not None:
@@ -142,26 +162,30 @@ def set_up(
     config: ExperimentConfig,
     parts: Parts,
     group: Group,
-    position: Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
     num_shares: int | None = None,
 ) -> Training:
     """Loaders, plan, schedule and a fresh state.
 
-    The training data continue at `position`; `num_shares` processes share them, those of the group if it is None.
+    Data and warm-up continue those of `checkpoint`; `num_shares` processes share the data, those of the group if it is
+    None.
     """
-    shares = num_shares or group.world_size
-    train_loader = parts.data.train_loader(group.rank, shares, position)
-    plan = make_plan(config.trainer, len(train_loader))
+    shares, before = num_shares or group.world_size, checkpoint or {}
+    plan = _plan(config, parts, shares)
     return Training(
         config=config,
         task=parts.task,
-        train_loader=train_loader,
+        train_loader=parts.data.train_loader(group.rank, shares, before.get("data")),
         val_loader=parts.data.val_loader(group.rank, shares),
         plan=plan,
-        schedule=make_schedule(config.optimization, plan),
+        schedule=make_schedule(config.optimization, plan, before.get("warmup_steps")),
         group=group,
         state=TrainState(parts.model, config.optimization, group),
     )
+
+
+def _plan(config: ExperimentConfig, parts: Parts, world_size: int) -> Plan:
+    return make_plan(config.trainer, parts.data.num_train_batches(world_size))
 
 
 def _position(training: Training) -> dict[str, Any]:
@@ -169,12 +193,6 @@ def _position(training: Training) -> dict[str, Any]:
     epoch, steps = divmod(training.state.step, training.plan.steps_per_epoch)
     next_batch = steps * training.config.trainer.accumulate_grad_batches
     return {**training.train_loader.position(), "epoch": epoch, "next_batch": next_batch}
-
-
-def _checkpoint_to_continue(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Checkpoint:
-    """The first process chooses the checkpoint for all."""
-    (path,) = group.gather([claim(run_dir, config, resume=resume)] if group.is_main else [])
-    return {} if path is None else read_checkpoint(path)
 
 
 def _prepare(
@@ -185,6 +203,7 @@ def _prepare(
     if checkpoint:
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
+        environment.pop("finished", None)  # a run that is made longer
         write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
     else:
         clear(run_dir)

@@ -36,8 +36,13 @@ class Schedule:
         return floor + (peak - floor) * share
 
 
-def make_schedule(config: OptimizationConfig, plan: Plan) -> Schedule:
-    """The schedule of a run; a warm-up as long as the run or longer is cut to fit, with a notice."""
+def make_schedule(config: OptimizationConfig, plan: Plan, warmup_steps: int | None = None) -> Schedule:
+    """The schedule of a run; a warm-up as long as the run or longer is cut to fit, with a notice.
+
+    `warmup_steps`: those of a run that is continued, which stay as they were though its length changes.
+    """
+    if warmup_steps is not None:
+        return Schedule(config.scheduler, plan.total_steps, warmup_steps, config.min_lr)
     warmup_steps = round(config.warmup_epochs * plan.steps_per_epoch)
     if warmup_steps >= plan.total_steps:
         fitting = plan.total_steps // CUT_WARMUP_TO

@@ -43,6 +43,7 @@ class AlignmentValidation:
             images = torch.cat([image for image, _, _ in embedded])
             texts = torch.cat([text for _, text, _ in embedded])
             retrieval = retrieval_metrics(images, texts, torch.arange(len(images)), captions)
-            found["val_image_to_text_recall_at_1"] = retrieval.image_to_text.recall_at[1]
-            found["val_text_to_image_recall_at_1"] = retrieval.text_to_image.recall_at[1]
+            both = (retrieval.image_to_text.recall_at[1], retrieval.text_to_image.recall_at[1])
+            found["val_image_to_text_recall_at_1"], found["val_text_to_image_recall_at_1"] = both
+            found["val_recall"] = sum(both) / 2
         return found
