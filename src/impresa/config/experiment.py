@@ -23,6 +23,7 @@ from impresa.config.types import (
     MemoryConfig,
     Name,
     NonNegative,
+    Pixels,
     Positive,
     Rate,
     Section,
@@ -113,6 +114,8 @@ class DatasetConfig(Section):
     """Keep the workers alive between epochs."""
     max_bad_fraction: Fraction = 0.01
     """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
+    max_image_pixels: Pixels = 50_000_000
+    """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)

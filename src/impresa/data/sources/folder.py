@@ -26,6 +26,7 @@ from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
+from impresa.data.image_files import FORMATS
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
 from impresa.data.text import printable, read_captions
@@ -111,9 +112,8 @@ class FolderSource(RowSource):
         return row
 
     def _rows_of_sidecars(self) -> Iterator[Row]:
-        formats = Image.registered_extensions()
         files = list(_files(self._root))
-        images = [file for file in files if file.suffix.lower() in formats]
+        images = [file for file in files if Image.registered_extensions().get(file.suffix.lower()) in FORMATS]
         if not self._reading.sounds:
             yield from (self._row_of_sidecar(image, image, None) for image in images)
             return

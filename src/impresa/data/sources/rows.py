@@ -95,7 +95,7 @@ class RowSource(ABC):
                 raise ValueError("has neither image nor sound to ask about")
             if not self._reading.dialogues and (image is not None) + (sound is not None) + bool(captions) < 2:
                 raise ValueError("has only one of image, caption and sound")
-            picture = None if image is None else _image(image, row.folder, self._shrink_to_px)
+            picture = None if image is None else _image(image, row.folder, self._shrink_to_px, self._config)
             clip = None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds)
             return Sample(row.id, picture, captions, label, clip, dialogues)
         except ValueError as error:
@@ -222,15 +222,16 @@ def is_web_address(path: str) -> bool:
     return "://" in path
 
 
-def _image(file: File, folder: Path, shrink_to_px: int | None) -> Image.Image:
+def _image(file: File, folder: Path, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
     try:
         data = file if isinstance(file, bytes) else (folder / file).read_bytes()
     except OSError as error:
-        raise ValueError(f"the image cannot be read ({error.strerror or error})") from error
-    return decode_image(data, shrink_to_px)
+        raise ValueError(f"the image cannot be read ({error.strerror or error}: {folder / str(file)})") from error
+    return decode_image(data, shrink_to_px, config.max_image_pixels)
 
 
 def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
+    assert max_seconds is not None  # a row has a sound only where sounds are read
     try:
         return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
     except ValueError as error:
