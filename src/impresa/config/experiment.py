@@ -74,6 +74,11 @@ class DatasetConfig(Section):
     """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
     val_fraction: Fraction = 0.05
     """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
+    image_root: Text | None = None
+    """Folder that the images' paths in tables are relative to. null: the folder of the table."""
+    skip_unsupported_rows: Flag = False
+    """Leave out rows of kinds that are not read, text alone and several images, and count them at the start. false:
+    they are bad samples, which `max_bad_fraction` bounds."""
     image_column: Name = "image"
     """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
     caption_column: Name = "caption"
