@@ -71,6 +71,8 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     parts = build_parts(config, output_dir, resumed=bool(checkpoint))
     if group.is_main:
+        for note in parts.task.notes(parts.data.train_source, parts.preprocessing):
+            logger.info(note)
         _prepare(output_dir, config, parts, command, checkpoint)
     fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
