@@ -273,6 +273,7 @@ def test_export_replaces_only_when_forced(tmp_path: Path, capsys: pytest.Capture
         ["export", "shapes"],
         ["export", "shapes", "x", "--num-train", "0"],
         ["export", "shapes", "x", "--image-size", "big"],
+        ["export", "shapes", "x", "--image-size", "200000"],
         ["export", "shapes", "x", "--seed=-1"],
         ["export", "shapes", "x", "--format", "zip"],
         ["export", "shapes", "x", "dataset.image_size=3"],

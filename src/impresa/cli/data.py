@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli.options import count, count_or_zero, fraction
+from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.experiment import DatasetConfig, DecoderConfig, EncoderConfig, ExperimentConfig, ShapesConfig
 from impresa.config.paths import EMBEDDED
@@ -59,7 +59,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     for split in ("train", "val", "test"):
         size = getattr(defaults, f"num_{split}")
         parser.add_argument(f"--num-{split}", metavar="N", type=count, default=size, help=f"default: {size}")
-    parser.add_argument("--image-size", metavar="PX", type=count, default=64, help="default: %(default)s")
+    parser.add_argument("--image-size", metavar="PX", type=pixels, default=64, help="default: %(default)s")
     parser.add_argument("--seed", metavar="N", type=count_or_zero, default=defaults.seed, help="default: %(default)s")
     parser.add_argument("--format", choices=("folder", "parquet"), default="folder", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace the splits of a folder that is not empty")
@@ -147,7 +147,7 @@ def _print(path: str, summary: SourceSummary, notes: list[str]) -> None:
     _print_list(
         console, "duplicate ids", [f"{id}: {count} samples" for id, count in summary.same_id.items()], _MOST_COPIES
     )
-    _print_list(console, "long texts", notes, len(notes))
+    _print_list(console, "texts", notes, len(notes))
     _print_list(console, "bad samples by reason", [f"{why}: {n}" for why, n in summary.reasons.items()], _MOST_LABELS)
     _print_list(console, "bad samples", [f"{row.id}: {row.reason}" for row in summary.bad], len(summary.bad))
 

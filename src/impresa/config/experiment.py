@@ -74,7 +74,7 @@ class DatasetConfig(Section):
     """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
     val_fraction: Fraction = 0.05
     """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
-    image_root: Text | None = None
+    image_root: Name | None = None
     """Folder that the images' paths in tables are relative to. null: the folder of the table."""
     skip_unsupported_rows: Flag = False
     """Leave out rows of kinds that are not read, text alone and several images, and count them at the start. false:

@@ -181,7 +181,11 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None, max_pi
     try:
         if shrink_to is not None:
             image.draft(None, (2 * shrink_to, 2 * shrink_to))
-        return _to_rgb(ImageOps.exif_transpose(image))
+        if image is data:
+            image = ImageOps.exif_transpose(image)
+        else:  # nobody else has it: that spares a copy
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except MemoryError as error:
         raise ValueError("the image needs more memory than there is") from error
     except Exception as error:  # the decoders of damaged files raise exceptions of many types
