@@ -39,8 +39,8 @@ class ColourModel:
 
     @property
     def preprocessing(self) -> Any:
-        """Of images alone: their mean colour."""
-        return SimpleNamespace(image=self._mean_colour)
+        """Of images: their mean colour; texts of any length are read whole."""
+        return SimpleNamespace(image=self._mean_colour, texts=SimpleNamespace(num_cut=lambda _: 0, max_len=77))
 
     @staticmethod
     def _mean_colour(image: Image.Image) -> Tensor:

@@ -253,7 +253,7 @@ def test_a_fault_ends_a_chat_that_nobody_types(
 
 REFUSED = {
     "ask run missing.png what?": "missing.png: No such file or directory; give the path of an image file",
-    "ask run red.png text.txt what?": "text.txt: is no image that Pillow can read; give an image file",
+    "ask run red.png text.txt what?": "text.txt: not an image of a known format (JPEG, PNG, ",
     "ask run . what?": ".: Is a directory; give the path of an image file",
     "ask alignment red.png what?": "alignment: is an alignment and answers nothing; train a run with a decoder on it",
     "ask nowhere red.png what?": "RUN: nowhere does not exist; name the directory that `impresa train` printed last",
@@ -271,7 +271,7 @@ REFUSED = {
     "ask run red.png what? --sed 1": "--sed: unknown argument; did you mean --seed? impresa ask --help tells",
     "caption alignment red.png": "alignment: is an alignment and answers nothing; ",
     "caption run missing.png": "missing.png: No such file or directory; ",
-    "chat run text.txt": "text.txt: is no image that Pillow can read; ",
+    "chat run text.txt": "text.txt: not an image of a known format (",
     "chat alignment red.png": "alignment: is an alignment and answers nothing; ",
     "chat run red.png --beams 2": "--beams: unknown argument; ",
 }

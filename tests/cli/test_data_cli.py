@@ -59,7 +59,8 @@ def test_nothing_usable_is_exit_code_2(folder: Path, capsys: pytest.CaptureFixtu
         image.write_bytes(b"")
     assert main(["data", "check", str(folder), "--max-bad-fraction", "1"]) == 2
     out, err = capsys.readouterr()
-    assert out.count("the image is empty") == 3
+    assert out.count("the image is empty (0 bytes)") == 3
+    assert "bad samples by reason\n  the image is empty: 3\n  the caption is empty: 1\n" in out
     assert "none of 4 samples can be used" in err
 
 
@@ -116,6 +117,101 @@ def test_columns_can_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) 
     columns = ["--image-column", "photo", "--caption-column=text", "--label-column", "kind"]
     assert main(["data", "check", str(folder), *columns, "--max-bad-fraction", "0.5"]) == 0
     assert "x: 2" in capsys.readouterr().out
+
+
+def test_keys_of_the_data_are_taken_in_both_spellings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "captions.csv").rename(folder / "rows.txt")
+    text = (folder / "rows.txt").read_text().replace("image,caption,label", "photo,text,class")
+    (folder / "rows.csv").write_text(text)
+    (folder / "rows.txt").unlink()
+    keys = ["dataset.image_column=photo", "--dataset.caption_column", "text", "--dataset.label_column=class"]
+    check = ["data", "check", str(folder), *keys]
+    assert main([*check, "dataset.max_bad_fraction=0.25", "dataset.source=folder"]) == 0
+    assert "x: 2" in capsys.readouterr().out
+    assert main([*check, "dataset.max_bad_fraction=0.1"]) == 2
+    assert main([*check, "dataset.source=parquet"]) == 2
+    assert "no parquet files there" in capsys.readouterr().err
+    assert main([*check, "dataset.max_image_pixels=219", "--max-bad-fraction=1"]) == 0
+    assert "the image has too many pixels: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimization.lr=1"], "optimization.lr: is no key of `dataset`, the only ones here; leave it out"),
+        (["--trainer.epochs", "3"], "trainer.epochs: is no key of `dataset`, the only ones here; leave it out"),
+        (["dataset.batch_size=3"], "dataset.batch_size: changes nothing here, it does not say how files are read"),
+        (["dataset.train_path=x"], "dataset.train_path: changes nothing here"),
+        (["dataset.capton_column=x"], "dataset.capton_column: unknown key; did you mean dataset.caption_column?"),
+        (["dataset.max_image_pixels=0"], "dataset.max_image_pixels: got 0; it must be a whole number at least 1"),
+        (["dataset.question_column=q"], "dataset.question_column: does nothing without a decoder"),
+        (["--caption_column", "x"], "--caption_column: unknown argument; did you mean --caption-column?"),
+    ],
+)
+def test_other_keys_are_refused_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert main(["data", "check", str(folder), *words]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(line)
+    assert (err.count("\n"), out) == (1, "")
+
+
+def test_a_path_with_an_equals_sign_is_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = folder.rename(folder.parent / "year=2020")
+    assert main(["data", "check", str(named), "--max-bad-fraction", "0.25"]) == 0
+    assert main(["data", "check", "gone/year=2020"]) == 2
+    assert "gone/year=2020: no such file or folder" in capsys.readouterr().err
+
+
+def test_both_missing_columns_are_named_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "captions.csv").write_text("photo,text\n0.png,a\n")
+    assert main(["data", "check", str(folder)]) == 2
+    fault = "no column 'image' and no column 'caption' (there are: photo, text)"
+    assert f"{fault}; set dataset.image_column and dataset.caption_column" in capsys.readouterr().err
+
+
+def test_duplicates_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "red")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,1\na.png,2\nb.png,3\nb.png,4\nb.png,5\nc.png,6\n")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "duplicate ids\n  b.png: 3 samples\n  a.png: 2 samples\n" in out
+    assert "equal images\n  a.png, a.png#2, c.png\n  b.png, b.png#2, b.png#3\n" in out
+
+
+def test_what_a_mixture_lacks_is_counted_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    talk = [{"from": "gpt", "value": "hello"}, {"from": "human", "value": "red?"}, {"from": "gpt", "value": "no"}]
+    rows: list[dict[str, object]] = [{"image": "0.png"}, {}, {}, {"image": ["0.png", "0.png"]}]
+    (tmp_path / "train.json").write_text(json.dumps([{**row, "conversations": talk} for row in rows]))
+    check = ["data", "check", str(tmp_path), "--questions"]
+    assert main(check) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the row is text alone, without an image: 2 the row has several images: 1" in out
+    assert main([*check, "dataset.skip_unsupported_rows=true"]) == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "samples 1 usable 1 bad 0 (0.0%) left out text alone 2, several images 1" in out
+    assert "turns left out 1" in out
+    assert "100% of dialogues open with an answer or end with a question, which are left out" in out
+
+
+def test_texts_that_a_model_would_cut_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for number in range(8):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        words = " ".join(chr(97 + (7 * number + place) % 26) for place in range(300 if number == 0 else 3))
+        rows.append({"image": f"{number}.png", "caption": words, "question": f"{words}?", "answer": "yes"})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["data", "check", str(tmp_path)]) == 0
+    said = "12% of captions are longer than text_encoder.max_len (77 tokens), their ends are cut"
+    assert said in capsys.readouterr().out
+    assert main(["data", "check", str(tmp_path), "--questions", "--json"]) == 0
+    limit = "decoder.max_len (256 tokens)"
+    assert json.loads(capsys.readouterr().out)["notes"] == [
+        f"12% of dialogues are longer than {limit}, early turns or the start of the question are cut"
+    ]
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,6 +273,7 @@ def test_export_replaces_only_when_forced(tmp_path: Path, capsys: pytest.Capture
         ["export", "shapes"],
         ["export", "shapes", "x", "--num-train", "0"],
         ["export", "shapes", "x", "--image-size", "big"],
+        ["export", "shapes", "x", "--image-size", "200000"],
         ["export", "shapes", "x", "--seed=-1"],
         ["export", "shapes", "x", "--format", "zip"],
         ["export", "shapes", "x", "dataset.image_size=3"],

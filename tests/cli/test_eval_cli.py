@@ -212,3 +212,35 @@ def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.Captur
     for kind, scores in found.answers.kinds.items():
         assert kind in table
         assert list(scores) == ["model", "shuffled", "blind"]
+
+
+def test_other_data_may_have_columns_and_prompts_of_their_own(
+    run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = folder / "metadata.jsonl"
+    table.write_text(table.read_text().replace('"caption"', '"text"'))
+    words = ["eval", str(run_dir), "--data", str(folder), "--json"]
+    assert main(words) == 2
+    assert "set dataset.caption_column" in capsys.readouterr().err
+    keys = ["dataset.caption_column=text", "--dataset.prompt_templates", "['all {}']", "dataset.source=folder"]
+    assert main([*words, *keys]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["num_images"], tree["zero_shot"]["templates"]) == (9, ["all {}"])
+    assert list(tree["baselines"]) == ["colour histogram", "chance"]  # fitted on the run's own data, read as before
+    assert files(run_dir) == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["dataset.caption_column=x"], "dataset.caption_column=x: is for other data than the run's own; name them"),
+        (["--data", "shapes", "optimization.lr=1"], "optimization.lr: is no key of `dataset`, the only ones here"),
+        (["--data", "shapes", "dataset.batch_size=3"], "dataset.batch_size: changes nothing here"),
+        (["--data", "shapes", "dataset.caption_colum=x"], "dataset.caption_colum: unknown key; did you mean"),
+    ],
+)
+def test_keys_that_change_nothing_are_refused(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert main(["eval", str(run_dir), *words]) == 2
+    assert capsys.readouterr().err.startswith(line)

@@ -33,6 +33,10 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (QWEN, ("decoder.lora.r", 4), "without decoder.use_lora; set that to true or leave it out"),
 ]
 NOTICES: list[tuple[list[Setting], str]] = [
+    (
+        [("dataset.image_root", "images"), ("dataset.max_image_pixels", 9), ("dataset.skip_unsupported_rows", True)],
+        "dataset.image_root, dataset.skip_unsupported_rows and dataset.max_image_pixels: do nothing for the embedded",
+    ),
     ([TRM, ("text_encoder.depth", 3)], "text_encoder.depth: does nothing with a decoder, which reads the text itself"),
     (
         [TRM, ("text_encoder.depth", 3), ("text_encoder.dim", 64)],
@@ -55,6 +59,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
 ]
 FINE: list[list[Setting]] = [
+    [("dataset.image_root", "images"), ("dataset.train_path", "photos")],
     [("text_encoder.depth", 3), ("losses.type", "siglip"), ("optimization.lr_logits", 1)],
     [TRM, ("dataset.questions_per_image", 2), ("decoder.recursion.num_layers", 3)],
     [QWEN, ("decoder.use_lora", True), ("decoder.lora.r", 4)],

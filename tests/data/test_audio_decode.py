@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from impresa.data.audio import NUM_MELS, Clip, LogMelTransform, load_audio, log_mel, resample
+from impresa.data.audio import NUM_MELS, Clip, LogMelTransform, checked_clip, load_audio, log_mel, resample
 from impresa.errors import DataError
 
 
@@ -67,6 +68,53 @@ def test_the_end_of_a_clip_does_not_leak_into_its_start() -> None:
 def test_max_seconds_decodes_the_start_only(tmp_path: Path) -> None:
     path = _write(tmp_path / "long.wav", _sine(8_000, 3.0), 8_000)
     torch.testing.assert_close(load_audio(path, max_seconds=0.5).samples, load_audio(path).samples[:4_000])
+
+
+def test_no_more_is_decoded_than_the_limit_whatever_the_header_promises(tmp_path: Path) -> None:
+    assert load_audio(_write(tmp_path / "long.flac", _sine(8_000, 600.0), 8_000)).samples.shape == (80_000,)
+    data = bytearray(_write(tmp_path / "a.wav", _sine(8_000, 0.5), 8_000).read_bytes())
+    for start in (4, data.index(b"data") + 4):  # the lengths of the file and of its samples
+        data[start : start + 4] = struct.pack("<I", 0xFFFF_FFF0)
+    assert load_audio(bytes(data), max_seconds=1e9).samples.shape == (4_000,)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 768_001, 2**31 - 1])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path: Path, rate_hz: int) -> None:
+    data = bytearray(_write(tmp_path / "a.wav", _sine(8_000, 0.1), 8_000).read_bytes())
+    data[24:28] = struct.pack("<I", rate_hz)
+    with pytest.raises(DataError, match=f"has a rate of {rate_hz} Hz, outside 1000 to 768000"):
+        load_audio(bytes(data))
+    with pytest.raises(ValueError, match="has a rate"):
+        checked_clip(torch.zeros(10), rate_hz)
+
+
+def test_samples_far_above_full_scale_are_refused(tmp_path: Path) -> None:
+    for peak, is_sound in ((1.5, True), (4.0, True), (4.1, False), (40.0, False), (32_767.0, False)):
+        file = io.BytesIO()
+        samples = np.array([0.0, -peak], np.float32)
+        soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+        if is_sound:
+            assert load_audio(file.getvalue()).samples.tolist() == samples.tolist()
+        else:
+            with pytest.raises(DataError, match=rf"holds samples of {peak:g}, where full scale is 1; divide"):
+                load_audio(file.getvalue())
+
+
+def test_lack_of_memory_is_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: object, *_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = _write(tmp_path / "a.wav", _sine(8_000, 0.1), 8_000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    with pytest.raises(DataError, match=r"a\.wav: needs more memory"):
+        load_audio(path)
+
+
+def test_a_name_that_says_raw_is_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "a.raw"
+    path.write_bytes(b"123")
+    with pytest.raises(DataError, match="cannot be decoded as sound"):
+        load_audio(path)
 
 
 def test_missing_damaged_empty_and_infinite_files_are_named(tmp_path: Path) -> None:

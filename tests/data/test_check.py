@@ -37,7 +37,7 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     assert summary.same_image == (("2.png", "copy.png"),)
     assert summary.bad == (
         BadRow("3.png", "the caption is empty"),
-        BadRow("gone.png", "the image cannot be read (No such file or directory)"),
+        BadRow("gone.png", f"the image cannot be read (No such file or directory: {tmp_path / 'gone.png'})"),
     )
     plain = json.loads(json.dumps(summary.to_dict()))
     assert plain["width_px"] == {"smallest": 8, "median": 8, "largest": 40}

@@ -26,6 +26,12 @@ MESSAGES = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "is it big?"}]},
     {"role": "assistant", "content": [{"type": "text", "text": " no "}]},
 ]
+PLAIN = [
+    {"role": "user", "content": "what is it?"},
+    {"role": "assistant", "content": "a dog"},
+    {"role": "user", "content": "is it big?"},
+    {"role": "assistant", "content": "no"},
+]
 LLAVA = [
     {"from": "human", "value": "<image>\nwhat is it?"},
     {"from": "gpt", "value": "a dog"},
@@ -49,10 +55,25 @@ LAYOUTS: list[tuple[dict[str, Any], tuple[Dialogue, ...]]] = [
     ({"messages": MESSAGES, "question": "one?", "answer": "1", "kind": "chat"}, (Dialogue(TALK.turns, "chat"),)),
     ({"messages": [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "a dog"}]}, (FIRST,)),
     ({"conversations": LLAVA, "id": "7"}, (TALK,)),
+    ({"prompt": "one?", "completion": " 1"}, (ask("one?", "1"),)),
+    (
+        {"prompt": ["one?", "two?"], "completion": ["1", "2"], "kind": "a"},
+        (ask("one?", "1", "a"), ask("two?", "2", "a")),
+    ),
+    ({"prompt": MESSAGES[1:2], "completion": MESSAGES[2:3]}, (FIRST,)),
+    ({"prompt": PLAIN[:3], "completion": PLAIN[3:]}, (TALK,)),
+    ({"prompt": "what is it?", "completion": MESSAGES[2:3]}, (FIRST,)),
+    ({"prompt": PLAIN[:1], "completion": "a dog"}, (FIRST,)),
+    ({"prompt": "a dog, oil on canvas", "question": "one?", "answer": "1"}, (ask("one?", "1"),)),
+    ({"messages": ["what is it?", "a dog", "is it big?"]}, (FIRST,)),
+    ({"conversations": [{"from": "gpt", "value": "hello"}, *LLAVA]}, (TALK,)),
+    ({"conversations": LLAVA[:3]}, (FIRST,)),
+    ({"question": f"[ASSISTANT] hello {PIXMO}", "answer": "no"}, (TALK,)),
     ({"question": None, "answer": "", "caption": "a dog"}, dialogues_of_captions(["a dog"])),
     ({"question": "one?", "answer": "1", "caption": "a dog"}, (ask("one?", "1"),)),
     ({"caption": ["a dog", "an animal"]}, dialogues_of_captions(["a dog", "an animal"])),
 ]
+TEXT_ALONE = "the row is text alone, without an image; dataset.skip_unsupported_rows=true leaves such rows out"
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"question": "one?", "answer": None}, "the answer is empty"),
     ({"question": " ", "answer": "1"}, "the question is empty"),
@@ -65,8 +86,12 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"question": "[USER] one? [ASSISTANT] 1", "answer": "1"}, "the last answer stands in the question and in the"),
     ({"question": "[USER] one? [USER] two? [ASSISTANT]", "answer": "1"}, "do not speak in turn"),
     ({"question": None, "answer": None}, "there is neither a question nor a caption"),
-    ({"messages": LLAVA[:3]}, "do not speak in turn, a question first and an answer last (user, assistant, user)"),
-    ({"messages": LLAVA[1:]}, "do not speak in turn"),
+    ({"messages": [LLAVA[0], *LLAVA]}, "do not speak in turn, a question first and an answer last (user, user, ass"),
+    ({"messages": LLAVA[:1]}, "do not speak in turn, a question first and an answer last (user)"),
+    ({"messages": LLAVA[1:2]}, "do not speak in turn, a question first and an answer last (assistant)"),
+    ({"messages": [LLAVA[1], *LLAVA[1:]]}, "do not speak in turn"),
+    ({"prompt": "one?", "completion": ""}, "the answer is empty"),
+    ({"prompt": [{"role": "user", "content": "one?"}], "completion": 7}, "completion is no list but 7"),
     (
         {"messages": [{"role": "system", "content": "x"}]},
         "do not speak in turn, a question first and an answer last (n",
@@ -132,7 +157,7 @@ def test_the_rows_that_the_docs_show_are_read(tmp_path: Path) -> None:
     section = text.split("## Questions and answers")[1].split("\n## ")[0]
     rows = [line.replace("1.jpg", "1.png") for line in section.splitlines() if line.startswith("{")]
     found = dialogues(open_asking(write_jsonl(tmp_path, rows)))
-    assert [sum(len(dialogue.turns) for dialogue in asked) for asked in found] == [1, 2, 1, 1, 2, 2, 1]
+    assert [sum(len(dialogue.turns) for dialogue in asked) for asked in found] == [1, 2, 1, 1, 1, 1, 2, 2, 1]
 
 
 def test_bad_rows_of_parquet_are_named_too(tmp_path: Path) -> None:
@@ -189,7 +214,7 @@ def test_llava_json_is_read_from_its_folder_or_by_its_name(tmp_path: Path) -> No
     rows = [{"id": "7", "image": "1.png", "conversations": LLAVA}, "x", {"id": "8", "conversations": LLAVA}]
     (tmp_path / "train.json").write_text(json.dumps(rows))
     for path in (tmp_path, tmp_path / "train.json"):
-        assert dialogues(open_asking(path)) == [(TALK,), "not a JSON object", "no image path"]
+        assert dialogues(open_asking(path)) == [(TALK,), "not a JSON object", TEXT_ALONE]
     (tmp_path / "val.json").write_text(json.dumps(rows[:1]))
     assert dialogues(open_asking(tmp_path / "val.json")) == [(TALK,)]
     with pytest.raises(DataError, match=r"several files could hold the captions \(train\.json, val\.json\)"):
@@ -217,6 +242,107 @@ def test_json_that_is_no_list_does_not_hide_the_captions_beside_the_images(tmp_p
     rows = json.dumps([{"image": "0.png", "question": "one?", "answer": "1"}])
     (tmp_path / "train.json").write_text("\ufeff\n" + rows, encoding="utf-8")
     assert dialogues(open_asking(tmp_path)) == [(ask("one?", "1"),)]
+
+
+def test_turns_without_a_counterpart_are_dropped_and_counted(tmp_path: Path) -> None:
+    talks = [LLAVA, LLAVA[:3], LLAVA[1:], [LLAVA[1], *LLAVA, LLAVA[0]]]
+    source = open_asking(write_jsonl(tmp_path, [{"image": "1.png", "conversations": talk} for talk in talks]))
+    found = [dialogue for dialogues in dialogues(source) for dialogue in dialogues]
+    assert [dialogue.num_dropped for dialogue in found] == [0, 1, 1, 2]
+    assert found == [TALK, FIRST, Dialogue(TALK.turns[1:]), TALK]
+
+
+def test_images_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "coco", [], name="unused")
+    rows = [{"image": name, "conversations": LLAVA} for name in ("1.png", "gone.png")]
+    table = tmp_path / "llava" / "train.json"
+    table.parent.mkdir()
+    table.write_text(json.dumps(rows))
+    source = open_asking(table, image_root=str(tmp_path / "coco"))
+    assert source[0].image.getpixel((0, 0)) == (1, 0, 7)
+    assert source[0].id == "1.png"
+    tried = tmp_path / "coco" / "gone.png"
+    reason = f"the image cannot be read (No such file or directory: {tried})"
+    assert dialogues(source) == [(TALK,), reason]
+    assert len(set(source.image_keys())) == 2
+    assert str(table.parent / "1.png") in dialogues(open_asking(table))[0]
+    pq.write_table(pa.Table.from_pylist([{"image": "1.png", "question": "a?", "answer": "b"}]), tmp_path / "a.parquet")
+    assert dialogues(open_asking(tmp_path / "a.parquet", image_root=str(tmp_path / "coco"))) == [(ask("a?", "b"),)]
+
+
+def test_an_image_root_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    folder = write_jsonl(tmp_path / "a", numbered(1))
+    for root in ("gone", str(folder / "1.png")):
+        with pytest.raises(
+            DataError, match=r"dataset\.image_root: .* is no folder; name the one that holds the images"
+        ):
+            open_asking(folder, image_root=root)
+    (folder / "metadata.jsonl").unlink()
+    with pytest.raises(DataError, match=r"no table names images here; leave dataset\.image_root out"):
+        open_asking(folder, image_root=str(folder))
+
+
+MIXTURE: list[dict[str, Any]] = [
+    {"images": ["1.png"], "conversations": LLAVA},
+    {"conversations": LLAVA},
+    {"images": [], "conversations": LLAVA},
+    {"images": ["1.png", "2.png"], "conversations": LLAVA},
+    {"images": ["gone.png"], "conversations": LLAVA},
+    {"image": ["3.png"], "conversations": LLAVA},
+]
+
+
+def test_rows_of_text_alone_and_of_several_images_are_named(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, MIXTURE)
+    source = open_asking(tmp_path)
+    several = "the row has several images (2), and one is read; dataset.skip_unsupported_rows=true leaves such rows out"
+    found = dialogues(source)
+    assert found[:4] == [(TALK,), TEXT_ALONE, TEXT_ALONE, several]
+    assert found[5] == (TALK,)
+    assert [source[index].id for index in (0, 5)] == ["1.png", "3.png"]
+    assert len(set(source.image_keys())) == 6
+
+
+def test_a_mixture_is_read_without_them_where_the_key_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_jsonl(tmp_path, MIXTURE)
+    caplog.set_level("INFO")
+    sources = [open_asking(folder, skip_unsupported_rows=True) for _ in range(2)]
+    assert [talk for talk in dialogues(sources[0]) if talk == (TALK,)] == [(TALK,)] * 2
+    assert [len(source) for source in sources] == [3, 3]
+    assert sources[0].left_out == {"text alone": 2, "several images": 1}
+    assert caplog.messages == [f"{folder}: 3 of 6 rows are left out (text alone 2, several images 1)"]
+    config = DatasetConfig(train_path=str(folder), skip_unsupported_rows=True, val_fraction=0.34)
+    train, val = open_train_and_val(config, Reading(dialogues=True))
+    assert (len(train), len(val)) == (2, 1)
+    assert list(train.dialogues()) == [TALK, TALK]
+    write_jsonl(folder, MIXTURE[1:4])
+    with pytest.raises(DataError, match="all 3 rows are text alone or several images; name rows of one image"):
+        open_asking(folder, skip_unsupported_rows=True)
+
+
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_lists_of_images_in_parquet(tmp_path: Path, as_struct: bool) -> None:
+    pictures: list[Any] = [[png(1)], [png(2), png(3)], [], None]
+    if as_struct:
+        pictures = [cell and [{"bytes": file, "path": None} for file in cell] for cell in pictures]
+    rows = [{"images": cell, "question": "one?", "answer": "1"} for cell in pictures]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    source = open_asking(tmp_path)
+    assert source[0].image.getpixel((0, 0)) == (1, 0, 7)
+    assert ["several" in str(talk) for talk in dialogues(source)] == [False, True, False, False]
+    assert dialogues(source)[2:] == [TEXT_ALONE] * 2
+    assert len(set(source.image_keys())) >= 3
+    assert len(open_asking(tmp_path, skip_unsupported_rows=True)) == 1
+
+
+def test_lists_of_images_beside_captions(tmp_path: Path) -> None:
+    rows = [{"image": cell, "caption": "a"} for cell in (["1.png"], ["1.png", "2.png"], [])]
+    source = open_path(DatasetConfig(), str(write_jsonl(tmp_path, rows)))
+    assert source[0].image.getpixel((0, 0)) == (1, 0, 7)
+    for index, reason in ((1, "several images"), (2, "no image path")):
+        with pytest.raises(BadSample, match=reason):
+            source[index]
+    assert len(open_path(DatasetConfig(skip_unsupported_rows=True), str(tmp_path))) == 2
 
 
 def test_lists_in_csv_are_lists_of_questions(tmp_path: Path) -> None:
@@ -289,7 +415,9 @@ def test_questions_can_be_about_sounds(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     table = open_path(DatasetConfig(), str(tmp_path / "a.parquet"), Reading(1.0, dialogues=True))
     for source in (folder, table):
-        assert dialogues(source) == [(ask("how loud?", "very"),)] * 3 + ["has neither image nor sound to ask about"]
+        assert dialogues(source) == [(ask("how loud?", "very"),)] * 3 + [
+            TEXT_ALONE.replace("an image", "an image and without a sound")
+        ]
         assert [(source[i].image is None, source[i].audio is None) for i in range(3)] == [
             (False, False),
             (True, False),

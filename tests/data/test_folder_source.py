@@ -208,3 +208,22 @@ def test_large_photographs_are_decoded_smaller_when_asked(tmp_path: Path) -> Non
     (tmp_path / "a.txt").write_text("black")
     assert FolderSource(tmp_path, CONFIG)[0].image.size == (400, 400)
     assert FolderSource(tmp_path, CONFIG, shrink_to_px=32)[0].image.size == (100, 100)
+
+
+def test_images_of_too_many_pixels_and_of_other_formats_are_bad(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [{"image": f"{number}.png", "caption": "a"} for number in range(3)])
+    (tmp_path / "1.png").write_bytes(png(1, 11, 10))
+    (tmp_path / "2.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    source = FolderSource(tmp_path, DatasetConfig(max_image_pixels=100))
+    assert source[0].image.size == (8, 8)
+    with pytest.raises(BadSample, match=r"1\.png: the image has too many pixels \(11 x 10\), more than dataset.max_im"):
+        source[1]
+    with pytest.raises(BadSample, match=r"2\.png: not an image of a known format"):
+        source[2]
+
+
+def test_files_of_other_formats_beside_the_images_are_no_samples(tmp_path: Path) -> None:
+    for name in ("a.png", "b.eps", "c.pdf", "d.psd"):
+        (tmp_path / name).write_bytes(png(0))
+    (tmp_path / "a.txt").write_text("a")
+    assert [id for id, _ in all_of(FolderSource(tmp_path, DatasetConfig()))] == ["a.png"]

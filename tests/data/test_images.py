@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+import impresa
+from impresa.data.image_files import FORMATS
 from impresa.data.images import CLIP_MEAN, CLIP_STD, ImageTransform, decode_image, load_image
 from impresa.errors import DataError
 from pictures import gradient, photo
@@ -74,9 +78,9 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
     assert shown.tobytes() == upright.tobytes()
 
 
-def bomb() -> bytes:
-    """A PNG that promises 100,000 x 100,000 pixels in a few bytes."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels in a few bytes."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (header, b"IDAT" + zlib.compress(b""))
     lengths_and_sums = ((struct.pack(">I", len(c) - 4), struct.pack(">I", zlib.crc32(c))) for c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(n + c + s for c, (n, s) in zip(chunks, lengths_and_sums, strict=True))
@@ -88,7 +92,7 @@ BAD_BYTES = {
     "truncated png": (encoded(photo(128, 128))[:4000], "cannot be decoded"),
     "truncated jpeg": (encoded(photo(128, 128), "JPEG")[:1500], "cannot be decoded"),
     "damaged png": (encoded(photo(128, 128)).replace(b"IDATx", b"IDATy"), "cannot be decoded"),
-    "bomb": (bomb(), "too many pixels"),
+    "bomb": (header_of_png(100_000, 100_000), "too many pixels"),
 }
 
 
@@ -99,11 +103,66 @@ def test_bad_bytes_are_refused_with_their_reason(name: str) -> None:
         decode_image(data)
 
 
-def test_an_image_between_once_and_twice_pillows_limit_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert decode_image(encoded(gradient(10, 10))).size == (10, 10)
+def test_the_limit_of_pixels_is_ours_and_not_pillows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert decode_image(encoded(gradient(10, 10)), max_pixels=100).size == (10, 10)
+    with pytest.raises(ValueError, match=r"too many pixels \(10 x 11\), more than dataset.max_image_pixels \(100\)"):
+        decode_image(encoded(gradient(10, 11)), max_pixels=100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # of which Pillow warns, up to twice as many
+    assert decode_image(encoded(gradient(10, 15))).size == (10, 15)
     with pytest.raises(ValueError, match="too many pixels"):
-        decode_image(encoded(gradient(10, 15)))
+        decode_image(encoded(gradient(10, 21)))
+
+
+def test_the_limit_of_pixels_is_50_million_and_holds_before_decoding() -> None:
+    wide = header_of_png(10_001, 5_000)
+    with pytest.raises(ValueError, match="too many pixels"):
+        decode_image(wide)
+    with pytest.raises(DataError, match=r"too many pixels.*; give an image that can be read"):
+        load_image(wide)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode_image(wide, max_pixels=60_000_000)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_of_the_list_is_read(format: str) -> None:
+    assert decode_image(encoded(gradient(16, 16), format)).size == (16, 16)
+
+
+@pytest.mark.parametrize("format", ["EPS", "TGA", "ICO", "PCX", "SGI", "JPEG2000"])
+def test_other_formats_are_refused_whatever_their_name(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "0.png"
+    path.write_bytes(encoded(gradient(16, 16), format))
+    with pytest.raises(DataError, match=r"0\.png: not an image of a known format \(JPEG, PNG"):
+        load_image(path)
+
+
+def test_of_an_animation_the_first_picture_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for format in ("GIF", "WEBP", "PNG", "TIFF"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+        assert decode_image(data).getpixel((4, 4))[0] > 200
+
+
+def test_files_are_opened_in_one_place_and_with_the_list_of_formats() -> None:
+    source = Path(impresa.__file__).parent
+    calls = {
+        str(file.relative_to(source)): re.findall(r"\bImage\.open\([^\n]*", file.read_text(encoding="utf-8"))
+        for file in source.rglob("*.py")
+    }
+    assert {name: found for name, found in calls.items() if found} == {
+        "data/image_files.py": ["Image.open(source, formats=FORMATS)"]
+    }
+
+
+def test_a_sixteen_bit_picture_takes_no_wide_copies() -> None:
+    grey = np.arange(2048 * 2048, dtype=np.uint32).reshape(2048, 2048).astype(np.uint16)
+    image = Image.fromarray(grey)
+    tracemalloc.start()  # numpy reports to it
+    shades = np.asarray(decode_image(image))[..., 0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * grey.size  # in 64-bit integers three copies took 24 bytes for each pixel
+    assert np.array_equal(shades, (grey.astype(np.int64) + 128) // 257)
 
 
 def test_load_image_reads_paths_bytes_and_images(tmp_path: Path) -> None:

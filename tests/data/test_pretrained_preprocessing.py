@@ -122,6 +122,7 @@ def test_max_len_cuts_and_keeps_the_end_token(hub: dict[str, Path]) -> None:
     assert ids.shape == (2, 5)
     assert ids[:, -1].tolist() == [tokenizer.end_id] * 2
     assert mask.all()
+    assert (tokenizer.num_cut(TEXTS), tokenizer.num_cut([TEXTS[0], "the"]), tokenizer.num_cut([])) == (1, 0, 0)
     assert PretrainedTokenizer.from_backbone(str(hub["bert"]), 77).max_len == 14
 
 

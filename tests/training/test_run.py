@@ -18,6 +18,7 @@ from impresa.data.sources import open_source
 from impresa.errors import CheckpointError, ConfigError, TrainingError
 from impresa.evaluation.results import read_evaluation
 from impresa.evaluation.retrieval import retrieval_metrics
+from impresa.reports.html import render_report
 from impresa.run_dir.environment import is_finished, read_environment
 from impresa.training import finish as finish_module
 from impresa.training.run import train
@@ -191,6 +192,16 @@ def test_the_evaluation_has_the_memory_of_the_training(tmp_path: Path, monkeypat
     train(tiny_experiment("optimization.ema_decay=0.6", "trainer.max_steps=1"), tmp_path / "run", command=COMMAND)
     assert alive == []
     assert saved[0]["device"] == torch.device("cpu")  # where it was trained
+
+
+def test_captions_that_are_cut_are_said_at_the_start_and_in_the_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(tiny_experiment("text_encoder.max_len=4", "trainer.max_steps=1"), tmp_path / "run", command=["impresa"])
+    said = "100% of captions are longer than text_encoder.max_len (4 tokens), their ends are cut"
+    assert caplog.messages.count(said) == 1
+    assert render_report(tmp_path / "run").count(said) == 1
 
 
 def test_resuming_a_finished_run_says_so(caplog: pytest.LogCaptureFixture) -> None:

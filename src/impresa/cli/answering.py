@@ -115,14 +115,12 @@ def print_pieces(pieces: Iterable[str]) -> str:
 
 
 def _check_image(path: Path) -> None:
-    from PIL import Image, UnidentifiedImageError
+    from impresa.data.image_files import open_image
 
     try:
-        with Image.open(path):
+        with open_image(path):
             return
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no image that Pillow can read; give an image file") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; give a smaller image") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; give another image") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; give the path of an image file") from error

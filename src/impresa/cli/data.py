@@ -6,17 +6,21 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli.options import count, count_or_zero, fraction
-from impresa.config.experiment import DatasetConfig, ShapesConfig
-from impresa.errors import DataError
+from impresa.cli.options import count, count_or_zero, fraction, pixels
+from impresa.cli.overrides import check_data_overrides
+from impresa.config.experiment import DatasetConfig, DecoderConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.paths import EMBEDDED
+from impresa.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from impresa.data.check import SourceSummary, Spread
+    from impresa.data.sources import Source
 
 _COLUMNS = ("image", "caption", "audio", "label", "question", "answer", "kind")
 _MOST_LABELS = 20
@@ -33,17 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     defaults = DatasetConfig()
+    parser.description = "Read all samples and list every bad one. Keys of `dataset` say how, as in training."
     parser.add_argument(
         "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
     )
     for name in _COLUMNS:
-        column = getattr(defaults, f"{name}_column")
-        what = f"column or key of the {name} (default: {column})"
-        parser.add_argument(f"--{name}-column", metavar="NAME", default=column, help=what)
+        key = f"{name}_column"
+        what = f"short for dataset.{key} (default: {getattr(defaults, key)})"
+        parser.add_argument(f"--{name}-column", metavar="NAME", help=what)
     parser.add_argument("--questions", action="store_true", help="read questions too, as for a config with a decoder")
     parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
-    most, what = defaults.max_bad_fraction, "part of the samples that may be bad (default: %(default)s)"
-    parser.add_argument("--max-bad-fraction", metavar="X", type=fraction, default=most, help=what)
+    what = f"short for dataset.max_bad_fraction (default: {defaults.max_bad_fraction})"
+    parser.add_argument("--max-bad-fraction", metavar="X", type=fraction, help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -54,7 +59,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     for split in ("train", "val", "test"):
         size = getattr(defaults, f"num_{split}")
         parser.add_argument(f"--num-{split}", metavar="N", type=count, default=size, help=f"default: {size}")
-    parser.add_argument("--image-size", metavar="PX", type=count, default=64, help="default: %(default)s")
+    parser.add_argument("--image-size", metavar="PX", type=pixels, default=64, help="default: %(default)s")
     parser.add_argument("--seed", metavar="N", type=count_or_zero, default=defaults.seed, help="default: %(default)s")
     parser.add_argument("--format", choices=("folder", "parquet"), default="folder", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace the splits of a folder that is not empty")
@@ -62,26 +67,59 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Check or export."""
-    (_check if args.action == "check" else _export)(args)
-
-
-def _check(args: argparse.Namespace) -> None:
-    from impresa.data.check import inspect_source
-    from impresa.data.sources import Reading, open_path
-
-    config = DatasetConfig(**{f"{name}_column": getattr(args, f"{name}_column") for name in _COLUMNS})
-    reading = Reading(_MOST_SECONDS if args.audio else None, dialogues=args.questions)
-    source = open_path(config, args.path, reading)
-    summary = inspect_source(source, lambda indices: _track(indices, "reading"))
-    if args.json:
-        print(json.dumps(summary.to_dict(), indent=2))
+    if args.action == "check":
+        _check(args, overrides)
+    elif overrides:
+        raise ConfigError(f"{overrides[0]}: impresa data export takes no keys, only options; leave it out")
     else:
-        _print(args.path, summary)
+        _export(args)
+
+
+def _config_of_check(args: argparse.Namespace, overrides: list[str]) -> ExperimentConfig:
+    """An experiment that reads the data as the command line says; its model is none that anybody asked for."""
+    from impresa.config.compose import with_overrides
+
+    check_data_overrides(overrides)
+    keys = (*(f"{name}_column" for name in _COLUMNS), "max_bad_fraction")
+    given = [f"dataset.{key}={value}" for key in keys if (value := getattr(args, key)) is not None]
+    config = ExperimentConfig(
+        dataset=DatasetConfig(train_path=args.path or EMBEDDED),
+        audio_encoder=EncoderConfig(backbone="spectrogram", audio_max_seconds=_MOST_SECONDS) if args.audio else None,
+        decoder=DecoderConfig(type="trm") if args.questions else None,
+    )
+    return with_overrides(config, [*given, *overrides])
+
+
+def _check(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = _config_of_check(args, overrides)
+    from impresa.data.check import inspect_source
+    from impresa.data.sources import open_path, reading_of
+
+    source = open_path(config.dataset, args.path, reading_of(config))
+    summary = inspect_source(source, lambda indices: _track(indices, "reading"))
+    notes = _notes(config, source)
+    if args.json:
+        print(json.dumps({**summary.to_dict(), "notes": notes}, indent=2))
+    else:
+        _print(args.path, summary, notes)
     if summary.num_good == 0:
         raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; fix those listed above")
-    if summary.bad_fraction > args.max_bad_fraction:
+    if summary.bad_fraction > config.dataset.max_bad_fraction:
         part = f"{len(summary.bad)} of {summary.num_samples} samples cannot be used"
         raise DataError(f"{args.path}: {part}; fix those listed above, or raise dataset.max_bad_fraction")
+
+
+def _notes(config: ExperimentConfig, source: Source) -> list[str]:
+    """What a model of default size would not read whole, by a tokenizer that is trained on the same texts."""
+    from impresa.data.chat import prepare_chat
+    from impresa.data.lengths import MOST_TEXTS, notes_on_captions, notes_on_dialogues
+    from impresa.data.preprocessing import prepare_tokenizer
+
+    if config.decoder is None:
+        captions = list(islice(source.captions(), MOST_TEXTS))
+        return list(notes_on_captions(captions, prepare_tokenizer(config, captions)))
+    dialogues = list(islice(source.dialogues(), MOST_TEXTS))
+    return list(notes_on_dialogues(dialogues, prepare_chat(config.decoder, dialogues), config.decoder.max_len))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -94,7 +132,7 @@ def _export(args: argparse.Namespace) -> None:
         print(f"{folder}: {getattr(config, f'num_{split}')} images of {size} x {size} pixels")
 
 
-def _print(path: str, summary: SourceSummary) -> None:
+def _print(path: str, summary: SourceSummary, notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -106,6 +144,11 @@ def _print(path: str, summary: SourceSummary) -> None:
     _print_list(console, "classes", [f"{label}: {count}" for label, count in summary.labels.items()], _MOST_LABELS)
     _print_list(console, "questions", [f"{kind}: {count}" for kind, count in summary.kinds.items()], _MOST_LABELS)
     _print_list(console, "equal images", [", ".join(ids) for ids in summary.same_image], _MOST_COPIES)
+    _print_list(
+        console, "duplicate ids", [f"{id}: {count} samples" for id, count in summary.same_id.items()], _MOST_COPIES
+    )
+    _print_list(console, "texts", notes, len(notes))
+    _print_list(console, "bad samples by reason", [f"{why}: {n}" for why, n in summary.reasons.items()], _MOST_LABELS)
     _print_list(console, "bad samples", [f"{row.id}: {row.reason}" for row in summary.bad], len(summary.bad))
 
 
@@ -113,6 +156,8 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     yield "samples", f"{summary.num_samples}"
     yield "usable", f"{summary.num_good}"
     yield "bad", f"{len(summary.bad)} ({summary.bad_fraction:.1%})"
+    if summary.left_out:
+        yield "left out", ", ".join(f"{kind} {number}" for kind, number in summary.left_out.items())
     yield "width", _spread(summary.width_px, "px")
     yield "height", _spread(summary.height_px, "px")
     yield "captions", f"{summary.num_captions}, {summary.num_distinct_captions} distinct"
@@ -123,8 +168,10 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     if summary.num_dialogues:
         yield "dialogues", f"{summary.num_dialogues}"
         yield "answer length", _spread(summary.answer_words, "words")
+        yield "turns left out", f"{summary.num_dropped_turns}"
     yield "classes", f"{len(summary.labels)}"
     yield "equal images", f"{sum(map(len, summary.same_image))}"
+    yield "duplicate ids", f"{sum(summary.same_id.values())}"
 
 
 def _spread(spread: Spread | None, unit: str) -> str:

@@ -2,7 +2,8 @@
 
 Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
 labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
-evaluation and report are renewed; otherwise nothing is written.
+evaluation and report are renewed; otherwise nothing is written. Other data may have columns and settings of their own:
+dataset.caption_column=text, and so on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.options import add_device, checked_device, count
+from impresa.cli.overrides import check_data_overrides
 from impresa.config.paths import EMBEDDED
 from impresa.errors import CheckpointError, ConfigError, DataError
 
@@ -42,19 +44,27 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate and print."""
     if args.data and args.data != EMBEDDED and args.split != "test":
         raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
+    if overrides and not args.data:
+        raise ConfigError(
+            f"{overrides[0]}: is for other data than the run's own; name them with --data, or leave it out"
+        )
+    check_data_overrides(overrides)
     from rich.console import Console
 
+    from impresa.config.compose import with_overrides
     from impresa.data.sources import open_source, reading_of
     from impresa.reports.terminal import print_results
     from impresa.run_dir.load import load
     from impresa.tasks import task_of
 
     model = load(args.run, device=checked_device(args.device))
-    task, reading = task_of(model.config), reading_of(model.config)
+    trained = model.config
+    task, reading = task_of(trained), reading_of(trained)
+    model.config = with_overrides(trained, overrides) if overrides else trained
     source, name = _open_data(args, model.config.dataset, reading)
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(model.config.dataset, "train", reading)
+        train_source = open_source(trained.dataset, "train", reading)
     except DataError as error:
         baseline = f"no {task.blind_baseline} beside the model"
         print(f"{baseline}, because the training data cannot be read: {error}", file=sys.stderr)

@@ -38,7 +38,9 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "config")
+_TAKING_OVERRIDES = ("train", "config", "data", "eval")
+_NAMING_DATA = ("data", "eval")
+"""Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
 usage: impresa VERB ...
 
@@ -89,7 +91,8 @@ def _run(words: list[str]) -> int:
     if name in _TAKING_OVERRIDES:
         from impresa.cli.overrides import options, split_overrides
 
-        rest, overrides = split_overrides(rest, set(options(parser, with_value=True)))
+        valued = set(options(parser, with_value=True))
+        rest, overrides = split_overrides(rest, valued, names_data=name in _NAMING_DATA)
     # Options may stand between images and question; argparse cannot have that beside sub-commands.
     has_actions = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
     args, unknown = (parser.parse_known_args if has_actions else parser.parse_known_intermixed_args)(rest)
@@ -110,6 +113,7 @@ def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> 
     known = {option: option for option in options(parser)}
     if verb in _TAKING_OVERRIDES:
         keys = (key for schema in reversed(SCHEMAS.values()) for key in known_keys(schema))
+        keys = (key for key in keys if verb not in _NAMING_DATA or key.startswith("dataset."))
         known = {f"--{key.rpartition('.')[2]}": f"--{key}" for key in keys} | known
     near = nearest(word.partition("=")[0], known) if word.startswith("-") else None
     hint = f"did you mean {known[near]}? " if near else ""

@@ -30,6 +30,8 @@ def _number(kind: type, low: float, high: float, what: str) -> Callable[[str], A
 
 count = _number(int, 1, _MOST, "a whole number from 1")
 count_or_zero = _number(int, 0, _MOST, "a whole number from 0")
+pixels = _number(int, 1, 4096, "a whole number from 1 to 4096")
+"""The side of a picture that is drawn."""
 fraction = _number(float, 0, 1, "a number from 0 to 1")
 non_negative = _number(float, 0, sys.float_info.max, "a number from 0")
 

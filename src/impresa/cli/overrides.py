@@ -14,10 +14,21 @@ _NEGATIVE_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 _TOP_LEVEL_KEYS = frozenset().union(*TOP_LEVEL.values())
 
 
-def split_overrides(argv: Sequence[str], value_options: Container[str] = ()) -> tuple[list[str], list[str]]:
+_OF_TRAINING = (
+    *("train_path", "val_path", "test_path", "val_fraction", "batch_size", "eval_batch_size", "image_size"),
+    *("augmentation", "caption_dropout", "questions_per_image", "num_workers", "prefetch_factor", "pin_memory"),
+    *("persistent_workers", "cache_features"),
+)
+"""Keys of `dataset` that do not say how files are read."""
+
+
+def split_overrides(
+    argv: Sequence[str], value_options: Container[str] = (), *, names_data: bool = False
+) -> tuple[list[str], list[str]]:
     """The words after the verb that are left for argparse, and the overrides, each as `key=value`.
 
-    The word after one of `value_options` is never an override.
+    The word after one of `value_options` is never an override. With `names_data` a word may also be the path of a
+    folder like `year=2020`: then an override begins with a section of the configuration.
 
     Raises:
         ConfigError: with one line for each `--key` without a value.
@@ -35,7 +46,7 @@ def split_overrides(argv: Sequence[str], value_options: Container[str] = ()) -> 
                 missing.append(f"{key}: has no value; write --{key} VALUE or {key}=VALUE")
             else:
                 overrides.append(f"{key}={value if equals else words.pop(0)}")
-        elif _ASSIGNMENT.match(word) or word.startswith("~"):
+        elif _is_dotted_key(word) if names_data else _ASSIGNMENT.match(word) or word.startswith("~"):
             overrides.append(word)
         else:
             rest.append(word)
@@ -66,6 +77,29 @@ def config_name(args: argparse.Namespace) -> str | None:
         raise ConfigError(f"NAME: is given twice, as {args.name} and --config-name {args.config_name}; keep one")
     chosen: str | None = args.config_name if args.name is None else args.name
     return chosen
+
+
+def check_data_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides of keys that do not say how the files of data are read.
+
+    Raises:
+        ConfigError: with one line for each.
+    """
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    faults = [
+        f"{key}: is no key of `dataset`, the only ones here; leave it out"
+        for key in keys
+        if not key.startswith("dataset.")
+    ]
+    idle = [key for key in keys if key.removeprefix("dataset.") in _OF_TRAINING]
+    faults += [f"{key}: changes nothing here, it does not say how files are read; leave it out" for key in idle]
+    if faults:
+        raise ConfigError(*faults)
+
+
+def _is_dotted_key(word: str) -> bool:
+    section, dot, _ = word.lstrip("+~").partition("=")[0].partition(".")
+    return bool(dot) and "=" in word and section in _TOP_LEVEL_KEYS
 
 
 def _is_key_option(word: str) -> bool:

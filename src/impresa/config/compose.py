@@ -55,6 +55,19 @@ def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = (
     return experiment_from_tree(tree, faults)
 
 
+def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """An experiment with `key=value` overrides applied, checked; without groups, which only files choose.
+
+    Raises:
+        ConfigError: an override or a value is wrong; one line per fault.
+    """
+    parser, faults = OverridesParser.create(), list[Fault]()
+    tree = OmegaConf.create(_escaped(to_tree(config)))
+    read = (_read_override(parser, text, faults) for text in overrides)
+    _set_values(tree, [(key, value) for key, value in filter(None, read)], faults)
+    return experiment_from_tree(_resolve(tree, faults), faults)
+
+
 def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The composed tree in the dialect that it is written in, `${...}` resolved, before validation."""
     tree, faults = _load(name, overrides)
@@ -225,12 +238,16 @@ def _compose(file: Path, overrides: Sequence[str], faults: list[Fault]) -> DictC
         wanted, options = str(error.missing_cfg_file), list(map(str, error.options or shipped_names()))
         fix = f"{did_you_mean(wanted, options)}there are {listed(options, 'and')}"
         raise ConfigError(f"{file}: its defaults name {wanted}, which does not exist; {fix}") from None
+    _set_values(config, values, faults)
+    return config
+
+
+def _set_values(config: DictConfig, values: Sequence[tuple[str, Any]], faults: list[Fault]) -> None:
     for key, value in values:
         try:
             OmegaConf.update(config, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             faults.append(Fault(key, f"cannot be set to {show(value)} ({_reason(error)}); write a plain value"))
-    return config
 
 
 def _defaults(repository: IConfigRepository, groups: list[Override]) -> DefaultsList:
@@ -248,14 +265,10 @@ def _parse_overrides(
     groups: list[Override] = []
     values: list[tuple[str, Any]] = []
     for text in overrides:
-        key, equals, value_text = text.lstrip("+").partition("=")
-        if fault := _spelling_fault(text, key, equals):
-            faults.append(fault)
+        if (read := _read_override(parser, text, faults)) is None:
             continue
-        value = _parse_value(parser, key, value_text)
-        if isinstance(value, Sweep):
-            faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
-        elif not (repository.group_exists(key) and isinstance(value, str)):
+        key, value = read
+        if not (repository.group_exists(key) and isinstance(value, str)):
             values.append((key, value))
         elif value not in (options := repository.get_group_options(key)):
             faults.append(Fault(key, f"unknown option {value}; it must be {listed(options)}"))
@@ -264,6 +277,19 @@ def _parse_overrides(
         else:
             groups.append(parser.parse_override(f"{key}={value}"))
     return groups, expand_short_overrides(values, faults)
+
+
+def _read_override(parser: OverridesParser, text: str, faults: list[Fault]) -> tuple[str, Any] | None:
+    """Key and value of an override; None, with a fault, for one that cannot be meant."""
+    key, equals, value_text = text.lstrip("+").partition("=")
+    if fault := _spelling_fault(text, key, equals):
+        faults.append(fault)
+        return None
+    value = _parse_value(parser, key, value_text)
+    if isinstance(value, Sweep):
+        faults.append(Fault(key, f"{value_text} stands for several runs; give one value, a comma in quotes"))
+        return None
+    return key, value
 
 
 def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:

@@ -23,6 +23,7 @@ from impresa.config.types import (
     MemoryConfig,
     Name,
     NonNegative,
+    Pixels,
     Positive,
     Rate,
     Section,
@@ -73,6 +74,11 @@ class DatasetConfig(Section):
     """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
     val_fraction: Fraction = 0.05
     """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
+    image_root: Name | None = None
+    """Folder that the images' paths in tables are relative to. null: the folder of the table."""
+    skip_unsupported_rows: Flag = False
+    """Leave out rows of kinds that are not read, text alone and several images, and count them at the start. false:
+    they are bad samples, which `max_bad_fraction` bounds."""
     image_column: Name = "image"
     """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
     caption_column: Name = "caption"
@@ -113,6 +119,8 @@ class DatasetConfig(Section):
     """Keep the workers alive between epochs."""
     max_bad_fraction: Fraction = 0.01
     """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
+    max_image_pixels: Pixels = 50_000_000
+    """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)

@@ -20,6 +20,7 @@ from impresa.config.experiment import (
     Modality,
     towers,
 )
+from impresa.config.paths import EMBEDDED
 from impresa.config.tree import leaves, lookup, to_tree
 
 
@@ -130,6 +131,11 @@ REFUSED = (
 )
 """Rules for keys that are refused where they have no effect."""
 WARNED = (
+    Rule(
+        _below("dataset", "image_root", "skip_unsupported_rows", "max_image_pixels"),
+        lambda c: {c.dataset.train_path, c.dataset.val_path, c.dataset.test_path} <= {EMBEDDED, None},
+        "does nothing for the embedded data, which are drawn",
+    ),
     Rule(("text_encoder.*",), _has_decoder, "does nothing with a `decoder`, which reads the text itself"),
     Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),

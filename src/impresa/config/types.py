@@ -17,6 +17,8 @@ Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0)]
+Pixels = Annotated[int, Strict(), Ge(1), Le(178_956_970)]
+"""A number of pixels, at most Pillow's own limit."""
 Float = Annotated[float, Strict(), AllowInfNan(False)]
 Positive = Annotated[float, Strict(), AllowInfNan(False), Gt(0)]
 NonNegative = Annotated[float, Strict(), AllowInfNan(False), Ge(0)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from impresa.config.experiment import EncoderConfig
 from impresa.errors import ConfigError, DataError
 from impresa.hub import location, reading
 
@@ -32,6 +33,13 @@ _FFT = 1024
 """Longer than the window, so that the lowest mel bins are wider than a frequency bin and none is empty."""
 _FLOOR = 1e-8
 """Power below which everything is silence: 80 dB under one."""
+LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 768_000
+MOST_SECONDS = EncoderConfig.audio_max_seconds
+"""Seconds of a file that are decoded, where no model says otherwise."""
+MOST_PEAK = 4.0
+"""Largest absolute sample, 12 dB above full scale: more is no sound from -1 to 1, but for example one in integers."""
+_VALUES_AT_ONCE = 1 << 20
+"""Numbers, over all channels, that are decoded at a time."""
 _BACKBONE = "audio_encoder.backbone"
 _SHORTEST = 400
 """Samples that AST needs for its first frame; shorter clips are filled up with silence."""
@@ -46,15 +54,17 @@ class Clip:
     rate_hz: int
 
 
-def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
-    """Decode a wav, flac, ogg or mp3 file of any rate; several channels are averaged.
+def load_audio(source: Path | str | bytes, max_seconds: float = MOST_SECONDS) -> Clip:
+    """Decode a wav, flac, ogg or mp3 file; several channels are averaged.
 
     Args:
         source: a path, or the bytes of a file.
-        max_seconds: decode no more than this from the start.
+        max_seconds: decode no more than this from the start, whatever the file holds. A model's own limit is the
+            `audio_max_seconds` of its `audio_encoder`.
 
     Raises:
-        DataError: the file is missing, empty, damaged, or holds values that are not finite.
+        DataError: the file is missing, empty, damaged, has a rate outside 1 to 768 kHz, or holds values that are not
+            finite or above 4, where full scale is 1.
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
@@ -63,32 +73,56 @@ def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> 
         raise DataError(f"{name}: {error}; give a wav, flac, ogg or mp3 file that has sound") from error
 
 
-def decode_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
+def decode_audio(source: Path | str | bytes, max_seconds: float = MOST_SECONDS) -> Clip:
     """Decode as `load_audio` does, with a ValueError whose message is the reason alone."""
     import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-            num_samples = -1 if max_seconds is None else math.ceil(max_seconds * file.samplerate)
-            channels = torch.from_numpy(file.read(num_samples, dtype="float32", always_2d=True))  # (S, channels)
             rate_hz = int(file.samplerate)
-    except (OSError, RuntimeError) as error:
+            _check_rate(rate_hz)
+            pieces = list(_decoded(file, math.ceil(max_seconds * rate_hz)))
+    except ValueError:
+        raise
+    except MemoryError as error:
+        raise ValueError("needs more memory than there is") from error
+    except Exception as error:  # the decoders of damaged files raise exceptions of many types
         # The library's own message names the address of a buffer, which is another in each process.
         raise ValueError(f"cannot be decoded as sound ({getattr(error, 'error_string', error)})") from error
-    return checked_clip(channels.mean(dim=1), rate_hz)
+    return checked_clip(torch.cat(pieces) if pieces else torch.zeros(0), rate_hz)
+
+
+def _decoded(file: Any, num_samples: int) -> Iterator[Tensor]:
+    """The first samples of an open file, channels averaged, a piece at a time: its header may promise anything."""
+    most = max(_VALUES_AT_ONCE // file.channels, 1)
+    while num_samples > 0:
+        channels = file.read(min(num_samples, most), dtype="float32", always_2d=True)  # (S, channels)
+        if not len(channels):
+            return
+        yield torch.from_numpy(channels).mean(dim=1)
+        num_samples -= len(channels)
 
 
 def checked_clip(samples: Tensor, rate_hz: int) -> Clip:
     """A clip of (S,) samples.
 
     Raises:
-        ValueError: no samples, or values that are not finite; the message is the reason alone.
+        ValueError: no samples, values that are not finite or far above 1, or a rate that no sound has; the message is
+            the reason alone.
     """
+    _check_rate(rate_hz)
     if not len(samples):
         raise ValueError("holds no sound")
     if not samples.isfinite().all():
         raise ValueError("holds samples that are not finite numbers")
+    if (peak := samples.abs().max().item()) > MOST_PEAK:
+        raise ValueError(f"holds samples of {peak:g}, where full scale is 1; divide them by their full scale")
     return Clip(samples, rate_hz)
+
+
+def _check_rate(rate_hz: int) -> None:
+    if not LEAST_RATE_HZ <= rate_hz <= MOST_RATE_HZ:
+        raise ValueError(f"has a rate of {rate_hz} Hz, outside {LEAST_RATE_HZ} to {MOST_RATE_HZ}")
 
 
 def resample(clip: Clip, rate_hz: int) -> Tensor:

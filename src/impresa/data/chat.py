@@ -9,6 +9,7 @@ scratch, whose tokenizer is trained on the run's own questions and answers.
 from __future__ import annotations
 
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
@@ -70,6 +71,10 @@ class ChatFormat(ABC):
             DataError: the last answer leaves no room for a question; the message is the reason alone.
         """
         return self._fit(_texts(dialogue.turns), max_len)
+
+    def is_cut(self, dialogue: Dialogue, max_len: int) -> bool:
+        """True for a dialogue of which `encode` leaves something out, with the same error."""
+        return len(self.encode(dialogue, sys.maxsize)[0]) > max_len and bool(self.encode(dialogue, max_len))
 
     def prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> list[int]:
         """Token ids up to the answer to `question`, the same as those of `encode`.

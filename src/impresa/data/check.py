@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,11 +36,17 @@ class BadRow:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Result of `inspect_source`. All but the first two fields describe the good samples alone."""
+    """Result of `inspect_source`. All but the first five fields describe the good samples alone."""
 
     num_samples: int
     """All samples, good and bad."""
     bad: tuple[BadRow, ...]
+    reasons: dict[str, int]
+    """Bad samples by reason, less what differs from sample to sample; the most frequent first."""
+    left_out: dict[str, int]
+    """Rows of each kind that `dataset.skip_unsupported_rows` leaves out; they are no samples."""
+    same_id: dict[str, int]
+    """Number of samples of each name that several samples have: they are of the same file."""
     width_px: Spread | None
     height_px: Spread | None
     caption_words: Spread | None
@@ -51,6 +58,8 @@ class SourceSummary:
     kinds: dict[str, int]
     """Dialogues of each type of question, the most frequent first, without those that have no type."""
     answer_words: Spread | None
+    num_dropped_turns: int
+    """Answers before the first question and questions after the last answer, which are left out."""
     num_captions: int
     num_distinct_captions: int
     labels: dict[str, int]
@@ -76,21 +85,26 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     bad, images, sounds_ms = [], [], []
     caption_words, answer_words, captions = [], [], set[str]()
     kinds, labels = Counter[str](), Counter[str]()
-    num_dialogues = 0
+    num_dialogues = num_dropped_turns = 0
+    ids: list[str] = []
     ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
     for index in track(range(len(source))):
         try:
             sample = source[index]
         except BadSample as fault:
             bad.append(BadRow(fault.id, fault.reason))
+            ids.append(fault.id)
             continue
+        ids.append(sample.id)
         if sample.image is not None:
             images.append(sample.image.size)
-            pixels = f"{sample.image.size}".encode() + sample.image.tobytes()
-            ids_of_image[blake2b(pixels, digest_size=16).digest()].append(sample.id)
+            pixels = blake2b(f"{sample.image.size}".encode(), digest_size=16)
+            pixels.update(sample.image.tobytes())
+            ids_of_image[pixels.digest()].append(sample.id)
         if sample.audio is not None:
             sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
         num_dialogues += len(sample.dialogues)
+        num_dropped_turns += sum(dialogue.num_dropped for dialogue in sample.dialogues)
         kinds.update(dialogue.kind for dialogue in sample.dialogues if dialogue.kind)
         answer_words += [len(turn.answer.split()) for dialogue in sample.dialogues for turn in dialogue.turns]
         caption_words += [len(caption.split()) for caption in sample.captions]
@@ -99,6 +113,9 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     return SourceSummary(
         num_samples=len(source),
         bad=tuple(bad),
+        reasons=dict(Counter(_without_details(row.reason) for row in bad).most_common()),
+        left_out=getattr(source, "left_out", {}),
+        same_id=_names_of_several(ids),
         width_px=Spread.of([width for width, _ in images]),
         height_px=Spread.of([height for _, height in images]),
         caption_words=Spread.of(caption_words),
@@ -107,8 +124,22 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         num_dialogues=num_dialogues,
         kinds=dict(kinds.most_common()),
         answer_words=Spread.of(answer_words),
+        num_dropped_turns=num_dropped_turns,
         num_captions=len(caption_words),
         num_distinct_captions=len(captions),
         labels=dict(labels.most_common()),
         same_image=tuple(tuple(ids) for ids in ids_of_image.values() if len(ids) > 1),
     )
+
+
+def _without_details(reason: str) -> str:
+    """A reason without the values, files and fixes that it names."""
+    return re.split(r" \(|: |; | but ", reason, maxsplit=1)[0]
+
+
+def _names_of_several(ids: Sequence[str]) -> dict[str, int]:
+    """How many samples have a name, without the number that sources give to the second and later ones."""
+    numbered = (re.fullmatch(r"(.*)#\d+", id, re.DOTALL) for id in ids)
+    known = set(ids)
+    repeated = Counter(match[1] for match in numbered if match and match[1] in known)
+    return {name: number + 1 for name, number in repeated.most_common()}

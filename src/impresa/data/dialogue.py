@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 CAPTION = "caption"
@@ -33,6 +33,8 @@ class Dialogue:
     """At least one."""
     kind: str | None = None
     """Type of the question, for accuracy by type; None if the data do not name it."""
+    num_dropped: int = field(default=0, compare=False)
+    """Texts of the data that are left out: an answer before the first question, a question after the last answer."""
 
 
 def ask(question: str, answer: str, kind: str | None = None) -> Dialogue:

@@ -1,4 +1,4 @@
-"""Images in, tensors out: decoding of any file that Pillow can read, and the transform without random parts.
+"""Images in, tensors out: decoding of files in the common formats, and the transform without random parts.
 
 Decoding and resizing give 8-bit pixels, and normalisation is one multiplication and one addition on a whole batch, so
 that a worker handles a quarter of the bytes that float images would need.
@@ -6,7 +6,6 @@ that a worker handles a quarter of the bytes that float images would need.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -16,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.errors import ConfigError, DataError
 from impresa.hub import TIMM, import_optional, location, reading
 
@@ -29,6 +29,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _BACKBONE = "vision_encoder.backbone"
 _FILTERS: dict[int, Resampling] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of its resampling filters."""
+_PIXELS_AT_ONCE = 1 << 20
+"""Of a grey picture with more than 8 bits, so that no wide copy of it is made."""
 
 
 @dataclass(frozen=True)
@@ -141,25 +143,25 @@ def _colours(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def load_image(source: Path | str | bytes | Image.Image) -> Image.Image:
+def load_image(source: Path | str | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open and decode an image (a path, the bytes of a file, or an open image) as `decode_image` does.
 
     Raises:
-        DataError: the file is missing, empty, damaged, no image, or too large to be decoded safely.
+        DataError: the file is missing, empty, damaged, of no known format, or has more than `max_pixels` pixels.
     """
     name, data = "image", source
     try:
         if isinstance(data, str | Path):
             name = str(data)
             data = Path(data).read_bytes()
-        return decode_image(data)
+        return decode_image(data, max_pixels=max_pixels)
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give the path of an image file") from error
     except ValueError as error:
-        raise DataError(f"{name}: {error}; give an image that Pillow can read") from error
+        raise DataError(f"{name}: {error}; give an image that can be read") from error
 
 
-def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Image.Image:
+def decode_image(data: bytes | Image.Image, shrink_to: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file's bytes (or an open image) to an upright RGB image.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled to 8 bits; of an
@@ -167,22 +169,25 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Ima
     more than twice that side is decoded at a half, a quarter or an eighth of its size, never below twice that side.
 
     Raises:
-        ValueError: the bytes are empty, damaged, no image, or too many pixels; the message is the reason alone.
+        ValueError: the bytes are empty, damaged, of none of the `FORMATS`, or of more than `max_pixels` pixels; the
+            message is the reason alone.
     """
     if isinstance(data, bytes) and not data:
         raise ValueError("the image is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns between one and two times its limit of pixels; both are too much for a sample.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data)) if isinstance(data, bytes) else data
-            if shrink_to is not None:
-                image.draft(None, (2 * shrink_to, 2 * shrink_to))
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError("the image has too many pixels to be decoded safely") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image in a format that Pillow knows") from error
+        image = open_image(BytesIO(data), max_pixels) if isinstance(data, bytes) else data
+    except OSError as error:
+        raise ValueError(f"the image cannot be decoded ({error})") from error
+    try:
+        if shrink_to is not None:
+            image.draft(None, (2 * shrink_to, 2 * shrink_to))
+        if image is data:
+            image = ImageOps.exif_transpose(image)
+        else:  # nobody else has it: that spares a copy
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except MemoryError as error:
+        raise ValueError("the image needs more memory than there is") from error
     except Exception as error:  # the decoders of damaged files raise exceptions of many types
         raise ValueError(f"the image cannot be decoded ({error})") from error
 
@@ -198,8 +203,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Integers have the range of 16 bits; floats that of 0 to 1, or of 0 to 255 if any is above 1."""
+    shades = np.empty(grey.shape, np.uint8)
+    pieces = [slice(start, start + _PIXELS_AT_ONCE) for start in range(0, grey.size, _PIXELS_AT_ONCE)]
+    wide, narrow = grey.reshape(-1), shades.reshape(-1)
     if np.issubdtype(grey.dtype, np.integer):
-        return ((grey.astype(np.int64).clip(0, 65535) + 128) // 257).astype(np.uint8)
-    finite = np.nan_to_num(grey)
-    top = 255.0 if finite.max(initial=0) <= 1 else 1.0
-    return np.rint(finite * top).clip(0, 255).astype(np.uint8)
+        for piece in pieces:
+            narrow[piece] = (wide[piece].clip(0, 65535).astype(np.int32) + 128) // 257
+        return shades
+    top = 255.0 if max((np.nan_to_num(wide[piece]).max() for piece in pieces), default=0) <= 1 else 1.0
+    for piece in pieces:
+        narrow[piece] = np.rint(np.nan_to_num(wide[piece]) * top).clip(0, 255)
+    return shades

@@ -82,6 +82,10 @@ class TextTokenizer:
         input_ids[mask] = np.concatenate(rows) if rows else []
         return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """The number of texts that are longer than `max_len`."""
+        return sum(bool(encoding.overflowing) for encoding in self._tokenizer.encode_batch(texts))
+
     def encode(self, text: str) -> list[int]:
         """The tokens of one text, without start and end token."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -211,7 +215,7 @@ class PretrainedTokenizer:
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts to (B, T) int64 token ids, padded on the right, and a (B, T) bool mask, see `TextTokenizer`."""
         encoded = self._tokenizer(
-            [text.lower() for text in texts] if self.lower_case else list(texts),
+            self._cased(texts),
             padding="max_length" if self.pads_fully else "longest",
             truncation=True,
             max_length=self.max_len,
@@ -219,6 +223,15 @@ class PretrainedTokenizer:
             return_tensors="pt",
         )
         return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """The number of texts that are longer than `max_len`."""
+        if not texts:
+            return 0
+        return sum(len(ids) > self.max_len for ids in self._tokenizer(self._cased(texts), verbose=False)["input_ids"])
+
+    def _cased(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() for text in texts] if self.lower_case else list(texts)
 
     def save(self, directory: Path) -> None:
         """Write the library's own files and the arguments into the directory."""

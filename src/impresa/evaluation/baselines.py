@@ -23,8 +23,7 @@ def colour_histogram(image: Image.Image) -> Tensor:
     Roots make rare colours count (the Hellinger map). Large images are counted at a reduced size.
     """
     side = (min(image.width, MAX_PIXELS_PER_SIDE), min(image.height, MAX_PIXELS_PER_SIDE))
-    pixels = np.asarray(image.convert("RGB").resize(side, Image.Resampling.NEAREST), dtype=np.int64)
-    levels = pixels * BINS_PER_CHANNEL // 256
+    levels = np.asarray(image.resize(side, Image.Resampling.NEAREST).convert("RGB")) // (256 // BINS_PER_CHANNEL)
     colours = (levels[..., 0] * BINS_PER_CHANNEL + levels[..., 1]) * BINS_PER_CHANNEL + levels[..., 2]
     counts = np.bincount(colours.ravel(), minlength=BINS_PER_CHANNEL**3)
     return torch.from_numpy(np.sqrt(counts / counts.sum()))

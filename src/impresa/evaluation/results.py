@@ -276,6 +276,8 @@ class Evaluation:
     """Zero-shot classification; None when the data have fewer than two classes."""
     answers: AnswerMetrics | None = None
     """Answers to questions; None for an alignment model. `num_texts` are the questions then."""
+    notes: tuple[str, ...] = ()
+    """Sentences about texts of the data that the model does not read whole."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
 
     def retrieval_rows(self) -> dict[str, RetrievalMetrics]:

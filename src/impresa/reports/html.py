@@ -58,6 +58,7 @@ def render_report(run_dir: Path) -> str:
         eval_command=None if found else shlex.join(("impresa", "eval", str(run_dir))),
         summary=summary(evaluation),
         warnings=[*warnings(evaluation), *filter(None, [config and overfitting(history, config.trainer.checkpoint)])],
+        notes=evaluation.notes,
         tables=tables,
         headlines=_headlines(tables),
         model=MODEL,

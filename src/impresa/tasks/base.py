@@ -133,6 +133,10 @@ class Task(ABC):
         """The tokenizer of the run that this one stands on, a pretrained model's own, or one trained on the source."""
 
     @abstractmethod
+    def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
+        """Sentences about texts of a source that the model does not read whole, see `impresa.data.lengths`."""
+
+    @abstractmethod
     def collator(self, preprocessing: Preprocessing) -> Collate:
         """A function from samples to a batch."""
 

@@ -76,6 +76,8 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
+        for note in parts.task.notes(parts.data.train_source, parts.preprocessing):
+            logger.info(note)
         _prepare(output_dir, config, parts, command, checkpoint)
     fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:

@@ -9,16 +9,24 @@ A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from glob import has_magic
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
 from impresa.errors import DataError
+
+if TYPE_CHECKING:
+    from impresa.data.sources.rows import RowSource, Subset
+    from impresa.data.sources.shapes import ShapesSource
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
 __all__ += ["open_path", "open_source", "open_train_and_val"]
@@ -70,10 +78,10 @@ def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPT
         return open_source(config, "train", reading), val
     if config.val_fraction == 0:
         raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
-    from impresa.data.sources.rows import RowSource, split_by_image
+    from impresa.data.sources.rows import split_by_image
 
     whole = _open(config, config.train_path, "train", reading)
-    return split_by_image(cast(RowSource, whole), config.val_fraction)
+    return split_by_image(cast("RowSource | Subset", whole), config.val_fraction)
 
 
 def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -86,15 +94,29 @@ def _divides(config: DatasetConfig) -> bool:
     return config.val_path is None and _kind(config, config.train_path) != EMBEDDED
 
 
-def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> Source:
+def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> RowSource | Subset | ShapesSource:
     kind = _kind(config, path)
     if kind == EMBEDDED:
         from impresa.data.sources.shapes import ShapesSource
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
-    source: Source = source_class(path, config, reading, config.image_size if split == "train" else None)
-    return source
+    source: RowSource = source_class(path, config, reading, config.image_size if split == "train" else None)
+    if not config.skip_unsupported_rows:
+        return source
+    from impresa.data.sources.rows import without_unsupported
+
+    part = without_unsupported(source)
+    if part.left_out:
+        kinds = ", ".join(f"{kind} {number}" for kind, number in part.left_out.items())
+        _say_once(f"{path}: {len(source) - len(part)} of {len(source)} rows are left out ({kinds})")
+    return part
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Log a line, once in a process: training opens its data again for the evaluation."""
+    logger.info(line)
 
 
 def _kind(config: DatasetConfig, path: str) -> str:

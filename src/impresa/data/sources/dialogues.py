@@ -4,13 +4,15 @@ A row is read as the first of these that it has:
 
 1. `messages`: a list of user and assistant texts in turn, either strings or objects of `role` and `content`.
 2. `conversations`, as LLaVA has it: a list of objects of `from` (human, gpt) and `value`.
-3. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
+3. `prompt` and `completion`, as TRL has them: texts, or lists of messages that follow each other.
+4. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
    `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer is in the answer's column, as in
    PixMo.
-4. Captions, each the answer to a request for one.
+5. Captions, each the answer to a request for one.
 
-A tag `<image>` is removed: the image always comes before the text. System messages are left out: the language
-model's chat template has its own.
+An answer before the first question and a question after the last answer are left out and counted. A tag `<image>` is
+removed: the image always comes before the text. System messages are left out: the language model's chat template has
+its own.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from impresa.data.text import as_list, is_unicode, read_captions, read_label
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold whole dialogues."""
+PROMPT, COMPLETION = "prompt", "completion"
+"""Columns that hold the two parts of a dialogue."""
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _TAG = re.compile(r"\[(USER|ASSISTANT)\]")
@@ -33,21 +37,21 @@ _IMAGE = "<image>"
 
 def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
     """All columns that `read_dialogues` uses."""
-    return (*MESSAGES, config.question_column, config.answer_column, config.kind_column, config.caption_column)
+    pairs = (PROMPT, COMPLETION, config.question_column, config.answer_column)
+    return (*MESSAGES, *pairs, config.kind_column, config.caption_column)
 
 
-def missing_columns(columns: Set[str], config: DatasetConfig) -> str | None:
-    """The column that a table of dialogues lacks, with the fix; None if it has all."""
+def missing_columns(columns: Set[str], config: DatasetConfig) -> list[tuple[str, str]]:
+    """What a table of dialogues lacks, and the key that mends it; empty if it has all."""
     pair = {config.question_column, config.answer_column}
-    if columns & set(MESSAGES) or pair <= columns:
-        return None
-    found = f"(there are: {', '.join(sorted(columns))})"
+    if columns & set(MESSAGES) or {PROMPT, COMPLETION} <= columns or pair <= columns:
+        return []
     for key in ("question", "answer"):
         if pair & columns and (column := getattr(config, f"{key}_column")) not in columns:
-            return f"no column {column!r} for the {key} {found}; set dataset.{key}_column"
+            return [(f"no column {column!r} for the {key}", f"dataset.{key}_column")]
     if config.caption_column in columns:
-        return None
-    return f"no column with questions and answers, nor {config.caption_column!r} {found}; set dataset.question_column"
+        return []
+    return [(f"no column with questions and answers, nor {config.caption_column!r}", "dataset.question_column")]
 
 
 def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dialogue, ...]:
@@ -63,7 +67,12 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     kind = cells.get(config.kind_column)
     for column in MESSAGES:
         if messages := cells.get(column):
-            return (Dialogue(_turns_of_messages(messages, column), read_label(kind, "kind of question")),)
+            return (_dialogue(_said(messages, column), kind),)
+    prompt, completion = cells.get(PROMPT), cells.get(COMPLETION)
+    if PROMPT in cells and COMPLETION in cells and not (_is_blank(prompt) and _is_blank(completion)):
+        if not any(isinstance(part, dict) for part in (*as_list(prompt), *as_list(completion))):
+            return _pairs(prompt, completion, kind)
+        return (_dialogue([*_said(prompt, PROMPT, "user"), *_said(completion, COMPLETION, "assistant")], kind),)
     question, answer = cells.get(config.question_column), cells.get(config.answer_column)
     if not (_is_blank(question) and _is_blank(answer)):
         return _pairs(question, answer, kind)
@@ -80,33 +89,32 @@ def _pairs(question: Any, answer: Any, kind: Any) -> tuple[Dialogue, ...]:
     kinds = as_list(kind) if isinstance(kind, list | tuple) else [kind] * len(questions)
     if len(kinds) != len(questions):
         raise ValueError(f"there are {len(questions)} questions and {len(kinds)} kinds of question")
-    return tuple(
-        Dialogue(_turns_of_pair(question, answer), read_label(kind, "kind of question"))
-        for question, answer, kind in zip(questions, answers, kinds, strict=True)
-    )
+    return tuple(_dialogue(_said_in_pair(*pair), kind) for *pair, kind in zip(questions, answers, kinds, strict=True))
 
 
-def _turns_of_pair(question: Any, answer: Any) -> tuple[Turn, ...]:
-    question, answer = _text(question, "question"), _text(answer, "answer")
-    if not question.startswith("[USER]"):
-        return (Turn(question, answer),)
+def _said_in_pair(question: Any, answer: Any) -> list[tuple[str, Any]]:
+    if not (isinstance(question, str) and _TAG.match(question)):
+        return [("user", question), ("assistant", answer)]
     _, *pieces = _TAG.split(question)
     said = [(tag.lower(), text) for tag, text in zip(pieces[::2], pieces[1::2], strict=True)]
     if said[-1][0] == "user":
         said.append(("assistant", ""))
     if said[-1][1].strip():
         raise ValueError("the last answer stands in the question and in the answer")
-    return _turns([*said[:-1], ("assistant", answer)])
+    return [*said[:-1], ("assistant", answer)]
 
 
-def _turns_of_messages(messages: Any, column: str) -> tuple[Turn, ...]:
+def _said(messages: Any, column: str, role: str | None = None) -> list[tuple[str, Any]]:
+    """Who says what in a list of messages; a text in its place is said by `role`, where there is one."""
+    if role is not None and isinstance(messages, str):
+        return [(role, messages)]
     if not isinstance(messages, list | tuple):
         raise ValueError(f"{column} is no list but {messages!r:.60}")
     said = [
         (("user", "assistant")[number % 2], message) if isinstance(message, str) else _role_and_text(message, column)
         for number, message in enumerate(messages)
     ]
-    return _turns([(role, text) for role, text in said if role != "system"])
+    return [(role, text) for role, text in said if role != "system"]
 
 
 def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
@@ -124,13 +132,17 @@ def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
     return _ROLES[role], content
 
 
-def _turns(said: Sequence[tuple[str, Any]]) -> tuple[Turn, ...]:
-    if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2) or not said:
-        roles = ", ".join(role for role, _ in said) or "nobody"
-        raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({roles:.60})")
-    texts = [text for _, text in said]
+def _dialogue(said: Sequence[tuple[str, Any]], kind: Any) -> Dialogue:
+    """Questions and answers in turn, less an answer before the first question and a question after the last answer."""
+    first = int(said[:1] != [] and said[0][0] == "assistant")
+    end = len(said) - int(said[first:] != [] and said[-1][0] == "user")
+    roles, texts = [role for role, _ in said[first:end]], [text for _, text in said[first:end]]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
+        spoke = ", ".join(role for role, _ in said) or "nobody"
+        raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({spoke:.60})")
     pairs = zip(texts[::2], texts[1::2], strict=True)
-    return tuple(Turn(_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+    turns = tuple(Turn(_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+    return Dialogue(turns, read_label(kind, "kind of question"), num_dropped=len(said) - len(texts))
 
 
 def _text(value: Any, what: str) -> str:

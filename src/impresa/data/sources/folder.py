@@ -26,8 +26,9 @@ from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
+from impresa.data.image_files import FORMATS
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
-from impresa.data.sources.rows import FILE_NAME, Row, RowSource, is_web_address
+from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
 from impresa.data.text import printable, read_captions
 from impresa.errors import DataError
 
@@ -65,6 +66,8 @@ class FolderSource(RowSource):
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
         super().__init__(folder, config, reading, shrink_to_px)
         tables = [path] if path.is_file() else _tables(folder, reading)
+        if not tables and config.image_root is not None:
+            raise DataError(f"{folder}: no table names images here; leave dataset.image_root out, or name the table")
         rows = chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._rows_of_sidecars()
         self._rows = _unique(rows)
         if not self._rows:
@@ -95,25 +98,25 @@ class FolderSource(RowSource):
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
         """A row with the name of its image, or else of its sound, or else `id`."""
-        names = (*self.columns, FILE_NAME)
+        names = (*self.columns, *IMAGE_NAMES)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
             image, sound = self.files(row.cells)
             if file := image or sound:
-                path = folder / str(file)
-                name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
+                base = self.image_folder(folder) if image else folder
+                path, root = base / str(file), self.image_folder(self._root) if image else self._root
+                name = path.relative_to(root) if path.is_relative_to(root) else path
                 row = replace(row, id=str(name))
             self.read_texts(row.cells)
         except ValueError as error:
-            named = map(row.cells.get, (self._config.image_column, FILE_NAME, self._config.audio_column))
+            named = map(row.cells.get, (self._config.image_column, *IMAGE_NAMES, self._config.audio_column))
             addresses = (name for name in named if isinstance(name, str) and is_web_address(name))
             return replace(row, id=next(addresses, row.id), fault=str(error))
         return row
 
     def _rows_of_sidecars(self) -> Iterator[Row]:
-        formats = Image.registered_extensions()
         files = list(_files(self._root))
-        images = [file for file in files if file.suffix.lower() in formats]
+        images = [file for file in files if Image.registered_extensions().get(file.suffix.lower()) in FORMATS]
         if not self._reading.sounds:
             yield from (self._row_of_sidecar(image, image, None) for image in images)
             return

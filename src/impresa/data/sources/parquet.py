@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
-from impresa.data.sources.dialogues import MESSAGES
-from impresa.data.sources.rows import FILE_NAME, Row, RowSource
+from impresa.data.sources.dialogues import COMPLETION, MESSAGES, PROMPT
+from impresa.data.sources.rows import Row, RowSource
 from impresa.data.text import printable
 from impresa.errors import DataError
 
@@ -42,7 +42,9 @@ _CONTENTS = {
 }
 """The content of a column of each arrow type."""
 _FILE = {"bytes", "text", "struct"}
+_FILES = {*_FILE, *(f"list of {kind}" for kind in _FILE)}
 _TEXT = {"text", "list of text"}
+_SAID = {"list of struct", "list of text", "null"}
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class ParquetSource(RowSource):
         found = set(opened.schema_arrow.names)
         if fault := self.missing(found) or self._wrong_type(opened.schema_arrow):
             raise DataError(f"{file}: {fault}")
-        wanted = self.columns if self._config.image_column in found else (FILE_NAME, *self.columns)
-        names = tuple(name for name in dict.fromkeys(wanted) if name in found)
+        wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
+        names = tuple(name for name in wanted if name is not None and name in found)
         first_row = 0
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
@@ -151,14 +153,15 @@ class ParquetSource(RowSource):
     def _wrong_type(self, schema: pa.Schema) -> str | None:
         """The first column of a wrong type, with the right ones; None if all are right."""
         config, reading = self._config, self._reading
-        image = config.image_column if config.image_column in schema.names else FILE_NAME
-        checks = [(image, _FILE, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
+        image = self.image_column_in(set(schema.names)) or config.image_column
+        checks = [(image, _FILES, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
         if reading.sounds:
             checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
         if reading.dialogues:
             asked = (config.question_column, config.answer_column)
             checks += [(name, {*_TEXT, "null"}, "text or lists of text") for name in asked]
-            checks += [(name, {"list", "list of text", "null"}, "lists of what was said") for name in MESSAGES]
+            checks += [(name, _SAID, "lists of what was said") for name in MESSAGES]
+            checks += [(name, {*_TEXT, *_SAID}, "text or lists of messages") for name in (PROMPT, COMPLETION)]
         for name, allowed, what in checks:
             if name in schema.names and _content(kind := schema.field(name).type) not in allowed:
                 return f"column {name!r} is {kind}; it must hold {what}"
@@ -214,5 +217,5 @@ def _content(kind: pa.DataType) -> str:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return "list of text" if _content(kind.value_type) == "text" else "list"
+        return f"list of {_content(kind.value_type)}"
     return _CONTENTS.get(str(kind), "struct" if pa.types.is_struct(kind) else "other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from impresa.config.paths import expanded
+from impresa.data.lengths import notes_on_captions
 from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_tokenizer
 from impresa.data.sources import Source
 from impresa.evaluation.results import Evaluation
@@ -36,6 +38,9 @@ class AlignmentTask(Task):
         if run_dir is not None:
             return Preprocessing.load(expanded(run_dir)).texts
         return prepare_tokenizer(self.config, source.captions())
+
+    def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
+        return notes_on_captions(source.captions(), preprocessing.texts)
 
     def collator(self, preprocessing: Preprocessing) -> Collator:
         return Collator(preprocessing)
@@ -73,4 +78,4 @@ class AlignmentTask(Task):
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.alignment.evaluate import evaluate
 
-        return evaluate(model, source, **options)
+        return replace(evaluate(model, source, **options), notes=self.notes(source, model.preprocessing))

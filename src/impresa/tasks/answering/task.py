@@ -14,6 +14,7 @@ from impresa.config.experiment import DecoderConfig
 from impresa.config.paths import expanded
 from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
+from impresa.data.lengths import notes_on_dialogues
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sources import Source
 from impresa.errors import CheckpointError, ConfigError
@@ -57,6 +58,9 @@ class AnsweringTask(Task):
             raise ConfigError(f"decoder.init_from: {first} is an alignment; name it in vision_encoder.checkpoint")
         return load_chat(expanded(first) / TOKENIZER)
 
+    def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
+        return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)
+
     def collator(self, preprocessing: Preprocessing) -> DialogueCollator:
         return DialogueCollator(preprocessing, self.decoder.max_len)
 
@@ -95,7 +99,7 @@ class AnsweringTask(Task):
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.answering.evaluate import evaluate_answers
 
-        return evaluate_answers(model, source, **options)
+        return replace(evaluate_answers(model, source, **options), notes=self.notes(source, model.preprocessing))
 
     def save_architectures(self, model: Any, folder: Path) -> None:
         super().save_architectures(model, folder)
