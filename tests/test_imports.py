@@ -18,6 +18,7 @@ LEVELS = {
     for level, names in enumerate(
         (
             ("errors", "files", "foreign_text", "run_dir.layout"),
+            ("json_files",),
             ("config", "run_dir.environment"),
             ("layers", "hub"),
             ("encoders", "losses"),

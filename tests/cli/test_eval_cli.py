@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from fake_model import ColourModel, colour_source
 from impresa.cli.main import main
@@ -68,7 +69,7 @@ def test_own_data_renew_evaluation_and_report(run_dir: Path, capsys: pytest.Capt
 def test_json_is_all_that_standard_output_has(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(run_dir), "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)
-    assert Evaluation.from_dict(tree) == read_evaluation(run_dir)
+    assert TypeAdapter(Evaluation).validate_python(tree) == read_evaluation(run_dir)
     assert tree["retrieval"]["image_to_text"]["recall_at"].keys() == {"1", "5", "10"}
 
 
@@ -205,7 +206,7 @@ def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.Captur
     assert "perplexity" in table
     assert "ROUGE-L" in table
     assert main(["eval", str(run), "--split", "val", "--device", "cpu", "--json"]) == 0
-    found = Evaluation.from_dict(json.loads(capsys.readouterr().out))
+    found = TypeAdapter(Evaluation).validate_python(json.loads(capsys.readouterr().out))
     assert found.answers is not None
     assert found.answers.shuffled.num_questions == found.answers.model.num_questions == found.num_texts
     assert found.answers.kinds

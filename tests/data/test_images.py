@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 import impresa
 from impresa.data.image_files import FORMATS
@@ -233,7 +234,7 @@ def test_a_batch_is_normalised_as_each_image_is() -> None:
 
 def test_transform_survives_json() -> None:
     transform = ImageTransform(31, mean=(0.1, 0.2, 0.3), resize="squash")
-    assert ImageTransform.from_dict(transform.to_dict()) == transform
+    assert TypeAdapter(ImageTransform).validate_python(transform.to_dict()) == transform
 
 
 def test_a_jpeg_is_decoded_smaller_only_when_it_is_shrunk_by_far() -> None:

@@ -136,7 +136,7 @@ def test_embeddings_that_drifted_are_a_warning_on_another_device(tmp_path: Path)
 def test_a_skewed_preprocessing_is_caught(tmp_path: Path) -> None:
     run_dir = copy_of_run(tmp_path / "run")
     text = (run_dir / "preprocessing.json").read_text()
-    (run_dir / "preprocessing.json").write_text(text.replace("0.48145466", "3.0"))
+    (run_dir / "preprocessing.json").write_text(text.replace("0.48145466", "0.9"))
     forge(run_dir, "preprocessing.json")
     assert "outputs differ" in refusal(run_dir)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 from fake_model import COLOURS, ColourModel, ListSource, colour_source
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
@@ -194,7 +195,10 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     again = read_evaluation(tmp_path)
     assert again == result
     assert again.gallery == result.gallery
-    assert Evaluation.from_dict(json.loads((tmp_path / EVALUATION).read_text(encoding="utf-8"))) == result
+    assert (
+        TypeAdapter(Evaluation).validate_python(json.loads((tmp_path / EVALUATION).read_text(encoding="utf-8")))
+        == result
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "evaluation.json"]
 
 

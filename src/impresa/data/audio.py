@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from impresa.config.experiment import EncoderConfig
@@ -40,6 +41,8 @@ MOST_PEAK = 4.0
 """Largest absolute sample, 12 dB above full scale: more is no sound from -1 to 1, but for example one in integers."""
 _VALUES_AT_ONCE = 1 << 20
 """Numbers, over all channels, that are decoded at a time."""
+_LARGEST_SETTING = 10**7
+"""Of a stored feature extractor; the largest known one is a length in samples, 480,000."""
 _BACKBONE = "audio_encoder.backbone"
 _SHORTEST = 400
 """Samples that AST needs for its first frame; shorter clips are filled up with silence."""
@@ -141,11 +144,15 @@ def resample(clip: Clip, rate_hz: int) -> Tensor:
     return resampled[: math.ceil(len(clip.samples) * rate_hz / clip.rate_hz)]
 
 
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
 @dataclass(frozen=True)
 class LogMelTransform:
     """The input of an audio tower from scratch: log-mel features of clips, 128 bins, 100 frames a second."""
 
-    max_seconds: float
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    max_seconds: Seconds
     """Longer clips are cut at the end."""
 
     @property
@@ -165,11 +172,6 @@ class LogMelTransform:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LogMelTransform:
-        """The transform that `to_dict` described."""
-        return cls(**values)
 
 
 def log_mel(samples: Tensor) -> Tensor:
@@ -240,12 +242,30 @@ class PretrainedAudioTransform:
         """Plain values for a JSON file."""
         return {"max_seconds": self.max_seconds, "extractor": json.loads(self._extractor.to_json_string())}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PretrainedAudioTransform:
+
+@dataclass(frozen=True)
+class StoredExtractor:
+    """What `PretrainedAudioTransform.to_dict` wrote."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    max_seconds: Seconds
+    extractor: dict[str, Any]
+    """Settings of transformers' feature extractor."""
+
+    def transform(self) -> PretrainedAudioTransform:
+        """The transform. Raises ValueError for settings of anything else, or that would take all memory."""
         import transformers
 
-        extractor = getattr(transformers, values["extractor"]["feature_extractor_type"])
-        return cls(extractor.from_dict(values["extractor"]), values["max_seconds"])
+        name = self.extractor.get("feature_extractor_type")
+        if name not in _FEATURES:
+            raise ValueError(f"`audio.extractor`: {name!r:.40} is none of {', '.join(_FEATURES)}")
+        numbers = [value for value in self.extractor.values() if isinstance(value, int | float)]
+        if not all(abs(number) <= _LARGEST_SETTING for number in numbers):
+            raise ValueError(f"`audio.extractor`: has a number above {_LARGEST_SETTING}")
+        try:
+            return PretrainedAudioTransform(getattr(transformers, name).from_dict(self.extractor), self.max_seconds)
+        except Exception as error:  # what an extractor makes of odd settings is its own affair
+            raise ValueError(f"`audio.extractor`: {error}") from error
 
 
 def _whisper_features(extractor: Any, waveforms: list[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:

@@ -12,16 +12,18 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from impresa.config.experiment import DecoderConfig
 from impresa.data.dialogue import Dialogue, Turn, texts_of
 from impresa.data.text import is_unicode
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
-from impresa.errors import ConfigError, DataError
+from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.hub import location, reading
+from impresa.json_files import read_json
 
 _MODEL = "decoder.model"
 _SETTINGS = "chat.json"
@@ -286,14 +288,20 @@ def load_chat(directory: Path) -> ChatFormat:
         DataError: its files are missing or damaged.
     """
     try:
-        settings = json.loads((directory / _SETTINGS).read_text(encoding="utf-8"))
-        if settings["format"] == "plain":
+        if read_json(directory / _SETTINGS, _Settings).format == "plain":
             return PlainChat(TextTokenizer.load(directory))
         from transformers import AutoTokenizer
 
         return QwenChat(AutoTokenizer.from_pretrained(directory), str(directory))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{directory}: no chat format can be read ({error}); restore the folder") from error
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The file that names the format."""
+
+    format: Literal["plain", "qwen"]
 
 
 def _write_settings(directory: Path, kind: str) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from pydantic import ConfigDict, Field
 
 from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.errors import ConfigError, DataError
@@ -33,19 +34,24 @@ _PIXELS_AT_ONCE = 1 << 20
 """Of a grey picture with more than 8 bits, so that no wide copy of it is made."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=1e-3, le=1e3)]
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """The preprocessing of evaluation and use: resizing to a square, then normalisation per colour."""
 
-    size: int
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    size: Annotated[int, Field(ge=1, le=8192)]
     """Side of the square in pixels."""
-    mean: tuple[float, float, float] = CLIP_MEAN
+    mean: tuple[Share, Share, Share] = CLIP_MEAN
     """Subtracted from red, green and blue in 0 to 1."""
-    std: tuple[float, float, float] = CLIP_STD
+    std: tuple[Deviation, Deviation, Deviation] = CLIP_STD
     """Divides the difference."""
     resize: Literal["crop", "squash"] = "crop"
     """`crop`: the centre square, to `size`; `squash`: the whole image, both sides to `size`."""
-    crop_fraction: float = 1.0
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Side of the centre square as a part of the short side."""
     resample: Resampling = "bicubic"
     """Filter of the resizing, always with antialias."""
@@ -68,11 +74,6 @@ class ImageTransform:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ImageTransform:
-        """The transform that `to_dict` described."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     def _fit(self, image: Image.Image) -> Image.Image:
         if self.resize == "squash":
@@ -111,6 +112,8 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
         timm = import_optional(_BACKBONE, "timm", "timm", user=name)
         with reading(_BACKBONE, name):
             own = timm.create_model(name.removeprefix(TIMM), pretrained=False).pretrained_cfg
+        if own["interpolation"] not in get_args(Resampling):
+            raise _unknown_filter(name, own["interpolation"])
         squashes = own["crop_mode"] == "squash"
         return ImageTransform(
             size=image_size,
@@ -125,8 +128,7 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
     with reading(_BACKBONE, name):
         own = AutoImageProcessor.from_pretrained(location(name), backend="pil")
     if own.resample not in _FILTERS:
-        fault = f"resizes with Pillow's filter {int(own.resample)}; ours are {', '.join(_FILTERS.values())}"
-        raise ConfigError(f"{_BACKBONE}: {name} {fault}")
+        raise _unknown_filter(name, f"Pillow's filter {int(own.resample)}")
     crops = bool(getattr(own, "do_center_crop", False))
     return ImageTransform(
         size=image_size,
@@ -136,6 +138,10 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
         crop_fraction=own.crop_size.height / (own.size.shortest_edge or own.size.height) if crops else 1.0,
         resample=_FILTERS[own.resample],
     )
+
+
+def _unknown_filter(name: str, filter: str) -> ConfigError:
+    return ConfigError(f"{_BACKBONE}: {name} resizes with {filter}; ours are {', '.join(get_args(Resampling))}")
 
 
 def _colours(values: Sequence[float]) -> tuple[float, float, float]:

@@ -6,25 +6,37 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig, is_from_scratch
 from impresa.config.paths import expanded
-from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform
+from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform, StoredExtractor
 from impresa.data.chat import ChatFormat, is_chat, load_chat
 from impresa.data.images import ImageTransform, pretrained_image_transform
 from impresa.data.sample import Sample
 from impresa.data.tokenizers import PretrainedTokenizer, TextTokenizer, train_tokenizer
 from impresa.errors import CheckpointError, DataError
 from impresa.files import replacing_folder, write_atomic
+from impresa.json_files import RESTORE, read_json
 from impresa.run_dir.layout import PREPROCESSING, TOKENIZER
 
 Tokenizer = TextTokenizer | PretrainedTokenizer
 AudioTransform = LogMelTransform | PretrainedAudioTransform
 
 _SILENCE = Clip(torch.zeros(1), RATE_HZ)
+
+
+@dataclass(frozen=True)
+class _Transforms:
+    """The file of a run's transforms."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    image: ImageTransform
+    audio: LogMelTransform | StoredExtractor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,12 @@ def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | Non
     Raises:
         CheckpointError: the file is missing or damaged.
     """
+    path = run_dir / PREPROCESSING
+    stored = read_json(path, _Transforms)
     try:
-        transforms = json.loads((run_dir / PREPROCESSING).read_text())
-        audio = transforms.get("audio")
-        kind = PretrainedAudioTransform if audio and "extractor" in audio else LogMelTransform
-        return ImageTransform.from_dict(transforms["image"]), audio and kind.from_dict(audio)
-    except (DataError, OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{run_dir / PREPROCESSING}: {error}; restore the run from a copy") from error
+        return stored.image, stored.audio.transform() if isinstance(stored.audio, StoredExtractor) else stored.audio
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; {RESTORE}") from error
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | ChatFormat:

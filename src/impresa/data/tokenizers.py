@@ -6,19 +6,22 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
-from impresa.errors import ConfigError, DataError
+from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.hub import location, read_config, reading
+from impresa.json_files import read_json
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
 _SPECIAL = [_START, _END, _PAD]
@@ -163,6 +166,15 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     return TextTokenizer(tokenizer)
 
 
+@dataclass(frozen=True)
+class _Batching:
+    """How a pretrained tokenizer is used, as its file says."""
+
+    max_len: Annotated[int, Field(ge=2, le=1 << 20)]
+    pads_fully: bool
+    lower_case: bool
+
+
 class PretrainedTokenizer:
     """A pretrained text tower's own tokenizer, with the interface of `TextTokenizer`.
 
@@ -236,8 +248,8 @@ class PretrainedTokenizer:
     def save(self, directory: Path) -> None:
         """Write the library's own files and the arguments into the directory."""
         self._tokenizer.save_pretrained(directory)
-        settings = {"max_len": self.max_len, "pads_fully": self.pads_fully, "lower_case": self.lower_case}
-        (directory / _PRETRAINED_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        settings = _Batching(self.max_len, pads_fully=self.pads_fully, lower_case=self.lower_case)
+        (directory / _PRETRAINED_FILE).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
     @staticmethod
     def is_in(directory: Path) -> bool:
@@ -254,7 +266,7 @@ class PretrainedTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            settings = json.loads((directory / _PRETRAINED_FILE).read_text())
-            return cls(AutoTokenizer.from_pretrained(directory), **settings)
-        except (OSError, ValueError, TypeError) as error:
+            settings = read_json(directory / _PRETRAINED_FILE, _Batching)
+            return cls(AutoTokenizer.from_pretrained(directory), **asdict(settings))
+        except (CheckpointError, OSError, ValueError, TypeError) as error:
             raise DataError(f"{directory}: no tokenizer can be read ({error}); restore the folder") from error

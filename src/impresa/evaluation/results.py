@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter
 
-from impresa.errors import CheckpointError
 from impresa.files import write_atomic
+from impresa.json_files import read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
@@ -251,7 +251,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All results of one evaluation. `to_dict` and `from_dict` go to JSON and back; the gallery has its own file."""
+    """All results of one evaluation. The gallery has a file of its own."""
 
     data: str
     """The data that were evaluated: a path and a split."""
@@ -290,19 +290,9 @@ class Evaluation:
         """Everything but the gallery, as JSON types."""
         return _ADAPTER.dump_python(self, mode="json", exclude={"gallery"})
 
-    @classmethod
-    def from_dict(cls, tree: dict[str, Any], path: Path | str = EVALUATION) -> Evaluation:
-        """The evaluation that `to_dict` wrote. Raises `CheckpointError`, which names `path`, for anything else."""
-        try:
-            return _ADAPTER.validate_python(tree)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            fault = f"{path}: `{key}`: {first['msg']}"
-            raise CheckpointError(f"{fault}; run `impresa eval` on this run again") from error
-
 
 _ADAPTER = TypeAdapter(Evaluation)
+_AGAIN = "run `impresa eval` on this run again"
 
 
 def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, RetrievalMetrics]:
@@ -316,10 +306,11 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
     Raises:
         CheckpointError: the files are there but were not written by this program.
     """
-    tree = _read_json(run_dir / EVALUATION)
-    if tree is None:
+    path, gallery = run_dir / EVALUATION, run_dir / GALLERY
+    if not path.is_file():
         return None
-    return Evaluation.from_dict({**tree, "gallery": _read_json(run_dir / GALLERY) or {}}, run_dir / EVALUATION)
+    evaluation = read_json(path, Evaluation, fix=_AGAIN)
+    return replace(evaluation, gallery=read_json(gallery, Gallery, fix=_AGAIN)) if gallery.is_file() else evaluation
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
@@ -327,13 +318,3 @@ def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); run `impresa eval` on this run again") from error
-    return tree if isinstance(tree, dict) else {}

@@ -1,0 +1,57 @@
+"""Reading JSON that another program may have written: bounded, and checked against a type."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from impresa.errors import CheckpointError
+
+T = TypeVar("T")
+MAX_BYTES = 64 << 20
+"""Of a file. A gallery, the largest that is written, takes a few hundred kilobytes."""
+RESTORE = "restore the run from a copy"
+
+
+def read_json(path: Path, kind: type[T], *, fix: str = RESTORE) -> T:
+    """The value of type `kind`, such as a dataclass with bounds in its annotations, that a JSON file of a run holds.
+
+    Args:
+        path: the file.
+        kind: the type; values are not converted, but that whole numbers may stand for fractions and lists for tuples.
+        fix: end of an error line.
+
+    Raises:
+        CheckpointError: the file is missing or too large, is no JSON, is nested too deeply, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; {fix}")
+        value: T = _adapter(kind).validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_fault(error)}; {fix}") from error
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The values of a JSON text; anything else, and values nested too deeply, are a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("values are nested too deeply") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """What pydantic finds first, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return (f"`{key}`: " if key else "") + " ".join(first["msg"].split())
+
+
+_adapter = cache(TypeAdapter)
