@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from impresa.config.locations import check_model
 from impresa.errors import ConfigError, ImpresaError
 
-TIMM = "timm:"
-"""Prefix of the name of one of timm's models."""
 _SAMPLED_BYTES = 1 << 20
 
 
 @contextmanager
 def reading(key: str, name: str) -> Iterator[None]:
     """Turn any failure to read `name` into one line for the config key that holds it; transformers' own notices are
-    silenced meanwhile.
+    silenced meanwhile. A name that looks like a path is not asked of the hub.
 
     Raises:
         ConfigError: there is no such model, or a file of it is damaged.
     """
+    check_model(key, name)
     try:
         with quietly():
             yield
@@ -148,8 +148,6 @@ def _reason(name: str, error: Exception) -> str:
         if not (folder / "config.json").is_file():
             return "the folder has no config.json; give one that was made by save_pretrained"
         return f"{first_line}; save it again with save_pretrained"
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        return "there is no such folder; give the path of one that was made by save_pretrained"
     if isinstance(error, OSError):
         return f"no folder has this name and the hub does not give it ({first_line}); check the id, or go online once"
     return first_line

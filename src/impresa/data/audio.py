@@ -33,6 +33,8 @@ _FFT = 1024
 _FLOOR = 1e-8
 """Power below which everything is silence: 80 dB under one."""
 _BACKBONE = "audio_encoder.backbone"
+_RATES_HZ = (1_000, 768_000)
+"""The lowest and the highest rate of a sound."""
 _SHORTEST = 400
 """Samples that AST needs for its first frame; shorter clips are filled up with silence."""
 
@@ -82,10 +84,12 @@ def checked_clip(samples: Tensor, rate_hz: int) -> Clip:
     """A clip of (S,) samples.
 
     Raises:
-        ValueError: no samples, or values that are not finite; the message is the reason alone.
+        ValueError: no samples, an impossible rate, or values that are not finite; the message is the reason alone.
     """
     if not len(samples):
         raise ValueError("holds no sound")
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:  # resampling takes memory by the ratio of the rates
+        raise ValueError(f"has {rate_hz} samples per second, which is not within {_RATES_HZ[0]} to {_RATES_HZ[1]}")
     if not samples.isfinite().all():
         raise ValueError("holds samples that are not finite numbers")
     return Clip(samples, rate_hz)

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from impresa.config.locations import TIMM
 from impresa.errors import ConfigError, DataError
-from impresa.hub import TIMM, import_optional, location, reading
+from impresa.hub import import_optional, location, reading
 
 Resampling = Literal["lanczos", "bilinear", "bicubic"]
 
@@ -190,6 +191,8 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None) -> Ima
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "La":  # premultiplied grey, which Pillow turns into nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.locations import absolute_paths
 from impresa.config.tree import leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.environment import is_finished
@@ -71,7 +72,7 @@ def clear_half_written(run_dir: Path) -> None:
 
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
-    old, new = (dict(leaves(to_tree(config))) for config in (before, now))
+    old, new = ({**dict(leaves(to_tree(config))), **absolute_paths(config)} for config in (before, now))
     faults = [
         f"{key}: was {old.get(key)} and is {new.get(key)}; a resumed run keeps its config, so restore it"
         for key in sorted((old.keys() | new.keys()) - MAY_CHANGE)
