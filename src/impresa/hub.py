@@ -52,12 +52,42 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+class NeedsCode(ValueError):  # noqa: N818 - it is the reason, not the error that users see
+    """A model, tokenizer or processor whose files bring Python code that would have to run."""
+
+
+def from_pretrained(kind: Any, name: str | Path, **settings: Any) -> Any:
+    """`kind.from_pretrained(name)` of transformers, without running code that lies beside the weights.
+
+    transformers asks on the terminal where it is not told, and a user may say yes. Nothing else in the package calls
+    `from_pretrained`.
+
+    Args:
+        kind: a class of transformers.
+        name: id or path.
+        settings: further arguments.
+
+    Raises:
+        NeedsCode: the files cannot be read without their own code.
+    """
+    try:
+        return kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
+    except ValueError as error:
+        if "custom code" not in str(error):
+            raise
+        raise NeedsCode("it needs Python code of its own, which is never run; use a model of transformers") from error
+
+
 def read_config(key: str, name: str, revision: str | None = None) -> Any:
     """The transformers configuration of a model. Arguments and errors: see `snapshot`."""
     from transformers import AutoConfig
 
     with reading(key, name):
-        return AutoConfig.from_pretrained(location(name), revision=revision)
+        config = from_pretrained(AutoConfig, name, revision=revision)
+        parts = (config, *(getattr(config, part, None) for part in config.sub_configs))
+        if any("/" in str(getattr(part, "_attn_implementation", None)) for part in parts):
+            raise NeedsCode("it names a kernel of the hub, which is code and never run; remove attn_implementation")
+        return config
 
 
 def import_optional(key: str, package: str, install: str, *, user: str = "it") -> Any:
@@ -142,6 +172,8 @@ def location(name: str) -> str:
 
 
 def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, NeedsCode):
+        return str(error)
     first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     folder = Path(location(name))
     if folder.is_dir():

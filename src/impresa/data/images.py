@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from impresa.config.locations import TIMM
 from impresa.errors import ConfigError, DataError
-from impresa.hub import import_optional, location, reading
+from impresa.hub import from_pretrained, import_optional, reading
 
 Resampling = Literal["lanczos", "bilinear", "bicubic"]
 
@@ -122,7 +122,7 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
     from transformers import AutoImageProcessor
 
     with reading(_BACKBONE, name):
-        own = AutoImageProcessor.from_pretrained(location(name), backend="pil")
+        own = from_pretrained(AutoImageProcessor, name, backend="pil")
     if own.resample not in _FILTERS:
         fault = f"resizes with Pillow's filter {int(own.resample)}; ours are {', '.join(_FILTERS.values())}"
         raise ConfigError(f"{_BACKBONE}: {name} {fault}")

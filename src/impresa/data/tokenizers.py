@@ -18,7 +18,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from impresa.errors import ConfigError, DataError
-from impresa.hub import location, read_config, reading
+from impresa.hub import from_pretrained, read_config, reading
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
 _SPECIAL = [_START, _END, _PAD]
@@ -189,7 +189,7 @@ class PretrainedTokenizer:
 
         config = read_config(_BACKBONE, name)
         with reading(_BACKBONE, name):
-            tokenizer = AutoTokenizer.from_pretrained(location(name))
+            tokenizer = from_pretrained(AutoTokenizer, name)
         if tokenizer.pad_token_id is None:
             fault = f"the tokenizer of {name} has no padding token"
             raise ConfigError(f"{_BACKBONE}: {fault}; set its pad_token and save it again")
@@ -242,6 +242,6 @@ class PretrainedTokenizer:
 
         try:
             settings = json.loads((directory / _PRETRAINED_FILE).read_text())
-            return cls(AutoTokenizer.from_pretrained(directory), **settings)
+            return cls(from_pretrained(AutoTokenizer, directory), **settings)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{directory}: no tokenizer can be read ({error}); restore the folder") from error
