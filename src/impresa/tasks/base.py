@@ -99,7 +99,10 @@ class UsableModel(ABC):
 
     @abstractmethod
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """A few inputs, before any preprocessing, with the model's outputs; and metadata of them."""
+        """A few inputs, before any preprocessing, with the model's outputs; and metadata of them.
+
+        Without examples it is an input of our own.
+        """
 
     @abstractmethod
     def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:

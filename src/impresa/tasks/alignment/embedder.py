@@ -154,7 +154,7 @@ class EmbeddingModel(UsableModel):
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         images = small_images(examples, self.preprocessing.image.size)
-        texts = [caption for sample in examples for caption in sample.captions[:1]]
+        texts = [caption for sample in examples for caption in sample.captions[:1]] or ["a picture"]
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
         tensors["image_embeddings"] = self.encode_image(images)
         tensors["text_embeddings"] = self.encode_text(texts)

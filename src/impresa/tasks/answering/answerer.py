@@ -10,11 +10,13 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig, GenerationConfig
 from impresa.data.chat import ChatFormat
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.dialogue import ask as said
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
@@ -216,7 +218,7 @@ class AnsweringModel(UsableModel):
         return self.prefix(batch)
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        examples = [sample for sample in examples if sample.image and sample.dialogues]
+        examples = [sample for sample in examples if sample.image and sample.dialogues] or [self._plain_example()]
         images = small_images(examples, self.preprocessing.image.size)
         questions = [sample.dialogues[0].turns[0].question for sample in examples]
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
@@ -225,6 +227,11 @@ class AnsweringModel(UsableModel):
     def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
         return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
+
+    def _plain_example(self) -> Sample:
+        """A grey image, for data in which no question has an image."""
+        size = self.preprocessing.image.size
+        return Sample("grey", Image.new("RGB", (size, size), "grey"), dialogues=(said("what is there?", "nothing"),))
 
     @torch.inference_mode()
     def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:
