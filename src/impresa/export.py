@@ -9,7 +9,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.decoders.kinds import why_not_exportable
 from impresa.errors import CheckpointError
 from impresa.files import replacing_folder, write_atomic
-from impresa.hub import location, quietly
+from impresa.hub import from_pretrained, location, quietly
 from impresa.reports.rendering import render
 from impresa.run_dir.layout import CONFIG, MODEL_CARD, PREPROCESSING, TOKENIZER, WEIGHTS
 
@@ -78,5 +78,5 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
             arguments = repr(base) + (f", revision={revision!r}" if revision else "")
             readme = render("adapter.md.j2", name=config.name, base=base, base_arguments=arguments, encoders=ENCODERS)
         write_atomic(temporary / MODEL_CARD, readme)
-        AutoTokenizer.from_pretrained(run_dir / TOKENIZER).save_pretrained(temporary)
+        from_pretrained(AutoTokenizer, run_dir / TOKENIZER).save_pretrained(temporary)
     return folder

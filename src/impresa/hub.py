@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from impresa.config.locations import check_model
 from impresa.errors import ConfigError, ImpresaError
 
-TIMM = "timm:"
-"""Prefix of the name of one of timm's models."""
 _SAMPLED_BYTES = 1 << 20
 
 
 @contextmanager
 def reading(key: str, name: str) -> Iterator[None]:
     """Turn any failure to read `name` into one line for the config key that holds it; transformers' own notices are
-    silenced meanwhile.
+    silenced meanwhile. A name that looks like a path is not asked of the hub.
 
     Raises:
         ConfigError: there is no such model, or a file of it is damaged.
     """
+    check_model(key, name)
     try:
         with quietly():
             yield
@@ -52,12 +52,42 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+class NeedsCode(ValueError):  # noqa: N818 - it is the reason, not the error that users see
+    """A model, tokenizer or processor whose files bring Python code that would have to run."""
+
+
+def from_pretrained(kind: Any, name: str | Path, **settings: Any) -> Any:
+    """`kind.from_pretrained(name)` of transformers, without running code that lies beside the weights.
+
+    transformers asks on the terminal where it is not told, and a user may say yes. Nothing else in the package calls
+    `from_pretrained`.
+
+    Args:
+        kind: a class of transformers.
+        name: id or path.
+        settings: further arguments.
+
+    Raises:
+        NeedsCode: the files cannot be read without their own code.
+    """
+    try:
+        return kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
+    except ValueError as error:
+        if "custom code" not in str(error):
+            raise
+        raise NeedsCode("it needs Python code of its own, which is never run; use a model of transformers") from error
+
+
 def read_config(key: str, name: str, revision: str | None = None) -> Any:
     """The transformers configuration of a model. Arguments and errors: see `snapshot`."""
     from transformers import AutoConfig
 
     with reading(key, name):
-        return AutoConfig.from_pretrained(location(name), revision=revision)
+        config = from_pretrained(AutoConfig, name, revision=revision)
+        parts = (config, *(getattr(config, part, None) for part in config.sub_configs))
+        if any("/" in str(getattr(part, "_attn_implementation", None)) for part in parts):
+            raise NeedsCode("it names a kernel of the hub, which is code and never run; remove attn_implementation")
+        return config
 
 
 def import_optional(key: str, package: str, install: str, *, user: str = "it") -> Any:
@@ -142,14 +172,14 @@ def location(name: str) -> str:
 
 
 def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, NeedsCode):
+        return str(error)
     first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     folder = Path(location(name))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             return "the folder has no config.json; give one that was made by save_pretrained"
         return f"{first_line}; save it again with save_pretrained"
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        return "there is no such folder; give the path of one that was made by save_pretrained"
     if isinstance(error, OSError):
         return f"no folder has this name and the hub does not give it ({first_line}); check the id, or go online once"
     return first_line

@@ -31,7 +31,7 @@ def read_json(path: Path, kind: type[T], *, fix: str = RESTORE) -> T:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; {fix}")
-        value: T = _adapter(kind).validate_json(path.read_bytes(), strict=True)
+        value: T = _adapter(kind).validate_json(path.read_bytes(), strict=True)  # type: ignore[arg-type]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
     except ValidationError as error:

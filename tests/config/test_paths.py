@@ -19,9 +19,9 @@ def test_the_guide_s_default_paths_name_the_export(tmp_path: Path, monkeypatch: 
         check_data_paths(load_experiment("default"))
     assert caught.value.lines == (
         "dataset.train_path (training.data.train_path): data/train does not exist; `impresa data export shapes data` "
-        "writes the embedded data there, or name your own",
+        f"writes the embedded data there, or name your own (looked in {tmp_path})",
         "dataset.val_path (training.data.val_path): data/val does not exist; `impresa data export shapes data` "
-        "writes the embedded data there, or name your own",
+        f"writes the embedded data there, or name your own (looked in {tmp_path})",
     )
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "val").mkdir()

@@ -96,7 +96,7 @@ def test_trm_behind_an_alignment(place: Path, capsys: pytest.CaptureFixture[str]
 def test_a_missing_alignment_names_the_command_that_makes_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("runs/shapes")
     assert main(["train", "shapes_vqa_trm"]) == 2
-    mend = "`impresa train shapes --output-dir runs/shapes` makes it, or name another run"
+    mend = f"`impresa train shapes --output-dir runs/shapes` makes it, or name another run (looked in {place})"
     assert capsys.readouterr().err == f"vision_encoder.checkpoint: runs/shapes does not exist; {mend}\n"
     copy_of_run(place / "runs/shapes/20260131-120000")
     assert main(["train", "shapes_vqa_trm"]) == 2

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,68 @@ def test_embeddings_that_drifted_are_a_warning_on_another_device(tmp_path: Path)
     shift_golden(run_dir, device="tpu")
     with pytest.warns(UserWarning, match="which was finished on tpu; this is cpu"):
         impresa.load(run_dir, "cpu")
+
+
+def rewrite_golden(run_dir: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    """Other tensors in the golden file of a run, which says that it was finished on another kind of device."""
+    path = run_dir / "golden.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = {**file.metadata(), "device": "tpu"}
+    save_file(change(load_file(path)), path, metadata)
+    forge(run_dir, "golden.safetensors")
+
+
+EMPTY = {"image_embeddings": torch.zeros(0, 16), "text_embeddings": torch.zeros(0, 16)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stored: {**stored, "text_embeddings": stored["text_embeddings"] * torch.nan}, "no finite numbers"),
+        (lambda stored: {**stored, "image_embeddings": stored["image_embeddings"] / 0}, "no finite numbers"),
+        (lambda stored: {**stored, "image_0": torch.zeros(2, 2)}, r"is damaged \(images\[0\]: a tensor"),
+        (lambda stored: {**stored, "text_embeddings": torch.zeros(3, 5)}, "is damaged"),
+        (lambda stored: {"image_embeddings": stored["image_embeddings"]}, "is damaged"),
+        (lambda stored: {}, "is damaged"),
+    ],
+)
+def test_golden_inputs_without_meaning_are_damage_on_any_device(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], message: str, tmp_path: Path
+) -> None:
+    run_dir = copy_of_run(tmp_path / "run")
+    rewrite_golden(run_dir, change)
+    assert re.search(message, refusal(run_dir))
+
+
+def test_a_golden_file_without_inputs_is_damage_and_none_is_written(tmp_path: Path) -> None:
+    run_dir = copy_of_run(tmp_path / "run")
+    path = run_dir / "golden.safetensors"
+    save_file(EMPTY, path, {"texts": "[]", "device": "cpu"})
+    forge(run_dir, path.name)
+    assert "golden.safetensors: is damaged (it holds no inputs)" in refusal(run_dir)
+    save_file({"image_0": torch.zeros(1)}, path)  # without any metadata
+    forge(run_dir, path.name)
+    assert "golden.safetensors: is damaged" in refusal(run_dir)
+    loaded = impresa.load(finished_run(), "cpu")
+    save_run(tmp_path / "again", loaded.model, loaded.config, loaded.preprocessing)
+    assert len(load_file(tmp_path / "again/golden.safetensors")["text_embeddings"]) == 1
+    impresa.load(tmp_path / "again", "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    run_dir = copy_of_run(tmp_path / "run")
+    weights = load_file(run_dir / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.ndim == 2)
+    weights[name][0, 0] = value
+    save_file(weights, run_dir / "model.safetensors")
+    forge(run_dir, "model.safetensors")
+    assert f"model.safetensors: {name} holds numbers that are not finite" in refusal(run_dir)
+
+
+def test_large_weights_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights", {"a": torch.full((4,), 3e38)})
+    assert read_weights(tmp_path / "weights")["a"].isfinite().all()
 
 
 def test_a_skewed_preprocessing_is_caught(tmp_path: Path) -> None:

@@ -203,12 +203,12 @@ def test_golden_questions_are_raw_and_few() -> None:
 
 def test_golden_states_are_made_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[str] = []
-    monkeypatch.setattr("impresa.run_dir.save.save_golden", lambda _, user, __: devices.append(user.device.type))
+    monkeypatch.setattr("impresa.run_dir.save.save_golden", lambda _, user, __: devices.append(str(user.device)))
     monkeypatch.setattr("impresa.run_dir.save.write_manifest", lambda _: None)
     config, chat_format = tiny_vlm(), chat()
     model = build_vlm(config, chat_format.vocab_size)
-    save_run(tmp_path, model, config, Preprocessing(chat_format, ImageTransform(SIZE)), device="meta")
-    assert devices == ["meta"]
+    save_run(tmp_path, model, config, Preprocessing(chat_format, ImageTransform(SIZE)), device="cpu:0")
+    assert devices == ["cpu:0"]
 
 
 def test_each_kind_of_model_is_refused_where_the_other_is_needed() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -64,8 +66,9 @@ def test_a_picture_is_the_same_in_every_form(model: AnsweringModel, tmp_path: Pa
     image = picture(3)
     image.save(tmp_path / "a.png")
     raw = torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(20, 20, 3).permute(2, 0, 1)
-    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), raw, model.preprocessing.image(image)]
-    assert [model.ask(form, "what?") for form in forms] == [model.ask(image, "what?")] * 4
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), raw, model.preprocessing.image(image), np.array(image)]
+    forms += [(tmp_path / "a.png").read_bytes(), BytesIO((tmp_path / "a.png").read_bytes())]
+    assert [model.ask(form, "what?") for form in forms] == [model.ask(image, "what?")] * 7
     assert model.ask(torch.stack([raw, raw]), "what?") == [model.ask(image, "what?")] * 2
 
 
@@ -73,8 +76,8 @@ def test_a_picture_is_the_same_in_every_form(model: AnsweringModel, tmp_path: Pa
     ("pictures", "questions", "message"),
     [
         (2, ["a?", "b?", "c?"], r"^ask: 3 questions about 2 images; give one, or as many as images$"),
-        (2, ["a?", 3], r"^ask: a question is int; give a string or a list of strings$"),
-        (2, "  ", r"^the question is empty; ask something$"),
+        (2, ["a?", 3], r"^questions\[1\]: got int; give a string$"),
+        (2, "  ", r"^questions: the question is empty; ask something$"),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(
@@ -88,6 +91,18 @@ def test_an_image_that_cannot_be_read_is_named(model: AnsweringModel, tmp_path: 
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a\.jpg"):
         model.ask(tmp_path / "a.jpg", "what?")
+
+
+def test_arguments_that_cannot_be_used_are_named(model: AnsweringModel, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^images\[3\]: nowhere\.png: there is no such file"):
+        model.ask([*images(3), "nowhere.png"], "what?", batch_size=2)
+    with pytest.raises(DataError, match=r"^questions\[1\]: the question is empty"):
+        model.ask(picture(0), ["what?", " "])
+    with pytest.raises(DataError, match=r"^batch_size: -1 is not a whole number"):
+        model.caption(picture(0), batch_size=-1)
+    for argument, given in (("image", {"image": 3}), ("question", {"question": 3}), (r"turns\[0\]", {"turns": ["a"]})):
+        with pytest.raises(DataError, match=rf"^{argument}: got "):
+            model.stream(**{"image": picture(0), "question": "what?", **given})
 
 
 def test_sounds_for_a_model_that_does_not_hear_are_refused(model: AnsweringModel) -> None:
@@ -116,7 +131,7 @@ def test_a_model_that_hears_is_told_sounds_with_images(monkeypatch: pytest.Monke
     together = read[:]
     for image, sound in zip(images(), sounds, strict=True):
         read.clear()
-        hearing.ask(image, "what?", sounds=[sound])
+        hearing.ask(image, "what?", sounds=sound)
         list(hearing.stream(image, "what?", sound=sound))
         expected = together.pop(0)
         assert len(expected) > 4

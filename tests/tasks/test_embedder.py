@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,9 +62,9 @@ def test_a_prefix_is_cut_first_and_scaled_then(model: EmbeddingModel) -> None:
     assert torch.equal(model.encode_image([picture(0), picture(1)], dim=4, normalize=False), images[:, :4])
 
 
-@pytest.mark.parametrize("dim", [0, -1, 17])
-def test_a_prefix_longer_than_the_embedding_is_refused(dim: int, model: EmbeddingModel) -> None:
-    with pytest.raises(DataError, match=rf"^dim: {dim} is not within 1 to 16"):
+@pytest.mark.parametrize("dim", [0, -1, 17, 2.5, True, "4"])
+def test_a_prefix_longer_than_the_embedding_is_refused(dim: Any, model: EmbeddingModel) -> None:
+    with pytest.raises(DataError, match=rf"^dim: {dim!r} is not within 1 to 16"):
         model.encode_text(TEXTS, dim=dim)
 
 
@@ -91,7 +92,7 @@ def test_a_tensor_of_four_dimensions_is_a_batch(model: EmbeddingModel) -> None:
 
 @pytest.mark.parametrize("tensor", [torch.zeros(3, 9, 9), torch.zeros(1, 16, 16), torch.zeros(16, 16, 3).byte()])
 def test_a_tensor_of_another_shape_is_refused(tensor: Tensor, model: EmbeddingModel) -> None:
-    with pytest.raises(DataError, match=r"^image: .*give \(3, 16, 16\) floats"):
+    with pytest.raises(DataError, match=r"^images\[0\]: .*give \(3, 16, 16\) floats"):
         model.encode_image([tensor])
 
 
@@ -99,7 +100,7 @@ def test_what_cannot_be_read_is_named(model: EmbeddingModel, tmp_path: Path) -> 
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a\.jpg"):
         model.encode_image(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="encode_text: got int"):
+    with pytest.raises(DataError, match=r"^texts\[1\]: got int"):
         model.encode_text(["a", 3])  # type: ignore[list-item]
 
 
@@ -110,6 +111,25 @@ def test_similarity_is_the_cosine_of_all_pairs(model: EmbeddingModel) -> None:
     assert found[1, 2].item() == pytest.approx(torch.cosine_similarity(a[1], b[2], dim=0).item(), abs=1e-6)
     assert model.similarity(a[0], b).shape == (1, 3)
     assert torch.allclose(model.similarity(a, a).diagonal(), torch.ones(2))
+
+
+def test_similarity_takes_arrays_and_lists_and_names_what_does_not_fit(model: EmbeddingModel) -> None:
+    a, b = model.encode_image([picture(0), picture(1)]), model.encode_text(TEXTS)
+    for other in (b.numpy(), list(b), b.tolist()):
+        assert torch.equal(model.similarity(a.numpy(), other), model.similarity(a, b))
+    assert model.similarity([], b).shape == (0, 3)
+    assert model.similarity(a, []).shape == (2, 0)
+    with pytest.raises(DataError, match=r"^b: embeddings of 4 numbers, and those of a have 16; embed both"):
+        model.similarity(a, b[:, :4])
+
+
+def test_a_bad_input_is_named_by_its_place_in_the_whole_list(model: EmbeddingModel) -> None:
+    with pytest.raises(DataError, match=r"^images\[5\]: nowhere\.png: there is no such file"):
+        model.encode_image([*map(picture, range(5)), "nowhere.png"], batch_size=2)
+    with pytest.raises(DataError, match=r"^batch_size: 0 is not a whole number from 1"):
+        model.encode_text(TEXTS, batch_size=0)
+    with pytest.raises(DataError, match=r"^normalize: 'no' is neither True nor False"):
+        model.encode_text(TEXTS, normalize="no")  # type: ignore[arg-type]
 
 
 def test_it_works_after_someone_turned_on_training_mode(model: EmbeddingModel) -> None:

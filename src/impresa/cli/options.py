@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from impresa.errors import ConfigError
-
 _MOST = 2**63 - 1
 
 
@@ -42,12 +40,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def checked_device(name: str | None) -> str | None:
     """The device, once a tensor has been made on it."""
-    import torch
+    from impresa.tasks.devices import usable_device
 
-    try:
-        if torch.zeros(1, device=name).is_meta:
-            raise RuntimeError("it holds no numbers")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device: {name} cannot be used here ({reason}); give cpu, or leave it out") from error
+    usable_device(name, "--device")
     return name

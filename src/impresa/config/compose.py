@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from impresa.config.describe import Fault, describe, did_you_mean, listed, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.locations import located
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
 from impresa.config.tree import leaves, locate, lookup, nested, to_tree, without
@@ -92,13 +93,18 @@ def read_config(path: Path) -> ExperimentConfig:
         ConfigError: the file is missing, broken or does not fit.
     """
     faults: list[Fault] = []
-    tree = _resolve(OmegaConf.create(expand_short_paths(_plain(read_yaml(path)))), faults)
+    tree = _resolve(OmegaConf.create(expand_short_paths(_read_tree(path))), faults)
     return experiment_from_tree(tree, faults)
 
 
 def to_yaml(config: Any) -> str:
     """A config dataclass or a tree as YAML that reads back as the same config."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; paths of a run's config lead to where they led when it was trained."""
+    return located(_plain(read_yaml(path)), path)
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -199,7 +205,7 @@ class _Files(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = cast(Path, self._file(config_path))  # Hydra asks `is_config` first.
-        tree = _plain(read_yaml(file))
+        tree = _read_tree(file)
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
         tree = _expanded_in(".".join(package), tree)

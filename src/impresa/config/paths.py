@@ -13,8 +13,15 @@ from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
 """The path that names the embedded data set."""
+DATA_PATHS = ("train_path", "val_path", "test_path")
+"""The keys of `dataset` that hold paths."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
+
+
+def looked_in(path: str | Path) -> str:
+    """The end of a message that a path does not exist: the folder that a relative one starts from."""
+    return "" if expanded(str(path)).is_absolute() else f" (looked in {Path.cwd()})"
 
 
 def expanded(path: str) -> Path:
@@ -69,19 +76,23 @@ def check_data_paths(config: ExperimentConfig) -> None:
     if dataset.source == "hub":
         return
     raise_faults(
-        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}")
-        for key in ("train_path", "val_path", "test_path")
+        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}{looked_in(path)}")
+        for key in DATA_PATHS
         if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
     )
 
 
 def _exists(dataset: DatasetConfig, path: str) -> bool:
-    """True for the embedded data, an existing path, and a pattern that matches one; shapes have no pattern."""
+    """True for the embedded data, and for what is there; shapes have no pattern."""
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
         return True
+    return os.path.exists(expanded(path)) if dataset.source == "shapes" else is_there(path)
+
+
+def is_there(path: str) -> bool:
+    """True for an existing path, and for a pattern that matches one."""
     file = expanded(path)
-    is_pattern = has_magic(path) and dataset.source != "shapes"
-    return file.exists() or (is_pattern and any(iglob(str(file), recursive=True)))
+    return os.path.exists(file) or (has_magic(path) and any(iglob(str(file), recursive=True)))
 
 
 def _fix(path: str) -> str:

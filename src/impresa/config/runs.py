@@ -9,7 +9,8 @@ from typing import Any
 from impresa.config.compose import read_config
 from impresa.config.describe import Fault, raise_faults, show
 from impresa.config.experiment import FROM_SCRATCH, DatasetConfig, EncoderConfig, ExperimentConfig, Modality, towers
-from impresa.config.paths import check_data_paths, expanded, shipped_names
+from impresa.config.locations import check_models
+from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
 from impresa.config.rules import check_built
 from impresa.config.validate import validate
 from impresa.errors import ConfigError
@@ -28,6 +29,7 @@ def prepare(config: ExperimentConfig) -> ExperimentConfig:
     config = validate(adopt_towers(config))
     check_built(config)
     check_data_paths(config)
+    check_models(config)
     return config
 
 
@@ -91,9 +93,10 @@ def _no_run(folder: Path, path: str, alignment: bool) -> str:
         return f"holds runs and is none itself; name one, such as {Path(path) / within[-1].name}"
     if folder.exists():
         return f"is no run, it has no {CONFIG}; name the directory that `impresa train` printed last"
+    fix = "name the directory that `impresa train` printed last"
     if folder.name in shipped_names():
-        return f"does not exist; `impresa train {folder.name} --output-dir {path}` makes it, or name another run"
-    return "does not exist; name the directory that `impresa train` printed last"
+        fix = f"`impresa train {folder.name} --output-dir {path}` makes it, or name another run"
+    return f"does not exist; {fix}{looked_in(path)}"
 
 
 def _has_decoder(run: Path) -> bool:

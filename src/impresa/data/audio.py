@@ -22,7 +22,7 @@ from torch import Tensor
 
 from impresa.config.experiment import EncoderConfig
 from impresa.errors import ConfigError, DataError
-from impresa.hub import location, reading
+from impresa.hub import from_pretrained, reading
 
 RATE_HZ = 16_000
 NUM_MELS = 128
@@ -225,7 +225,7 @@ class PretrainedAudioTransform:
         from transformers import AutoFeatureExtractor
 
         with reading(_BACKBONE, name):
-            extractor = AutoFeatureExtractor.from_pretrained(location(name))
+            extractor = from_pretrained(AutoFeatureExtractor, name)
         if type(extractor).__name__ not in _FEATURES:
             raise ConfigError(f"{_BACKBONE}: {name} does not read sound as Whisper, CLAP or AST do; use one of them")
         return cls(extractor, max_seconds)

@@ -22,7 +22,7 @@ from impresa.data.dialogue import Dialogue, Turn, texts_of
 from impresa.data.text import is_unicode
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.hub import location, reading
+from impresa.hub import from_pretrained, reading
 from impresa.json_files import read_json
 
 _MODEL = "decoder.model"
@@ -201,7 +201,7 @@ class QwenChat(ChatFormat):
         from transformers import AutoTokenizer
 
         with reading(_MODEL, name):
-            tokenizer = AutoTokenizer.from_pretrained(location(name))
+            tokenizer = from_pretrained(AutoTokenizer, name)
         return cls(tokenizer, name)
 
     @property
@@ -292,7 +292,7 @@ def load_chat(directory: Path) -> ChatFormat:
             return PlainChat(TextTokenizer.load(directory))
         from transformers import AutoTokenizer
 
-        return QwenChat(AutoTokenizer.from_pretrained(directory), str(directory))
+        return QwenChat(from_pretrained(AutoTokenizer, directory), str(directory))
     except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{directory}: no chat format can be read ({error}); restore the folder") from error
 

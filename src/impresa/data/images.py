@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import ConfigDict, Field
 
+from impresa.config.locations import TIMM
 from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.errors import ConfigError, DataError
-from impresa.hub import TIMM, import_optional, location, reading
+from impresa.hub import from_pretrained, import_optional, reading
 
 Resampling = Literal["lanczos", "bilinear", "bicubic"]
 
@@ -126,7 +127,7 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
     from transformers import AutoImageProcessor
 
     with reading(_BACKBONE, name):
-        own = AutoImageProcessor.from_pretrained(location(name), backend="pil")
+        own = from_pretrained(AutoImageProcessor, name, backend="pil")
     if own.resample not in _FILTERS:
         raise _unknown_filter(name, f"Pillow's filter {int(own.resample)}")
     crops = bool(getattr(own, "do_center_crop", False))
@@ -201,6 +202,8 @@ def decode_image(data: bytes | Image.Image, shrink_to: int | None = None, max_pi
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "La":  # premultiplied grey, which Pillow turns into nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -20,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.hub import location, read_config, reading
+from impresa.hub import from_pretrained, read_config, reading
 from impresa.json_files import read_json
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
@@ -205,7 +205,7 @@ class PretrainedTokenizer:
 
         config = read_config(_BACKBONE, name)
         with reading(_BACKBONE, name):
-            tokenizer = AutoTokenizer.from_pretrained(location(name))
+            tokenizer = from_pretrained(AutoTokenizer, name)
         if tokenizer.pad_token_id is None:
             fault = f"the tokenizer of {name} has no padding token"
             raise ConfigError(f"{_BACKBONE}: {fault}; set its pad_token and save it again")
@@ -267,6 +267,6 @@ class PretrainedTokenizer:
 
         try:
             settings = read_json(directory / _PRETRAINED_FILE, _Batching)
-            return cls(AutoTokenizer.from_pretrained(directory), **asdict(settings))
+            return cls(from_pretrained(AutoTokenizer, directory), **asdict(settings))
         except (CheckpointError, OSError, ValueError, TypeError) as error:
             raise DataError(f"{directory}: no tokenizer can be read ({error}); restore the folder") from error

@@ -21,7 +21,7 @@ from impresa.decoders.lora import adapters_of, add_adapters, is_adapter
 from impresa.decoders.quantization import prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
 from impresa.errors import CheckpointError, ConfigError
-from impresa.hub import is_folder, location, read_config, reading, recompute_activations, snapshot
+from impresa.hub import from_pretrained, is_folder, read_config, reading, recompute_activations, snapshot
 
 KEY = "decoder.model"
 KNOWN = ("qwen2", "qwen3")
@@ -184,7 +184,7 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     elif load_weights:
         model = _read(architecture, config.model, dtype=dtype, revision=revision)
     else:
-        model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=False)
     model.generation_config = transformers.GenerationConfig()
     return model
 
@@ -194,7 +194,7 @@ def _read(architecture: Any, name: str, **settings: Any) -> Any:
 
     settings |= {"config": architecture, "output_loading_info": True}
     with reading(KEY, name):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(location(name), **settings)
+        loaded: Any = from_pretrained(AutoModelForCausalLM, name, **settings)
     model, info = loaded
     if info["missing_keys"]:
         raise CheckpointError(f"{name}: {min(info['missing_keys'])} is not in its files; save the whole model again")

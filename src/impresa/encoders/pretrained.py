@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
-from impresa.hub import location, read_config, reading, recompute_activations
+from impresa.hub import from_pretrained, read_config, reading, recompute_activations
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +119,10 @@ def _build(config: Any, name: str, load_weights: bool) -> tuple[Any, Mapping[str
     elif config.model_type in ENCODERS_OF_PAIRS:
         kind = transformers.AutoModelForTextEncoding
     if not load_weights:
-        return (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).float(), None
+        is_auto = hasattr(kind, "from_config")
+        return (kind.from_config(config, trust_remote_code=False) if is_auto else kind(config)).float(), None
     settings = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    return kind.from_pretrained(location(name), **settings)
+    return from_pretrained(kind, name, **settings)
 
 
 def _check_weights(name: str, kept: set[str], info: Mapping[str, Any]) -> None:

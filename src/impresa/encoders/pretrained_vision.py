@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from impresa.config.locations import TIMM
 from impresa.encoders.output import Features
 from impresa.encoders.pooling import Summary
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
 from impresa.errors import ConfigError
-from impresa.hub import TIMM, import_optional, reading
+from impresa.hub import import_optional, reading
 
 KEY = "vision_encoder.backbone"
 

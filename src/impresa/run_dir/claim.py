@@ -7,6 +7,7 @@ from pathlib import Path
 
 from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig, LabelsConfig, LoggingConfig
+from impresa.config.locations import absolute_paths
 from impresa.config.tree import hints, leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.environment import is_finished
@@ -100,6 +101,6 @@ def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:
 
 
 def _changes(before: ExperimentConfig, now: ExperimentConfig) -> dict[str, tuple[object, object]]:
-    """The keys that differ, with their values."""
-    old, new = (dict(leaves(to_tree(config))) for config in (before, now))
+    """The keys that differ, with their values; paths are compared in full."""
+    old, new = ({**dict(leaves(to_tree(config))), **absolute_paths(config)} for config in (before, now))
     return {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}

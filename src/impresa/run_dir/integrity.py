@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impresa.errors import CheckpointError
+from impresa.errors import CheckpointError, DataError
 from impresa.files import replacing, write_atomic
 from impresa.run_dir.layout import BACKBONES, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
 
@@ -25,6 +26,8 @@ FORMAT = 1
 CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
 CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
 SMALLEST_GOLDEN_COSINE = 0.999
+_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError)
+"""What reading a golden file of any content raises."""
 
 
 def write_manifest(run_dir: Path) -> None:
@@ -72,19 +75,28 @@ def check_golden(run_dir: Path, model: UsableModel) -> None:
     """Compare the model's outputs for the stored inputs with the stored outputs.
 
     A difference is a `CheckpointError` on the kind of device that the run was finished on, a warning on another kind.
+    A file without inputs, or without numbers, is damaged on any device.
     """
+    path = run_dir / GOLDEN
     try:
-        with safe_open(run_dir / GOLDEN, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
-        raise CheckpointError(f"{run_dir / GOLDEN}: {error}; restore the run from a copy") from error
-    pairs = model.golden_pairs(tensors, metadata)
-    worst = min((F.cosine_similarity(now, then).min().item() for now, then in pairs if len(then)), default=1.0)
+        pairs = [(now, then) for now, then in model.golden_pairs(tensors, metadata) if len(then)]
+        if not pairs:
+            raise ValueError("it holds no inputs")
+        cosines = torch.cat([F.cosine_similarity(now, then) for now, then in pairs])
+        there = metadata["device"]
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: is damaged ({reason}); restore the run from a copy") from error
+    if not cosines.isfinite().all():
+        fault = "the model's outputs, or those that are stored, are no finite numbers"
+        raise CheckpointError(f"{path}: {fault}; restore the run from a copy")
+    worst, here = cosines.min().item(), model.device.type
     if worst >= SMALLEST_GOLDEN_COSINE:
         return
     fault = f"{run_dir}: the model's outputs differ from those of the training (cosine {worst:.4f})"
-    there, here = metadata["device"], model.device.type
     if here == there:
         raise CheckpointError(f"{fault}; use the versions that environment.json names, or train the run again")
     warnings.warn(f"{fault}, which was finished on {there}; this is {here}", stacklevel=3)

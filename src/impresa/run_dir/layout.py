@@ -4,6 +4,8 @@ from __future__ import annotations
 
 CONFIG = "config.yaml"
 """The resolved experiment; fed back in, it gives the same run."""
+PATHS = "paths.json"
+"""The paths in the config, in full, so that the run can be used from any folder; missing if it names none."""
 ENVIRONMENT = "environment.json"
 """Versions, machine, command, commit and times; `finished` is there once the run is whole."""
 WEIGHTS = "model.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,19 +10,24 @@ import torch
 
 from impresa.config import to_yaml
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.locations import record_of
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.files import replacing_folder, write_atomic
 from impresa.run_dir.integrity import save_golden, write_manifest
-from impresa.run_dir.layout import BACKBONES, CONFIG, MANIFEST, WEIGHTS
+from impresa.run_dir.layout import BACKBONES, CONFIG, MANIFEST, PATHS, WEIGHTS
 from impresa.run_dir.weights import write_weights
 from impresa.tasks import task_of
 from impresa.tasks.base import TrainableModel
 
 
 def save_start(run_dir: Path, config: ExperimentConfig, preprocessing: Preprocessing) -> None:
-    """Write the files that are known before training: config, tokenizer and transforms."""
+    """Write the files that are known before training: config, full paths, tokenizer and transforms."""
     write_atomic(run_dir / CONFIG, to_yaml(config))
+    if record := record_of(config):
+        write_atomic(run_dir / PATHS, json.dumps(record, indent=2) + "\n")
+    else:
+        (run_dir / PATHS).unlink(missing_ok=True)
     preprocessing.save(run_dir)
 
 

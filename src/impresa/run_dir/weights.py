@@ -21,6 +21,9 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """The state dict, or what of it has names that begin with `prefix`; nothing else is read.
 
     Of tensors that share their storage the file has one, and names the others in its metadata.
+
+    Raises:
+        CheckpointError: a weight is no finite number.
     """
     with safe_open(path, framework="pt") as file:
         tied: dict[str, str] = file.metadata() or {}
@@ -28,7 +31,15 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
         stored |= {name: kept for name, kept in tied.items() if kept in stored}
         wanted = {name: kept for name, kept in stored.items() if name.startswith(prefix)}
         tensors = {kept: file.get_tensor(kept) for kept in set(wanted.values())}
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite; restore the run from a copy")
     return {name: tensors[kept] for name, kept in wanted.items()}
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """The sum, which is fast, decides nearly always: it is finite only if no number is NaN or infinite."""
+    return not tensor.is_floating_point() or bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:

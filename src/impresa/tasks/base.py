@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import ExperimentConfig, towers
@@ -24,6 +23,7 @@ from impresa.encoders.tower import Tower
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
+from impresa.tasks.devices import Device, move, usable_device
 from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class UsableModel(ABC):
         model: the network.
         config: the experiment that trained it.
         preprocessing: of the run.
-        device: where to compute; None stands for a GPU if there is one, else the CPU.
+        device: where to compute, a number is that of a GPU; None stands for a GPU if there is one, else the CPU.
     """
 
     def __init__(
@@ -78,22 +78,31 @@ class UsableModel(ABC):
         model: nn.Module,
         config: ExperimentConfig,
         preprocessing: Preprocessing,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.preprocessing = preprocessing
-        self.to(device or best_device())
+        self.device = next(model.parameters()).device
+        self.to(usable_device(device))
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to another device; returns itself."""
-        self.device = torch.device(device)
-        self.model.to(self.device)
+    def to(self, device: Device) -> Self:
+        """Move the model to another device; returns itself.
+
+        Raises:
+            ConfigError: there is no such device or no room on it; the model stays usable where it was.
+        """
+        found = usable_device(device)
+        move(self.model, found, self.device)
+        self.device = found
         return self
 
     @abstractmethod
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """A few inputs, before any preprocessing, with the model's outputs; and metadata of them."""
+        """A few inputs, before any preprocessing, with the model's outputs; and metadata of them.
+
+        Without examples it is an input of our own.
+        """
 
     @abstractmethod
     def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
@@ -149,7 +158,7 @@ class Task(ABC):
         """The model with the weights of a finished run of this very experiment."""
 
     @abstractmethod
-    def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> UsableModel:
+    def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> UsableModel:
         """The model for users; it is left in eval mode on `device`."""
 
     @abstractmethod
@@ -206,10 +215,3 @@ class Task(ABC):
             part: with_stored_backbone(tower, run_dir / BACKBONES / part) for _, part, tower in towers(self.config)
         }
         return type(self)(replace(self.config, **changed))
-
-
-def best_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

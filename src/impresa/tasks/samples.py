@@ -15,6 +15,7 @@ from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Source, Split
 from impresa.errors import DataError
 from impresa.evaluation.results import BadSampleNote
+from impresa.tasks.arguments import whole_number
 
 Item = TypeVar("Item")
 
@@ -47,6 +48,11 @@ def name_of_data(config: DatasetConfig, split: Split) -> str:
         split = "val"
     path = {"train": config.train_path, "val": config.val_path, "test": config.test_path}[split]
     return f"{path or config.train_path}, {split} split"
+
+
+def evaluation_batch_size(asked: int | None, config: DatasetConfig) -> int:
+    """Samples at a time: as asked for, else as in the config."""
+    return (config.eval_batch_size or config.batch_size) if asked is None else whole_number("batch_size", asked)
 
 
 class Embedder(Generic[Item]):

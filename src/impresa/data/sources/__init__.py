@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from impresa.config.experiment import DatasetConfig
-from impresa.config.paths import EMBEDDED, expanded
+from impresa.config.paths import EMBEDDED, expanded, looked_in
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
 from impresa.errors import DataError
@@ -145,4 +145,6 @@ def _kind_of_files(path: str) -> str:
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
     if has_magic(path):
         return _PATTERN
-    raise DataError(f"{path}: no such file or folder; name existing data, or shapes for the embedded data")
+    raise DataError(
+        f"{path}: no such file or folder; name existing data, or shapes for the embedded data{looked_in(path)}"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -17,16 +16,10 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.errors import DataError
 from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.arguments import Inputs, Named, Vectors, as_whole, flag, shown, texts_of, vectors_of, whole_number
 from impresa.tasks.base import UsableModel
-from impresa.tasks.inputs import (
-    Picture,
-    Sound,
-    features_of,
-    is_array_with_rate,
-    is_one_picture,
-    pixels_of,
-    small_images,
-)
+from impresa.tasks.devices import Device
+from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -38,7 +31,7 @@ class EncodeOptions(TypedDict, total=False):
     """Scale embeddings to length one; true unless given."""
     dim: int | None
     """Keep the first `dim` of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
-    device: torch.device | str | None
+    device: Device | None
     """Move the model there first; None leaves it where it is."""
     show_progress: bool
     """A progress bar on standard error."""
@@ -59,7 +52,7 @@ class EmbeddingModel(UsableModel):
         model: AlignmentModel,
         config: ExperimentConfig,
         preprocessing: Preprocessing,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
     ) -> None:
         super().__init__(model.float().eval().requires_grad_(False), config, preprocessing, device)
 
@@ -72,83 +65,96 @@ class EmbeddingModel(UsableModel):
         """Embed images.
 
         Args:
-            images: one image or several; a tensor (N, 3, H, W) is N images.
+            images: one image or several, see `Picture`; a tensor (N, C, H, W) is N images.
 
         Raises:
-            DataError: an image cannot be read, or a tensor has the wrong shape.
+            DataError: an image cannot be read, or an array or an option is none that is possible.
+            ConfigError: the device cannot be used.
         """
-        return self._encode(images, is_one_picture(images), self._embed_images, **options)
+        return self._encode(images_of("images", images), self._embed_images, **options)
 
     def encode_text(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embed one text or several; those longer than the model's context are cut.
-
-        Raises:
-            DataError: an item is not a string.
-        """
-        return self._encode(texts, isinstance(texts, str), self._embed_texts, **options)
+        """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`."""
+        return self._encode(texts_of("texts", texts), self._embed_texts, **options)
 
     def encode_audio(self, sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed sounds of any rate; those longer than the model's context are cut.
 
         Args:
-            sounds: one sound or several: paths, or pairs of samples (S,) and their number per second.
+            sounds: one sound or several, see `Sound`.
 
         Raises:
             DataError: a sound cannot be read, or the model has no audio encoder.
         """
-        is_one = isinstance(sounds, Clip | str | Path) or is_array_with_rate(sounds)
-        return self._encode(sounds, is_one, self._embed_sounds, **options)
+        self._require_audio("encode_audio")
+        return self._encode(sounds_of("sounds", sounds), self._embed_sounds, **options)
 
     def encode_image_audio(
-        self, images: Sequence[Picture], sounds: Sequence[Sound], **options: Unpack[EncodeOptions]
+        self, images: Picture | Sequence[Picture], sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]
     ) -> Tensor:
         """Embed N pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
 
         Raises:
             DataError: an input cannot be read, the numbers differ, or the model has no fusion.
         """
-        if len(images) != len(sounds):
-            raise DataError(f"encode_image_audio: {len(images)} images and {len(sounds)} sounds; give as many of each")
-        return self._encode(list(zip(images, sounds, strict=True)), False, self._embed_both, **options)
+        self._require_audio("encode_image_audio")
+        seen, heard = images_of("images", images), sounds_of("sounds", sounds)
+        if len(seen.items) != len(heard.items):
+            fault = f"{len(seen.items)} images and {len(heard.items)} sounds"
+            raise DataError(f"encode_image_audio: {fault}; give as many of each")
+        pairs = [Named("pair", pair) for pair in zip(seen.items, heard.items, strict=True)]
+        return self._encode(Inputs(pairs, seen.is_one and heard.is_one), self._embed_both, **options)
 
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row."""
-        return _unit(torch.atleast_2d(a)) @ _unit(torch.atleast_2d(b)).T
+    def similarity(self, a: Vectors, b: Vectors) -> Tensor:
+        """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row.
+
+        Raises:
+            DataError: an argument holds no embeddings, or the two differ in width.
+        """
+        rows, others = vectors_of("a", a), vectors_of("b", b)
+        if not (len(rows) and len(others)):
+            return torch.zeros(len(rows), len(others))
+        if rows.shape[1] != others.shape[1]:
+            fault = f"embeddings of {others.shape[1]} numbers, and those of a have {rows.shape[1]}"
+            raise DataError(f"b: {fault}; embed both with the same model and `dim`")
+        return _unit(rows) @ _unit(others.to(rows.device)).T
 
     @torch.no_grad()
     def _encode(
         self,
-        inputs: Any,
-        is_one: bool,
-        embed: Callable[[list[Any]], Tensor],
+        inputs: Inputs,
+        embed: Callable[[list[Named]], Tensor],
         *,
         batch_size: int = 32,
         normalize: bool = True,
         dim: int | None = None,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         show_progress: bool = False,
     ) -> Tensor:
-        if dim is not None and not 1 <= dim <= self.embed_dim:
-            raise DataError(f"dim: {dim} is not within 1 to {self.embed_dim}, the embeddings' width; choose another")
+        size = whole_number("batch_size", batch_size)
+        width = self.embed_dim if dim is None else as_whole(dim)
+        if width is None or not 1 <= width <= self.embed_dim:
+            fault = f"dim: {shown(dim)} is not within 1 to {self.embed_dim}, the embeddings' width"
+            raise DataError(f"{fault}; choose another")
+        normalize, show_progress = flag("normalize", normalize), flag("show_progress", show_progress)
         if device is not None:
             self.to(device)
         self.model.eval()
-        items = [inputs] if is_one else list(inputs)
-        batches: Iterable[list[Any]] = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+        batches: Iterable[list[Named]] = [inputs.items[i : i + size] for i in range(0, len(inputs.items), size)]
         if show_progress:
             from rich.console import Console
             from rich.progress import track
 
             batches = track(batches, description="encoding", console=Console(stderr=True))
         parts = [embed(batch).float().cpu() for batch in batches]
-        embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :dim]
+        embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :width]
         if normalize:
             embeddings = _unit(embeddings)
-        return embeddings[0] if is_one else embeddings
+        return embeddings[0] if inputs.is_one else embeddings
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         images = small_images(examples, self.preprocessing.image.size)
-        texts = [caption for sample in examples for caption in sample.captions[:1]]
+        texts = [caption for sample in examples for caption in sample.captions[:1]] or ["a picture"]
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
         tensors["image_embeddings"] = self.encode_image(images)
         tensors["text_embeddings"] = self.encode_text(texts)
@@ -172,30 +178,30 @@ class EmbeddingModel(UsableModel):
             pairs.append((self.encode_audio(sounds), tensors["audio_embeddings"]))
         return pairs
 
-    def _embed_images(self, images: list[Picture]) -> Tensor:
+    def _embed_images(self, images: list[Named]) -> Tensor:
         return self.model.embed_image(pixels_of(images, self.preprocessing.image).to(self.device))
 
-    def _embed_texts(self, texts: list[str]) -> Tensor:
-        for text in texts:
-            if not isinstance(text, str):
-                raise DataError(f"encode_text: got {type(text).__name__}; give a string or a list of strings")
-        input_ids, mask = self.preprocessing.texts(texts)
+    def _embed_texts(self, texts: list[Named]) -> Tensor:
+        input_ids, mask = self.preprocessing.texts([text for _, text in texts])
         return self.model.embed_text(input_ids.to(self.device), mask.to(self.device))
 
-    def _embed_sounds(self, sounds: list[Sound]) -> Tensor:
+    def _embed_sounds(self, sounds: list[Named]) -> Tensor:
         return self.model.embed_audio(*self._features(sounds))
 
-    def _embed_both(self, both: list[tuple[Picture, Sound]]) -> Tensor:
-        images, sounds = (list(items) for items in zip(*both, strict=True))
+    def _embed_both(self, pairs: list[Named]) -> Tensor:
+        images, sounds = zip(*(pair for _, pair in pairs), strict=True)
         pixels = pixels_of(images, self.preprocessing.image).to(self.device)
         return self.model.embed_image_audio(pixels, *self._features(sounds))
 
-    def _features(self, sounds: list[Sound]) -> tuple[Tensor, Tensor]:
-        if self.preprocessing.audio is None:
-            fault = "encode_audio: this model has no audio encoder"
-            raise DataError(f"{fault}; train one with `audio_encoder` in the config")
+    def _features(self, sounds: Sequence[Named]) -> tuple[Tensor, Tensor]:
+        assert self.preprocessing.audio is not None
         features, mask = features_of(sounds, self.preprocessing.audio)
         return features.to(self.device), mask.to(self.device)
+
+    def _require_audio(self, method: str) -> None:
+        if self.preprocessing.audio is None:
+            fault = f"{method}: this model has no audio encoder"
+            raise DataError(f"{fault}; train one with `audio_encoder` in the config")
 
 
 def _unit(embeddings: Tensor) -> Tensor:

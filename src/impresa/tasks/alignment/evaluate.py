@@ -23,7 +23,7 @@ from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_o
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 from impresa.tasks.alignment.sound import EncodeText, Rows, content_of
 from impresa.tasks.gallery import retrieval_gallery, spread
-from impresa.tasks.samples import Embedder, nothing_usable, progress_bar, read_samples
+from impresa.tasks.samples import Embedder, evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -73,7 +73,7 @@ def evaluate(
         ConfigError: a prompt template has no `{}`.
     """
     config = model.config.dataset
-    batch_size = batch_size or config.eval_batch_size or config.batch_size
+    batch_size = evaluation_batch_size(batch_size, config)
     encode_text = partial(model.encode_text, batch_size=batch_size, show_progress=show_progress)
     check_templates(config.prompt_templates)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from impresa.config.paths import expanded
@@ -24,6 +23,7 @@ from impresa.tasks.alignment.embedder import EmbeddingModel
 from impresa.tasks.alignment.model import AlignmentModel, AlignmentOutput
 from impresa.tasks.alignment.validation import AlignmentValidation
 from impresa.tasks.base import Task
+from impresa.tasks.devices import Device
 from impresa.tasks.validation import Processes, sizes_of
 
 
@@ -55,7 +55,7 @@ class AlignmentTask(Task):
         model.load_state_dict(read_weights(run_dir / WEIGHTS))
         return model
 
-    def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> EmbeddingModel:
+    def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> EmbeddingModel:
         return EmbeddingModel(model, self.config, preprocessing, device)
 
     def loss_weights(self, batches: Sequence[Batch], group: Processes) -> list[float]:

@@ -10,11 +10,13 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig, GenerationConfig
 from impresa.data.chat import ChatFormat
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.dialogue import ask as said
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
@@ -22,8 +24,10 @@ from impresa.errors import DataError
 from impresa.fusion import Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.tasks.arguments import Named, inputs_of, kind, naming, text_of, texts_of, whole_number
 from impresa.tasks.base import UsableModel
-from impresa.tasks.inputs import Picture, Sound, features_of, is_one_picture, pixels_of, small_images
+from impresa.tasks.devices import Device
+from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
 
 _REPLACEMENT = "\ufffd"
 
@@ -42,7 +46,7 @@ class AnsweringModel(UsableModel):
         model: VisionLanguageModel,
         config: ExperimentConfig,
         preprocessing: Preprocessing,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
     ) -> None:
         assert config.decoder is not None
         self.generation: GenerationConfig = config.decoder.generation
@@ -56,14 +60,14 @@ class AnsweringModel(UsableModel):
         images: Picture | Sequence[Picture],
         questions: str | Sequence[str],
         *,
-        sounds: Sequence[Sound] | None = None,
+        sounds: Sound | Sequence[Sound] | None = None,
         batch_size: int = 32,
         generation: GenerationConfig | None = None,
     ) -> str | list[str]:
         """Answer questions about images.
 
         Args:
-            images: one image, or several; a tensor (N, 3, H, W) is N images.
+            images: one image, or several, see `Picture`; a tensor (N, C, H, W) is N images.
             questions: one question for every image, several for one image, or as many as images, pair by pair.
             sounds: as many sounds as images, for a model with an audio encoder.
             batch_size: questions that are answered at a time.
@@ -73,30 +77,29 @@ class AnsweringModel(UsableModel):
             The answer for one image and one question, else a list of them in order.
 
         Raises:
-            DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
+            DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit; the line begins
+                with the argument.
         """
-        one_image = is_one_picture(images)
-        pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
-        asked = [questions] * len(pictures) if isinstance(questions, str) else list(questions)
-        for question in asked:
-            if not isinstance(question, str):
-                raise DataError(f"ask: a question is {type(question).__name__}; give a string or a list of strings")
-        image_of_question = [0] * len(asked) if one_image else list(range(len(pictures)))
-        if len(image_of_question) != len(asked):
-            fault = f"ask: {len(asked)} questions about {len(pictures)} images"
+        seen, asked = images_of("images", images), texts_of("questions", questions)
+        pictures, size = seen.items, whole_number("batch_size", batch_size)
+        heard = None if sounds is None else sounds_of("sounds", sounds).items
+        said = asked.items * (len(pictures) if asked.is_one else 1)
+        image_of_question = [0] * len(said) if seen.is_one else list(range(len(pictures)))
+        if len(image_of_question) != len(said):
+            fault = f"ask: {len(said)} questions about {len(pictures)} images"
             raise DataError(f"{fault}; give one, or as many as images")
-        if sounds is not None and len(sounds) != len(pictures):
-            raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
+        if heard is not None and len(heard) != len(pictures):
+            raise DataError(f"ask: {len(heard)} sounds for {len(pictures)} images; give as many of each")
         settings = generation or self.generation
-        prompts = [self.chat.prompt((), question, self.max_len, settings.max_new_tokens) for question in asked]
+        prompts = [self._prompt(question, (), settings) for question in said]
         answers: list[str] = []
-        for start in range(0, len(asked), batch_size):
-            rows = image_of_question[start : start + batch_size]
+        for start in range(0, len(said), size):
+            rows = image_of_question[start : start + size]
             chosen = sorted(set(rows))
-            prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
+            prefix = self._prefix([pictures[i] for i in chosen], heard and [heard[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
-            answers += self.answer(prefix, index, prompts[start : start + batch_size], settings)
-        return answers[0] if one_image and isinstance(questions, str) else answers
+            answers += self.answer(prefix, index, prompts[start : start + size], settings)
+        return answers[0] if seen.is_one and asked.is_one else answers
 
     def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
         """Describe images; arguments and result as in `ask`."""
@@ -126,8 +129,12 @@ class AnsweringModel(UsableModel):
         """
         settings = generation or self.generation
         refuse_streamed_beams(settings)
-        prompt = self.chat.prompt(turns, question, self.max_len, settings.max_new_tokens)
-        prefix = self._prefix([image], None if sound is None else [sound])
+        before = inputs_of("turns", turns, lambda _: False).items
+        for name, turn in before:
+            if not isinstance(turn, Turn):
+                raise DataError(f"{name}: got {kind(turn)}; give impresa.data.dialogue.Turn(question, answer)")
+        prompt = self._prompt(text_of("question", question), [turn for _, turn in before], settings)
+        prefix = self._prefix([Named("image", image)], None if sound is None else [Named("sound", sound)])
         return self._pieces(prefix, prompt, settings)
 
     def _pieces(self, prefix: Prefix, prompt: list[int], settings: GenerationConfig) -> Generator[str, None, None]:
@@ -197,7 +204,11 @@ class AnsweringModel(UsableModel):
         self.model.eval()  # the caller may have trained it in between
         return self.model.prefix(batch.to(self.device))
 
-    def _prefix(self, images: Sequence[Picture], sounds: Sequence[Sound] | None) -> Prefix:
+    def _prompt(self, question: Named, turns: Sequence[Turn], settings: GenerationConfig) -> list[int]:
+        with naming(question.name):
+            return self.chat.prompt(turns, question.value, self.max_len, settings.max_new_tokens)
+
+    def _prefix(self, images: Sequence[Named | Picture], sounds: Sequence[Named | Sound] | None) -> Prefix:
         pixels = pixels_of(images, self.preprocessing.image)
         batch = DialogueBatch(ids=[str(i) for i in range(len(images))], image=pixels)
         if sounds is not None:
@@ -207,7 +218,7 @@ class AnsweringModel(UsableModel):
         return self.prefix(batch)
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        examples = [sample for sample in examples if sample.image and sample.dialogues]
+        examples = [sample for sample in examples if sample.image and sample.dialogues] or [self._plain_example()]
         images = small_images(examples, self.preprocessing.image.size)
         questions = [sample.dialogues[0].turns[0].question for sample in examples]
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
@@ -216,6 +227,11 @@ class AnsweringModel(UsableModel):
     def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
         return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
+
+    def _plain_example(self) -> Sample:
+        """A grey image, for data in which no question has an image."""
+        size = self.preprocessing.image.size
+        return Sample("grey", Image.new("RGB", (size, size), "grey"), dialogues=(said("what is there?", "nothing"),))
 
     @torch.inference_mode()
     def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:

@@ -30,7 +30,7 @@ from impresa.fusion import Prefix
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
 from impresa.tasks.gallery import data_uri, spread
-from impresa.tasks.samples import nothing_usable, progress_bar, read_samples
+from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
 Guess = Callable[[str, str | None], str]
@@ -67,7 +67,7 @@ def evaluate_answers(
     dialogues.
     """
     config = model.config.dataset
-    asked = _AnswerCollector(model, batch_size or config.eval_batch_size or config.batch_size)
+    asked = _AnswerCollector(model, evaluation_batch_size(batch_size, config))
     asked.ask(source, show_progress)
     questions = asked.questions
     if not questions:

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from impresa.config.experiment import DecoderConfig
 from impresa.config.paths import expanded
 from impresa.config.runs import read_run
@@ -33,6 +31,7 @@ from impresa.tasks.answering.language_model import (
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.answering.validation import AnsweringValidation
 from impresa.tasks.base import Task
+from impresa.tasks.devices import Device
 from impresa.tasks.validation import Processes, sizes_of
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class AnsweringTask(Task):
         model.load_state_dict(weights, strict=False)
         return model
 
-    def use(self, model: Any, preprocessing: Preprocessing, device: torch.device | str | None = None) -> AnsweringModel:
+    def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> AnsweringModel:
         return AnsweringModel(model, self.config, preprocessing, device)
 
     def loss_weights(self, batches: Sequence[DialogueBatch], group: Processes) -> list[float]:
