@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingData:
@@ -50,8 +47,6 @@ class TrainingData:
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
-        if self._config.num_workers == 0 and self._config.persistent_workers:
-            logger.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
 
     def train_loader(
         self, rank: int = 0, world_size: int = 1, position: Mapping[str, Any] | None = None

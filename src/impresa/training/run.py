@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.run_dir.claim import claim, clear, clear_half_written
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
@@ -65,6 +66,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
+    _name_idle_keys(config, group)
     checkpoint = _checkpoint_to_continue(config, output_dir, resume, group)
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
@@ -92,10 +94,18 @@ def dry_run(config: ExperimentConfig) -> str:
     config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
+    group = join_group(config.trainer)
+    _name_idle_keys(config, group)
     parts = build_parts(config, run_dir=None)
-    training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
+    training = set_up(config, parts, group, num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
     return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
+
+
+def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
+    """Name the keys that are set and have no effect, once."""
+    for line in notices(config) if group.is_main else ():
+        logger.warning(line)
 
 
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
