@@ -230,8 +230,14 @@ WARNED = (
     Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
     Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
+    Rule(("audio_encoder.use_attention_pooling", "audio_encoder.pooling"), _has_decoder, _TOKENS_ONLY),
     Rule(
-        ("vision_encoder.use_perceiver",),
+        ("vision_encoder.projection",),
+        lambda c: c.decoder is not None and c.decoder.prefix == "memory",
+        "does nothing here, the decoder reads memory tokens (`decoder.prefix`)",
+    ),
+    Rule(
+        _below("vision_encoder", *_PERCEIVER),
         lambda c: c.decoder is not None and c.decoder.prefix != "perceiver",
         "does nothing here, the decoder reads no latents; set `decoder.prefix` to perceiver for them",
     ),
