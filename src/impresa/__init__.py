@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +11,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["load"]
+
+
+def _pass_on_cache_folder() -> None:
+    """Hand the value of TRANSFORMERS_CACHE to the variable that is read instead of it since transformers 5."""
+    folder = os.environ.get("TRANSFORMERS_CACHE")
+    if not folder or "HF_HUB_CACHE" in os.environ:
+        return
+    notice = f"TRANSFORMERS_CACHE is passed on as HF_HUB_CACHE={folder}"
+    if "huggingface_hub.constants" in sys.modules:  # which has read its variables by then, once for all
+        notice = "TRANSFORMERS_CACHE: not read by transformers 5; import impresa before it, or set HF_HUB_CACHE"
+    else:
+        os.environ["HF_HUB_CACHE"] = folder
+    sys.stderr.write(f"{notice}\n")
+
+
+_pass_on_cache_folder()
 
 
 def __getattr__(name: str) -> Any:

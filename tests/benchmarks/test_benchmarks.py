@@ -46,6 +46,14 @@ def test_learning(run: Run) -> None:
     assert all(0 <= run["r_at_1"] <= 1 for rates in figures["runs"].values() for runs in rates.values() for run in runs)
 
 
+def test_learning_rates_are_chosen_on_validation_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    learning = importlib.import_module("learning")
+    lucky = [{"r_at_1_validation": 0.4, "r_at_1": 0.9}]
+    steady = [{"r_at_1_validation": 0.6, "r_at_1": 0.5}, {"r_at_1_validation": 0.6, "r_at_1": 0.7}]
+    assert learning.best({"1e-3": lucky, "2e-3": steady}) == pytest.approx(0.6)
+
+
 def test_contrastive_step(run: Run) -> None:
     figures = run("contrastive_step")
     for captions in ("8 to 14 words", "the whole context"):
@@ -108,6 +116,24 @@ def test_generation(run: Run) -> None:
         assert all(
             math.isfinite(value) and value > 0 for kind in ("cached", "uncached") for value in both[kind].values()
         )
+
+
+def test_the_classifiers_beside_the_digits_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(FOLDER)
+    table = (FOLDER.parent / "README.md").read_text()
+    for name, value in importlib.import_module("digits").classifiers().items():
+        assert f"{name} on the pixels and labels | {value:.1%} |" in table
+
+
+def test_the_digits_table_is_that_of_the_stored_run() -> None:
+    stored = FOLDER / "results" / "digits.json"
+    if not stored.exists():
+        pytest.skip("no run is stored")
+    figures = json.loads(stored.read_text())
+    found = ", ".join(f"{100 * value:.1f}" for value in sorted(figures["zero_shot"]))
+    row = f"| Impresa, captions only, three seeds | {found}%: mean {figures['mean']:.1%} |"
+    assert row in (FOLDER.parent / "README.md").read_text()
 
 
 def test_a_difference_is_found_and_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

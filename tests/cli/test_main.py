@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,21 +96,6 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m impresa.cli.main config schema | head -c 1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
-
-
-@pytest.mark.parametrize("already", [None, "/other"])
-def test_the_old_cache_variable_is_passed_on(
-    already: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRANSFORMERS_CACHE", "/cache")
-    # Set first, so that monkeypatch removes what the command adds.
-    monkeypatch.setenv("HF_HUB_CACHE", already or "")
-    if already is None:
-        monkeypatch.delenv("HF_HUB_CACHE")
-    code, _, err = told(capsys, "config", "list")
-    assert code == 0
-    assert os.environ["HF_HUB_CACHE"] == (already or "/cache")
-    assert err == ("" if already else "TRANSFORMERS_CACHE is passed on as HF_HUB_CACHE=/cache\n")
 
 
 WITHOUT_TORCH = """

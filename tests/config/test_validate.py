@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import impresa.config
+from impresa.config.describe import describe
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
 from impresa.config.memory_vlm import MemoryVLMConfig, ModelConfig
-from impresa.config.tree import merge, nested, to_tree
+from impresa.config.tree import known_keys, locate, merge, nested, to_tree
 from impresa.config.validate import experiment_from_tree, validate
 from impresa.errors import ConfigError
 
@@ -22,6 +23,15 @@ def lines_of(tree: Any) -> list[str]:
         experiment_from_tree(tree)
     assert str(caught.value) == "\n".join(caught.value.lines)
     return list(caught.value.lines)
+
+
+def told(tree: Any) -> tuple[str, ...]:
+    """The lines of a refusal; none if there is none."""
+    try:
+        experiment_from_tree(tree)
+    except ConfigError as error:
+        return error.lines
+    return ()
 
 
 def only_line(*settings: tuple[str, Any]) -> str:
@@ -205,6 +215,47 @@ def test_an_impossible_combination(settings: list[tuple[str, Any]], line: str) -
     assert only_line(*settings).startswith(line)
 
 
+MAXIMA = {
+    "seed": 2**32 - 1,
+    "dataset.batch_size": 1_000_000,
+    "dataset.num_workers": 1_024,
+    "dataset.shapes.num_train": 10_000_000,
+    "dataset.image_size": 4_096,
+    "vision_encoder.dim": 16_384,
+    "vision_encoder.depth": 1_000,
+    "vision_encoder.mlp_ratio": 64,
+    "vision_encoder.memory.num_memory_tokens": 16_384,
+    "text_encoder.vocab_size": 2_000_000,
+    "text_encoder.max_len": 131_072,
+    "audio_encoder.audio_max_seconds": 3_600,
+    "trainer.epochs": 1_000_000_000,
+    "trainer.devices": 1_024,
+}
+
+
+@pytest.mark.parametrize("key", MAXIMA)
+def test_what_is_out_of_all_proportion_is_refused_and_the_maximum_is_not(key: str) -> None:
+    most = MAXIMA[key]
+    assert only_line((key, most + 1)).startswith(f"{key}: got {most + 1}; it must be ")
+    assert only_line((key, most + 1)).endswith(f" and at most {most}")
+    assert not any("at most" in line for line in told(nested(key, most)))  # it may not fit another key
+
+
+def test_no_number_of_things_is_unbounded() -> None:
+    """A new key of whole numbers needs a maximum as well."""
+    for schema in (ExperimentConfig, MemoryVLMConfig):
+        for key in known_keys(schema):
+            words = describe(locate(schema, key.split("."))[1])
+            assert "whole number" not in words or "at most" in words, key
+
+
+def test_patches_and_prefixes_have_a_maximum_too() -> None:
+    many = only_line(("dataset.image_size", 4096), ("vision_encoder.patch_size", 1))
+    assert many.startswith("dataset.image_size: 4096 makes more than 65536 patches of vision_encoder.patch_size, 1;")
+    line = only_line(("vision_encoder.use_mrl", True), ("vision_encoder.mrl_dimensions", list(range(65, 0, -1))))
+    assert line == "vision_encoder.mrl_dimensions: has 65 dimensions, each of which is compared; at most 64"
+
+
 GUIDE = [
     ("training.learning_rate", -1, "training.learning_rate: got -1; it must be a number above 0"),
     ("training.lr", 1e-3, "training.lr: unknown key; did you mean training.learning_rate?"),
@@ -271,7 +322,7 @@ def test_all_faults_are_told_in_one_go() -> None:
 
 def test_a_wrong_field_is_not_told_again_by_a_rule_that_reads_it() -> None:
     assert only_line(("vision_encoder.num_heads", 0)) == (
-        "vision_encoder.num_heads: got 0; it must be a whole number at least 1"
+        "vision_encoder.num_heads: got 0; it must be a whole number at least 1 and at most 16384"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -86,21 +85,15 @@ def test_caption_dropout_reaches_the_captions_of_training_alone(tokenizer: TextT
     assert words[2] == words[3]
 
 
-def test_settings_without_workers_are_off_with_a_notice(
-    tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_settings_without_workers_are_off(tokenizer: TextTokenizer) -> None:
     loader = data(tokenizer).train_loader()
     assert (loader.prefetch_factor, loader.persistent_workers) == (None, False)
-    assert "dataset.num_workers is 0: prefetch_factor and persistent_workers are off" in caplog.text
 
 
-def test_settings_of_workers_reach_the_loader(tokenizer: TextTokenizer, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_settings_of_workers_reach_the_loader(tokenizer: TextTokenizer) -> None:
     loader = data(tokenizer, num_workers=2, prefetch_factor=3, persistent_workers=False).train_loader()
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 3, False)
     assert data(tokenizer, num_workers=2).train_loader().persistent_workers
-    assert not caplog.messages
 
 
 @pytest.mark.parametrize("asked", [True, False])

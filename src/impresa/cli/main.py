@@ -83,7 +83,6 @@ def _run(words: list[str]) -> int:
         from impresa.config.describe import did_you_mean, listed
 
         raise ImpresaError(f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}")
-    _pass_on_cache_folder()
     module = import_module(f"impresa.cli.{name}")
     parser = _Parser(prog=f"impresa {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
@@ -118,14 +117,6 @@ def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> 
     near = nearest(word.partition("=")[0], known) if word.startswith("-") else None
     hint = f"did you mean {known[near]}? " if near else ""
     return f"{word}: unknown argument; {hint}impresa {verb} --help tells what there is"
-
-
-def _pass_on_cache_folder() -> None:
-    """transformers 5 no longer reads TRANSFORMERS_CACHE; hand its value to the variable that is read now."""
-    folder = os.environ.get("TRANSFORMERS_CACHE")
-    if folder and "HF_HUB_CACHE" not in os.environ:
-        os.environ["HF_HUB_CACHE"] = folder
-        print(f"TRANSFORMERS_CACHE is passed on as HF_HUB_CACHE={folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from datetime import datetime
 from itertools import count
@@ -28,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # Mistakes are found before torch is imported, where that is possible.
     from impresa.config.compose import load_experiment
-    from impresa.config.relevance import notices
     from impresa.config.runs import prepare
 
     if args.resume and args.dry_run:
@@ -41,8 +39,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.training.processes import end_process, is_main_process, show_notices
 
     show_notices()
-    for line in notices(config):
-        logging.getLogger("impresa").info(line)
     if run_dir is None:
         from impresa.training.run import dry_run
 

@@ -7,13 +7,11 @@ short paths must be expanded file by file and untrusted YAML checked first; anot
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -25,21 +23,21 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from impresa.config.describe import Fault, describe, did_you_mean, listed, raise_faults, show
+from impresa.config.describe import Fault, did_you_mean, listed, raise_faults, show
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.locations import located
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
-from impresa.config.tree import leaves, locate, lookup, nested, to_tree, without
+from impresa.config.tree import holds, leaves, locate, lookup, nested, to_tree, without
 from impresa.config.validate import experiment_from_tree
+from impresa.config.yaml_text import has_interpolation, one_line, read_mapping, read_scalar
 from impresa.errors import ConfigError
+from impresa.run_dir.layout import ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, WEIGHTS
 
 _MAIN = "__main__"
+_MARKS = (ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, WEIGHTS)
+"""Files of which a run has one at least from its start on."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
-MAX_BYTES = 256 * 1024
-_MAX_VALUES = 20_000
-_MAX_DEPTH = 40
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 
 def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -83,17 +81,17 @@ def _load(name: str | Path | None, overrides: Sequence[str]) -> tuple[dict[str, 
     try:
         return _resolve(_compose(file, overrides, faults), faults), faults
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: cannot be composed ({_one_line(error)}); fix it there") from None
+        raise ConfigError(f"{file}: cannot be composed ({one_line(error)}); fix it there") from None
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """The experiment in a run's `config.yaml`.
+    """The experiment in a run's `config.yaml`, which is written out in full.
 
     Raises:
-        ConfigError: the file is missing, broken or does not fit.
+        ConfigError: the file is missing, broken or does not fit, or asks for a value of this machine by `${...}`.
     """
     faults: list[Fault] = []
-    tree = _resolve(OmegaConf.create(expand_short_paths(_read_tree(path))), faults)
+    tree = _resolve(OmegaConf.create(expand_short_paths(located(_read_written_out(path), path))), faults)
     return experiment_from_tree(tree, faults)
 
 
@@ -102,91 +100,23 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; paths of a run's config lead to where they led when it was trained."""
-    return located(_plain(read_yaml(path)), path)
+def _read(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; that of a run, which a stranger may have made, must be written out."""
+    if not any((file.parent / mark).exists() for mark in _MARKS):
+        return read_mapping(file)
+    return located(_read_written_out(file), file)
 
 
-def read_yaml(path: Path) -> DictConfig:
-    """The mapping in a YAML file, `${...}` not yet resolved; an empty file is an empty mapping.
-
-    The text is checked before OmegaConf's loader sees it, because that loader builds some Python objects from tags and
-    expands aliases. Plain PyYAML is not used for values: it reads `5e-4` as a string.
-
-    Raises:
-        ConfigError: the file cannot be read or is no plain mapping.
-    """
-    text = _read_text(path)
-    try:
-        _check_yaml(text, path)
-        return cast(DictConfig, OmegaConf.load(io.StringIO(text)))
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(_broken_line(error, path)) from None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: is no YAML that can be used ({_one_line(error)}); fix it there") from None
-
-
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a directory; name a YAML file")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1024} KiB; a config is a short text")
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-
-
-def _check_yaml(text: str, path: Path) -> None:
-    """Refuse tags that build objects, aliases that grow or recur, deep nesting and a second document."""
-    open_nodes: list[tuple[str | None, int]] = []  # of each open collection: its anchor, and the values before it
-    sizes: dict[str | None, int] = {}  # values below each anchor, aliases expanded
-    total = 0
-    event: Any
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        tag, fault = getattr(event, "tag", None), ""
-        if isinstance(event, yaml.NodeEvent) and not open_nodes and not isinstance(event, yaml.MappingStartEvent):
-            fault = "is no mapping of keys; write key: value"
-        elif tag is not None and tag not in _PLAIN_TAGS:
-            fault = f"the tag {tag!r} is not for a config; write a plain value"
-        elif isinstance(event, yaml.DocumentStartEvent) and total:
-            fault = "a second document begins; a config is one document"
-        match event:
-            case yaml.AliasEvent(anchor=name):
-                total += sizes.get(name, 1)
-                if any(name == open_name for open_name, _ in open_nodes):
-                    fault = f"*{name} stands inside itself; write the value out"
-            case yaml.ScalarEvent(anchor=name):
-                total += 1
-                sizes[name] = 1
-            case yaml.CollectionStartEvent(anchor=name):
-                open_nodes.append((name, total))
-                total += 1
-            case yaml.CollectionEndEvent():
-                name, before = open_nodes.pop()
-                sizes[name] = total - before
-        if len(open_nodes) > _MAX_DEPTH:
-            fault = f"is nested more than {_MAX_DEPTH} deep; a config is flatter than that"
-        elif total > _MAX_VALUES:
-            fault = f"holds more than {_MAX_VALUES} values, aliases expanded; a config is a short text"
-        if fault:
-            raise ConfigError(f"{path}:{event.start_mark.line + 1}:{event.start_mark.column + 1}: {fault}")
-
-
-def _broken_line(error: yaml.MarkedYAMLError, path: Path) -> str:
-    mark = error.problem_mark or error.context_mark
-    where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-    problem = _one_line(error.problem or "cannot be parsed")
-    if "duplicate key" in problem:
-        return f"{where}: key {problem.rpartition(' ')[2]} is given twice; keep one"
-    kind = _one_line(f"broken YAML {error.context or ''}")
-    return f"{where}: {kind}: {problem}; fix it there"
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+def _read_written_out(file: Path) -> dict[str, Any]:
+    """The mapping in a run's YAML file: what a stranger wrote reads neither the environment nor other files."""
+    tree = read_mapping(file)
+    if "defaults" in tree:
+        raise ConfigError(f"{file}: defaults: a run's config builds on no other file; write the values out")
+    for key, value in leaves(tree):
+        if has_interpolation([key, value]):
+            fault = f"{show(value)} is filled in from elsewhere, which a run's config never is"
+            raise ConfigError(f"{file}: {key}: {fault}; write the value out")
+    return tree
 
 
 class _Files(FileConfigSource):
@@ -205,7 +135,7 @@ class _Files(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = cast(Path, self._file(config_path))  # Hydra asks `is_config` first.
-        tree = _read_tree(file)
+        tree = _read(file)
         header = self._get_header_dict(file.read_text(encoding="utf-8-sig")[:512])
         package = [] if header["package"] == "_global_" else config_path.split("/")[:-1]
         tree = _expanded_in(".".join(package), tree)
@@ -314,11 +244,17 @@ def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
     """The value in Hydra's grammar; what that grammar cannot read is text as it is, and so is what must be text."""
     try:
         value = parser.parse_override(f"key={text}").value()
-    except HydraException:
+    except (HydraException, ValueError):  # Python reads no number of more than 4300 digits
         return text
+    if isinstance(value, list | dict) and _may_be(tuple, key):
+        return value
+    return text if _may_be(str, key) and value is not None and not isinstance(value, str) else value
+
+
+def _may_be(kind: type, key: str) -> bool:
+    """True if the value of a key may be text (`str`), items of a list included, or a list (`tuple`), in a dialect."""
     fields = (locate(schema, key.split(".")) for schema in SCHEMAS.values())
-    is_text = any(path == key and describe(annotation).startswith("text") for path, annotation in fields)
-    return text if is_text and value is not None and not isinstance(value, str) else value
+    return any(path == key and holds(annotation, kind) for path, annotation in fields)
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
@@ -334,7 +270,22 @@ def _resolve(config: DictConfig, faults: list[Fault]) -> dict[str, Any]:
         elif "${" in str(value) and (reason := _why_unresolvable(config, path)):
             unresolved[path] = f"{value} cannot be resolved ({reason}); name an existing key, or write the value"
     faults += [Fault(path, text) for path, text in unresolved.items()]
-    return _plain(OmegaConf.create(without(tree, set(unresolved))), resolve=True)
+    raw = without(tree, set(unresolved))
+    return cast(dict[str, Any], _filled_in(raw, _plain(OmegaConf.create(raw), resolve=True)))
+
+
+def _filled_in(raw: Any, resolved: Any, key: str = "") -> Any:
+    """`resolved` with the text that `${...}` in `raw` has become read as a value, unless its key is one of text: what
+    comes from the environment is always text.
+    """
+    if isinstance(resolved, dict):
+        below = raw if isinstance(raw, dict) else dict.fromkeys(resolved, raw)
+        return {name: _filled_in(below[name], value, f"{key}.{name}".lstrip(".")) for name, value in resolved.items()}
+    if isinstance(resolved, list):
+        items = raw if isinstance(raw, list) else [raw] * len(resolved)
+        return [_filled_in(item, value, key) for item, value in zip(items, resolved, strict=True)]
+    is_filled = isinstance(resolved, str) and has_interpolation(raw) and not _may_be(str, key)
+    return read_scalar(resolved) if is_filled else resolved
 
 
 def _why_unresolvable(config: DictConfig, path: str) -> str | None:

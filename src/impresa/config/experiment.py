@@ -13,21 +13,32 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from impresa.config.types import (
+    Batch,
     CheckpointConfig,
     Count,
-    CountOrZero,
+    Depth,
     Flag,
     Float,
     Fraction,
     LoggingConfig,
     MemoryConfig,
+    Multiple,
     Name,
     NonNegative,
+    PixelCount,
     Pixels,
     Positive,
+    Processes,
+    ProcessesOrZero,
     Rate,
+    Samples,
+    Seconds,
     Section,
+    Seed,
     Text,
+    Tokens,
+    Vocabulary,
+    Width,
 )
 
 Modality = Literal["image", "text", "audio"]
@@ -50,13 +61,13 @@ FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "aud
 class ShapesConfig(Section):
     """Size and seed of the embedded procedural data set `shapes`."""
 
-    num_train: Count = 8192
+    num_train: Samples = 8192
     """Scenes in the training split."""
-    num_val: Count = 512
+    num_val: Samples = 512
     """Scenes in the validation split (combinations seen in training, other scenes)."""
-    num_test: Count = 512
+    num_test: Samples = 512
     """Scenes in the test split (combinations never trained on)."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the scenes; the same seed draws the same scenes on every machine."""
 
 
@@ -93,15 +104,15 @@ class DatasetConfig(Section):
     """Column or key that holds the answer to it: a string, or a list as long as that of the questions."""
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
-    questions_per_image: Count = 1
+    questions_per_image: Batch = 1
     """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
     """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
-    batch_size: Count = 256
+    batch_size: Batch = 256
     """Samples in a batch, per device."""
-    eval_batch_size: Count | None = None
+    eval_batch_size: Batch | None = None
     """Samples in an evaluation batch. null: `batch_size`."""
-    image_size: Count = 224
+    image_size: Pixels = 224
     """Width and height in pixels of the square that the image encoder sees."""
     augmentation: Augmentation = "clip"
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
@@ -109,9 +120,9 @@ class DatasetConfig(Section):
     brightness and contrast). Validation images are never augmented."""
     caption_dropout: Rate = 0.0
     """Probability of dropping each word of a training caption."""
-    num_workers: CountOrZero = 4
+    num_workers: ProcessesOrZero = 4
     """Processes that load data; 0 loads in the main process (and turns prefetching and persistent workers off)."""
-    prefetch_factor: Count = 2
+    prefetch_factor: Processes = 2
     """Batches that each worker prepares ahead."""
     pin_memory: Flag = True
     """Copy batches into page-locked memory for a faster transfer to a GPU."""
@@ -119,7 +130,7 @@ class DatasetConfig(Section):
     """Keep the workers alive between epochs."""
     max_bad_fraction: Fraction = 0.01
     """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
-    max_image_pixels: Pixels = 50_000_000
+    max_image_pixels: PixelCount = 50_000_000
     """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
@@ -137,15 +148,15 @@ class EncoderConfig(Section):
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
     """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
-    embed_dim: Count = 512
+    embed_dim: Width = 512
     """Width of the pooled embedding; the same for all towers."""
-    dim: Count = 512
+    dim: Width = 512
     """Width of a from-scratch backbone."""
-    depth: Count = 12
+    depth: Depth = 12
     """Transformer blocks of a from-scratch backbone."""
-    num_heads: Count = 8
+    num_heads: Width = 8
     """Attention heads of a from-scratch backbone."""
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: Multiple = 4.0
     """Hidden width of a block's MLP as a multiple of the block's width."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Activation of the MLPs; `quick_gelu` only matters for parity with OpenAI's CLIP weights."""
@@ -157,13 +168,13 @@ class EncoderConfig(Section):
     """Dropout after the embeddings, on attention output and MLP."""
     attn_drop_rate: Rate = 0.0
     """Dropout on attention weights."""
-    patch_size: Count = 16
+    patch_size: Pixels = 16
     """Image: side of a patch in pixels. Audio: mel bins and frames of a patch."""
-    vocab_size: Count = 49408
+    vocab_size: Vocabulary = 49408
     """Text: upper bound of the vocabulary; the table has the size of the tokenizer trained on the captions."""
-    max_len: Count = 77
+    max_len: Tokens = 77
     """Text: longest caption in tokens, start and end included."""
-    audio_max_seconds: Positive = 10.0
+    audio_max_seconds: Seconds = 10.0
     """Audio: longest clip in seconds; longer ones are cut, shorter ones padded and masked."""
     activation_checkpointing: Flag = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
@@ -173,11 +184,11 @@ class EncoderConfig(Section):
     gives `embed_dim`: it starts as the very model that it comes from."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
-    perceiver_num_latents: Count = 64
+    perceiver_num_latents: Width = 64
     """Number of latents of the resampler."""
-    perceiver_num_layers: Count = 3
+    perceiver_num_layers: Depth = 3
     """Depth of its cross-attention stack."""
-    perceiver_num_heads: Count = 8
+    perceiver_num_heads: Width = 8
     """Its attention heads."""
     use_attention_pooling: Flag = False
     """Pool with one learned query instead of `pooling`; ignored under the Perceiver, whose latents are averaged."""
@@ -186,7 +197,7 @@ class EncoderConfig(Section):
     SigLIP's and CLAP's own pooling), or else the mean."""
     use_mrl: Flag = False
     """Image: Matryoshka training, that is the loss on nested prefixes of the embeddings (all towers share them)."""
-    mrl_dimensions: tuple[Count, ...] = (256, 128, 64)
+    mrl_dimensions: tuple[Width, ...] = (256, 128, 64)
     """Image: prefix lengths, descending; the full width is always trained as well."""
 
 
@@ -194,7 +205,7 @@ class EncoderConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters (LoRA, Hu et al. 2021) in the language model, made by peft."""
 
-    r: Count = 16
+    r: Width = 16
     """Rank."""
     alpha: Positive = 32.0
     """Scale; the adapter's output is multiplied by alpha / r."""
@@ -210,13 +221,13 @@ class RecursionConfig(Section):
 
     recursive: Flag = True
     """false: the same blocks once, as a plain stack: the control of equal parameters, without K, n and N."""
-    num_cycles: Count = 2
+    num_cycles: Depth = 2
     """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
-    num_steps: Count = 2
+    num_steps: Depth = 2
     """n: updates of the reasoning state Z in a cycle."""
-    num_rounds: Count = 1
+    num_rounds: Depth = 1
     """N: rounds of deep supervision; states are detached between rounds and the losses averaged."""
-    num_layers: Count = 2
+    num_layers: Depth = 2
     """Transformer blocks of the recursed network."""
     dropout: Rate = 0.2
     """Dropout inside the recursed network."""
@@ -226,9 +237,9 @@ class RecursionConfig(Section):
 class GenerationConfig(Section):
     """Defaults of text generation, stored in the run."""
 
-    max_new_tokens: Count = 64
+    max_new_tokens: Tokens = 64
     """Longest answer in tokens."""
-    num_beams: Count = 1
+    num_beams: Depth = 1
     """Beams; 1 is no beam search."""
     temperature: NonNegative = 0.0
     """Sampling temperature, at least 0.001; 0 is greedy."""
@@ -256,15 +267,15 @@ class DecoderConfig(Section):
     """qwen: latent recursion on the last hidden states, before the LM head."""
     recursion: RecursionConfig = field(default_factory=RecursionConfig)
     """The recursion of `trm`, and of `qwen` with `use_trm_recursion`."""
-    dim: Count = 256
+    dim: Width = 256
     """trm: width."""
-    num_heads: Count = 8
+    num_heads: Width = 8
     """trm: attention heads."""
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: Multiple = 4.0
     """trm: hidden width of the gated MLP as a multiple of `dim`."""
-    vocab_size: Count = 8192
+    vocab_size: Vocabulary = 8192
     """trm: upper bound of the vocabulary of the tokenizer trained on the run's texts."""
-    max_len: Count = 256
+    max_len: Tokens = 256
     """Longest text (question and answer) in tokens; the question is cut, never the answer."""
     prefix: PrefixTokens = "tokens"
     """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
@@ -284,11 +295,11 @@ class FusionConfig(Section):
 
     strategy: Literal["concat", "cross_attention", "gated"] = "concat"
     """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
-    layers: Count = 2
+    layers: Depth = 2
     """cross_attention: depth."""
-    num_queries: Count = 32
+    num_queries: Width = 32
     """cross_attention, gated: number of learned queries."""
-    num_heads: Count = 8
+    num_heads: Width = 8
     """cross_attention, gated: attention heads."""
     dropout: Rate = 0.0
     """Dropout on the fused tokens."""
@@ -372,13 +383,13 @@ class TrainerConfig(Section):
     early_stopping_patience: Count | None = None
     """Stop after so many validations in a row that were no better than the best before them, by
     `checkpoint.monitor`. null never does."""
-    accumulate_grad_batches: Count = 1
+    accumulate_grad_batches: Batch = 1
     """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute."""
-    devices: Count | Literal["auto"] = "auto"
+    devices: Processes | Literal["auto"] = "auto"
     """Number of devices of one machine."""
-    num_nodes: Count = 1
+    num_nodes: Processes = 1
     """Number of machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: `ddp` keeps the whole model on each, `fsdp` a part; `auto` is `ddp`."""
@@ -408,7 +419,7 @@ class ExperimentConfig(Section):
 
     name: Name = "experiment"
     """Name of the experiment."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the weights, the order of the data, augmentation and dropout."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)

@@ -26,18 +26,28 @@ from impresa.config.experiment import (
 )
 from impresa.config.tree import hints, leaves, merge, nested
 from impresa.config.types import (
+    Batch,
     CheckpointConfig,
     Count,
     CountOrZero,
+    Depth,
     Flag,
     LoggingConfig,
     MemoryConfig,
+    Multiple,
     Name,
     NonNegative,
+    Pixels,
     Positive,
+    Processes,
+    ProcessesOrZero,
     Rate,
     Section,
+    Seed,
     Text,
+    Tokens,
+    Vocabulary,
+    Width,
 )
 
 
@@ -52,12 +62,12 @@ class GuideMemoryConfig(MemoryConfig):
 class GuideTextConfig(Section):
     """Text encoder."""
 
-    vocab_size: Count = 49408
-    max_len: Count = 77
-    embed_dim: Count = 512
-    depth: Count = 12
-    num_heads: Count = 8
-    mlp_ratio: Positive = 4.0
+    vocab_size: Vocabulary = 49408
+    max_len: Tokens = 77
+    embed_dim: Width = 512
+    depth: Depth = 12
+    num_heads: Width = 8
+    mlp_ratio: Multiple = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +86,14 @@ class ModelConfig(Section):
     """Vision encoder, text encoder and contrastive loss."""
 
     name: Text = "memory_clip_vit_b_16"
-    image_size: Count = 224
+    image_size: Pixels = 224
     """Input image resolution in pixels."""
-    patch_size: Count = 16
-    embed_dim: Count = 512
+    patch_size: Pixels = 16
+    embed_dim: Width = 512
     """Embedding dimension: width of the ViT and of the joint embedding."""
-    depth: Count = 12
-    num_heads: Count = 8
-    mlp_ratio: Positive = 4.0
+    depth: Depth = 12
+    num_heads: Width = 8
+    mlp_ratio: Multiple = 4.0
     drop_rate: Rate = 0.0
     attn_drop_rate: Rate = 0.0
     memory: GuideMemoryConfig = field(default_factory=GuideMemoryConfig)
@@ -132,11 +142,11 @@ class GuideDataConfig(Section):
     train_path: Name = "data/train"
     val_path: Name = "data/val"
     """Validation data path."""
-    image_size: Count = 224
+    image_size: Pixels = 224
     """Input image size in pixels; must be `model.image_size`, which the shipped YAML passes on."""
     augmentation: Augmentation = "clip"
-    num_workers: CountOrZero = 4
-    prefetch_factor: Count = 2
+    num_workers: ProcessesOrZero = 4
+    prefetch_factor: Processes = 2
     pin_memory: Flag = True
     persistent_workers: Flag = True
 
@@ -156,12 +166,12 @@ class TrainingConfig(Section):
     """Hyperparameters of training, data, logging and checkpoints."""
 
     epochs: Count = 100
-    batch_size: Count = 256
-    accumulate_grad_batches: Count = 1
+    batch_size: Batch = 256
+    accumulate_grad_batches: Batch = 1
     learning_rate: Positive = 5e-4
     weight_decay: NonNegative = 0.01
     clip_grad: NonNegative = 1.0
-    seed: CountOrZero = 0
+    seed: Seed = 0
     precision: Precision = "32-true"
     optimizer: GuideOptimizerConfig = field(default_factory=GuideOptimizerConfig)
     scheduler: GuideSchedulerConfig = field(default_factory=GuideSchedulerConfig)

@@ -32,6 +32,11 @@ A config is written in one of two dialects; the keys at its top level tell which
 engine reads. The *Memory-VLM* dialect (`model`, `training`, `project`) is translated into it, key by key.
 `impresa config show NAME` prints what a config comes to, `impresa config list` the configs that are shipped. Every key
 can be set in YAML and on the command line, as `optimization.lr=1e-4` or `--optimization.lr 1e-4`.
+
+Both read values alike: numbers are decimal (`42`, `1_000`, `5e-4`), switches `true` or `false`, nothing is `null`, and
+everything else is text; `0042`, `1:30`, `0b11`, `yes` and `None` are refused where no text is asked for. A config of
+your own may refer to other keys and to the environment (`${dataset.batch_size}`, `${oc.env:LR}`); that of a run holds
+values only, and one that refers to anything is refused.
 """
 _GUIDE_INTRODUCTION = """\
 ## The Memory-VLM dialect

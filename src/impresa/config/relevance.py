@@ -6,6 +6,7 @@ made for both arms, are only warned of.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from impresa.config.experiment import (
     EncoderConfig,
     ExperimentConfig,
     Modality,
+    is_from_scratch,
     towers,
 )
 from impresa.config.paths import EMBEDDED
@@ -38,7 +40,10 @@ class Rule:
     """The fix, where the keys are refused."""
 
 
-_PERCEIVER = ("use_perceiver", "perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
+OWN = ("checkpoint", "freeze", "activation_checkpointing")
+"""Settings of how a tower of another run is used, not of what it is: these are no settings of that run."""
+_LATENTS = ("perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
+_PERCEIVER = ("use_perceiver", *_LATENTS)
 _IMAGE_ONLY = ("pre_norm", "patch_bias", "memory", "use_mrl", "mrl_dimensions")
 _UNUSED: dict[Modality, tuple[str, ...]] = {
     "image": ("vocab_size", "max_len", "audio_max_seconds"),
@@ -56,6 +61,14 @@ _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
 _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
 
 
+_COLUMNS = tuple(
+    f"dataset.{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")
+)
+_PLURALS = {"does": "do", "is": "are"}
+_PLURAL = re.compile(r"^(does|is)\b")
+_SPLITS = ("train", "val", "test")
+
+
 def _below(section: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for name in names)
 
@@ -70,7 +83,42 @@ def _pools_nothing(config: ExperimentConfig) -> bool:
     return decoder is not None and not (decoder.prefix_layer == "auto" and bool(config.vision_encoder.freeze))
 
 
+def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
+    """True for each split that is one of the embedded data."""
+    data = config.dataset
+    others = {"val": data.val_path or data.train_path, "test": data.test_path or data.train_path}
+    paths = {"train": data.train_path, **others}
+    return {split: path == "shapes" for split, path in paths.items()}
+
+
+def _shapes_rule(key: str, *splits: str) -> Rule:
+    def unread(config: ExperimentConfig) -> bool:
+        return not any(_reads_shapes(config)[split] for split in splits)
+
+    return Rule((f"dataset.shapes.{key}",), unread, "is for the embedded shapes, which are not read there")
+
+
+def _is_one_process(config: ExperimentConfig) -> bool:
+    """True where the config says so, whatever the machine."""
+    trainer = config.trainer
+    devices = 1 if trainer.devices == "auto" and trainer.accelerator == "cpu" else trainer.devices
+    return devices == 1 and trainer.num_nodes == 1
+
+
+def _is_frozen(tower: EncoderConfig) -> bool:
+    return tower.checkpoint is not None if tower.freeze is None else tower.freeze
+
+
+def _trains_pretrained(config: ExperimentConfig) -> bool:
+    return any(
+        not _is_frozen(tower) and (tower.checkpoint is not None or not is_from_scratch(modality, tower))
+        for modality, _, tower in towers(config)
+    )
+
+
 def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
+    """Rules that refuse."""
+
     def exists(config: ExperimentConfig) -> bool:
         return any(name == part for _, name, _ in towers(config))
 
@@ -86,6 +134,54 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
         Rule(_below(part, *_UNUSED[modality]), exists, f"means nothing for {modality}"),
         Rule(_below(part, *scratch_only), is_pretrained, why),
         Rule(_below(part, "num_heads"), has_no_heads, why),
+    )
+
+
+def _switched_off(part: str) -> tuple[Rule, ...]:
+    """Rules that warn of a tower's keys whose switch is off, or overruled by another one."""
+
+    def where(holds: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentConfig], bool]:
+        return lambda config: any(name == part and holds(tower) for _, name, tower in towers(config))
+
+    training = ("drop_rate", "attn_drop_rate", "activation_checkpointing")
+    state = ("memory.mem_reinit_steps", "memory.memory_momentum")
+    latents = f"does nothing under `{part}.use_perceiver`, "
+    return (
+        Rule(_below(part, *_LATENTS), where(lambda t: not t.use_perceiver), f"is for `{part}.use_perceiver`"),
+        Rule(_below(part, "projection"), where(lambda t: t.use_perceiver), f"{latents}which takes its place"),
+        Rule(
+            _below(part, "use_attention_pooling", "pooling"),
+            where(lambda t: t.use_perceiver),
+            f"{latents}whose latents are averaged",
+        ),
+        Rule(
+            _below(part, "pooling"),
+            where(lambda t: t.use_attention_pooling),
+            f"does nothing under `{part}.use_attention_pooling`",
+        ),
+        Rule(_below(part, "mrl_dimensions"), where(lambda t: not t.use_mrl), f"is for `{part}.use_mrl`"),
+        Rule(_below(part, "memory.*"), where(lambda t: not t.memory.enabled), f"is for `{part}.memory.enabled`"),
+        Rule(
+            _below(part, "memory.memory_position"),
+            where(lambda t: True),
+            "orders the sequence and moves no embedding, for attention knows no order here",
+        ),
+        Rule(
+            _below(part, "memory.mem_alpha"),
+            where(lambda t: t.memory.memory_update == "static"),
+            f"is not for static tokens (`{part}.memory.memory_update`)",
+        ),
+        Rule(
+            _below(part, "memory.memory_update", *state),
+            where(lambda t: t.memory.mem_alpha == 0),
+            f"does nothing where `{part}.memory.mem_alpha` is 0, which makes the tokens static",
+        ),
+        Rule(
+            _below(part, *state),
+            where(lambda t: t.memory.memory_update == "static"),
+            f"is not for static tokens (`{part}.memory.memory_update`), which have no state",
+        ),
+        Rule(_below(part, *training, *state), where(_is_frozen), "does nothing in a frozen tower"),
     )
 
 
@@ -140,8 +236,14 @@ WARNED = (
     Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
     Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
+    Rule(("audio_encoder.use_attention_pooling", "audio_encoder.pooling"), _has_decoder, _TOKENS_ONLY),
     Rule(
-        ("vision_encoder.use_perceiver",),
+        ("vision_encoder.projection",),
+        lambda c: c.decoder is not None and c.decoder.prefix == "memory",
+        "does nothing here, the decoder reads memory tokens (`decoder.prefix`)",
+    ),
+    Rule(
+        _below("vision_encoder", *_PERCEIVER),
         lambda c: c.decoder is not None and c.decoder.prefix != "perceiver",
         "does nothing here, the decoder reads no latents; set `decoder.prefix` to perceiver for them",
     ),
@@ -154,6 +256,70 @@ WARNED = (
         _below("decoder.recursion", "num_cycles", "num_steps", "num_rounds"),
         lambda c: not c.decoder.recursion.recursive,
         "does nothing without `decoder.recursion.recursive`, a plain stack",
+    ),
+    *_switched_off("vision_encoder"),
+    *_switched_off("text_encoder"),
+    *_switched_off("audio_encoder"),
+    Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
+    Rule(
+        ("dataset.val_fraction", "dataset.max_bad_fraction", "dataset.prompt_templates", *_COLUMNS),
+        lambda c: all(_reads_shapes(c).values()),
+        "is for data in files, not for the embedded shapes",
+    ),
+    Rule(("dataset.label_column",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
+    Rule(("dataset.audio_column",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
+    *(_shapes_rule(f"num_{split}", split) for split in _SPLITS),
+    _shapes_rule("seed", *_SPLITS),
+    Rule(
+        _below("dataset", "prefetch_factor", "persistent_workers"),
+        lambda c: c.dataset.num_workers == 0,
+        "does nothing where `dataset.num_workers` is 0",
+    ),
+    Rule(("dataset.pin_memory",), lambda c: c.trainer.accelerator == "cpu", "is for a GPU (`trainer.accelerator`)"),
+    Rule(
+        _below("losses", "mrl_weight", "sample_single_mrl_dim"),
+        lambda c: not c.vision_encoder.use_mrl,
+        "does nothing without `vision_encoder.use_mrl`",
+    ),
+    Rule(
+        ("losses.sample_single_mrl_dim",),
+        lambda c: len(c.vision_encoder.mrl_dimensions) < 2,
+        "does nothing where `vision_encoder.mrl_dimensions` has a single one",
+    ),
+    Rule(("losses.siglip_bias",), lambda c: c.losses.type == "clip", "is for `losses.type` siglip, not for clip"),
+    Rule(("losses.gather_distributed",), _is_one_process, "does nothing in one process"),
+    Rule(
+        ("losses.pairs",),
+        lambda c: c.audio_encoder is None,
+        "does nothing without an `audio_encoder`: there is one pair",
+    ),
+    Rule(
+        ("optimization.lr_pretrained",),
+        lambda c: not _trains_pretrained(c),
+        "does nothing without a pretrained tower that is trained",
+    ),
+    Rule(
+        ("optimization.lr_memory",),
+        lambda c: not c.vision_encoder.memory.enabled or _is_frozen(c.vision_encoder),
+        "does nothing without memory tokens that are trained (`vision_encoder.memory.enabled`)",
+    ),
+    Rule(
+        ("optimization.lr_logits",),
+        lambda c: c.losses.type == "clip" and not c.losses.learn_temperature,
+        "does nothing without `losses.learn_temperature`, for clip has no other logits to learn",
+    ),
+    Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and adamw, not for sgd"),
+    Rule(
+        ("optimization.min_lr",),
+        lambda c: c.optimization.scheduler == "constant",
+        "does nothing under `optimization.scheduler` constant",
+    ),
+    Rule(("trainer.strategy",), lambda c: c.trainer.strategy == "ddp", "is ddp by auto as well"),
+    Rule(("trainer.logging.entity",), lambda c: not c.trainer.logging.wandb, "is for `trainer.logging.wandb`"),
+    Rule(
+        ("trainer.checkpoint.filename",),
+        lambda c: c.trainer.checkpoint.save_top_k == 0,
+        "does nothing where `trainer.checkpoint.save_top_k` is 0",
     ),
 )
 """Rules for keys that are only warned of."""
@@ -168,13 +334,18 @@ def check_relevance(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def notices(config: ExperimentConfig) -> list[str]:
-    """One line for each rule that warns; settings that a tower has from its run were not written, and are spared."""
+    """One line for each rule that warns of keys which differ from their defaults; each key is named once.
+
+    Settings that a tower has from its run were not written, and are spared.
+    """
     adopted = [part for _, part, tower in towers(config) if tower.checkpoint is not None]
-    changed = [key for key in _changed(config) if key.split(".")[0] not in adopted]
+    theirs = [key for key in _changed(config) if key.split(".")[0] in adopted and key.split(".")[1] not in OWN]
+    left = [key for key in _changed(config) if key not in theirs]
     lines = []
     for rule in WARNED:
-        if keys := _idle_keys(rule, config, changed):
-            why = rule.why.replace("does", "do", 1) if len(keys) > 1 else rule.why
+        if keys := _idle_keys(rule, config, left):
+            left = [key for key in left if not any(key == idle or key.startswith(f"{idle}.") for idle in keys)]
+            why = _PLURAL.sub(lambda verb: _PLURALS[verb[0]], rule.why) if len(keys) > 1 else rule.why
             lines.append(Fault(listed(keys, "and"), why).line())
     return lines
 

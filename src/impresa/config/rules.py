@@ -35,6 +35,8 @@ _LACKING: dict[Modality, dict[bool, tuple[str, ...]]] = {
 _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
 _NUM_MELS = 128
+_MOST_PATCHES, _MOST_PREFIXES = 65_536, 64
+"""Of an image, and of an embedding; as with the maxima in `impresa.config.types`, nobody needs to reach them."""
 LEAST_TEMPERATURE = 1e-3
 """Of sampling: the logits are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
 
@@ -110,6 +112,8 @@ def _check_matryoshka(tower: EncoderConfig) -> Iterator[Fault]:
     if not dimensions:
         yield Fault(key, "is empty; name at least one dimension, or turn `vision_encoder.use_mrl` off")
         return
+    if len(dimensions) > _MOST_PREFIXES:
+        yield Fault(key, f"has {len(dimensions)} dimensions, each of which is compared; at most {_MOST_PREFIXES}")
     if list(dimensions) != ordered:
         yield Fault(key, f"{show(dimensions)} does not descend; write {show(ordered)}")
     if ordered[0] > tower.embed_dim:
@@ -176,6 +180,9 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
     if is_from_scratch("image", config.vision_encoder) and dataset.image_size % patch:
         fault = f"{dataset.image_size} is no multiple of `vision_encoder.patch_size`, {patch}"
         yield Fault("dataset.image_size", f"{fault}; {max(patch, round(dataset.image_size / patch) * patch)} would be")
+    elif is_from_scratch("image", config.vision_encoder) and (dataset.image_size // patch) ** 2 > _MOST_PATCHES:
+        fault = f"{dataset.image_size} makes more than {_MOST_PATCHES} patches of `vision_encoder.patch_size`, {patch}"
+        yield Fault("dataset.image_size", f"{fault}; make patches larger or images smaller")
     if dataset.val_path is None and dataset.val_fraction == 1:
         yield Fault("dataset.val_fraction", "1 leaves nothing to train on; it must be below 1")
     for template in dataset.prompt_templates:

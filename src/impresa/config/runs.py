@@ -11,13 +11,11 @@ from impresa.config.describe import Fault, raise_faults, show
 from impresa.config.experiment import FROM_SCRATCH, DatasetConfig, EncoderConfig, ExperimentConfig, Modality, towers
 from impresa.config.locations import check_models
 from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
+from impresa.config.relevance import OWN
 from impresa.config.rules import check_built
 from impresa.config.validate import validate
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import CONFIG, MANIFEST
-
-_OWN = ("checkpoint", "freeze", "activation_checkpointing")
-"""Settings of how a tower is used, not of what it is: these remain its own."""
 
 
 def prepare(config: ExperimentConfig) -> ExperimentConfig:
@@ -55,7 +53,7 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
             faults.append(Fault(key, f"{path} has no such tower; name another run"))
         else:
             faults += _contradictions(modality, part, tower, theirs)
-            changed[part] = replace(theirs, **{name: getattr(tower, name) for name in _OWN})
+            changed[part] = replace(theirs, **{name: getattr(tower, name) for name in OWN})
             if modality == "image":
                 size, their_size = config.dataset.image_size, run.dataset.image_size
                 if size not in (their_size, DatasetConfig().image_size):
@@ -112,6 +110,6 @@ def _contradictions(modality: Modality, part: str, ours: EncoderConfig, theirs: 
     default = EncoderConfig(backbone=FROM_SCRATCH[modality])
     return [
         Fault(f"{part}.{name}", f"is {show(getattr(theirs, name))} in {ours.checkpoint}; leave it out")
-        for name in (field.name for field in fields(ours) if field.name not in _OWN)
+        for name in (field.name for field in fields(ours) if field.name not in OWN)
         if getattr(ours, name) not in (getattr(theirs, name), getattr(default, name))
     ]

@@ -81,6 +81,11 @@ def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def holds(annotation: Any, kind: type) -> bool:
+    """True if `kind` is among the types of an annotation, those of a list's items included."""
+    return kind in (annotation, get_origin(annotation)) or any(holds(part, kind) for part in get_args(annotation))
+
+
 def locate(schema: type, location: Sequence[int | str]) -> tuple[str, Any]:
     """The dotted path and the annotation of the field where a validation error lies.
 

@@ -15,10 +15,24 @@ from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
-Count = Annotated[int, Strict(), Ge(1)]
-CountOrZero = Annotated[int, Strict(), Ge(0)]
-Pixels = Annotated[int, Strict(), Ge(1), Le(178_956_970)]
-"""A number of pixels, at most Pillow's own limit."""
+Count = Annotated[int, Strict(), Ge(1), Le(1_000_000_000)]
+CountOrZero = Annotated[int, Strict(), Ge(0), Le(1_000_000_000)]
+# Sizes of what is built have maxima that nobody needs to reach: a slip of the hand, or a stranger's config, is refused
+# before it takes all memory.
+Width = Annotated[int, Strict(), Ge(1), Le(16_384)]
+Depth = Annotated[int, Strict(), Ge(1), Le(1_000)]
+Tokens = Annotated[int, Strict(), Ge(1), Le(131_072)]
+Vocabulary = Annotated[int, Strict(), Ge(1), Le(2_000_000)]
+Pixels = Annotated[int, Strict(), Ge(1), Le(4_096)]
+PixelCount = Annotated[int, Strict(), Ge(1), Le(178_956_970)]
+"""Of a whole image, at most Pillow's own limit."""
+Batch = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
+Samples = Annotated[int, Strict(), Ge(1), Le(10_000_000)]
+Processes = Annotated[int, Strict(), Ge(1), Le(1_024)]
+ProcessesOrZero = Annotated[int, Strict(), Ge(0), Le(1_024)]
+Seed = Annotated[int, Strict(), Ge(0), Le(2**32 - 1)]
+Multiple = Annotated[float, Strict(), AllowInfNan(False), Gt(0), Le(64)]
+Seconds = Annotated[float, Strict(), AllowInfNan(False), Gt(0), Le(3_600)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
 Positive = Annotated[float, Strict(), AllowInfNan(False), Gt(0)]
 NonNegative = Annotated[float, Strict(), AllowInfNan(False), Ge(0)]
@@ -26,7 +40,7 @@ Fraction = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(1)]
 """0 to 1, both included."""
 Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
-KeepCount = Annotated[int, Strict(), Ge(-1)]
+KeepCount = Annotated[int, Strict(), Ge(-1), Le(1_000_000_000)]
 """How many to keep: 0 none, -1 all."""
 
 MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
@@ -46,9 +60,9 @@ class MemoryConfig(Section):
 
     enabled: Flag = False
     """Enable memory tokens."""
-    dim: Count = 512
+    dim: Width = 512
     """Width of the memory tokens; a linear layer leads in and out when it is not the encoder's width."""
-    num_memory_tokens: Count = 64
+    num_memory_tokens: Width = 64
     """Number of memory tokens."""
     memory_init: MemoryInit = "learnable"
     """Start of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch embeddings
@@ -57,7 +71,8 @@ class MemoryConfig(Section):
     """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
     per token in place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
     memory_position: MemoryPosition = "prepend"
-    """Where memory tokens stand: after CLS (`prepend`) or at the end (`append`)."""
+    """Where memory tokens stand in the sequence: after CLS (`prepend`) or at the end (`append`). It moves no embedding:
+    they have no position embedding, and attention knows no order without one."""
     mem_alpha: Fraction = 0.5
     """Blending coefficient: weight of the running state and of the read-out; 0 is `static`."""
     mem_reinit_steps: CountOrZero = 100

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import accumulate, chain
+from types import NoneType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,9 +18,11 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
 from impresa.config.rules import check_experiment, check_guide
-from impresa.config.tree import hints, known_keys, leaves, locate, lookup, merge, section, to_tree, without
+from impresa.config.tree import hints, holds, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
+_SWITCHES = {"yes": True, "y": True, "on": True, "true": True, "no": False, "n": False, "off": False, "false": False}
+_LEADING_ZEROS = re.compile(r"^([-+]?)0+(?=\d)")
 _TITLES = {
     ENGINE: "experiment dialect (dataset, vision_encoder, ...)",
     GUIDE: "Memory-VLM dialect (model, training, project)",
@@ -103,10 +109,13 @@ def _parents(key: str) -> Iterator[str]:
 def _parse(schema: type, tree: Mapping[str, Any], defaults: Mapping[str, Any], faults: list[Fault]) -> Any:
     """The tree as a config object; a wrong field has its default in it, and its fault is appended to `faults`."""
     full, adapter = merge(defaults, tree), _adapter(schema)
+    wrong = dict(_nulls_in_words(schema, full))
     try:
-        return adapter.validate_python(full)
+        config = adapter.validate_python(full)
+        if not wrong:
+            return config
     except ValidationError as error:
-        wrong = dict(_field_faults(schema, error, full))
+        wrong |= dict(_field_faults(schema, error, full))
     faults += wrong.values()
     return adapter.validate_python(merge(defaults, without(full, set(wrong))))
 
@@ -114,6 +123,14 @@ def _parse(schema: type, tree: Mapping[str, Any], defaults: Mapping[str, Any], f
 @cache
 def _adapter(schema: type) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
+
+
+def _nulls_in_words(schema: type, tree: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
+    """One fault for each text that was meant to be null, where it could be either."""
+    for key, value in leaves(tree):
+        path, annotation = locate(schema, key.split("."))
+        if isinstance(value, str) and holds(annotation, str) and _plainly(value, annotation) == "null":
+            yield path, Fault(path, f"got {show(value)} (text) where null is meant; write null")
 
 
 def _field_faults(schema: type, error: ValidationError, tree: Mapping[str, Any]) -> Iterator[tuple[str, Fault]]:
@@ -132,8 +149,32 @@ def _wrong_value(value: Any, annotation: Any) -> str:
     kind = " (text)" if isinstance(value, str) and not words else ""
     near = nearest(value, words) if isinstance(value, str) else None
     hint = f" (did you mean {near}?)" if near else ""
+    if isinstance(value, str) and (plain := _plainly(value, annotation)):
+        hint = f"; write {plain}"
     quotes = ", in quotes" if describe(annotation).startswith("text") and isinstance(value, int | float) else ""
     return f"got {show(value)}{kind}; it must be {describe(annotation)}{quotes}{hint}"
+
+
+def _plainly(text: str, annotation: Any) -> str | None:
+    """How to write the null, switch or number that a text stands for in Python, in YAML 1.1 or in quotes, where an
+    annotation allows it; None if it stands for none.
+    """
+    word = text.strip().lower()
+    if holds(annotation, NoneType) and word in ("none", "null", "~"):
+        return "null"
+    if holds(annotation, bool) and word in _SWITCHES:
+        return show(_SWITCHES[word])
+    decimal = _LEADING_ZEROS.sub(r"\1", word)
+    readers: list[tuple[type, Callable[[], float]]] = [
+        (int, lambda: int(decimal)),
+        (int, lambda: int(word, base=0)),
+        (float, lambda: float(decimal)),
+    ]
+    for kind, read in readers:
+        with suppress(ValueError, OverflowError):
+            if holds(annotation, kind) and math.isfinite(number := read()):
+                return show(number)
+    return None
 
 
 def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> str:

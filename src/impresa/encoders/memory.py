@@ -5,7 +5,6 @@ Letters of shapes: B batch, N patches, M memory tokens, D width of the ViT, d wi
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import MemoryConfig
 from impresa.layers.attention import Attention, fitting_heads
-
-logger = logging.getLogger(__name__)
 
 
 class MemoryTokens(nn.Module):
@@ -57,7 +54,6 @@ class MemoryTokens(nn.Module):
             self.register_buffer("initialised", torch.tensor(False))
         self.is_static = config.memory_update == "static" or config.mem_alpha == 0
         if self.is_static:
-            logger.info("memory: static tokens, so mem_alpha and mem_reinit_steps are ignored")
             return
         self.register_buffer("state", torch.zeros(num_tokens, dim))
         self.register_buffer("reset_pending", torch.tensor(False))

@@ -5,7 +5,6 @@ Letters of shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -16,8 +15,6 @@ from impresa.config.experiment import EncoderConfig
 from impresa.encoders.output import Features
 from impresa.errors import ConfigError
 from impresa.layers.attention import Attention, fitting_heads
-
-logger = logging.getLogger(__name__)
 
 Summary = Literal["cls", "eot", "own"]
 """A backbone's own summary of its input: CLS, the end token of a causal text, or the result of its own pooling."""
@@ -92,8 +89,6 @@ def build_pooling(config: EncoderConfig, dim: int, summary: Summary | None) -> P
         ConfigError: `pooling` names a summary that the backbone does not have.
     """
     if config.use_perceiver:
-        if config.use_attention_pooling:
-            logger.info("use_attention_pooling: ignored under the Perceiver, whose latents are averaged")
         return MeanPooling()
     if config.use_attention_pooling:
         return AttentionPooling(dim, config.num_heads)

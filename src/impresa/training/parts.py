@@ -52,7 +52,7 @@ class TrainingData:
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
-        _say_of_workers(self._config)
+        _say_if_too_many_workers(self._config)
 
     def num_train_batches(self, world_size: int = 1) -> int:
         """Batches of an epoch of training data, the same for each of the processes that share them."""
@@ -97,10 +97,8 @@ class TrainingData:
         return BatchLoader(BatchDataset(source, self._collate, view), sampler, bad_samples, self._config)
 
 
-def _say_of_workers(config: DatasetConfig) -> None:
-    """Notices about the workers of all loaders of a run, in place of torch's warning in each loader and process."""
-    if config.num_workers == 0 and config.persistent_workers:
-        logger.info("dataset.num_workers is 0: prefetch_factor and persistent_workers are off")
+def _say_if_too_many_workers(config: DatasetConfig) -> None:
+    """A notice for all loaders of a run, in place of torch's warning in each loader and process."""
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_processes = this_process().local_world_size
     if config.num_workers * num_processes > num_cpus:

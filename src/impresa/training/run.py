@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.run_dir.claim import clear, clear_half_written
 from impresa.run_dir.environment import describe_environment, now, read_environment, write_environment
@@ -67,6 +68,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
+    _name_idle_keys(config, group)
     checkpoint = checkpoint_to_continue(config, output_dir, resume, group)
     if checkpoint is None:
         how_on = "a larger trainer.epochs trains on"
@@ -99,12 +101,20 @@ def dry_run(config: ExperimentConfig) -> str:
     config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
+    group = join_group(config.trainer)
+    _name_idle_keys(config, group)
     parts = build_parts(config, run_dir=None)
-    training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
+    training = set_up(config, parts, group, num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
     metrics = validate(training, num_batches=1)
     check_names(config.trainer.checkpoint, metrics)
     return "\n".join(_summary(parts, training, world_size, metrics))
+
+
+def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
+    """Name the keys that are set and have no effect, once."""
+    for line in notices(config) if group.is_main else ():
+        logger.warning(line)
 
 
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
