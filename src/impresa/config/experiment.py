@@ -22,6 +22,7 @@ from impresa.config.types import (
     LoggingConfig,
     MemoryConfig,
     Name,
+    Names,
     NonNegative,
     Positive,
     Rate,
@@ -192,8 +193,8 @@ class LoraConfig(Section):
     """Scale; the adapter's output is multiplied by alpha / r."""
     dropout: Rate = 0.2
     """Dropout on the adapter's input."""
-    target_modules: tuple[Name, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter."""
+    target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter, by name; `all-linear` is all of them but the LM head."""
 
 
 @dataclass(frozen=True, kw_only=True)

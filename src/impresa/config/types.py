@@ -15,6 +15,8 @@ from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
+Names = Name | tuple[Name, ...]
+"""One or several; read with `listed_names`."""
 Count = Annotated[int, Strict(), Ge(1)]
 CountOrZero = Annotated[int, Strict(), Ge(0)]
 Float = Annotated[float, Strict(), AllowInfNan(False)]
@@ -30,6 +32,11 @@ KeepCount = Annotated[int, Strict(), Ge(-1)]
 MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
 MemoryUpdate = Literal["attention", "gated", "static"]
 MemoryPosition = Literal["prepend", "append"]
+
+
+def listed_names(names: Names) -> list[str]:
+    """The names of a field that takes one or several."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 class Section:
