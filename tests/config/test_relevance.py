@@ -50,6 +50,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
     ([QWEN, ("decoder.recursion.num_layers", 3)], "decoder.recursion.num_layers: does nothing for qwen without"),
     (
+        [TRM, ("decoder.generation.seed", 3)],
+        "decoder.generation.seed: does nothing at decoder.generation.temperature 0, which draws nothing",
+    ),
+    (
         [TRM, ("decoder.recursion.recursive", False), ("decoder.recursion.num_rounds", 3)],
         "decoder.recursion.num_rounds: does nothing without decoder.recursion.recursive, a plain stack",
     ),
@@ -62,6 +66,7 @@ FINE: list[list[Setting]] = [
     [TRM, ("vision_encoder.use_perceiver", True), ("decoder.prefix", "perceiver")],
     [TRM, ("vision_encoder.pooling", "mean"), ("vision_encoder.freeze", True)],
     [TRM, ("decoder.recursion.recursive", False), ("decoder.recursion.num_layers", 3)],
+    [TRM, ("decoder.generation.seed", 3), ("decoder.generation.temperature", 1.0)],
 ]
 
 

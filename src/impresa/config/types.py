@@ -26,6 +26,8 @@ Fraction = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(1)]
 """0 to 1, both included."""
 Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
+Penalty = Annotated[float, Strict(), AllowInfNan(False), Ge(0.01), Le(100)]
+"""A factor; beyond these bounds it would overflow."""
 KeepCount = Annotated[int, Strict(), Ge(-1)]
 """How many to keep: 0 none, -1 all."""
 

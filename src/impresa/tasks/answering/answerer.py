@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
-from itertools import takewhile
-from queue import SimpleQueue
-from threading import Event, Thread
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig, GenerationConfig
-from impresa.data.chat import ChatFormat
+from impresa.config.types import listed_names
+from impresa.config.validate import generation_settings
+from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
 from impresa.errors import DataError
 from impresa.fusion import Prefix
+from impresa.tasks.answering.answer import Answer, Reader
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.base import UsableModel
 from impresa.tasks.inputs import Picture, Sound, features_of, is_one_picture, pixels_of, small_images
 
-_REPLACEMENT = "\ufffd"
+Generation = GenerationConfig | Mapping[str, Any]
+"""Settings of generation: all of them, or some by name, beside which the run's own hold."""
 
 
 class AnsweringModel(UsableModel):
@@ -58,8 +59,8 @@ class AnsweringModel(UsableModel):
         *,
         sounds: Sequence[Sound] | None = None,
         batch_size: int = 32,
-        generation: GenerationConfig | None = None,
-    ) -> str | list[str]:
+        generation: Generation | None = None,
+    ) -> Answer | list[Answer]:
         """Answer questions about images.
 
         Args:
@@ -67,13 +68,16 @@ class AnsweringModel(UsableModel):
             questions: one question for every image, several for one image, or as many as images, pair by pair.
             sounds: as many sounds as images, for a model with an audio encoder.
             batch_size: questions that are answered at a time.
-            generation: settings of generation; None stands for the run's own.
+            generation: settings of generation, all (a `GenerationConfig`) or some (a dict, such as
+                `{"temperature": 0.7, "seed": 3}`) in place of the run's own.
 
         Returns:
-            The answer for one image and one question, else a list of them in order.
+            The answer for one image and one question, else a list of them in order. An `Answer` is a `str` with
+            `finish_reason` and `question_cut`.
 
         Raises:
             DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit.
+            ConfigError: there is no such setting, or it is out of bounds or has no effect.
         """
         one_image = is_one_picture(images)
         pictures: list[Picture] = [images] if one_image else list(images)  # type: ignore[list-item, arg-type]
@@ -87,18 +91,18 @@ class AnsweringModel(UsableModel):
             raise DataError(f"{fault}; give one, or as many as images")
         if sounds is not None and len(sounds) != len(pictures):
             raise DataError(f"ask: {len(sounds)} sounds for {len(pictures)} images; give as many of each")
-        settings = generation or self.generation
-        prompts = [self.chat.prompt((), question, self.max_len, settings.max_new_tokens) for question in asked]
-        answers: list[str] = []
+        settings = generation_settings(generation, self.generation)
+        prompts = [self.chat.fitted_prompt((), question, self.max_len, settings.max_new_tokens) for question in asked]
+        answers: list[Answer] = []
         for start in range(0, len(asked), batch_size):
             rows = image_of_question[start : start + batch_size]
             chosen = sorted(set(rows))
             prefix = self._prefix([pictures[i] for i in chosen], sounds and [sounds[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
-            answers += self.answer(prefix, index, prompts[start : start + batch_size], settings)
+            answers += self.answer(prefix, index, prompts[start : start + batch_size], settings, start)
         return answers[0] if one_image and isinstance(questions, str) else answers
 
-    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
+    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> Answer | list[Answer]:
         """Describe images; arguments and result as in `ask`."""
         return self.ask(images, CAPTION_PROMPTS[0], **settings)
 
@@ -109,9 +113,9 @@ class AnsweringModel(UsableModel):
         *,
         turns: Sequence[Turn] = (),
         sound: Sound | None = None,
-        generation: GenerationConfig | None = None,
-    ) -> Generator[str, None, None]:
-        """The answer piece by piece, as it is generated; `close()`, or dropping it, ends it early.
+        generation: Generation | None = None,
+    ) -> Generator[str, None, Answer]:
+        """The answer piece by piece, each computed when it is asked for; the generator returns the whole.
 
         Args:
             image: the image that is asked about.
@@ -122,74 +126,63 @@ class AnsweringModel(UsableModel):
 
         Raises:
             DataError: as `ask`.
-            ConfigError: `generation` has beams.
+            ConfigError: as `ask`, or `generation` has beams.
         """
-        settings = generation or self.generation
+        settings = generation_settings(generation, self.generation)
         refuse_streamed_beams(settings)
-        prompt = self.chat.prompt(turns, question, self.max_len, settings.max_new_tokens)
+        prompt = self.chat.fitted_prompt(turns, question, self.max_len, settings.max_new_tokens)
         prefix = self._prefix([image], None if sound is None else [sound])
-        return self._pieces(prefix, prompt, settings)
+        ids = torch.tensor([prompt.ids], device=self.device)
+        columns = self.model.decoder.write(
+            ids,
+            torch.ones_like(ids),
+            prefix.tokens,
+            prefix.mask,
+            settings=settings,
+            end_ids=self.chat.end_ids,
+            pad_id=self.chat.pad_id,
+        )
+        return self._reader(settings).pieces((int(column) for column in columns), prompt)
 
-    def _pieces(self, prefix: Prefix, prompt: list[int], settings: GenerationConfig) -> Generator[str, None, None]:
-        """The answer to one prompt, generated in a thread that ends when this generator is closed."""
-        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
-        abandoned = Event()
-
-        def generate() -> None:
-            try:
-                index = torch.zeros(1, dtype=torch.long, device=self.device)
-                self.answer(prefix, index, [prompt], settings, _Pieces(self.chat, pieces.put, abandoned))
-                pieces.put(None)
-            except _Abandoned:
-                pass
-            except BaseException as error:  # it is raised where the pieces are read
-                pieces.put(error)
-
-        Thread(target=generate, daemon=True).start()
-        try:
-            while (piece := pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-        finally:
-            abandoned.set()
+    def _reader(self, settings: GenerationConfig) -> Reader:
+        return Reader(self.chat, listed_names(settings.stop))
 
     @torch.inference_mode()
     def answer(
         self,
         prefix: Prefix,
         index: Tensor,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         generation: GenerationConfig | None = None,
-        streamer: Any = None,
-    ) -> list[str]:
+        first: int = 0,
+    ) -> list[Answer]:
         """Answer prompts, for callers that have encoded the images.
 
         Args:
             prefix: of the images.
             index: (R,) int64, the image that each prompt is about.
-            prompts: token ids of R prompts, as `ChatFormat.prompt` gives them.
-            generation: as in `ask`.
-            streamer: gets the tokens of a single prompt as they come.
+            prompts: R prompts, as `ChatFormat.fitted_prompt` gives them.
+            generation: checked settings; None stands for the run's own.
+            first: the number of the first prompt among all that are asked; under a seed it chooses what is drawn.
         """
-        longest, pad = max(map(len, prompts)), self.chat.pad_id
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        settings = generation or self.generation
+        reader = self._reader(settings)
+        longest, pad = max(len(prompt.ids) for prompt in prompts), self.chat.pad_id
+        numbers = [longest - len(prompt.ids) for prompt in prompts]  # of the tokens on the left that are padding
+        rows = [[pad] * num + prompt.ids for num, prompt in zip(numbers, prompts, strict=True)]
+        mask = torch.arange(longest)[None] >= torch.tensor(numbers)[:, None]
         found = self.model.decoder.generate(
-            ids,
-            mask,
+            torch.tensor(rows, device=self.device),
+            mask.to(self.device),
             prefix.tokens[index],
             prefix.mask[index],
-            settings=generation or self.generation,
+            settings=settings,
             end_ids=self.chat.end_ids,
             pad_id=pad,
-            streamer=streamer,
+            rows=range(first, first + len(prompts)),
+            is_stop=reader.is_stop if reader.stops else None,
         )
-
-        def is_text(token: int) -> bool:
-            return token not in self.chat.end_ids
-
-        return [self.chat.decode(list(takewhile(is_text, row))).strip() for row in found.tolist()]
+        return [reader.answer(ids, prompt) for ids, prompt in zip(found.tolist(), prompts, strict=True)]
 
     @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:
@@ -227,40 +220,6 @@ class AnsweringModel(UsableModel):
             output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
             states[row] = output.hidden[0, -1].float().cpu()
         return states
-
-
-class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
-    """Ends the generation of an answer that was closed."""
-
-
-class _Pieces:
-    """A streamer for transformers: turns tokens into text as soon as they make whole characters.
-
-    transformers' own `TextIteratorStreamer` holds each word back until the next one begins.
-    """
-
-    def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
-        self._chat, self._put, self._abandoned = chat, put, abandoned
-        self._ids: list[int] = []
-        self._given = ""
-
-    def put(self, value: Tensor) -> None:
-        """Take the next token. The first call has the prompt, which is empty: it was given as embeddings."""
-        if self._abandoned.is_set():
-            raise _Abandoned
-        self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
-        text = self._chat.decode(self._ids).strip()
-        if text.endswith(_REPLACEMENT) or not text.startswith(self._given):
-            return
-        if text != self._given:
-            self._put(text[len(self._given) :])
-            self._given = text
-
-    def end(self) -> None:
-        """Give the text that was held back."""
-        rest = self._chat.decode(self._ids).strip()[len(self._given) :]
-        if rest:
-            self._put(rest)
 
 
 def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:
