@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -61,23 +61,6 @@ class Growth:
         return self.late_s / self.early_s
 
 
-class Clock:
-    """transformers' streamer: the CPU time at which the prompt, and then each token, was there."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, _: Tensor) -> None:
-        self.times.append(time.process_time())
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-    def seconds(self) -> list[float]:
-        """Of each token, the first with the reading of the prompt."""
-        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
-
-
 class Text:
     """A decoder and the prompt that it continues."""
 
@@ -86,13 +69,16 @@ class Text:
         self.prefix = torch.randn(1, PREFIX, decoder.hidden_size)
         self.prompt = torch.randint(sizes.vocab, (1, PROMPT))
         self.settings = GenerationConfig(max_new_tokens=sizes.late[1])
-        self.new = self.generate()
+        self.new = torch.stack([token for token, _ in self.generate()], dim=1)
 
-    def generate(self, clock: Clock | None = None) -> Tensor:
-        """(1, new) tokens."""
-        mask = torch.ones_like(self.prompt)
-        rules = {"settings": self.settings, "end_ids": (), "pad_id": 0, "streamer": clock}
-        return self.decoder.generate(self.prompt, mask, self.prefix, **rules)
+    def generate(self) -> Iterator[tuple[Tensor, float]]:
+        """Each token (1,), and the CPU time that it took in seconds, the first with the reading of the prompt."""
+        mask, before = torch.ones_like(self.prompt), time.process_time()
+        rules = {"settings": self.settings, "end_ids": (), "pad_id": 0}
+        for token in self.decoder.write(self.prompt, mask, self.prefix, **rules):
+            now = time.process_time()
+            yield token, now - before
+            before = now
 
     @torch.inference_mode()
     def logits_without_cache(self, num_new: int, keep: int = 1) -> Tensor:
@@ -113,9 +99,7 @@ class Text:
 
     def cached(self) -> tuple[list[float], list[float]]:
         """Seconds of the early and of the late tokens."""
-        clock = Clock()
-        self.generate(clock)
-        seconds = clock.seconds()
+        seconds = [spent for _, spent in self.generate()]
         return tuple(seconds[first - 1 : last] for first, last in (self.sizes.early, self.sizes.late))
 
     def uncached(self) -> tuple[list[float], list[float]]:

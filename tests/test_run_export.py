@@ -15,19 +15,22 @@ from safetensors.torch import load_file
 
 import impresa
 from impresa.cli.main import main
+from impresa.data.chat import QwenChat
 from impresa.errors import CheckpointError
 from impresa.export import ENCODERS, export_run
 from impresa.files import replacing_folder
-from tiny_vlm import picture
+from impresa.run_dir.save import save_run
+from tiny_qwen import save_qwen
+from tiny_vlm import answering, picture, tiny_qwen_vlm
 from tiny_vqa import base_model, lora_run
 
 QUESTION = "how many shapes are there?"
 
 
 @torch.inference_mode()
-def logits_of(model: Any) -> torch.Tensor:
+def logits_of(model: Any, run_dir: Path | None = None) -> torch.Tensor:
     """Logits of a transformers model on the run's own prefix and prompt."""
-    run = impresa.load(lora_run(), "cpu")
+    run = impresa.load(run_dir or lora_run(), "cpu")
     ids = torch.tensor([run.chat.prompt((), QUESTION, run.max_len)])
     prefix = run._prefix([picture(1)], None).tokens
     text = model.get_input_embeddings()(ids)
@@ -35,8 +38,8 @@ def logits_of(model: Any) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def own_logits() -> torch.Tensor:
-    run = impresa.load(lora_run(), "cpu")
+def own_logits(run_dir: Path | None = None) -> torch.Tensor:
+    run = impresa.load(run_dir or lora_run(), "cpu")
     ids = torch.tensor([run.chat.prompt((), QUESTION, run.max_len)])
     return run.model.decoder(ids, torch.ones_like(ids), run._prefix([picture(1)], None).tokens).logits
 
@@ -89,6 +92,36 @@ def test_the_merged_model_is_a_plain_one(tmp_path: Path) -> None:
     framed = tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}], add_generation_prompt=True)
     assert framed["input_ids"] == run.chat.prompt((), QUESTION, run.max_len)
     assert "AutoModelForCausalLM" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_model_that_was_trained_whole_is_a_plain_one(tmp_path: Path, tied: bool, merge: bool) -> None:
+    first = save_qwen(tmp_path / "first", tied=tied)
+    config = tiny_qwen_vlm(first)
+    whole = answering(config, QwenChat.from_model(str(first)))
+    save_run(tmp_path / "run", whole.model, config, whole.preprocessing)
+    shutil.rmtree(first)  # the run holds all of it
+    folder = export_run(tmp_path / "run", tmp_path / "whole", merge=merge)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.tie_word_embeddings == tied
+    torch.testing.assert_close(logits_of(model.eval(), tmp_path / "run"), own_logits(tmp_path / "run"))
+    assert model.generation_config.eos_token_id == transformers.AutoTokenizer.from_pretrained(folder).eos_token_id
+    assert "all of which Impresa has trained on" in (folder / "README.md").read_text()
+
+
+def test_adapters_of_all_linear_layers_are_read_by_peft(tmp_path: Path) -> None:
+    overrides = ("decoder.use_lora=true", "decoder.lora.target_modules=all-linear", "decoder.lora.dropout=0")
+    config = tiny_qwen_vlm(base_model(), *overrides)
+    adapted = answering(config, QwenChat.from_model(str(base_model())))
+    save_run(tmp_path / "run", adapted.model, config, adapted.preprocessing)
+    folder = export_run(tmp_path / "run", tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(base(), folder).eval()
+    expected = own_logits(tmp_path / "run")
+    torch.testing.assert_close(logits_of(theirs, tmp_path / "run"), expected, atol=1e-4, rtol=1e-4)
+    assert (logits_of(base(), tmp_path / "run") - expected).abs().max() > 1e-3
 
 
 def test_the_command_prints_the_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Folders for other libraries: the language model that a run has adapted, as peft or as transformers reads it."""
+"""Folders for other libraries: the language model that a run has trained, as peft or as transformers reads it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def check_exportable(config: ExperimentConfig, run_dir: Path, folder: Path) -> N
         CheckpointError: the run has nothing to export, or the folder is not empty.
     """
     if config.decoder is None:
-        raise CheckpointError(f"{run_dir}: is an alignment; what can be exported so far is the adapter of a Qwen model")
+        raise CheckpointError(
+            f"{run_dir}: is an alignment; what can be exported so far is a Qwen model, or its adapter"
+        )
     if reason := why_not_exportable(config.decoder):
         raise CheckpointError(f"{run_dir}: {reason}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -36,10 +38,11 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     """Write the language model of a finished vision-language run to a folder, whole or not at all; returns the folder.
 
     Args:
-        run_dir: a run with a Qwen decoder and low-rank adapters.
+        run_dir: a run with a Qwen decoder, with low-rank adapters or trained whole.
         folder: where to; it must not exist, or be empty.
-        merge: add the adapters to the unquantised base and write a plain transformers model in float32. Otherwise the
-            adapters are written in peft's format, and beside them what makes the prefix.
+        merge: write a plain transformers model in float32, the adapters added to the unquantised base. Otherwise
+            adapters are written in peft's format, and beside them what makes the prefix. A model that was trained whole
+            is a plain one in any case.
 
     Raises:
         CheckpointError: the run is damaged or cannot be exported, or the folder is taken.
@@ -48,11 +51,11 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     from transformers import AutoTokenizer
 
     from impresa.decoders.lora import save_adapters
-    from impresa.decoders.qwen import merge_adapter
+    from impresa.decoders.qwen import merge_adapter, whole_model
     from impresa.run_dir.integrity import verify
     from impresa.run_dir.load import read_run_config
     from impresa.run_dir.weights import read_weights, write_weights
-    from impresa.tasks.answering.language_model import revision_of_language_model
+    from impresa.tasks.answering.language_model import LANGUAGE_MODEL, revision_of_language_model
 
     config = read_run_config(run_dir)
     check_exportable(config, run_dir, folder)
@@ -66,10 +69,14 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     with replacing_folder(folder) as temporary:
         weights = read_weights(run_dir / WEIGHTS)
         trained = {name.removeprefix(_DECODER): value for name, value in weights.items() if name.startswith(_DECODER)}
-        if merge:
+        if merge or not decoder.use_lora:
             with quietly():
-                merge_adapter(decoder, trained, revision=revision).save_pretrained(temporary)
-            readme = render("merged.md.j2", name=config.name, base=base)
+                if decoder.use_lora:
+                    model = merge_adapter(decoder, trained, revision=revision)
+                else:
+                    model = whole_model(run_dir / LANGUAGE_MODEL, trained)
+                model.save_pretrained(temporary)
+            readme = render("plain.md.j2", name=config.name, base=base, has_adapters=decoder.use_lora)
         else:
             save_adapters(decoder.lora, trained, temporary, base=base, revision=revision)
             write_weights(temporary / ENCODERS, {n: t for n, t in weights.items() if not n.startswith(_DECODER)})

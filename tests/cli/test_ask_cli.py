@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -19,8 +19,10 @@ from PIL import Image
 from impresa.cli.main import main
 from impresa.config import to_yaml
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, GenerationConfig
+from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.errors import DataError
+from impresa.tasks.answering.answer import Answer
 from impresa.tasks.answering.answerer import AnsweringModel
 
 DEFAULTS = GenerationConfig(max_new_tokens=7, temperature=0.5, top_p=0.9, num_beams=1)
@@ -32,16 +34,27 @@ class Parrot:
 
     generation: GenerationConfig = DEFAULTS
     calls: list[tuple[str, Any]] = field(default_factory=list)
+    max_len: int = 48
 
-    def ask(self, images: Sequence[Path], questions: str, *, batch_size: int) -> list[str]:
+    def answer(self, text: str, question: str, num_forgotten: int = 0) -> Answer:
+        prompt = Prompt([], num_cut=3 if "is cut" in question else 0, num_forgotten=num_forgotten)
+        return Answer(text, "length" if "too much" in question else "stop", prompt)
+
+    def ask(self, images: Sequence[Path], questions: str, *, batch_size: int) -> list[Answer]:
         self.calls.append(("ask", batch_size))
-        return [f"{image.stem}\n{questions}" for image in images]
+        texts = ["" if questions == "nothing" else f"{image.stem}\n{questions}" for image in images]
+        return [self.answer(text, questions) for text in texts]
 
-    def stream(self, image: Path, question: str, *, turns: Sequence[Turn] = ()) -> Iterator[str]:
+    def stream(self, image: Path, question: str, *, turns: Sequence[Turn] = ()) -> Generator[str, None, Answer]:
         self.calls.append(("stream", tuple(turns)))
         if question == "too long":
             raise DataError("the frame leaves no room for a question")
-        yield from ("" if question == "nothing" else f"{image.stem} ", question)
+        pieces = () if question == "nothing" else (f"{image.stem} ", question)
+        for piece in pieces:
+            yield piece
+            if "wait" in question:
+                raise KeyboardInterrupt
+        return self.answer("".join(pieces), question, max(len(turns) - 2, 0))
 
 
 def test_the_stand_in_takes_what_a_model_takes() -> None:
@@ -111,7 +124,14 @@ def test_json_is_a_list_of_objects(
     assert main(["ask", "run", *images, "où?", "--json"]) == 0
     told = capsys.readouterr().out
     assert json.loads(told) == [
-        {"image": image, "question": "où?", "answer": f"{Path(image).stem}\noù?"} for image in images
+        {
+            "image": image,
+            "question": "où?",
+            "answer": f"{Path(image).stem}\noù?",
+            "finish_reason": "stop",
+            "question_cut": False,
+        }
+        for image in images
     ]
     assert "où" in told
 
@@ -142,9 +162,13 @@ def test_a_terminal_sees_one_answer_as_it_comes(
 def test_options_stand_in_for_the_runs_defaults(place: Path, parrot: Parrot) -> None:
     assert main(["ask", "run", "red.png", "what?"]) == 0
     assert parrot.generation == DEFAULTS
-    words = ["--max-new-tokens", "3", "--temperature", "0.2", "--top-p", "0.25", "--beams", "4"]
+    words = ["--max-new-tokens", "3", "--temperature", "0.2", "--top-p", "0.25", "--beams", "4", "--top-k", "5"]
+    words += ["--repetition-penalty", "2", "--no-repeat-ngram-size", "3", "--stop", ".", "--stop", "\n", "--seed", "9"]
     assert main(["ask", "run", "red.png", "what?", *words]) == 0
-    assert parrot.generation == GenerationConfig(max_new_tokens=3, temperature=0.2, top_p=0.25, num_beams=4)
+    chosen = {"max_new_tokens": 3, "temperature": 0.2, "top_p": 0.25, "num_beams": 4, "top_k": 5, "seed": 9}
+    chosen |= {"repetition_penalty": 2.0, "no_repeat_ngram_size": 3, "stop": (".", "\n")}
+    assert chosen.keys() == vars(GenerationConfig()).keys()
+    assert parrot.generation == GenerationConfig(**chosen)
 
 
 @pytest.mark.parametrize("verb", ["ask", "caption", "chat"])
@@ -165,13 +189,58 @@ def test_options_that_do_nothing_or_cannot_be(
     assert capsys.readouterr().err == "--seed: changes nothing at temperature 0, which draws nothing\n"
 
 
-def test_a_seed_repeats_what_is_drawn_and_none_does_not(place: Path, parrot: Parrot) -> None:
+def test_without_a_seed_something_else_is_drawn_each_time(place: Path, parrot: Parrot) -> None:
     drawn = []
-    for words in (["--seed", "3"], ["--seed", "3"], ["--seed", "4"], [], []):
-        assert main(["ask", "run", "red.png", "what?", *words]) == 0
+    for _ in range(2):
+        torch.manual_seed(0)
+        assert main(["ask", "run", "red.png", "what?"]) == 0
         drawn.append(torch.rand(()).item())
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 4
+    assert drawn[0] != drawn[1]
+    assert parrot.generation.seed is None
+
+
+def test_what_was_cut_and_what_is_missing_is_said(
+    place: Path, parrot: Parrot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "run", "red.png", "nothing"]) == 0
+    assert capsys.readouterr() == ("(no answer)\n", "")
+    assert main(["ask", "run", "red.png", "blue.png", "nothing"]) == 0
+    assert capsys.readouterr().out == "red.png: (no answer)\nblue.png: (no answer)\n"
+    limit = "cut at 7 tokens; give a larger number\n"
+    assert main(["ask", "run", "red.png", "too much"]) == 0
+    assert capsys.readouterr() == ("red\ntoo much\n", f"--max-new-tokens: the answer was {limit}")
+    assert main(["ask", "run", "red.png", "blue.png", "too much"]) == 0
+    assert capsys.readouterr().err == f"--max-new-tokens: 2 of 2 answers were {limit}"
+    assert main(["ask", "run", "red.png", "blue.png", "this is cut"]) == 0
+    assert capsys.readouterr().err == (
+        "decoder.max_len: 48 tokens hold only the end of the question, and the answer; ask in fewer words\n"
+    )
+    assert main(["ask", "run", "red.png", "this is cut and too much", "--json"]) == 0
+    told = capsys.readouterr()
+    (row,) = json.loads(told.out)
+    assert (row["finish_reason"], row["question_cut"], told.err) == ("length", True, "")
+    assert main(["ask", "run", "red.png", "nothing", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["answer"] == ""
+
+
+def test_a_terminal_is_told_what_was_cut(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    for question in ("nothing", "too much"):
+        assert main(["ask", "run", "red.png", question]) == 0
+    assert screen.getvalue() == "(no answer)\nred too much\n"
+    assert capsys.readouterr().err == "--max-new-tokens: the answer was cut at 7 tokens; give a larger number\n"
+
+
+def test_an_interrupted_answer_ends_its_line(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert main(["ask", "run", "red.png", "wait"]) == 130
+    assert (screen.getvalue(), capsys.readouterr().err) == ("red \n", "interrupted\n")
 
 
 def test_the_device_reaches_the_model(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +260,9 @@ def test_a_chat_remembers_until_it_is_told_to_forget(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("what?\n where? \n/new\nwho?\nnothing\nwhy?\n\nunheard\n"))
     assert main(["chat", "run", "red.png"]) == 0
-    assert capsys.readouterr().out == "red what?\nred where?\nred who?\nnothing\nred why?\n"
+    assert capsys.readouterr().out == "red what?\nred where?\nred who?\n(no answer)\nred why?\n"
     what, where, who = Turn("what?", "red what?"), Turn("where?", "red where?"), Turn("who?", "red who?")
-    assert [turns for _, turns in parrot.calls] == [(), (what,), (), (who,), (who, Turn("nothing", "nothing"))]
+    assert [turns for _, turns in parrot.calls] == [(), (what,), (), (who,), (who,)]
     assert where not in parrot.calls[2][1]
 
 
@@ -220,7 +289,7 @@ def test_text_that_is_no_utf_8_is_refused(
 
 def test_images_of_any_name_are_told(place: Path, parrot: Parrot, capsysbinary: Any) -> None:
     Path("\udcff.png").write_bytes(Path("red.png").read_bytes())
-    parrot.ask = lambda images, *_, **__: ["hi"] * len(images)  # type: ignore[method-assign]
+    parrot.ask = lambda images, *_, **__: [Answer("hi")] * len(images)  # type: ignore[method-assign]
     for words in ([], ["--json"]):
         assert main(["ask", "run", "red.png", "\udcff.png", "what?", *words]) == 0
         assert b"?.png" in capsysbinary.readouterr().out
@@ -241,6 +310,89 @@ def test_who_types_is_prompted_and_may_go_on_after_a_fault(
     told = capsys.readouterr()
     assert told.out == "> > red what?\n> \n"
     assert told.err == "the frame leaves no room for a question\n"
+
+
+def chatted(lines: str, monkeypatch: pytest.MonkeyPatch, *, typed: bool = False) -> int:
+    monkeypatch.setattr(sys, "stdin", (Terminal if typed else io.StringIO)(lines))
+    return main(["chat", "run", "red.png"])
+
+
+def test_a_question_goes_on_after_a_backslash(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chatted("what \\\n is \\\nthere?\nwho\\", monkeypatch) == 0
+    assert capsys.readouterr().out == "red what\nis\nthere?\nred who\n"
+    assert chatted("what\\\nis?\n", monkeypatch, typed=True) == 0
+    assert capsys.readouterr().out == "> ... red what\nis?\n> \n"
+
+
+def test_another_image_begins_another_conversation(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my picture.png").write_bytes(Path("blue.png").read_bytes())
+    monkeypatch.setenv("HOME", str(place))
+    lines = "what?\n/image blue.png\nwhat?\n/image 'my picture.png'\nwhat?\n/IMAGE ~/red.png\nwhat?\n/quit\nunheard\n"
+    assert chatted(lines, monkeypatch) == 0
+    assert capsys.readouterr().out == "red what?\nblue what?\nmy picture what?\nred what?\n"
+    assert [turns for _, turns in parrot.calls] == [()] * 4
+
+
+COMMANDS = {
+    "/imge blue.png": "/imge: unknown command; did you mean /image? there are /new, /image, /help and /quit",
+    "/": "/: unknown command; there are /new, /image, /help and /quit",
+    "/image": "/image: names no file; write the path of one behind it",
+    "/image nowhere.png": "nowhere.png: No such file or directory; give the path of an image file",
+    "/image text.txt": "text.txt: not an image of a known format (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF); give another image",
+    "/new please": "/new: takes nothing, not 'please'; write it alone",
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_that_cannot_be_is_named_and_not_asked(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert chatted(f"what?\n{line}\nwhere?\n", monkeypatch, typed=True) == 0
+    told = capsys.readouterr()
+    assert told.err == f"{COMMANDS[line]}\n"
+    assert told.out.count("red") == 2
+    assert parrot.calls[1][1] == (Turn("what?", "red what?"),)  # the conversation goes on
+    assert chatted(f"{line}\nwhere?\n", monkeypatch) == 2
+    assert capsys.readouterr() == ("", f"{COMMANDS[line]}\n")
+
+
+def test_help_names_every_command_and_a_path_is_no_command(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chatted("/help\n/a/b what is it?\n", monkeypatch) == 0
+    *helped, answer = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in helped] == ["/new", "/image", "/help", "/quit"]
+    assert answer == "red /a/b what is it?"
+
+
+def test_a_chat_says_what_was_cut_and_what_it_has_forgotten(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chatted("a\nb is cut\nc too much\nd\ne\n", monkeypatch) == 0
+    room = "decoder.max_len: 48 tokens hold"
+    forgotten = f"{room} no more than the end of the conversation; the oldest questions (1) are forgotten"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{room} only the end of the question, and the answer; ask in fewer words",
+        "--max-new-tokens: the answer was cut at 7 tokens; give a larger number",
+        *[forgotten] * 2,  # one each time, and once
+    ]
+    assert [turn.question for turn in parrot.calls[-1][1]] == ["b is cut", "c too much", "d"]
+
+
+def test_an_interrupted_answer_keeps_the_conversation_of_who_types(
+    place: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chatted("what?\nwait\nwhere?\n", monkeypatch, typed=True) == 0
+    told = capsys.readouterr()
+    assert told.out == "> red what?\n> red \n> red where?\n> \n"
+    assert told.err == "interrupted; /quit or ctrl-d ends\n"
+    assert parrot.calls[-1][1] == (Turn("what?", "red what?"), Turn("wait", "red"))
+    assert chatted("wait\nwhat?\n", monkeypatch) == 130
+    assert capsys.readouterr() == ("red \n", "interrupted\n")
 
 
 def test_a_fault_ends_a_chat_that_nobody_types(
@@ -268,6 +420,10 @@ REFUSED = {
     "ask run red.png what? --top-p 1.5": "impresa ask: argument --top-p: 1.5 is not a number from 0 to 1; ",
     "ask run red.png what? --max-new-tokens few": "impresa ask: argument --max-new-tokens: few is not a whole number",
     "ask run red.png what? --batch-size 0": "impresa ask: argument --batch-size: 0 is not a whole number from 1; ",
+    "ask run red.png what? --top-k 0.5": "impresa ask: argument --top-k: 0.5 is not a whole number from 0; ",
+    "ask run red.png what? --repetition-penalty 0": "--repetition-penalty: got 0.0; it must be a number at least 0.01 ",
+    "ask run red.png what? --stop=": "--stop: got ['']; it must be text that is not empty or a list, each item text ",
+    "ask run red.png what? --temperature 0 --top-k 3": "--top-k: 3 does nothing at temperature 0, which draws ",
     "ask run red.png what? --sed 1": "--sed: unknown argument; did you mean --seed? impresa ask --help tells",
     "caption alignment red.png": "alignment: is an alignment and answers nothing; ",
     "caption run missing.png": "missing.png: No such file or directory; ",

@@ -20,10 +20,10 @@ RUNS = {
     "adapted": ExperimentConfig(decoder=DecoderConfig(use_lora=True)),
 }
 REFUSED = {
-    "alignment new": "alignment: is an alignment; what can be exported so far is the adapter of a Qwen model",
+    "alignment new": "alignment: is an alignment; what can be exported so far is a Qwen model, or its adapter",
     "trm new": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "trm new --merge": "trm: no other library knows its decoder, a trm; use it by impresa.load",
-    "frozen new": "frozen: was trained without decoder.use_lora and has no adapter to export",
+    "frozen new": "frozen: its language model was frozen, so that there is nothing to export; it is Qwen/Qwen2.5-3B-",
     "recursive new --merge": "recursive: no plain Qwen model holds its latent recursion; use it by impresa.load",
     "adapted full": "full: is there already; name a new or an empty folder",
     "adapted full/file --merge": "full/file: is there already; name a new or an empty folder",

@@ -69,6 +69,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
     ([QWEN, ("decoder.recursion.num_layers", 3)], "decoder.recursion.num_layers: does nothing for qwen without"),
     (
+        [TRM, ("decoder.generation.seed", 3)],
+        "decoder.generation.seed: does nothing at decoder.generation.temperature 0, which draws nothing",
+    ),
+    (
         [TRM, ("decoder.recursion.recursive", False), ("decoder.recursion.num_rounds", 3)],
         "decoder.recursion.num_rounds: does nothing without decoder.recursion.recursive, a plain stack",
     ),
@@ -160,7 +164,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
             ("trainer.checkpoint.mode", "max"),
             ("trainer.checkpoint.filename", "a"),
         ],
-        "trainer.checkpoint.mode and trainer.checkpoint.filename: do nothing where trainer.checkpoint.save_top_k is 0",
+        "trainer.checkpoint.filename: does nothing where trainer.checkpoint.save_top_k is 0",
     ),
 ]
 FINE: list[list[Setting]] = [
@@ -184,6 +188,7 @@ FINE: list[list[Setting]] = [
     [("dataset.train_path", "a"), ("dataset.test_path", "shapes"), ("dataset.shapes.num_test", 3)],
     [("losses.gather_distributed", True)],
     [("trainer.logging.wandb", True), ("trainer.logging.entity", "me")],
+    [TRM, ("decoder.generation.seed", 3), ("decoder.generation.temperature", 1.0)],
 ]
 
 

@@ -151,6 +151,21 @@ def test_the_oldest_turns_go_first_and_whole(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_a_prompt_knows_what_did_not_fit(kind: str) -> None:
+    format = chat(kind)
+    whole = format.fitted_prompt(LONG.turns[:2], "and what else?", 500)
+    assert (whole.ids, whole.num_cut, whole.num_forgotten) == (
+        format.prompt(LONG.turns[:2], "and what else?", 500),
+        0,
+        0,
+    )
+    assert format.fitted_prompt(LONG.turns[:2], "and what else?", len(whole.ids) - 1).num_forgotten == 1
+    alone = format.prompt((), "and what else?", 500)
+    cut = format.fitted_prompt(LONG.turns[:2], "and what else?", len(alone) - 3)
+    assert (len(cut.ids), cut.num_cut, cut.num_forgotten) == (len(alone) - 3, 3, 2)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_question_must_be_asked(kind: str) -> None:
     with pytest.raises(DataError, match="the question is empty"):
         chat(kind).prompt((), " \n", 100)

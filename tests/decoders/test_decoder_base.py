@@ -169,7 +169,7 @@ def test_generation_refuses_what_would_give_other_text(decoder: Sums) -> None:
         decoder.generate(IDS, MASK, PREFIX, **SETTINGS)
     beams = SETTINGS | {"settings": GenerationConfig(num_beams=2)}
     with pytest.raises(ConfigError, match=r"generation\.num_beams: .* cannot be streamed; set 1"):
-        decoder.generate(IDS, MASK.flip(1), PREFIX, **beams, streamer=object())
+        decoder.write(IDS, MASK.flip(1), PREFIX, **beams)
 
 
 def test_what_a_decoder_says_of_itself_unless_it_knows_better(decoder: Sums) -> None:

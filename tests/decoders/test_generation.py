@@ -66,9 +66,8 @@ def batched(prompts: Prompts) -> dict[str, torch.Tensor]:
 
 
 def write(decoder: QwenDecoder, given: dict[str, torch.Tensor], end_ids: tuple[int, ...] = (), **kept: Any) -> Any:
-    streamer = kept.pop("streamer", None)
     settings = GenerationConfig(**{"max_new_tokens": NEW, **kept})
-    return decoder.generate(**given, settings=settings, end_ids=end_ids, pad_id=PAD, streamer=streamer)
+    return decoder.generate(**given, settings=settings, end_ids=end_ids, pad_id=PAD)
 
 
 def greedy_by_hand(decoder: QwenDecoder, given: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -147,35 +146,20 @@ def test_sampling_draws_from_the_distribution_and_follows_the_seed(decoder: Qwen
     assert torch.equal(write(decoder, alone, temperature=1e-4), greedy)
 
 
-class Collects(transformers.generation.streamers.BaseStreamer):
-    """Keeps what comes, piece by piece."""
-
-    def __init__(self) -> None:
-        self.pieces: list[list[int]] = []
-        self.ended = False
-
-    def put(self, value: torch.Tensor) -> None:
-        self.pieces.append(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.ended = True
-
-
-def test_a_streamer_gets_each_token_as_it_comes(decoder: QwenDecoder) -> None:
-    streamer = Collects()
-    new = write(decoder, prompts()[0], streamer=streamer)
-    assert streamer.ended
-    assert [piece for piece in streamer.pieces if piece] == [[token] for token in new[0].tolist()]
-
-
-def test_text_streamers_of_transformers_print_the_answer_only(
-    decoder: QwenDecoder, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    capsys.readouterr()
-    streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    new = write(decoder, prompts()[0], streamer=streamer)
-    assert capsys.readouterr().out.strip() == tokenizer.decode(new[0], skip_special_tokens=True).strip()
+def test_each_token_is_computed_when_it_is_asked_for(decoder: QwenDecoder) -> None:
+    read: list[int] = []
+    hook = decoder.model.model.layers[0].register_forward_pre_hook(lambda *_: read.append(1))
+    settings = GenerationConfig(max_new_tokens=NEW)
+    columns = decoder.write(**prompts()[0], settings=settings, end_ids=(), pad_id=PAD)
+    assert read == []
+    first = [next(columns), next(columns)]
+    assert len(read) == 2
+    new = torch.stack([*first, *columns], dim=1)
+    assert len(read) == NEW
+    hook.remove()
+    assert torch.equal(new, write(decoder, prompts()[0]))
+    with pytest.raises(ConfigError, match="beams are chosen at the end"):
+        decoder.write(**prompts()[0], settings=GenerationConfig(num_beams=2), end_ids=(), pad_id=PAD)
 
 
 def test_generation_settings_of_the_checkpoint_do_not_leak_in(folder: Path) -> None:

@@ -114,9 +114,10 @@ def test_adapters_and_recursion_are_saved_and_stay_in_full_precision(folder: Pat
     [
         ({"use_lora": True}, True, None),
         ({"use_lora": True, "use_trm_recursion": True}, True, "no plain Qwen model holds its latent recursion"),
-        ({"freeze": True}, True, "was trained without decoder.use_lora and has no adapter to export"),
-        ({"load_in_4bit": True}, True, "was trained without decoder.use_lora"),
-        ({}, False, "was trained without decoder.use_lora"),
+        ({"freeze": True}, True, "its language model was frozen, so that there is nothing to export; it is /"),
+        ({"load_in_4bit": True}, True, "its language model was frozen"),
+        ({}, False, None),
+        ({"use_trm_recursion": True}, False, "no plain Qwen model holds its latent recursion"),
     ],
     ids=str,
 )
@@ -302,10 +303,33 @@ def test_files_that_lack_weights_are_refused(tmp_path: Path) -> None:
         build(folder)
 
 
-@pytest.mark.parametrize("targets", [("q_proj", "q_pro"), ("lm_head",), ()])
+@pytest.mark.parametrize(
+    "targets", [("q_proj", "q_pro"), ("lm_head",), (), "q_pro", "*_proj", ("all-linear", "q_proj")]
+)
 def test_a_target_that_is_no_layer_of_the_blocks_is_refused(folder: Path, targets: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"decoder\.lora\.target_modules: .*choose among down_proj, gate_pr"):
+    with pytest.raises(
+        ConfigError, match=r"decoder\.lora\.target_modules: .*choose among down_proj, gate_.* or all-linear$"
+    ):
         build(folder, use_lora=True, lora=LoraConfig(target_modules=targets))
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        ("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("up_proj", {"up_proj"}),
+        (("q_proj", "up_proj"), {"q_proj", "up_proj"}),
+    ],
+)
+@pytest.mark.parametrize("load_in_4bit", [False, True])
+def test_targets_may_be_one_name_or_all_layers_but_the_head(
+    tmp_path: Path, targets: Any, adapted: set[str], load_in_4bit: bool
+) -> None:
+    folder = save_qwen(tmp_path, tied=False)  # an LM head of its own
+    decoder = build(folder, use_lora=True, load_in_4bit=load_in_4bit, lora=LoraConfig(r=2, target_modules=targets))
+    names = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == adapted
+    assert len(names) == 2 * 2 * len(adapted)  # two matrices in each of two blocks
 
 
 def test_peft_is_asked_for_when_it_is_needed_and_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

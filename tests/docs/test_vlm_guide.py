@@ -58,6 +58,6 @@ def test_keys_exist() -> None:
 
 def test_generation_defaults_are_those_of_the_config() -> None:
     rows = re.findall(r"^\| `decoder\.generation\.(\w+)` \| `[\w-]+` \| (\S+) \|", GUIDE, flags=re.MULTILINE)
-    assert {name: float(value) for name, value in rows} == {
-        name: float(value) for name, value in vars(GenerationConfig()).items()
+    assert {name: None if value == "none" else float(value) for name, value in rows} == {
+        name: None if value in ((), None) else float(value) for name, value in vars(GenerationConfig()).items()
     }

@@ -4,61 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from impresa.evaluation.text_scores import bleu, exact_match, normalized, rouge_l, score, token_f1
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("  A Red   circle. ", "red circle"),
-        ("the theatre, an ant", "theatre ant"),
-        ("don't", "dont"),
-        ("The", "the"),  # nothing else would remain
-        ("ÉTÉ à 3", "été à 3"),
-        ("A.", "a"),
-        ("1. red; 2. blue", "1 red 2 blue"),
-        ("(-1.5), .5 +7 and 12,345.6", "-1.5 .5 7 and 12345.6"),
-        ("3-5 at 10:30 on 1/2, covid-19", "3-5 at 10:30 on 1/2 covid19"),
-        ("¿Qué? «sí»", "qué sí"),
-        ("`red`", "red"),
-    ],
-)
-def test_normalised(text: str, expected: str) -> None:
-    assert normalized(text) == expected
+from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score, token_f1
 
 
 def test_exact_match_compares_what_is_normalised() -> None:
     assert exact_match("The red circle!", "red circle")
     assert not exact_match("circle red", "red circle")
     assert not exact_match("", "red")
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [("", "A"), ("the", "A"), ("+", "-"), ("15", "1.5"), ("5", "-5"), ("35", "3-5"), ("15", "1,5"), ("c+", "c-")],
-)
-def test_what_differs_is_no_match(answer: str, expected: str) -> None:
-    assert not exact_match(answer, expected)
-    assert token_f1(answer, expected) < 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("caf\u00e9", "cafe\u0301"),
-        ("是的。", "是的"),
-        ("it's", "it\u2019s"),
-        ("it's", "it\u02bcs"),
-        ("-5", "\u22125"),
-        ("1,000", "1000"),
-        ("The red circle.", "red circle"),
-        ("50%", "50"),
-        ("+5.", "5"),
-    ],
-)
-def test_what_means_the_same_is_a_match(answer: str, expected: str) -> None:
-    assert exact_match(answer, expected)
-    assert token_f1(answer, expected) == 1
 
 
 @pytest.mark.parametrize(

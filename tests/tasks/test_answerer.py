@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from impresa.config.experiment import GenerationConfig
@@ -27,6 +30,7 @@ ONE_TOKEN = GenerationConfig(max_new_tokens=1)
 
 @pytest.fixture(scope="module")
 def model() -> AnsweringModel:
+    torch.manual_seed(0)  # the fixture of the whole suite comes after this one
     return answering(tiny_vlm("decoder.generation.max_new_tokens=12"))
 
 
@@ -184,30 +188,43 @@ def test_a_fault_in_the_stream_is_raised_where_it_is_read(
         list(stream)
 
 
-def test_a_stream_that_nobody_reads_ends(model: AnsweringModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would make two hundred tokens."""
-    letter, logits, num_tokens = model.chat.tokens("a")[0], model.model.decoder.head, 0
-    read_on = Event()
+def test_a_stream_computes_when_it_is_read_and_in_no_thread(
+    model: AnsweringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter, logits, threads = model.chat.tokens("a")[0], model.model.decoder.head, []
 
     def endless(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal num_tokens
-        num_tokens += 1
-        if num_tokens > 2:
-            assert read_on.wait(timeout=20)
+        threads.append(threading.current_thread())
         found = torch.zeros_like(logits(hidden))
         found[..., letter] = 9.0
         return found
 
     monkeypatch.setattr(model.model.decoder, "head", endless)
-    before = set(threading.enumerate())
     stream = model.stream(picture(0), "what?", generation=GenerationConfig(max_new_tokens=200))
+    assert threads == []
     assert next(stream) == "a"
-    (generating,) = set(threading.enumerate()) - before
+    assert threads == [threading.current_thread()]
     stream.close()
-    read_on.set()
-    generating.join(timeout=20)
-    assert not generating.is_alive()
-    assert num_tokens <= 4
+    assert len(threads) == 1
+
+
+def test_a_stream_that_is_interrupted_leaves_the_model_as_it_was(
+    model: AnsweringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, head = model.ask(picture(0), "what?"), model.model.decoder.head
+    with monkeypatch.context() as patched:
+        calls = iter(range(3))
+
+        def interrupted(hidden: torch.Tensor) -> torch.Tensor:
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            return head(hidden)
+
+        patched.setattr(model.model.decoder, "head", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(model.stream(picture(0), "what?"))
+    assert not torch.is_inference_mode_enabled()
+    assert "".join(model.stream(picture(0), "what?")) == model.ask(picture(0), "what?") == expected
 
 
 def test_what_was_said_before_counts(model: AnsweringModel) -> None:
@@ -216,7 +233,7 @@ def test_what_was_said_before_counts(model: AnsweringModel) -> None:
     for number, question in enumerate(QUESTIONS):
         image = picture(number)
         alone, after = ("".join(model.stream(image, question, turns=turns)) for turns in ((), said))
-        prompt = model.chat.prompt(said, question, model.max_len, model.generation.max_new_tokens)
+        prompt = model.chat.fitted_prompt(said, question, model.max_len, model.generation.max_new_tokens)
         assert model.answer(model._prefix([image], None), torch.tensor([0]), [prompt]) == [after]
         changed.append(after != alone)
     assert any(changed)
@@ -228,6 +245,142 @@ def test_the_runs_generation_settings_are_the_defaults() -> None:
     answers, others = short.ask(images(8), "what?"), short.ask(images(8), "what?", generation=longer)
     assert short.ask(images(8), "what?", generation=ONE_TOKEN) == answers
     assert sum(map(len, answers)) < sum(map(len, others))
+
+
+HOT = {"temperature": 3.0, "seed": 5}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_seed_draws_the_same_in_any_batch(batch_size: int, model: AnsweringModel) -> None:
+    expected = model.ask(images(), "what?", generation=HOT)
+    assert model.ask(images(), "what?", generation=HOT, batch_size=batch_size) == expected
+    assert model.ask(images(), "what?", generation=HOT | {"seed": 6}) != expected
+    assert "".join(model.stream(picture(0), "what?", generation=HOT)) == expected[0]
+    assert len(set(model.ask([picture(0)] * 4, "what?", generation=HOT))) > 1
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_texts_that_stop_an_answer_cut_it_before_them(num_beams: int, model: AnsweringModel) -> None:
+    settings = {"max_new_tokens": 12, "num_beams": num_beams}
+    free = model.ask(images(8), "what?", generation=settings)
+    stops = sorted({text[len(text) // 2] for text in free if text} - {"\ufffd"})
+    found = model.ask(images(8), "what?", generation=settings | {"stop": stops})
+    assert not any(stop in text for text in found for stop in stops)
+    assert found != free
+    stopped = [any(stop in text for stop in stops) for text in free]
+    assert num_beams > 1 or [text.finish_reason == "stop" for text in found] == stopped
+    one_each = [model.ask(image, "what?", generation=settings | {"stop": stops}) for image in images(8)]
+    assert one_each == found
+    if num_beams == 1:
+        streams = [model.stream(image, "what?", generation=settings | {"stop": stops}) for image in images(8)]
+        assert ["".join(stream) for stream in streams] == found
+
+
+def test_an_answer_says_why_it_ended_and_whether_its_question_was_cut(
+    model: AnsweringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, logits = model.chat.tokens("red circle"), model.model.decoder.head
+    script: list[int] = []
+
+    def scripted(hidden: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros_like(logits(hidden))
+        found[..., script.pop(0)] = 9.0
+        return found
+
+    def said(question: str, num_new: int, ids: list[int]) -> Any:
+        script[:] = ids
+        answer = model.ask(picture(0), question, generation={"max_new_tokens": num_new})
+        script[:] = ids
+        stream = model.stream(picture(0), question, generation={"max_new_tokens": num_new})
+        returned: list[Any] = []
+
+        def read() -> Iterator[str]:
+            returned.append((yield from stream))
+
+        assert "".join(read()) == answer == returned[0]
+        assert vars(returned[0]) == vars(answer)
+        return answer
+
+    monkeypatch.setattr(model.model.decoder, "head", scripted)
+    end, num = model.chat.end_ids[0], len(tokens)
+    whole = said("what?", num + 1, [*tokens, end])
+    assert (whole, whole.finish_reason, whole.question_cut) == ("red circle", "stop", False)
+    cut = said("what? " * 40, num, [*tokens, end])
+    assert (cut, cut.finish_reason, cut.question_cut) == ("red circle", "length", True)
+    assert said("what?", num, [end]).finish_reason == "stop"
+    assert json.dumps([cut]) == '["red circle"]'  # it is a text
+    assert vars(pickle.loads(pickle.dumps(cut))) == vars(cut)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no mapping": (3, r"^generation: got int; it must be a GenerationConfig of impresa\.config, or a dict of "),
+    "theirs": (
+        transformers.GenerationConfig(),
+        r"^generation: got GenerationConfig; it must be a GenerationConfig of ",
+    ),
+    "unknown": ({"max_tokens": 3}, r"^generation\.max_tokens: unknown key; did you mean max_new_tokens\?$"),
+    "bound": (
+        {"max_new_tokens": 0},
+        r"^generation\.max_new_tokens: got 0; it must be a whole number at least 1 and at most 131072$",
+    ),
+    "type": ({"max_new_tokens": "3"}, r"^generation\.max_new_tokens: got '3' \(text\); it must be a whole number"),
+    "truth": ({"num_beams": True}, r"^generation\.num_beams: got true; "),
+    "nan": ({"temperature": float("nan")}, r"^generation\.temperature: got nan; "),
+    "share": (
+        {"top_p": 1.5, "temperature": 1},
+        r"^generation\.top_p: got 1\.5; it must be a number at least 0 and at mo",
+    ),
+    "tiny": (
+        {"temperature": 1e-45},
+        r"^generation\.temperature: 1e-45 is too small to divide by; 0 takes the likeliest",
+    ),
+    "penalty": (
+        {"repetition_penalty": 0},
+        r"^generation\.repetition_penalty: got 0; it must be a number at least 0\.01 ",
+    ),
+    "n-gram": ({"no_repeat_ngram_size": -1}, r"^generation\.no_repeat_ngram_size: got -1; "),
+    "top-k": ({"top_k": 5}, r"^generation\.top_k: 5 does nothing at temperature 0, which draws nothing; leave it out$"),
+    "top-p": (
+        GenerationConfig(top_p=0.5),
+        r"^generation\.top_p: 0\.5 does nothing at temperature 0, which draws nothing",
+    ),
+    "seed": (
+        {"seed": -1},
+        r"^generation\.seed: got -1; it must be a whole number at least 0 and at most 1000000000 or null$",
+    ),
+    "stop": ({"stop": [""]}, r"^generation\.stop: got \[''\]; it must be text that is not empty or a list, each item "),
+    "whole": (GenerationConfig(max_new_tokens=-2), r"^generation\.max_new_tokens: got -2; "),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_settings_that_cannot_be_are_told_in_a_line(kind: str, model: AnsweringModel) -> None:
+    settings, message = BAD[kind]
+    for use in (model.ask, model.caption, model.stream):
+        asked = [] if use == model.caption else ["what?"]
+        with pytest.raises(ConfigError, match=message):
+            use(picture(0), *asked, generation=settings)  # type: ignore[operator]
+
+
+def test_all_faults_of_settings_are_told_at_once(model: AnsweringModel) -> None:
+    with pytest.raises(ConfigError) as caught:
+        model.ask(picture(0), "what?", generation={"max_new_tokens": 0, "num_beams": 0, "top_q": 1})
+    assert len(caught.value.lines) == 3
+
+
+def test_the_settings_of_a_model_are_checked_too() -> None:
+    model = answering(tiny_vlm())
+    model.generation = GenerationConfig(max_new_tokens=0)
+    with pytest.raises(ConfigError, match=r"^generation\.max_new_tokens: got 0; "):
+        model.ask(picture(0), "what?")
+
+
+def test_a_dict_stands_beside_the_runs_own_settings() -> None:
+    model = answering(tiny_vlm("decoder.generation.max_new_tokens=2"))
+    model.generation = replace(model.generation, temperature=3.0, top_p=0.5)
+    greedy = model.ask(images(), "what?", generation={"temperature": 0})  # the run's own top-p is nobody's fault
+    assert greedy == model.ask(images(), "what?", generation=GenerationConfig(max_new_tokens=2))
+    assert model.ask(images(), "what?", generation={}) != greedy
 
 
 def test_sampling_follows_torchs_seed(model: AnsweringModel) -> None:

@@ -50,8 +50,8 @@ class Seeing(AnsweringModel):
     looks = True
     asked: list[str]
 
-    def answer(self, prefix: Prefix, place: torch.Tensor, prompts: Any, *_: Any) -> list[str]:
-        questions = [self.chat.decode(prompt) for prompt in prompts]
+    def answer(self, prefix: Prefix, place: torch.Tensor, prompts: Any, *_: Any) -> Any:
+        questions = [self.chat.decode(prompt.ids) for prompt in prompts]
         self.asked += questions
         names = [self.colours[image] if self.looks else "red" for image in place.tolist()]
         return ["yes" if "something" in question else name for question, name in zip(questions, names, strict=True)]
@@ -218,7 +218,12 @@ def test_a_long_question_leaves_room_for_the_answer() -> None:
     source.items[0] = replace(source.items[0], dialogues=(long,))  # type: ignore[union-attr]
     lengths: list[int] = []
     answer = model.answer
-    model.answer = lambda prefix, place, prompts: (lengths.extend(map(len, prompts)), answer(prefix, place, prompts))[1]  # type: ignore
+
+    def noting(prefix: Prefix, place: torch.Tensor, prompts: Any, *rest: Any) -> Any:
+        lengths.extend(len(prompt.ids) for prompt in prompts)
+        return answer(prefix, place, prompts, *rest)
+
+    model.answer = noting  # type: ignore[method-assign]
     evaluate_answers(model, source, data="squares")
     assert max(lengths) == model.max_len - model.generation.max_new_tokens
 

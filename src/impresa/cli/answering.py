@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from impresa.cli.options import add_device, checked_device, count, count_or_zero, fraction, non_negative
-from impresa.config.describe import raise_faults
 from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from impresa.config.experiment import GenerationConfig
+    from impresa.tasks.answering.answer import Answer
     from impresa.tasks.answering.answerer import AnsweringModel
+
+NO_ANSWER = "(no answer)"
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +32,14 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
     group.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer in tokens")
     group.add_argument("--temperature", type=non_negative, metavar="X", help="of sampling; 0 takes the likeliest token")
     group.add_argument("--top-p", type=fraction, metavar="X", help="sample from the likeliest tokens of this share")
+    group.add_argument("--top-k", type=count_or_zero, metavar="N", help="sample from so many tokens; 0 is all")
     if beams:
         group.add_argument("--beams", dest="num_beams", type=count, metavar="N", help="beams; 1 is no beam search")
+    group.add_argument("--repetition-penalty", type=non_negative, metavar="X", help="above 1 fewer words come again")
+    group.add_argument(
+        "--no-repeat-ngram-size", type=count_or_zero, metavar="N", help="no N tokens in a row come again"
+    )
+    group.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer; may be given several times")
     group.add_argument("--seed", type=count_or_zero, metavar="N", help="of sampling (default: another each time)")
     add_device(parser)
 
@@ -39,7 +47,7 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
 def add_images_and_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer")
+    parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer, ...")
 
 
 def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
@@ -51,19 +59,19 @@ def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
         raise CheckpointError(f"{args.run}: is an alignment and answers nothing; train a run with a decoder on it")
     _check_generation(args, decoder.generation)
     for image in images:
-        _check_image(image)
+        check_image(image)
 
 
 def load_model(args: argparse.Namespace) -> AnsweringModel:
-    """The run's model, set to generate as the options say, and torch's generator seeded."""
+    """The run's model, set to generate as the options say."""
     import torch
 
+    from impresa.config.validate import generation_settings
     from impresa.run_dir.load import load_answerer
 
     model = load_answerer(args.run, checked_device(args.device))
-    # torch starts every process from the same seed.
-    torch.manual_seed(torch.seed() if args.seed is None else args.seed)
-    model.generation = replace(model.generation, **_given(args))
+    torch.seed()  # it starts every process from the same
+    model.generation = generation_settings(_given(args), model.generation)
     return model
 
 
@@ -72,49 +80,86 @@ def answer(args: argparse.Namespace, question: str) -> None:
     check_inputs(args, args.images)
     model = load_model(args)
     if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
-        print_pieces(model.stream(args.images[0], question))
-        return
-    answers = model.ask(args.images, question, batch_size=args.batch_size)
-    names = [printable(str(image)) for image in args.images]
-    if args.json:
-        rows = zip(names, answers, strict=True)
-        found = [{"image": name, "question": question, "answer": text} for name, text in rows]
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    elif len(answers) == 1:
-        print(answers[0])
+        answers = [print_pieces(model.stream(args.images[0], question))]
     else:
-        for name, text in zip(names, answers, strict=True):
-            print(f"{name}: {' '.join(text.split())}")
+        answers = cast("list[Answer]", model.ask(args.images, question, batch_size=args.batch_size))
+        _print_answers(args, question, answers)
+    if not args.json:  # which says it in its own way
+        print(*(f"{line}\n" for line in remarks(answers, model)), sep="", end="", file=sys.stderr)
+
+
+def _print_answers(args: argparse.Namespace, question: str, answers: Sequence[Answer]) -> None:
+    rows = list(zip((printable(str(image)) for image in args.images), answers, strict=True))
+    if args.json:
+        found = [
+            {
+                "image": name,
+                "question": question,
+                "answer": answer,
+                "finish_reason": answer.finish_reason,
+                "question_cut": answer.question_cut,
+            }
+            for name, answer in rows
+        ]
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    elif len(rows) == 1:
+        print(answers[0] or NO_ANSWER)
+    else:
+        for name, answer in rows:
+            print(f"{name}: {' '.join(answer.split()) or NO_ANSWER}")
+
+
+def remarks(answers: Sequence[Answer], model: AnsweringModel) -> Iterator[str]:
+    """Lines about what was cut."""
+    if num_cut := sum(answer.finish_reason == "length" for answer in answers):
+        which = "the answer was" if len(answers) == 1 else f"{num_cut} of {len(answers)} answers were"
+        fault = f"{which} cut at {model.generation.max_new_tokens} tokens"
+        yield f"--max-new-tokens: {fault}; give a larger number"
+    room = f"decoder.max_len: {model.max_len} tokens hold"
+    if any(answer.question_cut for answer in answers):
+        yield f"{room} only the end of the question, and the answer; ask in fewer words"
+    if num_forgotten := max((answer.num_forgotten for answer in answers), default=0):
+        yield f"{room} no more than the end of the conversation; the oldest questions ({num_forgotten}) are forgotten"
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of generation that the options name."""
-    names = ("max_new_tokens", "temperature", "top_p", "num_beams")
+    from impresa.config.experiment import GenerationConfig
+
+    names = (field.name for field in fields(GenerationConfig))
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def _check_generation(args: argparse.Namespace, defaults: GenerationConfig) -> None:
-    from impresa.config.rules import check_generation
+    from impresa.config.validate import generation_settings
 
-    given = _given(args)
-    generation = replace(defaults, **given)
-    faults = (fault for fault in check_generation(generation) if fault.key in given)
-    raise_faults(replace(fault, key=f"--{fault.key.replace('_', '-')}") for fault in faults)
+    def option(key: str) -> str:
+        return f"--{key.removeprefix('num_').replace('_', '-')}"
+
+    generation = generation_settings(_given(args), defaults, option)
     if args.seed is not None and generation.temperature == 0:
         print("--seed: changes nothing at temperature 0, which draws nothing", file=sys.stderr)
 
 
-def print_pieces(pieces: Iterable[str]) -> str:
-    """Print text as it comes and end the line; returns the whole."""
-    text = ""
-    for piece in pieces:
-        print(piece, end="", flush=True)
-        text += piece
-    print(flush=True)
-    return text
+def print_pieces(pieces: Generator[str, None, Answer], said: list[str] | None = None) -> Answer:
+    """Print an answer as it comes and end its line, whatever ends it; the pieces are put into `said` too."""
+    said = [] if said is None else said
+    try:
+        while True:
+            said.append(next(pieces))
+            print(said[-1], end="", flush=True)
+    except StopIteration as end:
+        answer: Answer = end.value
+        print("" if answer else NO_ANSWER, flush=True)
+        return answer
+    except BaseException as error:
+        if said or isinstance(error, KeyboardInterrupt):
+            print(flush=True)
+        raise
 
 
-def _check_image(path: Path) -> None:
+def check_image(path: Path) -> None:
+    """Refuse what is no image, in one line."""
     from impresa.data.image_files import open_image
 
     try:

@@ -1,22 +1,37 @@
 """Talk with a run that has a decoder about one image, without beam search.
 
-A question per line on standard input; answers are printed as they are generated. Earlier questions and answers are
-known; /new forgets them. An empty line or ctrl-d ends.
+A question per line on standard input; a backslash at the end of a line goes on in the next, and a block that is pasted
+into a terminal is one question. Answers are printed as they are generated, and ctrl-c stops one. Earlier questions and
+answers are known. /new forgets them, /image PATH takes another image, /help tells more; /quit, an empty line or ctrl-d
+ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from impresa.cli.answering import add_generation, add_run, check_inputs, load_model, print_pieces
+from impresa.cli.answering import add_generation, add_run, check_image, check_inputs, load_model, print_pieces, remarks
+from impresa.config.describe import did_you_mean, listed
 from impresa.data.dialogue import Turn
 from impresa.errors import DataError
 
-NEW = "/new"
+if TYPE_CHECKING:
+    from impresa.tasks.answering.answerer import AnsweringModel
+
+COMMANDS = {
+    "/new": "forget what was said",
+    "/image": "PATH: talk about another image from here on, and forget what was said",
+    "/help": "print this; a question may go on in the next line after a \\ at the end of one",
+    "/quit": "end, as an empty line and ctrl-d do",
+}
+_COMMAND = re.compile(r"/[\w-]*")
+"""The first word of a command; a path has another slash."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,39 +44,102 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Answer the lines of standard input.
 
     Raises:
-        DataError: a question is unusable; on a terminal the error is shown and the next question read.
+        DataError: a question or command is unusable; on a terminal the error is shown and the next line read.
+        KeyboardInterrupt: ctrl-c where nobody types; on a terminal it ends the answer, or drops the line.
     """
     check_inputs(args, [args.image])
     model = load_model(args)
     model.generation = replace(model.generation, num_beams=1)
-    turns: list[Turn] = []
-    for question in _questions():
-        if question == NEW:
-            turns = []
-            continue
+    chat, is_typed = _Chat(model, args.image), sys.stdin.isatty()
+    if is_typed:
+        with suppress(ImportError):
+            import readline  # noqa: F401 - with it `input` edits lines and has a history
+    while chat.goes_on:
         try:
-            answer = print_pieces(model.stream(args.image, question, turns=turns)).strip()
+            chat.take(_read(is_typed))
         except DataError as error:
-            if not sys.stdin.isatty():
+            if not is_typed:
                 raise
             print(*error.lines, sep="\n", file=sys.stderr)
-            continue
-        if answer:
-            turns.append(Turn(question, answer))
+        except KeyboardInterrupt:
+            if not is_typed:
+                raise
+            print("interrupted; /quit or ctrl-d ends", file=sys.stderr)
 
 
-def _questions() -> Iterator[str]:
-    """Lines up to an empty one, with a prompt on a terminal."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    while True:
+@dataclass
+class _Chat:
+    """What is talked about, and what was said about it."""
+
+    model: AnsweringModel
+    image: Path
+    turns: list[Turn] = field(default_factory=list)
+    goes_on: bool = True
+
+    def take(self, line: str) -> None:
+        """Do what a line says: a command, a question, or the end."""
+        word, _, rest = line.partition(" ")
+        if not line:
+            self.goes_on = False
+        elif _COMMAND.fullmatch(word):
+            self._obey(word.lower(), rest.strip())
+        else:
+            self._ask(line)
+
+    def _obey(self, word: str, rest: str) -> None:
+        if word not in COMMANDS:
+            raise DataError(
+                f"{word}: unknown command; {did_you_mean(word, COMMANDS)}there are {listed(COMMANDS, 'and')}"
+            )
+        if rest and word != "/image":
+            raise DataError(f"{word}: takes nothing, not {rest!r}; write it alone")
+        match word:
+            case "/quit":
+                self.goes_on = False
+            case "/help":
+                print(*(f"{command:<8}{what}" for command, what in COMMANDS.items()), sep="\n", flush=True)
+            case "/new":
+                self.turns = []
+            case "/image":
+                self.image, self.turns = _image(rest), []
+
+    def _ask(self, question: str) -> None:
+        said: list[str] = []
         try:
-            line = input(prompt).strip()
+            answer = print_pieces(self.model.stream(self.image, question, turns=self.turns), said)
+            self.turns = self.turns[answer.num_forgotten :]
+            for line in remarks([answer], self.model):
+                print(line, file=sys.stderr)
+        finally:  # also of what ctrl-c has stopped
+            if text := "".join(said).strip():
+                self.turns.append(Turn(question, text))
+
+
+def _image(name: str) -> Path:
+    """The image of a path as it is typed, or dropped into a terminal, which puts quotes around it."""
+    quote = name[:1] if name[:1] in ("'", '"') and name[:1] == name[-1:] else ""
+    name = name.removeprefix(quote).removesuffix(quote)
+    if not name:
+        raise DataError("/image: names no file; write the path of one behind it")
+    path = Path(name).expanduser()
+    check_image(path)
+    return path
+
+
+def _read(is_typed: bool) -> str:
+    """The next line without spaces around it, with those that it goes on in; empty at the end. Typed ones have a
+    prompt."""
+    lines: list[str] = []
+    while not lines or lines[-1].endswith("\\"):
+        try:
+            lines.append(input(("... " if lines else "> ") if is_typed else "").strip())
         except UnicodeDecodeError as error:
             raise DataError("standard input: is not UTF-8 text; write it in that encoding") from error
         except EOFError:
-            if prompt:
+            if is_typed:
                 print()
-            return
-        if not line:
-            return
-        yield line
+            lines.append("")
+        except KeyboardInterrupt:
+            print()
+            raise
+    return "\n".join(line.removesuffix("\\").rstrip() for line in lines).strip()

@@ -1,7 +1,8 @@
-"""Write the language model of a run with a Qwen decoder and low-rank adapters to a folder, for other libraries.
+"""Write the language model of a run with a Qwen decoder to a folder, for other libraries.
 
-The adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge as a
-plain transformers model. The folder's README.md says how to load it.
+Low-rank adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge
+as a plain transformers model, as which a model that was trained whole is written anyway. The folder's README.md says
+how to load it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from impresa.config.types import (
     Batch,
     CheckpointConfig,
     Count,
+    CountOrZero,
     Depth,
     Flag,
     Float,
@@ -24,7 +25,9 @@ from impresa.config.types import (
     MemoryConfig,
     Multiple,
     Name,
+    Names,
     NonNegative,
+    Penalty,
     PixelCount,
     Pixels,
     Positive,
@@ -211,8 +214,8 @@ class LoraConfig(Section):
     """Scale; the adapter's output is multiplied by alpha / r."""
     dropout: Rate = 0.2
     """Dropout on the adapter's input."""
-    target_modules: tuple[Name, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear layers that get an adapter."""
+    target_modules: Names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter, by name; `all-linear` is all of them but the LM head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +248,18 @@ class GenerationConfig(Section):
     """Sampling temperature, at least 0.001; 0 is greedy."""
     top_p: Fraction = 1.0
     """Sample from the smallest set of tokens that has this probability; needs a temperature."""
+    top_k: CountOrZero = 0
+    """Sample from so many of the likeliest tokens, 0 from all; needs a temperature."""
+    repetition_penalty: Penalty = 1.0
+    """Above 1 the answer's own tokens become less likely to come again (Keskar et al. 2019); 1 is none. The question
+    does not count, here and below."""
+    no_repeat_ngram_size: CountOrZero = 0
+    """No so many tokens in a row come twice in an answer; 0 allows all."""
+    stop: Names = ()
+    """Texts that end the answer, which is cut before the first of them. A `trm` writes in lower case."""
+    seed: CountOrZero | None = None
+    """Of sampling; needs a temperature. Each question of a call draws from its own stream, by seed and position, so
+    that the batch changes nothing (but for beams). null: torch's global generator draws."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,6 +253,11 @@ WARNED = (
         "does nothing for qwen without `decoder.use_trm_recursion`",
     ),
     Rule(
+        ("decoder.generation.seed",),
+        lambda c: c.decoder.generation.temperature == 0,
+        "does nothing at `decoder.generation.temperature` 0, which draws nothing",
+    ),
+    Rule(
         _below("decoder.recursion", "num_cycles", "num_steps", "num_rounds"),
         lambda c: not c.decoder.recursion.recursive,
         "does nothing without `decoder.recursion.recursive`, a plain stack",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from operator import attrgetter
 from typing import get_args
 
@@ -153,7 +154,7 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
             fault = f"{decoder.num_heads} heads are {head_dim} wide; rotary positions need an even width"
             yield Fault("decoder.num_heads", f"{fault}, so change it or `decoder.dim`")
         yield from _check_mlp("decoder.mlp_ratio", decoder.dim, decoder.mlp_ratio)
-    for found in check_generation(decoder.generation):
+    for found in chain(check_generation(decoder.generation), idle_generation(decoder.generation)):
         yield replace(found, key=f"decoder.generation.{found.key}")
     if decoder.type == "qwen" and decoder.freeze and decoder.use_lora:
         yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
@@ -166,13 +167,19 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def check_generation(generation: GenerationConfig) -> Iterator[Fault]:
-    """Settings of generation that are impossible or have no effect; the keys are bare names."""
+    """Settings of generation that are impossible; the keys are bare names."""
     temperature = generation.temperature
     if 0 < temperature < LEAST_TEMPERATURE:
         fix = f"0 takes the likeliest token, anything else is at least {LEAST_TEMPERATURE:g}"
         yield Fault("temperature", f"{temperature:g} is too small to divide by; {fix}")
-    if temperature == 0 and generation.top_p < 1:
-        yield Fault("top_p", f"{generation.top_p:g} does nothing at temperature 0, which draws nothing; leave it out")
+
+
+def idle_generation(generation: GenerationConfig) -> Iterator[Fault]:
+    """Settings of generation that have no effect beside the others; the keys are bare names."""
+    for key, neutral in (("top_p", 1), ("top_k", 0)):
+        value = getattr(generation, key)
+        if generation.temperature == 0 and value != neutral:
+            yield Fault(key, f"{value:g} does nothing at temperature 0, which draws nothing; leave it out")
 
 
 def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:

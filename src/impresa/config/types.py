@@ -15,6 +15,8 @@ from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
+Names = Name | tuple[Name, ...]
+"""One or several; read with `listed_names`."""
 Count = Annotated[int, Strict(), Ge(1), Le(1_000_000_000)]
 CountOrZero = Annotated[int, Strict(), Ge(0), Le(1_000_000_000)]
 # Sizes of what is built have maxima that nobody needs to reach: a slip of the hand, or a stranger's config, is refused
@@ -40,12 +42,19 @@ Fraction = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(1)]
 """0 to 1, both included."""
 Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
+Penalty = Annotated[float, Strict(), AllowInfNan(False), Ge(0.01), Le(100)]
+"""A factor; beyond these bounds it would overflow."""
 KeepCount = Annotated[int, Strict(), Ge(-1), Le(1_000_000_000)]
 """How many to keep: 0 none, -1 all."""
 
 MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
 MemoryUpdate = Literal["attention", "gated", "static"]
 MemoryPosition = Literal["prepend", "append"]
+
+
+def listed_names(names: Names) -> list[str]:
+    """The names of a field that takes one or several."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 class Section:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate, chain
 from types import NoneType
@@ -14,10 +15,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from impresa.config.describe import Fault, choices, describe, listed, nearest, raise_faults, show
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, GenerationConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
-from impresa.config.rules import check_experiment, check_guide
+from impresa.config.rules import check_experiment, check_generation, check_guide, idle_generation
 from impresa.config.tree import hints, holds, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
@@ -58,6 +59,34 @@ def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] 
     own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other]}
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
+    return config
+
+
+def generation_settings(
+    given: GenerationConfig | Mapping[str, Any] | None,
+    defaults: GenerationConfig,
+    name: Callable[[str], str] = "generation.{}".format,
+) -> GenerationConfig:
+    """The settings of a call, checked: `defaults`, with what is given in their place.
+
+    Args:
+        given: all settings, some by name, or none.
+        defaults: the rest. What has no effect beside the given ones is passed over.
+        name: what an error calls a setting.
+
+    Raises:
+        ConfigError: a line for each setting that does not exist, is out of bounds, or is given and has no effect.
+    """
+    if given is not None and not isinstance(given, GenerationConfig | Mapping):
+        fix = "it must be a GenerationConfig of impresa.config, or a dict of some of its fields"
+        raise ConfigError(f"generation: got {type(given).__name__}; {fix}")
+    faults: list[Fault] = []
+    chosen = to_tree(given or {})
+    tree = merge(to_tree(defaults), chosen)
+    config: GenerationConfig = _parse(GenerationConfig, tree, to_tree(GenerationConfig()), faults)
+    idle = (fault for fault in idle_generation(config) if fault.key in chosen)
+    faults += _about_sound_keys(chain(check_generation(config), idle), faults)
+    raise_faults(replace(fault, key=name(fault.key)) for fault in faults)
     return config
 
 

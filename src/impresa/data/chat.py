@@ -31,6 +31,18 @@ _PLACEHOLDER = "\ue000"
 """For texts in a template; from Unicode's private area, so that no template contains it."""
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What stands before an answer, fitted into the bound of its length."""
+
+    ids: list[int]
+    """Token ids."""
+    num_cut: int
+    """Tokens at the start of the question that were cut."""
+    num_forgotten: int
+    """Earlier turns that were left out, the oldest ones."""
+
+
 class ChatFormat(ABC):
     """Dialogues to tokens and back. It can be sent to another process."""
 
@@ -72,14 +84,18 @@ class ChatFormat(ABC):
         Raises:
             DataError: the last answer leaves no room for a question; the message is the reason alone.
         """
-        return self._fit(_texts(dialogue.turns), max_len)
+        return self._join(*self._fit(_texts(dialogue.turns), max_len)[:2])
 
     def is_cut(self, dialogue: Dialogue, max_len: int) -> bool:
         """True for a dialogue of which `encode` leaves something out, with the same error."""
         return len(self.encode(dialogue, sys.maxsize)[0]) > max_len and bool(self.encode(dialogue, max_len))
 
     def prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> list[int]:
-        """Token ids up to the answer to `question`, the same as those of `encode`.
+        """Token ids up to the answer to `question`, see `fitted_prompt`."""
+        return self.fitted_prompt(turns, question, max_len, num_new).ids
+
+    def fitted_prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> Prompt:
+        """What stands before the answer to `question`, with the same token ids as those of `encode`.
 
         Args:
             turns: earlier questions and answers, oldest first.
@@ -97,22 +113,24 @@ class ChatFormat(ABC):
         question = question.strip()
         num_framing = len(self._join(self.frames([question]), [[]])[0])
         room = min(num_new, max(max_len - num_framing, 0) // 2)
-        return self._fit([*_texts(turns), question], max_len - room)[0]
+        frames, tokens, num_cut, num_forgotten = self._fit([*_texts(turns), question], max_len - room)
+        return Prompt(self._join(frames, tokens)[0], num_cut, num_forgotten)
 
-    def _fit(self, texts: list[str], max_len: int) -> tuple[list[int], list[bool]]:
+    def _fit(self, texts: list[str], max_len: int) -> tuple[list[list[int]], list[list[int]], int, int]:
+        """Frames and texts as token ids, the number of those that were cut, and of the turns that were left out."""
+        num_forgotten = 0
         while True:
             frames, tokens = self.frames(texts), [self.tokens(text) for text in texts]
-            ids, supervised = self._join(frames, tokens)
-            excess = len(ids) - max_len
+            excess = len(self._join(frames, tokens)[0]) - max_len
             if excess <= 0:
-                return ids, supervised
+                return frames, tokens, 0, num_forgotten
             if len(texts) <= 2:
                 break
-            texts = texts[2:]
+            texts, num_forgotten = texts[2:], num_forgotten + 1
         if excess >= len(tokens[0]):
             what = f"an answer of {len(tokens[1])} tokens leaves" if len(tokens) > 1 else "the frame leaves"
             raise DataError(f"{what} no room for a question in {max_len} tokens; raise decoder.max_len")
-        return self._join(frames, [tokens[0][excess:], *tokens[1:]])
+        return frames, [tokens[0][excess:], *tokens[1:]], excess, num_forgotten
 
     def _join(self, frames: list[list[int]], tokens: list[list[int]]) -> tuple[list[int], list[bool]]:
         ids: list[int] = []
@@ -233,8 +251,7 @@ class QwenChat(ChatFormat):
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = [int(i) for i in ids]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).strip()
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def save(self, directory: Path) -> None:
         self._tokenizer.save_pretrained(directory)

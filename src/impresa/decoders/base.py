@@ -8,7 +8,7 @@ Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocab
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,50 +164,93 @@ class Decoder(nn.Module, ABC):
         settings: GenerationConfig,
         end_ids: Sequence[int],
         pad_id: int,
-        streamer: Any = None,
+        rows: Sequence[int] | None = None,
+        is_stop: Callable[[Sequence[int]], bool] | None = None,
     ) -> Tensor:
-        """Continue texts, by transformers' `generate`, until an end token or `settings.max_new_tokens`.
+        """Continue texts, until each has ended or has `settings.max_new_tokens`.
 
         Only `settings` decides: what a checkpoint's `generation_config.json` says (repetition penalty, temperature,
-        top-k, ...) is not read. Sampling draws from torch's global generator.
+        top-k, ...) is not read.
 
         Args:
             input_ids: (B, T) int64, padded on the LEFT, so that each row ends with its last token.
             attention_mask: (B, T) bool or int.
             prefix_embeds: (B, P, H).
             prefix_mask: (B, P) bool. None: all real.
-            settings: greedy at temperature 0, else sampling; beams above one.
+            settings: greedy at temperature 0, else sampling; beams above one. `stop` is the matter of `is_stop`.
             end_ids: tokens that end a text.
             pad_id: what follows the end token of a text that ended before others.
-            streamer: transformers' streamer, which gets each token as it comes; one text at a time, no beams.
+            rows: with `settings.seed`, the number of each text, which chooses the stream that it draws from: it draws
+                the same in any batch. None: they are counted from 0.
+            is_stop: true for new tokens that make a text which ends the answer; what is written behind them, while
+                others are not at their end, is of no use.
 
         Returns:
             (B, at most max_new_tokens) int64: the new tokens only, the end token included.
 
         Raises:
             DataError: shapes do not fit, or a text is padded on the right.
-            ConfigError: the decoder is in training mode, or beams are to be streamed.
+            ConfigError: the decoder is in training mode.
         """
-        from transformers import DynamicCache
+        given = input_ids, attention_mask, prefix_embeds, prefix_mask
+        if settings.num_beams > 1:
+            from impresa.decoders.generation import search_beams
 
-        from impresa.decoders.generation import settings_of
+            return search_beams(
+                self,
+                *self._prompt(*given),
+                settings,
+                end_ids=end_ids,
+                pad_id=pad_id,
+                first_row=rows[0] if rows else 0,
+                is_stop=is_stop,
+            )
+        columns: list[Tensor] = []
+        open_rows = set(range(len(input_ids)))
+        for column in self.write(*given, settings=settings, end_ids=end_ids, pad_id=pad_id, rows=rows):
+            columns.append(column)
+            if is_stop is not None:
+                texts = torch.stack(columns, dim=1).tolist()
+                open_rows -= {row for row in open_rows if texts[row][-1] in end_ids or is_stop(texts[row])}
+                if not open_rows:
+                    break
+        return torch.stack(columns, dim=1)
 
+    @torch.inference_mode()
+    def write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix_embeds: Tensor,
+        prefix_mask: Tensor | None = None,
+        *,
+        settings: GenerationConfig,
+        end_ids: Sequence[int],
+        pad_id: int,
+        rows: Sequence[int] | None = None,
+    ) -> Iterator[Tensor]:
+        """The columns (B,) that `generate` returns, each computed when it is asked for.
+
+        Arguments and errors as in `generate`; beams are a `ConfigError`, for they are chosen at the end.
+        """
+        from impresa.decoders.generation import write_tokens
+
+        refuse_streamed_beams(settings)
+        embeds, mask = self._prompt(input_ids, attention_mask, prefix_embeds, prefix_mask)
+        numbers = range(len(mask)) if rows is None else rows
+        return write_tokens(self, embeds, mask, settings, end_ids=end_ids, pad_id=pad_id, rows=numbers)
+
+    def _prompt(
+        self, input_ids: Tensor, attention_mask: Tensor, prefix_embeds: Tensor, prefix_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, P + T, H) of prefix and text, and their mask (B, P + T) bool."""
         if self.training:
             raise ConfigError("decoder: it is in training mode, where dropout would act on the text; call eval() first")
-        if streamer is not None:
-            refuse_streamed_beams(settings)
         prefix, prefix_mask, text = self._read(input_ids, prefix_embeds, prefix_mask, None)
         mask = torch.cat((prefix_mask, attention_mask.bool()), dim=1)
         if not mask[:, -1].all():
             raise DataError("input_ids: a text ends with padding; generation needs the padding on the left")
-        return self.causal_lm.generate(
-            inputs_embeds=torch.cat((prefix, text), dim=1),
-            attention_mask=mask.long(),
-            position_ids=CausalContext.of(mask).position_ids,
-            past_key_values=DynamicCache(),
-            generation_config=settings_of(settings, end_ids, pad_id),
-            streamer=streamer,
-        )
+        return torch.cat((prefix, text), dim=1), mask
 
     def _run_behind_shared(
         self, prefix: Tensor, prefix_mask: Tensor, text: Tensor, mask: Tensor, prefix_of_row: Tensor

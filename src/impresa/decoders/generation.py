@@ -1,19 +1,36 @@
-"""A decoder as a model of transformers, so that its `generate` serves it: sampling, beams, streaming, cache.
+"""Text, token by token behind a cache; and a decoder as a model of transformers, whose beam search serves it.
 
-Imported only where text is generated, for it needs transformers from the start.
+Imported only where text is generated, for it needs transformers from the start. What changes the choice of a token
+(penalties, temperature, top-k, top-p) is transformers' own, in both ways.
 
 Letters of shapes: B batch, S new positions, C positions in the cache and the new ones, H width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import torch
 import transformers
 from torch import Tensor
-from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from torch.nn import functional as F
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from impresa.config.experiment import GenerationConfig
@@ -71,16 +88,125 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=self.wrapped.head(hidden[:, -logits_to_keep:]), past_key_values=cache)
 
 
-def settings_of(config: GenerationConfig, end_ids: Sequence[int], pad_id: int) -> transformers.GenerationConfig:
-    """transformers' settings, all that change a choice of token being given."""
-    sampling = config.temperature > 0
-    drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if sampling else {}
-    return transformers.GenerationConfig(
-        max_new_tokens=config.max_new_tokens,
-        num_beams=config.num_beams,
-        do_sample=sampling,
+@torch.inference_mode()
+def write_tokens(
+    decoder: Any,
+    embeds: Tensor,
+    mask: Tensor,
+    settings: GenerationConfig,
+    *,
+    end_ids: Sequence[int],
+    pad_id: int,
+    rows: Sequence[int],
+) -> Iterator[Tensor]:
+    """Continue texts, without beams; nothing is computed between two tokens but when the next is asked for.
+
+    Args:
+        decoder: a `Decoder`.
+        embeds: (B, S, H), prefixes and texts.
+        mask: (B, S) bool, true where they are real, as the last of each is.
+        settings: see `Decoder.generate`, as for the rest.
+        end_ids: tokens that end a text.
+        pad_id: what follows them.
+        rows: numbers of the texts.
+
+    Yields:
+        (B,) int64: the next token of each text.
+    """
+    cache, process = DynamicCache(), cast("Callable[[Tensor, Tensor], Tensor]", _processors(settings))
+    generators = None if settings.seed is None else [_generator(settings.seed, row, mask.device) for row in rows]
+    ends = torch.tensor(end_ids, dtype=torch.long, device=mask.device)
+    ids = ends.new_empty(len(mask), 0)
+    ended = torch.zeros_like(mask[:, 0])
+    for _ in range(settings.max_new_tokens):
+        hidden = decoder.run(embeds, CausalContext.of(mask, embeds.shape[1], cache))[-1]
+        scores = process(ids, decoder.head(hidden[:, -1]).float())
+        token = _draw(scores, generators) if settings.temperature > 0 else scores.argmax(dim=-1)
+        token = token.masked_fill(ended, pad_id)
+        yield token
+        ended = ended | torch.isin(token, ends)
+        if ended.all():
+            return
+        ids = torch.cat((ids, token[:, None]), dim=1)
+        embeds, mask = decoder.embed(token[:, None]), F.pad(mask, (0, 1), value=True)
+
+
+def search_beams(
+    decoder: Any,
+    embeds: Tensor,
+    mask: Tensor,
+    settings: GenerationConfig,
+    *,
+    end_ids: Sequence[int],
+    pad_id: int,
+    first_row: int,
+    is_stop: Callable[[Sequence[int]], bool] | None,
+) -> Tensor:
+    """Continue texts by transformers' beam search. Arguments as in `write_tokens`; returns (B, new) int64."""
+    is_drawn = settings.temperature > 0
+    drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0} if is_drawn else {}  # neutral: the processors have them
+    plain = transformers.GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=is_drawn,
         eos_token_id=list(end_ids) or None,
         pad_token_id=pad_id,
         use_cache=True,
         **drawn,
     )
+    is_seeded = is_drawn and settings.seed is not None
+    with torch.random.fork_rng(devices=[mask.device] if mask.is_cuda else [], enabled=is_seeded):
+        if is_seeded:
+            torch.manual_seed(_mixed(settings.seed or 0, first_row))
+        return decoder.causal_lm.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask.long(),
+            position_ids=CausalContext.of(mask).position_ids,
+            past_key_values=DynamicCache(),
+            generation_config=plain,
+            logits_processor=_processors(settings),
+            stopping_criteria=None if is_stop is None else [_Stopping(is_stop)],
+        )
+
+
+class _Stopping(StoppingCriteria):
+    """A test of new tokens as transformers calls it."""
+
+    def __init__(self, is_stop: Callable[[Sequence[int]], bool]) -> None:
+        self._is_stop = is_stop
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return torch.tensor([self._is_stop(ids) for ids in input_ids.tolist()], device=input_ids.device)
+
+
+def _processors(settings: GenerationConfig) -> LogitsProcessorList:
+    """What `settings` do to the scores (B, V) of the next token, given the tokens (B, new) before it."""
+    found = LogitsProcessorList()
+    if settings.repetition_penalty != 1:
+        found.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))
+    if settings.no_repeat_ngram_size:
+        found.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
+    if settings.temperature > 0:
+        found.append(TemperatureLogitsWarper(float(settings.temperature)))
+        if settings.top_k:
+            found.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            found.append(TopPLogitsWarper(float(settings.top_p)))
+    return found
+
+
+def _draw(scores: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    probabilities = scores.softmax(dim=-1)
+    if generators is None:
+        return torch.multinomial(probabilities, 1).squeeze(1)
+    pairs = zip(probabilities, generators, strict=True)
+    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in pairs])
+
+
+def _generator(seed: int, row: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(_mixed(seed, row))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -43,8 +43,8 @@ def why_not_exportable(config: DecoderConfig) -> str | None:
     """The reason why no other library can use a trained decoder, and how to use it instead; None where one can."""
     if config.type != "qwen":
         return f"no other library knows its decoder, a {config.type}; use it by impresa.load"
-    if not config.use_lora:
-        return "was trained without decoder.use_lora and has no adapter to export"
     if config.use_trm_recursion:
         return "no plain Qwen model holds its latent recursion; use it by impresa.load"
+    if not config.use_lora and (config.freeze or config.load_in_4bit):
+        return f"its language model was frozen, so that there is nothing to export; it is {config.model} itself"
     return None

@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from impresa.config.experiment import LoraConfig
+from impresa.config.types import listed_names
 from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
 from impresa.errors import ConfigError
 from impresa.hub import import_optional
 
+ALL_LINEAR = "all-linear"
+"""For `target_modules`: every linear layer but the LM head."""
 _ADAPTER = "default"
 """peft's name of the one adapter that a model gets."""
 
@@ -29,7 +32,7 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
         ConfigError: peft cannot be imported, or the model has no layer of a target's name.
     """
     peft = _import_peft()
-    _check_targets(model, config.target_modules)
+    _check_targets(model, config)
     tuner = peft.LoraModel(model, _settings(peft, config), _ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
@@ -83,16 +86,27 @@ def _settings(peft: Any, config: LoraConfig, **more: Any) -> Any:
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
+        target_modules=_targets(config),
         bias="none",
         **more,
     )
 
 
-def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+def _targets(config: LoraConfig) -> list[str] | str:
+    """As peft takes them: it would read one name that is no list as a pattern of whole paths."""
+    names = listed_names(config.target_modules)
+    return ALL_LINEAR if names == [ALL_LINEAR] else names
+
+
+def _check_targets(model: Any, config: LoraConfig) -> None:
     """Refuse targets that are no layers: peft itself checks only that one of them is."""
+    targets = _targets(config)
+    if targets == ALL_LINEAR:
+        return
     layers = {name.rpartition(".")[2] for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
     unknown = [target for target in targets if target not in layers]
     if unknown or not targets:
         wrong = f"no linear layer of the blocks is called {unknown[0]}" if unknown else "it is empty"
-        raise ConfigError(f"decoder.lora.target_modules: {wrong}; choose among {', '.join(sorted(layers))}")
+        raise ConfigError(
+            f"decoder.lora.target_modules: {wrong}; choose among {', '.join(sorted(layers))}, or {ALL_LINEAR}"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,6 +144,27 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revisio
         for name, parameter in own.items():
             parameter.copy_(adapters[name])
     return tuner.merge_and_unload().requires_grad_(True)
+
+
+def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
+    """The language model that was trained whole: a plain transformers model.
+
+    Args:
+        architecture: folder with its `config.json`.
+        state: state dict of its decoder.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(read_config(KEY, str(architecture)), dtype=torch.float32)
+    try:
+        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"language model: {reason}; restore the run from a copy") from error
+    return model
 
 
 @contextmanager

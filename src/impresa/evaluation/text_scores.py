@@ -1,14 +1,4 @@
-"""Comparing generated texts with right ones.
-
-Texts are normalised as SQuAD does (Rajpurkar et al. 2016): lower case, without punctuation and articles. That is made
-for English phrases; answers of numbers, signs and other scripts would be confused by it, so here
-
-- punctuation is what Unicode calls so, in every script, and equal characters are equal however they are composed;
-- a number keeps its sign, its point, and what else joins its digits ("1.5" is not "15", "3-5" not "35"), but neither a
-  plus nor commas between thousands;
-- symbols that carry meaning stay ("c+", "$5");
-- where nothing would remain, what was there stays ("+", "-", "...", and the choice "A").
-"""
+"""Comparing generated texts with right ones, see `impresa.evaluation.normalizing` for what counts as the same."""
 
 from __future__ import annotations
 
@@ -17,36 +7,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from impresa.evaluation.normalizing import normalized
 from impresa.evaluation.results import AnswerScores
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NUMBER = re.compile(r"((?:(?<!\w)[-+]?\.?)?\d+(?:[.,:/-]\d+)*)")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NO_WORD = re.compile(r"[\W_]+")
-_PLAIN = str.maketrans({"\u2212": "-", "\u02bc": "'"})
-"""Unicode's minus, and the apostrophe that it calls a letter."""
 _BLEU_WORDS = 4
-
-
-def normalized(text: str) -> str:
-    """Lower case, without punctuation and articles, single spaces; the module says how it differs from SQuAD's."""
-    text = unicodedata.normalize("NFC", text).lower().translate(_PLAIN)
-    for shorter in (_without_punctuation(text), _ARTICLES.sub(" ", _without_punctuation(text))):
-        text = shorter if shorter.strip() else text
-    return " ".join(text.split())
-
-
-def _without_punctuation(text: str) -> str:
-    pieces = _NUMBER.split(text)  # what is no number and numbers, in turn
-    pieces[::2] = ["".join(filter(_is_kept, piece)) for piece in pieces[::2]]
-    pieces[1::2] = [_THOUSANDS.sub("", number.removeprefix("+")) for number in pieces[1::2]]
-    return "".join(pieces)
-
-
-def _is_kept(character: str) -> bool:
-    """False for punctuation, and for accents that stand alone, such as the back quote."""
-    category = unicodedata.category(character)
-    return not category.startswith("P") and category != "Sk"
 
 
 def exact_match(answer: str, expected: str) -> bool:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
-from itertools import takewhile
-from queue import SimpleQueue
-from threading import Event, Thread
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig, GenerationConfig
-from impresa.data.chat import ChatFormat
+from impresa.config.types import listed_names
+from impresa.config.validate import generation_settings
+from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.data.dialogue import ask as said
 from impresa.data.preprocessing import Preprocessing
@@ -22,6 +21,7 @@ from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
 from impresa.errors import DataError
 from impresa.fusion import Prefix
+from impresa.tasks.answering.answer import Answer, Reader
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.arguments import Named, inputs_of, kind, naming, text_of, texts_of, whole_number
@@ -29,7 +29,8 @@ from impresa.tasks.base import UsableModel
 from impresa.tasks.devices import Device
 from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
 
-_REPLACEMENT = "\ufffd"
+Generation = GenerationConfig | Mapping[str, Any]
+"""Settings of generation: all of them, or some by name, beside which the run's own hold."""
 
 
 class AnsweringModel(UsableModel):
@@ -62,8 +63,8 @@ class AnsweringModel(UsableModel):
         *,
         sounds: Sound | Sequence[Sound] | None = None,
         batch_size: int = 32,
-        generation: GenerationConfig | None = None,
-    ) -> str | list[str]:
+        generation: Generation | None = None,
+    ) -> Answer | list[Answer]:
         """Answer questions about images.
 
         Args:
@@ -71,14 +72,17 @@ class AnsweringModel(UsableModel):
             questions: one question for every image, several for one image, or as many as images, pair by pair.
             sounds: as many sounds as images, for a model with an audio encoder.
             batch_size: questions that are answered at a time.
-            generation: settings of generation; None stands for the run's own.
+            generation: settings of generation, all (a `GenerationConfig`) or some (a dict, such as
+                `{"temperature": 0.7, "seed": 3}`) in place of the run's own.
 
         Returns:
-            The answer for one image and one question, else a list of them in order.
+            The answer for one image and one question, else a list of them in order. An `Answer` is a `str` with
+            `finish_reason` and `question_cut`.
 
         Raises:
             DataError: an image or sound cannot be read, a question is empty, or the numbers do not fit; the line begins
                 with the argument.
+            ConfigError: there is no such setting, or it is out of bounds or has no effect.
         """
         seen, asked = images_of("images", images), texts_of("questions", questions)
         pictures, size = seen.items, whole_number("batch_size", batch_size)
@@ -90,18 +94,18 @@ class AnsweringModel(UsableModel):
             raise DataError(f"{fault}; give one, or as many as images")
         if heard is not None and len(heard) != len(pictures):
             raise DataError(f"ask: {len(heard)} sounds for {len(pictures)} images; give as many of each")
-        settings = generation or self.generation
+        settings = generation_settings(generation, self.generation)
         prompts = [self._prompt(question, (), settings) for question in said]
-        answers: list[str] = []
+        answers: list[Answer] = []
         for start in range(0, len(said), size):
             rows = image_of_question[start : start + size]
             chosen = sorted(set(rows))
             prefix = self._prefix([pictures[i] for i in chosen], heard and [heard[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
-            answers += self.answer(prefix, index, prompts[start : start + size], settings)
+            answers += self.answer(prefix, index, prompts[start : start + size], settings, start)
         return answers[0] if seen.is_one and asked.is_one else answers
 
-    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> str | list[str]:
+    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> Answer | list[Answer]:
         """Describe images; arguments and result as in `ask`."""
         return self.ask(images, CAPTION_PROMPTS[0], **settings)
 
@@ -112,9 +116,9 @@ class AnsweringModel(UsableModel):
         *,
         turns: Sequence[Turn] = (),
         sound: Sound | None = None,
-        generation: GenerationConfig | None = None,
-    ) -> Generator[str, None, None]:
-        """The answer piece by piece, as it is generated; `close()`, or dropping it, ends it early.
+        generation: Generation | None = None,
+    ) -> Generator[str, None, Answer]:
+        """The answer piece by piece, each computed when it is asked for; the generator returns the whole.
 
         Args:
             image: the image that is asked about.
@@ -125,9 +129,9 @@ class AnsweringModel(UsableModel):
 
         Raises:
             DataError: as `ask`.
-            ConfigError: `generation` has beams.
+            ConfigError: as `ask`, or `generation` has beams.
         """
-        settings = generation or self.generation
+        settings = generation_settings(generation, self.generation)
         refuse_streamed_beams(settings)
         before = inputs_of("turns", turns, lambda _: False).items
         for name, turn in before:
@@ -135,68 +139,57 @@ class AnsweringModel(UsableModel):
                 raise DataError(f"{name}: got {kind(turn)}; give impresa.data.dialogue.Turn(question, answer)")
         prompt = self._prompt(text_of("question", question), [turn for _, turn in before], settings)
         prefix = self._prefix([Named("image", image)], None if sound is None else [Named("sound", sound)])
-        return self._pieces(prefix, prompt, settings)
+        ids = torch.tensor([prompt.ids], device=self.device)
+        columns = self.model.decoder.write(
+            ids,
+            torch.ones_like(ids),
+            prefix.tokens,
+            prefix.mask,
+            settings=settings,
+            end_ids=self.chat.end_ids,
+            pad_id=self.chat.pad_id,
+        )
+        return self._reader(settings).pieces((int(column) for column in columns), prompt)
 
-    def _pieces(self, prefix: Prefix, prompt: list[int], settings: GenerationConfig) -> Generator[str, None, None]:
-        """The answer to one prompt, generated in a thread that ends when this generator is closed."""
-        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
-        abandoned = Event()
-
-        def generate() -> None:
-            try:
-                index = torch.zeros(1, dtype=torch.long, device=self.device)
-                self.answer(prefix, index, [prompt], settings, _Pieces(self.chat, pieces.put, abandoned))
-                pieces.put(None)
-            except _Abandoned:
-                pass
-            except BaseException as error:  # it is raised where the pieces are read
-                pieces.put(error)
-
-        Thread(target=generate, daemon=True).start()
-        try:
-            while (piece := pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-        finally:
-            abandoned.set()
+    def _reader(self, settings: GenerationConfig) -> Reader:
+        return Reader(self.chat, listed_names(settings.stop))
 
     @torch.inference_mode()
     def answer(
         self,
         prefix: Prefix,
         index: Tensor,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         generation: GenerationConfig | None = None,
-        streamer: Any = None,
-    ) -> list[str]:
+        first: int = 0,
+    ) -> list[Answer]:
         """Answer prompts, for callers that have encoded the images.
 
         Args:
             prefix: of the images.
             index: (R,) int64, the image that each prompt is about.
-            prompts: token ids of R prompts, as `ChatFormat.prompt` gives them.
-            generation: as in `ask`.
-            streamer: gets the tokens of a single prompt as they come.
+            prompts: R prompts, as `ChatFormat.fitted_prompt` gives them.
+            generation: checked settings; None stands for the run's own.
+            first: the number of the first prompt among all that are asked; under a seed it chooses what is drawn.
         """
-        longest, pad = max(map(len, prompts)), self.chat.pad_id
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        settings = generation or self.generation
+        reader = self._reader(settings)
+        longest, pad = max(len(prompt.ids) for prompt in prompts), self.chat.pad_id
+        numbers = [longest - len(prompt.ids) for prompt in prompts]  # of the tokens on the left that are padding
+        rows = [[pad] * num + prompt.ids for num, prompt in zip(numbers, prompts, strict=True)]
+        mask = torch.arange(longest)[None] >= torch.tensor(numbers)[:, None]
         found = self.model.decoder.generate(
-            ids,
-            mask,
+            torch.tensor(rows, device=self.device),
+            mask.to(self.device),
             prefix.tokens[index],
             prefix.mask[index],
-            settings=generation or self.generation,
+            settings=settings,
             end_ids=self.chat.end_ids,
             pad_id=pad,
-            streamer=streamer,
+            rows=range(first, first + len(prompts)),
+            is_stop=reader.is_stop if reader.stops else None,
         )
-
-        def is_text(token: int) -> bool:
-            return token not in self.chat.end_ids
-
-        return [self.chat.decode(list(takewhile(is_text, row))).strip() for row in found.tolist()]
+        return [reader.answer(ids, prompt) for ids, prompt in zip(found.tolist(), prompts, strict=True)]
 
     @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:
@@ -204,9 +197,9 @@ class AnsweringModel(UsableModel):
         self.model.eval()  # the caller may have trained it in between
         return self.model.prefix(batch.to(self.device))
 
-    def _prompt(self, question: Named, turns: Sequence[Turn], settings: GenerationConfig) -> list[int]:
+    def _prompt(self, question: Named, turns: Sequence[Turn], settings: GenerationConfig) -> Prompt:
         with naming(question.name):
-            return self.chat.prompt(turns, question.value, self.max_len, settings.max_new_tokens)
+            return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 
     def _prefix(self, images: Sequence[Named | Picture], sounds: Sequence[Named | Sound] | None) -> Prefix:
         pixels = pixels_of(images, self.preprocessing.image)
@@ -243,40 +236,6 @@ class AnsweringModel(UsableModel):
             output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
             states[row] = output.hidden[0, -1].float().cpu()
         return states
-
-
-class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
-    """Ends the generation of an answer that was closed."""
-
-
-class _Pieces:
-    """A streamer for transformers: turns tokens into text as soon as they make whole characters.
-
-    transformers' own `TextIteratorStreamer` holds each word back until the next one begins.
-    """
-
-    def __init__(self, chat: ChatFormat, put: Callable[[str], None], abandoned: Event) -> None:
-        self._chat, self._put, self._abandoned = chat, put, abandoned
-        self._ids: list[int] = []
-        self._given = ""
-
-    def put(self, value: Tensor) -> None:
-        """Take the next token. The first call has the prompt, which is empty: it was given as embeddings."""
-        if self._abandoned.is_set():
-            raise _Abandoned
-        self._ids += [token for token in value.flatten().tolist() if token not in self._chat.end_ids]
-        text = self._chat.decode(self._ids).strip()
-        if text.endswith(_REPLACEMENT) or not text.startswith(self._given):
-            return
-        if text != self._given:
-            self._put(text[len(self._given) :])
-            self._given = text
-
-    def end(self) -> None:
-        """Give the text that was held back."""
-        rest = self._chat.decode(self._ids).strip()[len(self._given) :]
-        if rest:
-            self._put(rest)
 
 
 def _as_loaded(model: VisionLanguageModel) -> VisionLanguageModel:

@@ -12,6 +12,7 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
+from impresa.data.chat import Prompt
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
@@ -132,20 +133,21 @@ class _AnswerCollector:
         prefix = model.prefix(batch)
         self._add_loss(batch, prefix)
         self.num_images += len(batch)
-        asked: list[tuple[_Question, list[int], int]] = []
+        asked: list[tuple[_Question, Prompt, int]] = []
         assert batch.image_of_row is not None
         for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
             for number, turn in enumerate(dialogue.turns):
                 num_new = model.generation.max_new_tokens
-                prompt = model.chat.prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
+                prompt = model.chat.fitted_prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
                 question = _Question(turn.question, turn.answer, dialogue.kind, positions[image])
                 asked.append((question, prompt, image))
 
-        def answers(asked: Sequence[tuple[_Question, list[int], int]]) -> Iterator[tuple[_Question, str]]:
+        def answers(asked: Sequence[tuple[_Question, Prompt, int]]) -> Iterator[tuple[_Question, str]]:
             for start in range(0, len(asked), self._batch_size):
                 questions, prompts, images = zip(*asked[start : start + self._batch_size], strict=True)
                 index = torch.tensor(images, device=model.device)
-                yield from zip(questions, model.answer(prefix, index, prompts), strict=True)
+                number = len(self.questions) + start
+                yield from zip(questions, model.answer(prefix, index, prompts, None, number), strict=True)
 
         for question, answer in answers(asked):
             question.answer = answer
