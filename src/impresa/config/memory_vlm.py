@@ -37,6 +37,7 @@ from impresa.config.types import (
     Positive,
     Rate,
     Section,
+    Temperature,
     Text,
 )
 
@@ -64,7 +65,7 @@ class GuideTextConfig(Section):
 class ContrastiveConfig(Section):
     """Contrastive loss."""
 
-    temperature: Positive = 0.07
+    temperature: Temperature = 0.07
     """Logit scaling temperature: the start, or the fixed value, see `learn_temperature`."""
     loss_type: LossType = "clip"
     gather_distributed: Flag = False

@@ -24,6 +24,9 @@ Fraction = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(1)]
 """0 to 1, both included."""
 Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
+MIN_TEMPERATURE = 0.01
+"""Of contrastive losses, which divide cosines by it: they multiply by 100 at most, whatever is learned."""
+Temperature = Annotated[float, Strict(), AllowInfNan(False), Ge(MIN_TEMPERATURE)]
 KeepCount = Annotated[int, Strict(), Ge(-1)]
 """How many to keep: 0 none, -1 all."""
 

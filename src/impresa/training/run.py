@@ -69,7 +69,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
         return output_dir
-    parts = build_parts(config, output_dir, resumed=bool(checkpoint))
+    parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
     if group.is_main:
         _prepare(output_dir, config, parts, command, checkpoint)
     fit(config, parts, output_dir, checkpoint, group)
@@ -92,7 +92,7 @@ def dry_run(config: ExperimentConfig) -> str:
     config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
-    parts = build_parts(config, run_dir=None)
+    parts = build_parts(config, run_dir=None, world_size=world_size)
     training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
     return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
