@@ -1,4 +1,4 @@
-"""Two processes joined by gloo, as a launcher would start them."""
+"""Two processes, or more, joined by gloo, as a launcher would start them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ PATIENCE_S = 120
 
 
 def in_two_processes(
-    work: Callable[..., Any], folder: Path, *arguments: Any, start: Literal["spawn", "fork"] = "spawn"
+    work: Callable[..., Any],
+    folder: Path,
+    *arguments: Any,
+    start: Literal["spawn", "fork"] = "spawn",
+    count: int = 2,
 ) -> list[Any]:
     """What `work(rank, *arguments)` returns in each of two processes of one group.
 
@@ -27,33 +31,34 @@ def in_two_processes(
             another process before the two meet.
         arguments: what both are given besides their rank.
         start: "fork" where what is imported here need not be imported there.
+        count: of the processes.
     """
     context = multiprocessing.get_context(start)
-    processes = [context.Process(target=_child, args=(work, rank, folder, *arguments)) for rank in range(2)]
+    processes = [context.Process(target=_child, args=(work, r, count, folder, *arguments)) for r in range(count)]
     try:
         for process in processes:
             process.start()
         for process in processes:
             process.join(timeout=PATIENCE_S)
-        assert [process.exitcode for process in processes] == [0, 0]
+        assert [process.exitcode for process in processes] == [0] * count
     finally:
         for process in processes:
             if process.is_alive():
                 process.kill()
                 process.join()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def _child(work: Callable[..., Any], rank: int, folder: Path, *arguments: Any) -> None:
+def _child(work: Callable[..., Any], rank: int, count: int, folder: Path, *arguments: Any) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
-        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank))
         distributed.init_process_group(
             "gloo",
             init_method=f"file://{folder}/store",
             rank=rank,
-            world_size=2,
+            world_size=count,
             timeout=timedelta(seconds=PATIENCE_S),
         )
         torch.save(work(rank, *arguments), folder / f"rank{rank}.pt")

@@ -21,6 +21,7 @@ from impresa.config import to_yaml
 from impresa.config.experiment import DecoderConfig, ExperimentConfig, GenerationConfig
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.image_files import FORMATS
 from impresa.errors import DataError
 from impresa.tasks.answering.answer import Answer
 from impresa.tasks.answering.answerer import AnsweringModel
@@ -342,7 +343,7 @@ COMMANDS = {
     "/": "/: unknown command; there are /new, /image, /help and /quit",
     "/image": "/image: names no file; write the path of one behind it",
     "/image nowhere.png": "nowhere.png: No such file or directory; give the path of an image file",
-    "/image text.txt": "text.txt: not an image of a known format (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF); give another image",
+    "/image text.txt": f"text.txt: not an image of a known format ({', '.join(FORMATS)}); give another image",
     "/new please": "/new: takes nothing, not 'please'; write it alone",
 }
 

@@ -66,6 +66,7 @@ SINGLE = [
     ("optimization.betas", [0.9, 1], "optimization.betas: got [0.9, 1]; it must be a list of 2, each a number"),
     ("optimization.betas", [0.9, 0.8, 0.7], "optimization.betas: got [0.9, 0.8, 0.7]; it must be a list of 2"),
     ("losses.type", "clop", "losses.type: got 'clop'; it must be clip or siglip (did you mean clip?)"),
+    ("losses.temperature", 0.005, "losses.temperature: got 0.005; it must be a number at least 0.01 or null"),
     ("losses.siglip_bias", True, "losses.siglip_bias: got true; it must be auto or a number"),
     ("trainer.devices", 0, "trainer.devices: got 0; it must be auto or a whole number at least 1"),
     ("trainer.strategy", "deepspeed", "trainer.strategy: got 'deepspeed'; it must be auto, ddp or fsdp"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
+from impresa.data.audio import Clip
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.dialogue import ask
-from impresa.data.images import ImageTransform
-from impresa.data.loading import BatchDataset, BatchLoader, TrainingView
+from impresa.data.images import ImageTransform, decode_image
+from impresa.data.loading import BatchDataset, BatchLoader, TrainingView, identified
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.data.sampler import BatchSampler
@@ -70,7 +72,7 @@ def loader(
     state: dict[str, int] | None = None,
     persistent: bool = True,
 ) -> BatchLoader:
-    sampler = BatchSampler(num_samples=len(source), batch_size=batch_size, seed=0, shuffle=True)
+    sampler = BatchSampler(num_samples=len(source), batch_size=batch_size, seed=0)
     if state:
         sampler.load_state_dict(state)
     return BatchLoader(
@@ -235,7 +237,58 @@ def test_data_are_tried_once_before_they_are_refused() -> None:
     dataset = BatchDataset(Counted(4, bad=frozenset(range(4))), COLLATE)
     with pytest.raises(DataError, match=r"^data: 4 samples in a row cannot be used, the first is picture 1: broken"):
         dataset.__getitems__([(0, 1), (0, 2)])
-    assert len(read) == 2 + 4
+    assert sorted(read) == [0, 1, 2, 3]
+
+
+def test_a_batch_has_as_many_good_samples_as_it_needs_and_none_twice() -> None:
+    dataset = BatchDataset(Pictures(6, bad=frozenset({4, 0})), COLLATE, least=2)
+    batch = dataset.__getitems__([(0, 4), (0, 5)])
+    assert batch.ids == ["picture 5", "picture 1"]
+    assert batch.bad == [("picture 4", "broken"), ("picture 0", "broken")]
+    with pytest.raises(DataError, match="data: 5 samples in a row cannot be used"):
+        BatchDataset(Pictures(6, bad=frozenset(range(5))), COLLATE, least=2).__getitems__([(0, 5), (0, 2)])
+
+
+@pytest.mark.parametrize("augmentation", ["none", "clip"])
+def test_keys_are_those_of_the_data_whatever_training_does_to_them(augmentation: str) -> None:
+    class Twice(Pictures):
+        def __getitem__(self, index: int) -> Sample:
+            return replace(super().__getitem__(index % 3), captions=(f"{index % 2} " + " ".join(WORDS),))
+
+    views = [view(augmentation=augmentation, caption_dropout=drop, identifies=True) for drop in (0.0, 0.5)]
+    batches = [
+        BatchDataset(Twice(6), COLLATE, one).__getitems__([(0, i) for i in range(6)]) for one in (*views, identified)
+    ]
+    for batch in batches:
+        images, texts = batch.keys["image"], batch.keys["text"]
+        assert (images[:, None] == images).tolist() == [[i % 3 == j % 3 for j in range(6)] for i in range(6)]
+        assert (texts[:, None] == texts).tolist() == [[i % 2 == j % 2 for j in range(6)] for i in range(6)]
+        assert torch.equal(images, batches[0].keys["image"])
+        assert torch.equal(texts, batches[0].keys["text"])
+    assert BatchDataset(Twice(6), COLLATE, view()).__getitems__([(0, 1), (0, 2)]).keys == {}
+
+
+def test_equal_pixels_have_one_key_in_any_file_and_process() -> None:
+    picture = Pictures(1)[0].image
+    files = {}
+    for kind in ("PNG", "BMP", "TIFF"):
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        files[kind] = stream.getvalue()
+    keys = {Sample("x", decode_image(content)).image_key for content in files.values()}
+    assert keys == {picture_key := Sample("x", picture).image_key}
+    other = picture.copy()
+    other.putpixel((3, 3), (1, 2, 3))
+    reshaped = Image.frombytes("RGB", picture.size[::-1], picture.tobytes())
+    assert picture_key not in {Sample("x", one).image_key for one in (other, reshaped, None)}
+    assert Sample("x", Image.new("RGB", (2, 1))).image_key == -3443843167558542376  # the same on every machine
+
+
+def test_equal_sounds_have_one_key_at_one_rate() -> None:
+    clip = Clip(torch.arange(5.0), 8000)
+    key = Sample("x", audio=clip).audio_key
+    assert key == Sample("y", audio=Clip(torch.arange(5.0), 8000)).audio_key
+    assert key not in {Sample("x", audio=Clip(torch.arange(5.0), 16_000)).audio_key, Sample("x").audio_key}
 
 
 def test_data_without_any_good_sample_are_refused() -> None:

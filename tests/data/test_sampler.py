@@ -6,13 +6,13 @@ from itertools import chain, product
 
 import pytest
 
-from impresa.data.sampler import BatchSampler, Item
+from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sources.base import Blocks
 from impresa.errors import DataError
 
 
 def sampler(num_samples: int = 20, batch_size: int = 4, **changes: object) -> BatchSampler:
-    return BatchSampler(**{"num_samples": num_samples, "batch_size": batch_size, "seed": 0, "shuffle": True, **changes})
+    return BatchSampler(**{"num_samples": num_samples, "batch_size": batch_size, "seed": 0, **changes})
 
 
 def epochs(one: BatchSampler, count: int) -> list[list[list[Item]]]:
@@ -43,10 +43,9 @@ def test_each_sample_comes_once_on_one_rank(num_samples: int, batch_size: int, w
         assert sum(parts) > 1 or batch_size * world_size == 1
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_the_ranks_parts_are_what_one_process_sees(shuffle: bool) -> None:
-    whole = epochs(sampler(27, 8, shuffle=shuffle), 2)
-    parts = [epochs(sampler(27, 4, shuffle=shuffle, rank=rank, world_size=2), 2) for rank in range(2)]
+def test_the_ranks_parts_are_what_one_process_sees() -> None:
+    whole = epochs(sampler(27, 8), 2)
+    parts = [epochs(sampler(27, 4, rank=rank, world_size=2), 2) for rank in range(2)]
     for epoch, batches in enumerate(whole):
         assert batches == [one + two for one, two in zip(parts[0][epoch], parts[1][epoch], strict=True)]
 
@@ -77,9 +76,29 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert [{epoch for epoch, _ in chain(*batches)} for batches in one] == [{0}, {1}]
 
 
-def test_without_shuffling_the_order_is_that_of_the_file() -> None:
-    for epoch in epochs(sampler(shuffle=False), 2):
-        assert [index for _, index in chain(*epoch)] == list(range(20))
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize(("num_samples", "sizes"), [(23, [4] * 5 + [3]), (21, [4] * 4 + [5]), (20, [4] * 5), (1, [1])])
+def test_a_validation_has_the_same_batches_in_any_number_of_processes(
+    num_samples: int, sizes: list[int], world_size: int
+) -> None:
+    ranks = [
+        BlockSampler(num_samples=num_samples, batch_size=4, rank=r, world_size=world_size) for r in range(world_size)
+    ]
+    for _ in range(2):
+        batches = [batch for one in ranks for batch in one]
+        assert [index for _, index in chain(*batches)] == list(range(num_samples))
+        assert [len(batch) for batch in batches] == sizes
+    assert [len(one) for one in ranks] == [len(list(one)) for one in ranks]
+    assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+
+
+def test_a_rank_that_contrasts_its_own_rows_has_two_in_each_batch() -> None:
+    for num_samples in (8, 9, 10, 11, 12, 13, 17):
+        ranks = [[len(batch) for batch in sampler(num_samples, 4, rank=r, world_size=2, least=2)] for r in range(2)]
+        assert min(chain(*ranks)) >= 2
+        assert sum(chain(*ranks)) == num_samples
+    with pytest.raises(DataError, match="3 samples for 2 processes, of which each needs 2 in a batch; use fewer"):
+        sampler(3, 4, world_size=2, least=2)
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 5, 7])

@@ -65,9 +65,9 @@ def test_processes_share_the_batches(tokenizer: TextTokenizer) -> None:
         module = data(tokenizer)
         loaders = module.train_loader(rank, 2), module.val_loader(rank, 2)
         seen.append([[batch.ids for batch in loader] for loader in loaders])
-    whole = data(tokenizer, batch_size=8)
-    for number, loader in enumerate((whole.train_loader(), whole.val_loader())):
-        assert [batch.ids for batch in loader] == [a + b for a, b in zip(seen[0][number], seen[1][number], strict=True)]
+    train, val = data(tokenizer, batch_size=8).train_loader(), data(tokenizer).val_loader()
+    assert [batch.ids for batch in train] == [a + b for a, b in zip(seen[0][0], seen[1][0], strict=True)]
+    assert [batch.ids for batch in val] == seen[0][1] + seen[1][1]  # whole batches of one process
 
 
 def test_caption_dropout_reaches_the_captions_of_training_alone(tokenizer: TextTokenizer) -> None:

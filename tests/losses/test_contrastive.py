@@ -82,11 +82,11 @@ def test_the_scale_starts_at_one_over_the_temperature_and_learns() -> None:
 
 
 def test_a_fixed_temperature_is_no_parameter_but_is_saved() -> None:
-    loss = ContrastiveLoss(LossConfig(temperature=0.005, learn_temperature=False))
+    loss = ContrastiveLoss(LossConfig(temperature=0.05, learn_temperature=False))
     assert not list(loss.parameters())
     assert list(loss.state_dict()) == ["logit_scale"]
     loss.commit(1)
-    assert loss.logit_scale.exp().item() == pytest.approx(200, rel=1e-4)
+    assert loss.logit_scale.exp().item() == pytest.approx(20, rel=1e-4)
 
 
 def test_a_learned_scale_is_clamped_at_one_hundred() -> None:
@@ -95,6 +95,26 @@ def test_a_learned_scale_is_clamped_at_one_hundred() -> None:
         loss.logit_scale.data.fill_(value)
         loss.commit(1)
         assert loss.logit_scale.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_similarities_are_multiplied_by_one_hundred_at_most(learned: bool, dtype: torch.dtype) -> None:
+    """At the smallest temperature, before the first commit and after it, and with a scale of another run."""
+    loss = ContrastiveLoss(LossConfig(temperature=0.01, learn_temperature=learned)).to(dtype)
+    inputs = embeddings("image", "text")
+    for stored in (None, math.log(100), 9.0):
+        if stored is not None:
+            loss.load_state_dict({"logit_scale": torch.tensor(stored)})
+        output = loss(inputs)
+        assert 97 < output.logs["logit_scale"].item() <= 100
+        torch.testing.assert_close(output.loss, clip_loss(*inputs.values(), output.logs["logit_scale"]).to(output.loss))
+        loss.commit(1)
+        assert loss(inputs).logs["logit_scale"].item() <= 100
+    if learned:  # at its limit it can still fall
+        loss(inputs).loss.backward()
+        assert loss.logit_scale.grad is not None
+        assert loss.logit_scale.grad.abs() > 0
 
 
 def test_the_weight_scales_the_loss_and_not_the_log() -> None:

@@ -32,7 +32,7 @@ class Case:
 
 
 def gathering(**losses: object) -> LossConfig:
-    return LossConfig(gather_distributed=True, **losses)
+    return LossConfig(**{"gather_distributed": True, "duplicates": "ignore", **losses})
 
 
 CASES = {
@@ -48,10 +48,13 @@ CASES = {
     "tiled": Case(gathering(row_chunk=4), rows=(7, 5), dims=(8, 3)),
     "duplicates": Case(gathering(duplicates="positive"), rows=(7, 5), dims=(8,)),
     "duplicates siglip": Case(gathering(duplicates="positive", type="siglip"), rows=(7, 5)),
+    "duplicates, tiled": Case(gathering(duplicates="positive", row_chunk=4), rows=(5, 8), dims=(8, 3)),
+    "duplicates and an empty rank": Case(gathering(duplicates="positive"), rows=(0, 9)),
     "three modalities with gaps": Case(gathering(), rows=(6, 4), modalities=3, with_gaps=True),
+    "duplicates with gaps": Case(gathering(duplicates="positive"), rows=(7, 6), modalities=3, with_gaps=True),
     "fixed temperature": Case(gathering(learn_temperature=False)),
 }
-APART = Case(LossConfig(type="siglip"), rows=(6, 6))
+APART = Case(LossConfig(type="siglip", duplicates="ignore"), rows=(6, 6))
 
 
 class Towers(nn.Module):
@@ -74,8 +77,9 @@ class Towers(nn.Module):
         inputs = {name: base + torch.randn(total, WIDTH, generator=generator) for name in self.encoders}
         embeddings = {name: encoder(inputs[name][rows]) for name, encoder in self.encoders.items()}
         present = {"audio": (torch.arange(total) % 3 == 0)[rows]} if self.case.with_gaps else {}
-        captions = [f"caption {i % 4}" for i in range(total)][rows]
-        return self.loss(embeddings, present=present, captions=captions)
+        numbers = torch.arange(total)
+        keys = {"image": numbers // 3, "text": numbers % 4, "audio": numbers % 5}
+        return self.loss(embeddings, present=present, keys={name: key[rows] for name, key in keys.items()})
 
 
 def result(model: nn.Module, rows: slice, towers: Towers) -> dict[str, Tensor]:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from impresa.config.experiment import LossConfig
-from impresa.errors import DataError
 from impresa.losses.clip import clip_loss
 from impresa.losses.contrastive import ContrastiveLoss
-from impresa.losses.pairs import caption_labels
+from impresa.losses.pairs import Embedded
 
 B, E = 8, 16
 SCALE = torch.tensor(1 / 0.07)
@@ -50,30 +49,26 @@ def test_a_modality_that_no_sample_has_adds_nothing(kind: str) -> None:
     assert all(x.grad.isfinite().all() for x in inputs.values())
 
 
-def test_equal_captions_have_equal_labels_and_no_others() -> None:
-    captions = ["a red circle", "a red circle.", "A red circle", "a red circle", "", "絵"]
-    labels = caption_labels(captions, torch.device("cpu"))
-    same = labels[:, None] == labels
-    assert same.tolist() == [[left == right for right in captions] for left in captions]
-    assert labels.tolist() == caption_labels(captions, torch.device("cpu")).tolist()
-    assert labels[0].item() == 3868813310041309068  # the same in every process, on every machine
+def keys(**of_modality: str) -> dict[Embedded, Tensor]:
+    """A key for each character: equal characters are equal images, captions or sounds."""
+    return {name: torch.tensor([*map(ord, text)]) for name, text in of_modality.items()}
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_duplicates_can_be_right_answers(kind: str) -> None:
     """Captions that are the same have the same embedding: only as positives can the loss fall to its least value."""
-    captions = ["one", "two", "one", "three", "one", "two", "four", "five"]
-    axes = torch.eye(E)[caption_labels(captions, torch.device("cpu")).unique(return_inverse=True)[1]]
+    texts = keys(text="oTo3oT45")
+    axes = torch.eye(E)[texts["text"].unique(return_inverse=True)[1]]
     inputs = {"image": axes, "text": axes}
     found = {}
     for duplicates in ("ignore", "positive"):
         loss = ContrastiveLoss(LossConfig(type=kind, duplicates=duplicates, siglip_bias=-50.0, temperature=0.01))
-        found[duplicates] = loss(inputs, captions=captions).logs["contrastive"].item()
+        found[duplicates] = loss(inputs, keys=texts).logs["contrastive"].item()
     if kind == "clip":  # ln 3, 1/3 each, is the least for three answers
         least = (3 * torch.tensor(3.0).log() + 2 * torch.tensor(2.0).log()) / B
         assert found["positive"] == pytest.approx(least.item(), rel=1e-5)
         distinct = ContrastiveLoss(LossConfig(duplicates="positive"))
-        torch.testing.assert_close(distinct(inputs, captions=[*map(str, range(B))]).loss, clip_loss(axes, axes, SCALE))
+        torch.testing.assert_close(distinct(inputs, keys=keys(text="abcdefgh")).loss, clip_loss(axes, axes, SCALE))
     else:
         assert found["positive"] < 1e-5
         assert found["ignore"] > 10
@@ -81,12 +76,62 @@ def test_duplicates_can_be_right_answers(kind: str) -> None:
 
 def test_duplicates_among_samples_that_lack_a_modality() -> None:
     inputs, loss = embeddings("image", "text"), ContrastiveLoss(LossConfig(type="siglip", duplicates="positive"))
-    captions, has_text = list("ababcdde"), torch.tensor([1, 0, 1, 1, 0, 1, 1, 1]).bool()
-    found = loss(inputs, present={"text": has_text}, captions=captions).loss
-    kept = [caption for caption, has in zip(captions, has_text, strict=True) if has]
-    torch.testing.assert_close(found, loss({name: x[has_text] for name, x in inputs.items()}, captions=kept).loss)
+    texts, has_text = keys(text="ababcdde"), torch.tensor([1, 0, 1, 1, 0, 1, 1, 1]).bool()
+    found = loss(inputs, present={"text": has_text}, keys=texts).loss
+    kept = {name: x[has_text] for name, x in inputs.items()}
+    torch.testing.assert_close(found, loss(kept, keys={"text": texts["text"][has_text]}).loss)
 
 
-def test_duplicates_need_a_caption_for_each_sample() -> None:
-    with pytest.raises(DataError, match="batch: has 3 captions for 8 samples; "):
-        ContrastiveLoss(LossConfig(duplicates="positive"))(embeddings("image", "text"), captions=["a"] * 3)
+SAME_IMAGES, SAME_TEXTS, SAME_SOUNDS = "AABBBCDE", "abbcdedf", "12131415"
+"""Image A goes with captions a and b, B with b, c and d: an image of A is right for caption b of B, but not for c."""
+
+
+def right(one: str, other: str) -> Tensor:
+    """(B, B) where image (or text, or sound) i belongs to the other of sample j."""
+    return torch.tensor([[one[i] == one[j] or other[i] == other[j] for j in range(B)] for i in range(B)])
+
+
+def by_the_formula(kind: str, a: Tensor, b: Tensor, is_right: Tensor, bias: float) -> Tensor:
+    """Term by term, in float64."""
+    a, b = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (a, b))
+    x = SCALE.double() * a @ b.T
+    if kind == "siglip":
+        return (1 + torch.exp(-torch.where(is_right, 1.0, -1.0) * (x + bias))).log().sum() / B
+    terms = []
+    for logits, wanted in ((x, is_right), (x.T, is_right.T)):
+        for row, of_row in zip(logits, wanted, strict=True):
+            terms.append(-(row - row.exp().sum().log())[of_row].mean())
+    return torch.stack(terms).sum() / (2 * B)
+
+
+@pytest.mark.parametrize("row_chunk", [None, 3])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_equal_images_and_equal_captions_are_right_answers_by_the_formula(kind: str, row_chunk: int | None) -> None:
+    inputs = embeddings("image", "text")
+    config = LossConfig(type=kind, temperature=0.07, siglip_bias=-2.0, row_chunk=row_chunk)
+    found = ContrastiveLoss(config).double()(
+        {name: x.double() for name, x in inputs.items()}, keys=keys(image=SAME_IMAGES, text=SAME_TEXTS)
+    )
+    expected = by_the_formula(kind, *inputs.values(), right(SAME_IMAGES, SAME_TEXTS), -2.0)
+    torch.testing.assert_close(found.loss, expected, rtol=1e-7, atol=0)  # the scale is stored in float32
+    ours, theirs = (torch.autograd.grad(loss, list(inputs.values())) for loss in (found.loss, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_each_pair_is_decided_by_its_own_two_modalities() -> None:
+    inputs = embeddings("image", "text", "audio")
+    names = {"image": SAME_IMAGES, "text": SAME_TEXTS, "audio": SAME_SOUNDS}
+    for one, other in (("image", "text"), ("image", "audio"), ("text", "audio")):
+        found = ContrastiveLoss(LossConfig(pairs=(f"{one}-{other}",)))(inputs, keys=keys(**names)).loss
+        expected = by_the_formula("clip", inputs[one], inputs[other], right(names[one], names[other]), 0.0)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_rows_of_one_image_are_no_negatives_by_default_and_are_when_asked() -> None:
+    inputs, same = embeddings("image", "text"), keys(image="AAAABBBB", text="abcdefgh")
+    plain = clip_loss(*inputs.values(), SCALE)
+    torch.testing.assert_close(ContrastiveLoss(LossConfig(duplicates="ignore"))(inputs, keys=same).loss, plain)
+    assert not torch.isclose(ContrastiveLoss(LossConfig())(inputs, keys=same).loss, plain)
+    different = ContrastiveLoss(LossConfig())(inputs, keys=keys(image="ABCDEFGH", text="abcdefgh")).loss
+    assert torch.equal(different, ContrastiveLoss(LossConfig(duplicates="ignore"))(inputs).loss)  # to the bit

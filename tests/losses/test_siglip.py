@@ -57,6 +57,19 @@ def test_the_scale_starts_at_ten_unless_a_temperature_is_given() -> None:
     assert siglip(temperature=0.05).logit_scale.exp().item() == pytest.approx(20)
 
 
+def test_an_automatic_bias_starts_at_the_floor_with_equal_samples_too() -> None:
+    """Two images with two captions each, one of which they share: ten of sixteen answers are right."""
+    inputs = {name: torch.ones(4, E) for name in ("image", "text")}
+    keys = {"image": torch.tensor([1, 1, 2, 2]), "text": torch.tensor([1, 2, 2, 3])}
+    loss = siglip()
+    logs = loss(inputs, keys=keys).logs
+    assert logs["logit_bias"].item() == pytest.approx(math.log(10 / 6) - 10, abs=1e-5)
+    for wrong in (-0.1, 0.1):
+        loss.logit_bias.value.data += wrong
+        assert loss(inputs, keys=keys).logs["contrastive"] > logs["contrastive"] + 1e-4
+        loss.logit_bias.value.data -= wrong
+
+
 @pytest.mark.parametrize("batch", [2, 128])
 def test_an_automatic_bias_starts_the_loss_at_its_floor(batch: int) -> None:
     inputs = {name: torch.ones(batch, E) for name in ("image", "text")}

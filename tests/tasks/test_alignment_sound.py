@@ -157,11 +157,12 @@ def test_samples_without_a_caption_are_nobody_s_duplicates() -> None:
     batch.text_present = torch.tensor([1, 1, 0, 0, 0, 0, 0, 0]).bool()
     batch.captions = ["one", "two"] + [""] * 6
     torch.manual_seed(0)
-    ignore = build().eval()
+    ignore = build(duplicates="ignore").eval()
     positive = build(duplicates="positive").eval()
     positive.load_state_dict(ignore.state_dict())
+    batch.keys = {"image": torch.arange(B), "text": torch.tensor([1, 2, *[0] * 6]), "audio": torch.arange(B)}
     torch.testing.assert_close(positive(batch).loss, ignore(batch).loss)
-    batch.captions[1] = "one"
+    batch.keys["text"][1] = 1
     assert abs(positive(batch).loss - ignore(batch).loss) > 1e-3
 
 

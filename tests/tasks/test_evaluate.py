@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,45 @@ def test_batch_size_bounds_the_images_in_flight_and_changes_nothing() -> None:
     result = evaluate(model, colour_source(10), data="squares", batch_size=4)
     assert [n for kind, n in model.calls if kind == "image"] == [4, 4, 2]
     assert result == evaluate(ColourModel(), colour_source(10), data="squares", batch_size=10)
+
+
+def one_row_per_caption(source: ListSource) -> ListSource:
+    """The same data as a table of captions would have them, image by image in turns."""
+    rows = [
+        replace(item, id=f"{item.id}-{number}", image=item.image.copy(), captions=(item.captions[number],))
+        for number in range(len(source.items[0].captions))
+        for item in source.items
+    ]
+    return ListSource(rows)
+
+
+def test_one_row_per_caption_is_the_same_as_lists_of_captions() -> None:
+    lists, model = colour_source(12, captions=5, labels=True), ColourModel()
+    for item in lists.items[:3]:
+        item.label = None
+    rows = one_row_per_caption(lists)
+    train = colour_source(40, captions=3)
+    listed = evaluate(model, lists, data="squares", train_source=train, batch_size=5)
+    model.calls.clear()
+    by_row = evaluate(model, rows, data="squares", train_source=one_row_per_caption(train), batch_size=5)
+    assert len(rows) == 60
+    assert [number for kind, number in model.calls if kind == "image"] == [5, 5, 2]
+    assert (by_row.num_images, by_row.num_texts, by_row.zero_shot.num_samples) == (12, 60, 9)
+    assert by_row.retrieval.text_to_image.num_candidates == 12
+    for name, expected in listed.baselines.items():
+        found = by_row.baselines[name]
+        assert (found.image_to_text, found.text_to_image) == (expected.image_to_text, expected.text_to_image)
+    assert by_row == listed
+    shown = [example.image for example in by_row.gallery.image_queries]
+    assert len(set(shown)) == len(shown) == 6
+
+
+def test_an_image_with_two_labels_counts_once_with_each() -> None:
+    (red, green) = colour_source(2, labels=True).items
+    rows = [red, replace(red, id="again"), replace(red, id="other", label="green"), green]
+    found = evaluate(ColourModel.with_templates("a {} thing"), ListSource(rows), data="squares").zero_shot
+    assert (found.num_samples, found.accuracy) == (3, pytest.approx(2 / 3))
+    assert found.confusion == ((1, 1), (0, 1))
 
 
 def test_equal_captions_are_embedded_once() -> None:
@@ -167,7 +207,7 @@ def test_gallery_shows_the_best_answers_and_marks_the_right_ones() -> None:
 
 
 def test_gallery_puts_wrong_answers_first_at_a_tie() -> None:
-    black = [Sample(id=str(i), image=Image.new("RGB", (4, 4)), captions=(f"black {i}",)) for i in range(8)]
+    black = [Sample(id=str(i), image=Image.new("RGB", (4, 4 + i)), captions=(f"black {i}",)) for i in range(8)]
     gallery = evaluate(ColourModel(), ListSource(black), data="squares").gallery
     assert not any(answer.right for example in gallery.image_queries for answer in example.answers)
     assert not any(answer.right for example in gallery.text_queries for answer in example.answers)

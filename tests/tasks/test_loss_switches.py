@@ -18,7 +18,7 @@ CONFIG = ExperimentConfig(
     dataset=DatasetConfig(image_size=S),
     vision_encoder=replace(TOWER, use_mrl=True, mrl_dimensions=(8, 4)),
     text_encoder=replace(TOWER, backbone="transformer"),
-    losses=LossConfig(mrl_weight=0.5),
+    losses=LossConfig(mrl_weight=0.5, duplicates="ignore"),
 )
 
 
@@ -34,8 +34,10 @@ def batch() -> Batch:
     ids = torch.randint(1, END, (B, 6))
     ids[:, -1] = END
     captions = ["the same", "the same", *(f"caption {i}" for i in range(2, B))]
+    keys = {"image": torch.arange(B), "text": torch.tensor([1, 1, *range(2, B)]), "audio": torch.zeros(B)}
     image, mask = torch.randn(B, 3, S, S), torch.ones(B, 6, dtype=torch.bool)
-    return Batch([str(i) for i in range(B)], image=image, input_ids=ids, attention_mask=mask, captions=captions)
+    ids_of = [str(i) for i in range(B)]
+    return Batch(ids_of, image=image, keys=keys, input_ids=ids, attention_mask=mask, captions=captions)
 
 
 def step(config: ExperimentConfig) -> AlignmentOutput:

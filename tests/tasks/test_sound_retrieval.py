@@ -50,7 +50,7 @@ def sample(index: int, *, image: bool = True, audio: bool = True, text: bool = T
     shifted = tuple(min(255, value + index // len(COLOURS)) for value in COLOURS[name])
     return Sample(
         id=f"square-{index}",
-        image=Image.new("RGB", (8, 8), shifted) if image else None,
+        image=Image.new("RGB", (8, 8 + index), shifted) if image else None,  # each of its own, whatever its colour
         captions=(f"{name} square {index}",) if text else (),
         audio=sound(name, shift * (index // len(COLOURS))) if audio else None,
     )
@@ -90,6 +90,18 @@ def test_equal_sounds_are_one_candidate() -> None:
     found = result.sound["image_to_audio"]["model"]
     assert (found.num_queries, found.num_candidates, found.recall_at[1]) == (12, 6, 1.0)
     assert result.sound["audio_to_image"]["model"].num_queries == 6
+
+
+def test_one_row_per_caption_is_one_sample_with_sound_too() -> None:
+    vision = EncoderConfig(use_mrl=True, mrl_dimensions=(2,))
+    model = AudioModel(config=replace(WITH_AUDIO, vision_encoder=vision))
+    lists = [replace(sample(i), captions=tuple(f"{sample(i).captions[0]} {n}" for n in range(5))) for i in range(12)]
+    lists[3] = replace(lists[3], image=None)
+    lists[4] = replace(lists[4], audio=None)
+    rows = [replace(one, id=f"{one.id}-{text}", captions=(text,)) for one in lists for text in one.captions]
+    listed, by_row = (evaluate(model, ListSource(list(some)), data="squares") for some in (lists, rows))
+    assert by_row == listed
+    assert (by_row.num_sounds, by_row.sound["image_to_audio"]["model"].num_queries) == (11, 10)
 
 
 def test_each_pair_is_judged_on_the_samples_that_have_both() -> None:

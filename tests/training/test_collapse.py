@@ -14,6 +14,7 @@ from impresa.training.run import train
 from tiny_run import tiny_experiment, without_charts
 
 WARMUP, SIZE = 10, 8
+GATHERED = "losses.gather_distributed=true"
 
 
 def watch(contrastive: float, mean_cosine: float, steps: int = WARMUP + STEPS_AFTER_WARMUP) -> CollapseWatch:
@@ -49,6 +50,25 @@ def test_it_is_silent_when(contrastive: float, cosine: float, steps: int, caplog
     with caplog.at_level(logging.WARNING):
         watch(contrastive, cosine, steps)
     assert not caplog.records
+
+
+def test_a_pair_of_modalities_that_no_batch_has_twice_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    heard = torch.zeros(SIZE, dtype=torch.bool)
+    heard[0] = True
+    batch = Batch(ids=["x"] * SIZE, audio_present=heard, text_present=torch.ones(SIZE, dtype=torch.bool))
+    logs = {"contrastive": torch.tensor(1.0), "mean_cosine": torch.tensor(0.5)}
+    for more, num_processes, named in (
+        (("audio_encoder.dim=16", "audio_encoder.num_heads=2", "audio_encoder.embed_dim=16"), 1, 2),
+        (("audio_encoder.dim=16", "audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", GATHERED), 2, 0),
+        ((), 1, 0),
+    ):
+        caplog.clear()
+        found = CollapseWatch(tiny_experiment(*more), WARMUP, num_processes)
+        for step in range(1, 40):
+            found.after_step(step, [batch], logs)
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == named
+        assert all("had two samples with image-audio" in one or "with text-audio" in one for one in lines)
 
 
 def test_guessing_costs_one_more_under_siglip() -> None:

@@ -17,6 +17,7 @@ from two_processes import in_two_processes
 # Full batches only, and no dropout: its draws depend on the rank.
 EVEN = (
     *("dataset.shapes.num_train=16", "trainer.epochs=4", "vision_encoder.drop_rate=0", "text_encoder.drop_rate=0"),
+    *("vision_encoder.use_mrl=true", "vision_encoder.mrl_dimensions=[8]", "dataset.eval_batch_size=4"),
     *("vision_encoder.memory.mem_reinit_steps=3", "trainer.logging.log_interval=1", "trainer.checkpoint.save_top_k=1"),
     # Adam would blow up the rounding of gradients that are zero in truth, as those of key biases are.
     *("optimization.optimizer=sgd", "optimization.lr=0.1"),
@@ -50,8 +51,19 @@ def test_the_weights_are_equal(runs: tuple[Path, Path]) -> None:
 
 
 def test_the_metrics_are_equal(runs: tuple[Path, Path]) -> None:
-    trained = ("step", "epoch", "train_loss", "lr", "gradient_norm", "val_image_to_text_recall_at_1")
-    together, alone = (numbers(run_dir, *trained) for run_dir in runs)
+    trained = (
+        "step",
+        "epoch",
+        "train_loss",
+        "lr",
+        "gradient_norm",
+        "contrastive",
+        "mrl_8",
+        "mean_cosine",
+        "logit_scale",
+    )
+    validated = ("val_loss", "val_contrastive", "val_mrl_8", "val_image_to_text_recall_at_1")
+    together, alone = (numbers(run_dir, *trained, *validated) for run_dir in runs)
     assert len(alone) == 8
     assert together == [pytest.approx(row, rel=1e-3, abs=1e-6) for row in alone]
 

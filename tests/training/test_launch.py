@@ -135,7 +135,9 @@ def test_a_fault_of_the_user_is_one_line(tmp_path: Path) -> None:
     code, out, err = finished(tmp_path, ("-m", "impresa", *words))
     assert (code, out) == (2, "")
     (line,) = faults(err)
-    assert line.startswith("trainer.checkpoint.monitor: no metric is called 'nonsense'; there are val_")
+    assert line.startswith(
+        "trainer.checkpoint.monitor (training.checkpoint.monitor): no metric is called 'nonsense'; there are val_"
+    )
 
 
 def test_any_other_error_is_one_line_too_and_keeps_its_traceback(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from impresa.errors import CheckpointError, TrainingError
 from impresa.tasks.alignment.batch import Batch
-from impresa.tasks.alignment.collapse import mean_cosine
+from impresa.tasks.alignment.collapse import mean_cosine, unit_sums
 from impresa.tasks.alignment.model import AlignmentOutput
 from impresa.tasks.alignment.task import AlignmentTask
 from impresa.training.distributed import Group
@@ -39,7 +40,7 @@ class Slope(nn.Module):
         if self.training:
             self.dropped.append(self.dropout(torch.ones(64)))
         loss = (self.weight * batch.image).mean()
-        return AlignmentOutput(loss, {"loss": loss.detach()}, {"image": batch.image})
+        return AlignmentOutput(loss, {"loss": loss.detach(), "twice": 2 * loss.detach()}, {"image": batch.image})
 
     def commit(self, step: int) -> None:
         self.commits.append(step)
@@ -53,7 +54,7 @@ def batch(*values: float) -> Batch:
 def training(*overrides: str, steps: int = 4, schedule: Schedule | None = None) -> Training:
     config = tiny_experiment(*SGD, *overrides)
     group = Group(torch.device("cpu"))
-    validation: Any = [batch(1.0, 2.0, 3.0), batch(10.0)]
+    validation: Any = [batch(1.0, 2.0, 3.0), batch(10.0, 8.0)]
     return Training(
         config=config,
         task=AlignmentTask(config),
@@ -153,8 +154,23 @@ def test_a_step_drops_the_same_after_any_detour() -> None:
 
 
 def test_the_validation_loss_is_the_mean_over_samples() -> None:
-    assert validate(training())["val_loss"] == pytest.approx(3.0 * 16 / 4)
+    assert validate(training())["val_loss"] == pytest.approx(3.0 * 24 / 5)
     assert validate(training(), num_batches=1)["val_loss"] == pytest.approx(3.0 * 6 / 3)
+
+
+def test_a_sample_that_is_alone_in_its_batch_has_nothing_to_be_told_from_and_does_not_count() -> None:
+    trained = training()
+    validation: Any = [batch(1.0, 2.0, 3.0), batch(10.0)]
+    assert validate(replace(trained, val_loader=validation))["val_loss"] == pytest.approx(3.0 * 6 / 3)
+
+
+def test_the_logs_of_a_step_are_those_of_all_its_batches() -> None:
+    parts = [batch(1, 2, 3), batch(-4), batch(5, 6)]
+    logs = fit(training(), [parts])[0]
+    assert logs["loss"].item() == logs["twice"].item() / 2 == pytest.approx(3.0 * 13 / 6)
+    together = fit(training(), [[batch(1, 2, 3, -4, 5, 6)]])[0]
+    assert logs["mean_cosine"].item() == pytest.approx(together["mean_cosine"].item())
+    assert logs["mean_cosine"].item() == pytest.approx((4**2 - 6) / 30)
 
 
 def test_a_validation_changes_nothing_but_what_it_measures() -> None:
@@ -175,9 +191,9 @@ def test_a_validation_changes_nothing_but_what_it_measures() -> None:
 
 
 def test_mean_cosine_is_one_for_a_collapsed_batch_and_zero_for_orthogonal_rows() -> None:
-    assert mean_cosine(torch.eye(4)).item() == pytest.approx(0.0, abs=1e-6)
-    assert mean_cosine(torch.ones(4, 3) * torch.arange(1, 5).unsqueeze(1)).item() == pytest.approx(1.0)
-    assert mean_cosine(torch.ones(1, 3)).item() == pytest.approx(0.0, abs=1e-6)
+    collapsed = torch.ones(4, 3) * torch.arange(1, 5).unsqueeze(1)
+    for rows, expected in ((torch.eye(4), 0.0), (collapsed, 1.0), (torch.ones(1, 3), 0.0)):
+        assert mean_cosine(unit_sums(rows)).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:

@@ -38,6 +38,7 @@ from impresa.config.types import (
     Seconds,
     Section,
     Seed,
+    Temperature,
     Text,
     Tokens,
     Vocabulary,
@@ -112,9 +113,10 @@ class DatasetConfig(Section):
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
     """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
     batch_size: Batch = 256
-    """Samples in a batch, per device."""
+    """Samples in a batch, per device; contrastive training needs two, over all processes if it gathers."""
     eval_batch_size: Batch | None = None
-    """Samples in an evaluation batch. null: `batch_size`."""
+    """Samples in an evaluation batch: in a validation the candidates that each of them is told from, on any number of
+    devices. null: `batch_size`; set it to compare the `val_loss` of runs that differ in that."""
     image_size: Pixels = 224
     """Width and height in pixels of the square that the image encoder sees."""
     augmentation: Augmentation = "clip"
@@ -330,8 +332,9 @@ class LossConfig(Section):
     """Weight of the loss at the full width."""
     mrl_weight: NonNegative = 1.0
     """Weight of the mean of the losses at the Matryoshka dimensions."""
-    temperature: Positive | None = None
-    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`)."""
+    temperature: Temperature | None = None
+    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`).
+    Learned or fixed it is at least 0.01: similarities are multiplied by 100 at most."""
     learn_temperature: Flag = True
     """Learn the temperature; false keeps it fixed."""
     siglip_bias: Literal["auto"] | Float = "auto"
@@ -345,9 +348,11 @@ class LossConfig(Section):
     pairs: tuple[PairName, ...] | None = None
     """Pairs to align. null: every pair of modalities in the batch. `image+audio-text` aligns captions with the
     embedding that `fusion` makes of image and sound."""
-    duplicates: Literal["ignore", "positive"] = "ignore"
-    """Identical captions in one batch: negatives of each other (`ignore`), or all right (`positive`). To `clip` it is
-    the same while they have identical embeddings (no dropout of words or activations); to `siglip` it never is."""
+    duplicates: Literal["ignore", "positive"] = "positive"
+    """Samples of a batch with equal images (pixel by pixel, before augmentation), equal captions (before words are
+    dropped) or equal sounds: each other's right answers (`positive`) or negatives (`ignore`). A pair of modalities is
+    decided by these two alone. Equal samples that lie in different batches, or on processes that do not gather, never
+    meet."""
     row_chunk: Count | None = None
     """Rows, and columns, of the batch's similarity matrix that are held at a time. null: those of the wide prefixes are
     kept whole; a number saves memory at large batches and costs a third more work in the loss."""

@@ -44,6 +44,7 @@ from impresa.config.types import (
     Rate,
     Section,
     Seed,
+    Temperature,
     Text,
     Tokens,
     Vocabulary,
@@ -74,7 +75,7 @@ class GuideTextConfig(Section):
 class ContrastiveConfig(Section):
     """Contrastive loss."""
 
-    temperature: Positive = 0.07
+    temperature: Temperature = 0.07
     """Logit scaling temperature: the start, or the fixed value, see `learn_temperature`."""
     loss_type: LossType = "clip"
     gather_distributed: Flag = False

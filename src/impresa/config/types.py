@@ -44,6 +44,9 @@ Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
 Penalty = Annotated[float, Strict(), AllowInfNan(False), Ge(0.01), Le(100)]
 """A factor; beyond these bounds it would overflow."""
+MIN_TEMPERATURE = 0.01
+"""Of contrastive losses, which divide cosines by it: they multiply by 100 at most, whatever is learned."""
+Temperature = Annotated[float, Strict(), AllowInfNan(False), Ge(MIN_TEMPERATURE)]
 KeepCount = Annotated[int, Strict(), Ge(-1), Le(1_000_000_000)]
 """How many to keep: 0 none, -1 all."""
 

@@ -14,7 +14,7 @@ from impresa.config.experiment import Augmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.sample import Sample, TensorBatch
-from impresa.data.sampler import BatchSampler, Item
+from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
@@ -23,6 +23,13 @@ _MOST_REPLACEMENTS = 100
 B = TypeVar("B", bound=TensorBatch)
 Collate = Callable[[Sequence[Sample]], B]
 """Makes a batch of samples; those that it cannot use are named in the batch's `bad`."""
+View = Callable[[Sample, Item], Sample]
+"""A sample as a batch sees it."""
+
+
+def identified(sample: Sample, item: Item) -> Sample:
+    """The sample as it is, with its keys."""
+    return replace(sample, keys=sample.keys_with(sample.captions))
 
 
 @dataclass(frozen=True)
@@ -36,19 +43,23 @@ class TrainingView:
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
     """Dialogues drawn from each sample, all different; all of them where there are no more."""
+    identifies: bool = False
+    """Give each sample its keys."""
 
     def __call__(self, sample: Sample, item: Item) -> Sample:
         """The sample with one of its captions, an augmented image, and some of its dialogues."""
         same_image = self.augmentation == "none" or sample.image is None
         if same_image and self.caption_dropout == 0 and len(sample.captions) < 2 and len(sample.dialogues) < 2:
-            return sample  # nothing to draw: making the generator would cost more than all else here
+            # Nothing to draw: making the generator would cost more than all else here.
+            return identified(sample, item) if self.identifies else sample
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
+        keys = sample.keys_with(captions) if self.identifies else {}
         image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
-        return replace(sample, image=image, captions=captions, dialogues=dialogues)
+        return replace(sample, image=image, captions=captions, dialogues=dialogues, keys=keys)
 
     def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
         if self.caption_dropout == 0.0:
@@ -65,11 +76,13 @@ class BatchDataset(Dataset[B]):
     Args:
         source: the samples.
         collate: makes the batch.
-        view: augmentation and draws of training; None reads samples as they are.
+        view: changes each sample, as training does; None reads samples as they are.
+        least: good samples that a batch needs, if there are so many.
     """
 
-    def __init__(self, source: Source, collate: Collate[B], view: TrainingView | None = None) -> None:
+    def __init__(self, source: Source, collate: Collate[B], view: View | None = None, least: int = 1) -> None:
         self._source = source
+        self._least = least
         self._collate: Collate[B] = collate
         self._view = view
 
@@ -79,39 +92,38 @@ class BatchDataset(Dataset[B]):
     def __getitems__(self, items: list[Item]) -> B:
         """The batch of these items, its bad samples named in `bad`. The DataLoader calls this with a whole batch.
 
-        A batch without any good sample takes the next good one of the source, so that all ranks have a batch.
+        A batch with fewer than `least` good samples takes the next good ones of the source, so that all ranks have a
+        batch that they can train on.
 
         Raises:
-            DataError: none of the next hundred samples, or of all, is good either.
+            DataError: not enough of the next hundred samples, or of all, are good either.
         """
-        bad: list[tuple[str, str]] = []
-        epoch, last = items[-1]
-        batch = self._batch(items, bad)
-        num_tried = 0
-        while batch is None:
-            if num_tried == min(_MOST_REPLACEMENTS, len(self)):
-                num_bad = len({id for id, _ in bad})
-                raise DataError(f"data: {num_bad} samples in a row cannot be used, the first is {': '.join(bad[0])}")
-            num_tried += 1
-            last = (last + 1) % len(self)
-            batch = self._batch([(epoch, last)], bad)
-        return replace(batch, bad=bad)
+        bad: dict[tuple[str, str], None] = {}
+        (epoch, last), taken = items[-1], {index for _, index in items}
+        following = ((last + step) % len(self) for step in range(1, min(_MOST_REPLACEMENTS, len(self)) + 1))
+        samples: list[Sample] = []
+        for more in (items, *([(epoch, index)] for index in following if index not in taken)):
+            samples += self._good(more, bad)
+            if len(samples) < self._least:
+                continue
+            batch = self._collate(samples)
+            bad |= dict.fromkeys(batch.bad)
+            if len(batch) >= self._least:
+                return replace(batch, bad=list(bad))
+        num_bad, first = len({id for id, _ in bad}), ": ".join(next(iter(bad), ("none", "")))
+        raise DataError(f"data: {num_bad} samples in a row cannot be used, the first is {first}")
 
-    def _batch(self, items: list[Item], bad: list[tuple[str, str]]) -> B | None:
-        """The batch of the good samples among these items; None if there is none."""
+    def _good(self, items: list[Item], bad: dict[tuple[str, str], None]) -> list[Sample]:
+        """The good samples among these items; the others are noted in `bad`."""
         samples: list[Sample] = []
         for item in items:
             try:
                 sample = self._source[item[1]]
             except BadSample as fault:
-                bad.append((fault.id, fault.reason))
+                bad[fault.id, fault.reason] = None
             else:
                 samples.append(self._view(sample, item) if self._view else sample)
-        if not samples:
-            return None
-        batch = self._collate(samples)
-        bad += batch.bad
-        return batch if len(batch) else None
+        return samples
 
 
 class _ErrorsAsValues(Dataset[B | DataError]):
@@ -138,7 +150,11 @@ class BatchLoader(DataLoader[B]):
     """
 
     def __init__(
-        self, dataset: BatchDataset[B], sampler: BatchSampler, bad_samples: BadSampleList, settings: DatasetConfig
+        self,
+        dataset: BatchDataset[B],
+        sampler: BatchSampler | BlockSampler,
+        bad_samples: BadSampleList,
+        settings: DatasetConfig,
     ) -> None:
         self._positions = sampler
         self._bad_samples = bad_samples
@@ -156,7 +172,8 @@ class BatchLoader(DataLoader[B]):
         """torch's warning, in each loader and process; a training run says it once, for all of them."""
 
     def position(self) -> dict[str, Any]:
-        """The position in the data, counted in batches that were used, and the sizes that it depends on."""
+        """The position in the training data, counted in batches that were used, and the sizes that it depends on."""
+        assert isinstance(self._positions, BatchSampler)
         return self._positions.state_dict()
 
     def __iter__(self) -> Iterator[B]:  # type: ignore[override]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -30,6 +33,24 @@ class Sample:
     """Sound in one channel; None also if sound is not read."""
     dialogues: tuple[Dialogue, ...] = ()
     """Questions about the image, with answers; empty also if they are not read."""
+    keys: Mapping[Modality, int] = field(default_factory=dict)
+    """`keys_with` the chosen caption, from before image and caption were changed; empty if nobody needs them."""
+
+    @cached_property
+    def image_key(self) -> int | None:
+        """A number that equal images share, pixel by pixel, whatever file they come from; None without an image."""
+        return None if self.image is None else _digest(f"{self.image.size}", self.image.tobytes())
+
+    @cached_property
+    def audio_key(self) -> int | None:
+        """The same for sounds of one rate, sample by sample."""
+        return None if self.audio is None else _digest(f"{self.audio.rate_hz}", self.audio.samples.numpy())
+
+    def keys_with(self, captions: Sequence[str]) -> dict[Modality, int]:
+        """The identity of each part that the sample has, the first of these captions being its text."""
+        text = _digest(captions[0]) if captions else None
+        keys: dict[Modality, int | None] = {"image": self.image_key, "text": text, "audio": self.audio_key}
+        return {modality: key for modality, key in keys.items() if key is not None}
 
 
 @dataclass
@@ -52,6 +73,9 @@ class TensorBatch:
     """(B,) bool; true where the sample has an image, None if all have one."""
     audio_present: torch.Tensor | None = None
     """The same for sounds."""
+    keys: dict[Modality, torch.Tensor] = field(default_factory=dict)
+    """(B,) int64 on the CPU for each modality: equal numbers for equal images, captions or sounds, any number where a
+    sample has none; empty if nobody needs them."""
     bad: list[tuple[str, str]] = field(default_factory=list)
     """Name and reason of samples that belong to this batch and could not be used; they do not count in B."""
 
@@ -80,3 +104,10 @@ class TensorBatch:
     def _map_tensors(self, change: Any) -> Self:
         tensors = {name: value for name, value in vars(self).items() if hasattr(value, "pin_memory")}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+
+
+def _digest(name: str, content: Any = b"") -> int:
+    """64 bits, the same in every process and on every machine. SHA-1 is what processors compute fastest."""
+    content_hash = sha1(name.encode(errors="surrogatepass"), usedforsecurity=False)
+    content_hash.update(content)
+    return int.from_bytes(content_hash.digest()[:8], "little", signed=True)

@@ -18,37 +18,74 @@ Item = tuple[int, int]
 
 
 @dataclass(kw_only=True, eq=False)
+class BlockSampler(Sampler[list[Item]]):
+    """This rank's part of a validation: consecutive samples in batches that are the same on any number of ranks.
+
+    Each batch is whole on one rank, and the ranks' batches one after the other are in the order of the data. A last
+    batch of a single sample, which has no negatives, joins the one before it.
+    """
+
+    num_samples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        full, rest = divmod(self.num_samples, self.batch_size)
+        self._num_batches = max(full + (rest > 1), 1)
+        first, end = (self._num_batches * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        self._own = range(first, end)
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._own)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for number in self._own:
+            start = number * self.batch_size
+            end = self.num_samples if number == self._num_batches - 1 else start + self.batch_size
+            yield [(0, index) for index in range(start, end)]
+
+    def begin_epoch(self) -> None:
+        """Every validation starts anew."""
+
+    def advance(self) -> None:
+        """It has no state."""
+
+
+@dataclass(kw_only=True, eq=False)
 class BatchSampler(Sampler[list[Item]]):
-    """This rank's batches of one epoch after the other.
+    """This rank's shuffled batches of one epoch after the other.
 
     In each epoch every sample comes exactly once on exactly one rank: no sample is repeated to fill a batch, since it
     would be a false negative of a contrastive loss. All ranks have the same number of batches. A global batch is cut
     into consecutive parts, so that the ranks' parts one after the other are the batch of a run with one process. The
-    last global batch is divided evenly; if it is too small to give each rank a sample, or is a single sample (which has
-    no negatives), it joins the batch before it.
+    last global batch is divided evenly; if it is too small to give each rank `least` samples, or is a single sample
+    (which has no negatives), it joins the batch before it.
 
     Raises:
-        DataError: the data have fewer samples than there are processes.
+        DataError: the data have too few samples for the processes.
     """
 
     num_samples: int
     batch_size: int
     """Samples of a batch on one rank."""
     seed: int
-    shuffle: bool
-    """False reads in file order."""
     rank: int = 0
     world_size: int = 1
+    least: int = 1
+    """Samples that a rank needs in each batch."""
     blocks: Blocks | None = None
     """Storage of the data; shuffling keeps to a few blocks at a time."""
 
     def __post_init__(self) -> None:
-        if self.num_samples < self.world_size:
-            counts = f"{self.num_samples} samples for {self.world_size} processes"
+        if self.num_samples < self.world_size * self.least:
+            each = f", of which each needs {self.least} in a batch" if self.least > 1 else ""
+            counts = f"{self.num_samples} samples for {self.world_size} processes{each}"
             raise DataError(f"data: {counts}; use fewer devices or more data")
         self._global_size = self.batch_size * self.world_size
         full, rest = divmod(self.num_samples, self._global_size)
-        self._num_batches = max(full + (rest >= max(self.world_size, 2)), 1)
+        self._num_batches = max(full + (rest >= max(self.world_size * self.least, 2)), 1)
         self._epoch = 0
         self._next_batch = 0
         self._resumed = False
@@ -59,9 +96,8 @@ class BatchSampler(Sampler[list[Item]]):
 
     def __iter__(self) -> Iterator[list[Item]]:
         """The rest of the current epoch."""
-        epoch, order = self._epoch, np.arange(self.num_samples)
-        if self.shuffle:
-            order = shuffled_order(self.num_samples, self.blocks, np.random.default_rng((self.seed, epoch)))
+        epoch = self._epoch
+        order = shuffled_order(self.num_samples, self.blocks, np.random.default_rng((self.seed, epoch)))
         for number in range(self._next_batch, self._num_batches):
             start = number * self._global_size
             size = self.num_samples - start if number == self._num_batches - 1 else self._global_size

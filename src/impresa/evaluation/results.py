@@ -88,7 +88,7 @@ class ZeroShotMetrics:
     templates: tuple[str, ...]
     """Prompts whose text embeddings are averaged for each class."""
     num_samples: int
-    """Images that have a label."""
+    """Images that have a label; one with two labels counts once with each, and can be named right only once."""
     accuracy: float
     """Share of images named right."""
     per_class_accuracy: dict[str, float]
@@ -256,7 +256,7 @@ class Evaluation:
     data: str
     """The data that were evaluated: a path and a split."""
     num_images: int
-    """Images that were used."""
+    """Images that were used; equal ones are one, with the captions of all."""
     num_texts: int
     """Captions of these images, repeated ones included."""
     num_distinct_texts: int
@@ -268,6 +268,7 @@ class Evaluation:
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: int = 0
+    """Samples with a sound; those with equal sounds and equal images are one."""
     sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
     """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`, and
     for a model that fuses `image+audio_to_text`, `text_to_image+audio`) and name, over the samples that have both;

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import LossConfig
-from impresa.errors import DataError
+from impresa.config.types import MIN_TEMPERATURE
 from impresa.losses.kinds import KINDS
-from impresa.losses.pairs import Embedded, Pair, caption_labels, pairs_of
+from impresa.losses.pairs import Embedded, Pair, pairs_of
 from impresa.losses.siglip import LogitBias
 
-MAX_LOGIT_SCALE = 100.0
+MAX_T = math.log(1 / MIN_TEMPERATURE) - 1e-6
+"""Largest t: in float32 too exp(t) is at most 100."""
 
 
 @dataclass
@@ -34,8 +35,8 @@ class LossOutput:
 class ContrastiveLoss(nn.Module):
     """contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d]), averaged over the pairs of modalities.
 
-    L is the loss `config.type`. `logit_scale` is t, of which exp(t) multiplies the cosines: a parameter when
-    `learn_temperature`, else a buffer. `logit_bias` is the bias b of a loss that has one, else None.
+    L is the loss `config.type`. `logit_scale` is t, of which exp(t), at most 100, multiplies the cosines: a parameter
+    when `learn_temperature`, else a buffer. `logit_bias` is the bias b of a loss that has one, else None.
 
     Args:
         config: `losses` of the experiment.
@@ -66,7 +67,7 @@ class ContrastiveLoss(nn.Module):
         embeddings: Mapping[Embedded, Tensor],
         *,
         present: Mapping[Embedded, Tensor] | None = None,
-        captions: Sequence[str] = (),
+        keys: Mapping[Embedded, Tensor] | None = None,
     ) -> LossOutput:
         """Align the modalities.
 
@@ -75,35 +76,34 @@ class ContrastiveLoss(nn.Module):
         numbers of batches there.
 
         Args:
-            embeddings, present: see `pairs_of`.
-            captions: B texts, needed for `duplicates: positive`.
+            embeddings, present, keys: see `pairs_of`. Keys are read for `duplicates: positive`; without any, all rows
+                are taken to be different.
 
         Raises:
-            DataError: the batch has no pair of modalities to align, or lacks captions that are needed.
+            DataError: the batch has no pair of modalities to align.
         """
-        first = next(iter(embeddings.values()))
-        labels = self._labels(captions, first)
-        pairs = pairs_of(embeddings, self.config.pairs, present or {}, labels)
-        width, dims = first.shape[1], self._dims_of_step()
+        known = keys if self.config.duplicates == "positive" else None
+        pairs = pairs_of(embeddings, self.config.pairs, present or {}, known or {})
+        width, dims = pairs[0].a.shape[1], self._dims_of_step()
         losses = self._prefix_losses(pairs, [width, *(d for d in dims if d != width)])
         loss = self.config.contrastive_weight * losses[width]
         if dims:
             loss = loss + self.config.mrl_weight * torch.stack([losses[d] for d in dims]).mean()
         logs = {"contrastive": losses[width], **{f"mrl_{d}": losses[d] for d in dims}}
-        logs["logit_scale"] = self.logit_scale.exp()
+        logs["logit_scale"] = self._scale()
         if self.logit_bias is not None:
             logs["logit_bias"] = self.logit_bias.value
         return LossOutput(loss, {name: value.detach().clone() for name, value in logs.items()})
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
-        """Finish an optimizer step: keep a learned scale at most at `MAX_LOGIT_SCALE`, and draw the next prefix.
+        """Finish an optimizer step: keep a learned t at most at `MAX_T`, and draw the next prefix.
 
         Args:
             step: optimizer steps done since the start of the training run, from 1.
         """
         if self.config.learn_temperature:
-            self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+            self.logit_scale.clamp_(max=MAX_T)
         if self._draws:
             self.step.fill_(step)
 
@@ -111,13 +111,9 @@ class ContrastiveLoss(nn.Module):
     def _draws(self) -> bool:
         return self.config.sample_single_mrl_dim and bool(self.mrl_dimensions)
 
-    def _labels(self, captions: Sequence[str], like: Tensor) -> Tensor | None:
-        if self.config.duplicates == "ignore":
-            return None
-        if len(captions) != len(like):
-            fault = f"has {len(captions)} captions for {len(like)} samples"
-            raise DataError(f"batch: {fault}; losses.duplicates=positive needs one each, ignore needs none")
-        return caption_labels(captions, like.device)
+    def _scale(self) -> Tensor:
+        """exp(t), also where t comes from a run that was trained without its limit."""
+        return self.logit_scale.clamp(max=MAX_T).exp()
 
     def _dims_of_step(self) -> tuple[int, ...]:
         """All prefixes, or the one that (seed, step) draws: each as often, and on every process the same."""
@@ -129,7 +125,7 @@ class ContrastiveLoss(nn.Module):
     def _prefix_losses(self, pairs: Sequence[Pair], dims: Sequence[int]) -> dict[int, Tensor]:
         """Each prefix's loss, averaged over the pairs; the full width is there even if it weighs nothing."""
         gather = self.config.gather_distributed and self.training
-        logits = [self.logit_scale.exp()]
+        logits = [self._scale()]
         if self.logit_bias is not None:
             logits.append(self.logit_bias(pairs, logits[0], gather=gather))
         options = {"row_chunk": self.config.row_chunk, "gather": gather}

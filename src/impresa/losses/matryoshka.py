@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from impresa.layers.norms import at_least_float32
 from impresa.losses.clip import EPS
 from impresa.losses.gather import gather_rows, row_layout
-from impresa.losses.objectives import InfoNCE, Objective, Sigmoid, Targets, Tile
+from impresa.losses.objectives import InfoNCE, Objective, RightAnswers, Sigmoid, Targets, Tile
 
 CHEAP_WIDTH = 1 / 4
 """Prefixes up to this share of the widest are computed anew in the backward pass: at most a twelfth more work."""
@@ -52,7 +52,8 @@ def matryoshka_clip_loss(
         a, b: (B, E) embeddings, not normalised; row i of one belongs to row i of the other.
         logit_scale: positive scalar that the cosines are multiplied by.
         dims: K different prefix lengths, at most E, in any order.
-        labels: (B,) int64; rows with equal labels are right answers to each other, with equal shares of the target.
+        labels: (B, L) int64, on the CPU so that looking for equal ones waits for no GPU; rows that are equal in one of
+            the columns are right answers to each other. All right answers of a row have equal shares of its target.
             None: each row has one right answer.
         row_chunk: hold this many rows by as many columns of the similarity matrix at a time and compute them anew in
             the backward pass: a third more multiplications, and no memory that grows with B * B. None: keep the
@@ -83,7 +84,7 @@ def matryoshka_siglip_loss(
 ) -> Tensor:
     """Sigmoid loss of every prefix: the same as `siglip_loss(a[:, :d], b[:, :d], logit_scale, logit_bias)` for each d.
 
-    `logit_bias` is a scalar that is added to the scaled cosines. Rows with equal labels are right pairs, each of full
+    `logit_bias` is a scalar that is added to the scaled cosines. All right answers are right pairs, each of full
     weight. All else is as in `matryoshka_clip_loss`.
     """
     rows = _spread(a, b, labels, gather=gather)
@@ -103,7 +104,9 @@ def _spread(a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Ro
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
     layout = row_layout(a, gather=gather)
-    targets = Targets(layout, None if labels is None else (labels, gather_rows(labels, layout)))
+    if labels is not None and len(layout.counts) > 1:
+        labels = gather_rows(labels.to(a.device), layout).cpu()
+    targets = Targets(layout, None if labels is None else RightAnswers.among(labels, a.device))
     return _Rows(at_least_float32(a), gather_rows(at_least_float32(b), layout), targets)
 
 

@@ -8,10 +8,10 @@ Letters of shapes: K prefixes, n rows (those of this process), m columns (those 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from itertools import product
+from functools import reduce
+from itertools import combinations, product
 from typing import Protocol
 
 import torch
@@ -30,7 +30,7 @@ class Tile:
     right: tuple[Tensor, Tensor]
     """Row and column within the tile of each right answer."""
     shares: Tensor
-    """For each right answer, one over the number of them in its whole row."""
+    """For each right answer, its share of its row's target and of its column's, added up: each target is 1 in all."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -38,12 +38,44 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class RightAnswers:
+    """Rows of all processes that belong together though they are of different samples. This relation is symmetric, and
+    need not be transitive: an image that goes with two captions does not make the captions equal."""
+
+    classes: Tensor
+    """(L, m) integers; two rows belong together if they are equal in one of the L."""
+    shares: Tensor
+    """(m,): one over the number of rows that each belongs to, itself included."""
+
+    @classmethod
+    def among(cls, labels: Tensor, device: torch.device) -> RightAnswers | None:
+        """From (m, L) labels on the CPU; None if no two rows are equal in a column, which costs least."""
+        values, classes = zip(*(column.unique(return_inverse=True) for column in labels.T), strict=True)
+        if all(len(different) == len(labels) for different in values):
+            return None
+        return cls(torch.stack(classes).to(device, torch.int32), num_right(classes).reciprocal().to(device))
+
+
+def num_right(classes: Sequence[Tensor]) -> Tensor:
+    """(m,) float64: for each row how many rows are equal in one of L columns (m,).
+
+    Counted by inclusion and exclusion: a matrix of m by m takes long.
+    """
+    total = torch.zeros(len(classes[0]), dtype=torch.float64)
+    for size in range(1, len(classes) + 1):
+        for chosen in combinations(classes, size):
+            _, of_all, counts = torch.stack(chosen).unique(dim=1, return_inverse=True, return_counts=True)
+            total -= (-1) ** size * counts[of_all]
+    return total
+
+
+@dataclass(frozen=True)
 class Targets:
     """Which rows and columns belong together."""
 
     layout: RowLayout
-    labels: tuple[Tensor, Tensor] | None
-    """Of rows (n,) and columns (m,), equal where they belong together. None: a row belongs to its own sample only."""
+    right: RightAnswers | None
+    """None: a row belongs to its own sample only."""
 
     def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
         """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
@@ -51,21 +83,16 @@ class Targets:
             yield Tile(rows, columns, *self._right_answers(rows, columns, like))
 
     def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        if self.labels is None:
-            offset = self.layout.offset
+        offset = self.layout.offset
+        if self.right is None:
             first, last = max(rows.start, columns.start - offset), min(rows.stop, columns.stop - offset)
             own = torch.arange(first, max(first, last), device=like.device)
-            return (own - rows.start, own + (offset - columns.start)), like.new_ones(len(own))
-        row, column = (self.labels[0][rows, None] == self.labels[1][columns]).nonzero(as_tuple=True)
-        return (row, column), self._right_in_row[rows][row].to(like.dtype).reciprocal()
-
-    @cached_property
-    def _right_in_row(self) -> Tensor:
-        """(n,) how many columns are right answers to each row."""
-        assert self.labels is not None
-        of_rows, of_columns = self.labels
-        labels, counts = of_columns.unique(return_counts=True)
-        return counts[torch.searchsorted(labels, of_rows)]
+            return (own - rows.start, own + (offset - columns.start)), like.new_full((len(own),), 2)
+        own_rows = slice(rows.start + offset, rows.stop + offset)
+        equal = self.right.classes[:, own_rows, None] == self.right.classes[:, None, columns]
+        row, column = equal.any(dim=0).nonzero(as_tuple=True)
+        shares = self.right.shares[own_rows][row] + self.right.shares[columns][column]
+        return (row, column), shares.to(like.dtype)
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:
@@ -94,8 +121,7 @@ class InfoNCE:
     """-log softmax of the right answers along the rows and along the columns; half of both is the symmetric loss.
 
     It counts in bits: powers of two take a third of the time of powers of e on CPUs, and are what GPUs compute anyway.
-    A row's right answers have equal shares of its target. They have as many right rows, since labels belong to samples:
-    the shares serve both directions.
+    A row's right answers have equal shares of its target, and a column's of its own.
     """
 
     unit = math.log2(math.e)
@@ -114,12 +140,12 @@ class InfoNCE:
     def sums(self, layout: RowLayout) -> Tensor:
         self._along_columns = reduce(torch.logaddexp2, from_all(self._along_columns, layout))
         own = slice(layout.offset, layout.offset + self._along_rows.shape[1])
-        return self._along_rows.sum(dim=1) + self._along_columns[:, own].sum(dim=1) - 2 * self._right
+        return self._along_rows.sum(dim=1) + self._along_columns[:, own].sum(dim=1) - self._right
 
     def gradient(self, k: int, tile: Tile, x: Tensor, out: Tensor, scratch: Tensor) -> None:
         torch.sub(x, self._along_rows[k, tile.rows, None], out=out).exp2_()
         out += torch.sub(x, self._along_columns[k, tile.columns], out=scratch).exp2_()
-        out[tile.right] -= 2 * tile.shares
+        out[tile.right] -= tile.shares
 
 
 class Sigmoid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,19 +25,20 @@ PAIRS: dict[PairName, tuple[Embedded, Embedded]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Embeddings (n, E) of two modalities, not normalised, of samples that have both; equal rows belong together."""
+    """Embeddings (n, E) of two modalities, not normalised, of samples that have both; row i of one belongs to row i of
+    the other."""
 
     a: Tensor
     b: Tensor
     labels: Tensor | None
-    """(n,) int64; rows with equal labels belong together as well."""
+    """(n, L) int64 on the CPU; rows that are equal in one of the L columns belong together as well."""
 
 
 def pairs_of(
     embeddings: Mapping[Embedded, Tensor],
     wanted: Sequence[PairName] | None,
     present: Mapping[Embedded, Tensor],
-    labels: Tensor | None,
+    keys: Mapping[Embedded, Tensor],
 ) -> list[Pair]:
     """The pairs of modalities to align.
 
@@ -46,16 +46,23 @@ def pairs_of(
         embeddings: (B, E) per modality; equal rows belong to the same sample.
         wanted: names of the pairs; None for all. Those with a modality that the batch lacks are left out.
         present: (B,) bool per modality that some samples lack, true where the sample has it.
-        labels: (B,) int64, see `Pair.labels`.
+        keys: (B,) int64 on the CPU per modality whose equal rows are known: the image of one sample belongs to the
+            caption of another if their images are equal, or their captions. They are the labels of a pair.
 
     Raises:
         DataError: the batch has none of the pairs.
     """
     names = tuple(PAIRS) if wanted is None else wanted
-    pairs = [PAIRS[name] for name in names if embeddings.keys() >= set(PAIRS[name])]
-    if not pairs:
+    found = [PAIRS[name] for name in names if embeddings.keys() >= set(PAIRS[name])]
+    if not found:
         raise DataError(f"batch: has only {', '.join(embeddings)}; one of the pairs {', '.join(names)} is needed")
-    return [_both_present(Pair(embeddings[a], embeddings[b], labels), present.get(a), present.get(b)) for a, b in pairs]
+    pairs = []
+    for both in found:
+        known = [keys[name] for name in both if name in keys]
+        a, b = (embeddings[name] for name in both)
+        pair = Pair(a, b, torch.stack(known, dim=1) if known else None)
+        pairs.append(_both_present(pair, *(present.get(name) for name in both)))
+    return pairs
 
 
 def _both_present(pair: Pair, has_a: Tensor | None, has_b: Tensor | None) -> Pair:
@@ -63,10 +70,4 @@ def _both_present(pair: Pair, has_a: Tensor | None, has_b: Tensor | None) -> Pai
     if not masks:
         return pair
     rows = torch.stack(masks).all(dim=0).nonzero().squeeze(1)
-    return Pair(pair.a[rows], pair.b[rows], None if pair.labels is None else pair.labels[rows])
-
-
-def caption_labels(captions: Sequence[str], device: torch.device) -> Tensor:
-    """(B,) int64, equal for identical captions and for no others; the same in every process and on every machine."""
-    digests = (hashlib.blake2b(caption.encode(), digest_size=8).digest() for caption in captions)
-    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64, device=device)
+    return Pair(pair.a[rows], pair.b[rows], None if pair.labels is None else pair.labels[rows.cpu()])

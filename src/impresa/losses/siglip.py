@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.losses.clip import unit
-from impresa.losses.gather import gather_rows, row_layout
+from impresa.losses.gather import RowLayout, gather_rows, row_layout
+from impresa.losses.objectives import num_right
 from impresa.losses.pairs import Pair
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class LogitBias(nn.Module):
     """The bias b of the sigmoid loss, a parameter.
 
     With `auto` it starts where the loss of a model that cannot tell pairs apart is smallest: if all cosines are the
-    same, that is where each pair is right with probability 1 / B, so that the logits are -log(B - 1). Far below, a
+    same, that is where each pair is right with probability r / B for r right answers to a row (one, without equal
+    samples), so that the logits are log(r) - log(B - r). Far below, a
     small batch learns nothing but the bias for a long time. The first training batch decides; `started` remembers.
     """
 
@@ -80,5 +82,17 @@ class LogitBias(nn.Module):
             if layout.total:
                 num_rows = layout.total if gather else layout.total / len(layout.counts)
                 mean_a, mean_b = (gather_rows(unit(x), layout).mean(dim=0) for x in (pair.a, pair.b))
-                floors.append(-math.log(max(num_rows - 1, 1)) - logit_scale * (mean_a * mean_b).sum())
+                right = _mean_right(pair, layout, gather)
+                floor = math.log(right) - math.log(max(num_rows - right, 1))
+                floors.append(floor - logit_scale * (mean_a * mean_b).sum())
         return floors, num_rows
+
+
+def _mean_right(pair: Pair, layout: RowLayout, gather: bool) -> float:
+    """Right answers to a row of a pair, on average over all processes."""
+    if pair.labels is None:
+        return 1.0
+    device = pair.a.device
+    if gather:
+        return num_right(gather_rows(pair.labels.to(device), layout).cpu().unbind(dim=1)).mean().item()
+    return gather_rows(num_right(pair.labels.unbind(dim=1)).float().to(device), layout).mean().item()

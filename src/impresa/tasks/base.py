@@ -7,7 +7,7 @@ package works with the `Task` of a config, `impresa.tasks.task_of(config)`, and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -166,8 +166,25 @@ class Task(ABC):
         """Factor of each batch's loss in a training step, so that gradients averaged over processes are those of the
         step."""
 
-    def train_logs(self, output: Any) -> dict[str, Tensor]:
-        """Scalars of a training batch beside those that the model logs itself."""
+    def check_batches(self, num_train: int, num_val: int, world_size: int) -> None:
+        """Refuse so many samples, or batches of the config's sizes, if nothing can be learned from them.
+
+        Raises:
+            ConfigError: a size is too small.
+            DataError: there are too few samples.
+        """
+        return
+
+    def least_samples(self, world_size: int) -> int:
+        """Samples that each of the processes needs in every training batch."""
+        return 1
+
+    def train_sums(self, output: Any) -> dict[str, Tensor]:
+        """Tensors of a training batch that are added up over the batches and processes of a step, for `train_logs`."""
+        return {}
+
+    def train_logs(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars of a training step beside those that the model logs itself, from all of its `train_sums`."""
         return {}
 
     @abstractmethod

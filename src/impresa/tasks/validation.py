@@ -53,26 +53,28 @@ class NoWatch:
 
 
 class Means:
-    """Means over batches of unequal weight and over processes; sums stay tensors, so that no batch waits for a GPU."""
+    """Means over the batches of a validation, which have unequal weights, and over processes.
+
+    Values stay tensors until the end, so that no batch waits for a GPU. They are added up in the order of the batches
+    over all processes: the same numbers, to the last bit, on any number of them.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._values: list[tuple[dict[str, Tensor], int]] = []
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Add the values of a batch; sums are kept in float32 at least."""
-        for name, value in values.items():
-            total, so_far = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            precise = value if value.dtype == torch.float64 else value.float()
-            self._sums[name] = (total + precise * weight, so_far + weight)
+        """Add the values of a batch."""
+        self._values.append((dict(values), weight))
 
-    def over(self, group: Processes) -> dict[str, Tensor]:
-        """The means, on the CPU."""
-        own = [(name, total.cpu(), weight) for name, (total, weight) in self._sums.items()]
-        sums: dict[str, tuple[Tensor, int]] = {}
-        for name, total, weight in group.gather(own):
-            before, so_far = sums.get(name, (torch.zeros(()), 0))
-            sums[name] = (before + total, so_far + weight)
-        return {name: total / weight for name, (total, weight) in sums.items()}
+    def over(self, group: Processes) -> dict[str, float]:
+        """The means, in float64."""
+        own = [({name: value.item() for name, value in values.items()}, weight) for values, weight in self._values]
+        sums: dict[str, tuple[float, int]] = {}
+        for values, weight in group.gather(own):
+            for name, value in values.items():
+                total, so_far = sums.get(name, (0.0, 0))
+                sums[name] = (total + value * weight, so_far + weight)
+        return {name: total / weight if weight else total for name, (total, weight) in sums.items()}
 
 
 def sizes_of(batches: Sequence[Any]) -> Tensor:

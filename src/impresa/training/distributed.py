@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -53,6 +53,14 @@ class Group:
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the processes."""
         return value if self.world_size == 1 else self.sum(value) / self.world_size
+
+    def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of each of these tensors over the processes, all of which have the same ones; by one exchange."""
+        if self.world_size == 1 or not values:
+            return dict(values)
+        flat = self.sum(torch.cat([value.flatten() for value in values.values()]))
+        parts = flat.split([value.numel() for value in values.values()])
+        return {name: part.view_as(value) for (name, value), part in zip(values.items(), parts, strict=True)}
 
     def gather(self, items: Iterable[T]) -> list[T]:
         """The items of all processes, in the order of the ranks."""

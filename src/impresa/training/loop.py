@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -98,19 +98,24 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     """One optimizer step over `batches`.
 
     Returns:
-        Scalars, which a GPU may still be computing: `loss` (mean over the samples, or over the tokens of their
-        answers), the logs of model and task for the last batch, `lr` and `gradient_norm`.
+        Scalars of the whole step, over all its batches and processes, which a GPU may still be computing: `loss` and
+        the other logs of the model (means over the samples, or over the tokens of their answers), those of the task,
+        `lr` and `gradient_norm`.
     """
     config, group, state = training.config, training.group, training.state
     seed_step(config.seed, state.step, group.rank)
-    loss = torch.zeros((), device=group.device)
     weights = training.task.loss_weights(batches, group)
+    means: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True), start=1):
         with no_sync(state.wrapped, number < len(batches)):
             output = state.precision.forward(state.wrapped, batch)
             state.precision.scaler.scale(output.loss * weight).backward()
-        loss += output.loss.detach() * weight
-    loss = group.mean(loss)
+        scalars = {**output.logs, "loss": output.loss.detach()}
+        _add(means, {name: value * (weight / group.world_size) for name, value in scalars.items()})
+        _add(sums, training.task.train_sums(output))
+    totals = group.sums({**means, **sums})
+    loss = totals["loss"]
     lr = _set_learning_rates(training)
     norm = _clip_gradients(training)
     _refuse_divergence(training, batches, loss, norm)
@@ -121,8 +126,8 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     state.model.commit(state.step)  # type: ignore[operator]
     if state.average is not None:
         state.average.update(state.step)
-    logs = {**output.logs, **training.task.train_logs(output)}
-    return {**logs, "loss": loss, "lr": torch.tensor(lr), "gradient_norm": norm}
+    logs = {name: totals[name] for name in means}
+    return {**logs, **training.task.train_logs(totals), "lr": torch.tensor(lr), "gradient_norm": norm}
 
 
 def validate(training: Training, num_batches: int | None = None) -> dict[str, float]:
@@ -132,6 +137,12 @@ def validate(training: Training, num_batches: int | None = None) -> dict[str, fl
         for batch in islice(training.val_loader, num_batches):
             validation.add(batch, state.precision.forward(state.model, batch))
     return validation.metrics()
+
+
+def _add(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Add each value to the total of its name."""
+    for name, value in values.items():
+        totals[name] = totals[name] + value if name in totals else value
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.data.bad_samples import BadSampleList
-from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView
+from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView, View, identified
 from impresa.data.preprocessing import Preprocessing
-from impresa.data.sampler import BatchSampler
+from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
@@ -48,7 +48,9 @@ class TrainingData:
     ) -> None:
         self._config = config.dataset
         self._seed = config.seed
-        self._collate: Collate[Any] = task_of(config).collator(preprocessing)
+        self._task = task_of(config)
+        self._identifies = config.losses.duplicates == "positive" and not self._task.answers
+        self._collate: Collate[Any] = self._task.collator(preprocessing)
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
@@ -56,7 +58,7 @@ class TrainingData:
 
     def num_train_batches(self, world_size: int = 1) -> int:
         """Batches of an epoch of training data, the same for each of the processes that share them."""
-        return len(self._sampler(self.train_source, self._config.batch_size, 0, world_size, shuffle=True))
+        return len(self._train_sampler(0, world_size))
 
     def train_loader(
         self, rank: int = 0, world_size: int = 1, position: Mapping[str, Any] | None = None
@@ -68,33 +70,52 @@ class TrainingData:
         """
         config = self._config
         draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
-        sampler = self._sampler(self.train_source, config.batch_size, rank, world_size, shuffle=True)
+        sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)
-        return self._loader("train", self.train_source, sampler, TrainingView(self._seed, *draws))
+        view = TrainingView(self._seed, *draws, identifies=self._identifies)
+        return self._loader("train", self.train_source, sampler, view, sampler.least)
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader[Any]:
-        """Batches of samples as they are, with all their questions, in file order; see `train_loader`."""
+        """Batches of samples as they are, with all their questions, in file order, the same for any number of processes
+        that share them."""
         batch_size = self._config.eval_batch_size or self._config.batch_size
-        sampler = self._sampler(self.val_source, batch_size, rank, world_size, shuffle=False)
-        return self._loader("val", self.val_source, sampler)
+        sampler = BlockSampler(
+            num_samples=len(self.val_source), batch_size=batch_size, rank=rank, world_size=world_size
+        )
+        return self._loader("val", self.val_source, sampler, None if self._task.answers else identified)
 
-    def _sampler(self, source: Source, batch_size: int, rank: int, world_size: int, *, shuffle: bool) -> BatchSampler:
+    def check(self, world_size: int) -> None:
+        """Refuse data and sizes of batches that nothing can be learned from in so many processes.
+
+        Raises:
+            ConfigError: a size is too small.
+            DataError: there are too few samples.
+        """
+        self._task.check_batches(len(self.train_source), len(self.val_source), world_size)
+        self._train_sampler(0, world_size)
+
+    def _train_sampler(self, rank: int, world_size: int) -> BatchSampler:
         return BatchSampler(
-            num_samples=len(source),
-            batch_size=batch_size,
+            num_samples=len(self.train_source),
+            batch_size=self._config.batch_size,
             seed=self._seed,
-            shuffle=shuffle,
             rank=rank,
             world_size=world_size,
-            blocks=source.blocks(),
+            least=self._task.least_samples(world_size),
+            blocks=self.train_source.blocks(),
         )
 
     def _loader(
-        self, split: str, source: Source, sampler: BatchSampler, view: TrainingView | None = None
+        self,
+        split: str,
+        source: Source,
+        sampler: BatchSampler | BlockSampler,
+        view: View | None,
+        least: int = 1,
     ) -> BatchLoader[Any]:
         bad_samples = BadSampleList(self._bad_samples, split, len(source), self._config.max_bad_fraction)
-        return BatchLoader(BatchDataset(source, self._collate, view), sampler, bad_samples, self._config)
+        return BatchLoader(BatchDataset(source, self._collate, view, least), sampler, bad_samples, self._config)
 
 
 def _say_if_too_many_workers(config: DatasetConfig) -> None:
@@ -126,14 +147,15 @@ class Parts:
             yield name, sum(parameter.numel() for parameter in part.parameters())
 
 
-def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False) -> Parts:
+def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False, world_size: int = 1) -> Parts:
     """Open the data, prepare the tokenizer (or take that of a resumed run), draw or load the weights.
 
-    Without `run_dir` nothing is written.
+    Without `run_dir` nothing is written. `world_size` processes will share the data.
     """
     task, sources = task_of(config), open_train_and_val(config.dataset, reading_of(config))
     preprocessing = Preprocessing.load(run_dir) if resumed and run_dir is not None else task.prepare(sources[0])
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
     data = TrainingData(config, preprocessing, bad_samples, sources)
+    data.check(world_size)
     torch.manual_seed(config.seed)
     return Parts(task, preprocessing, data, task.build(preprocessing))

@@ -74,7 +74,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         how_on = "a larger trainer.epochs trains on"
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
         return output_dir
-    parts = build_parts(config, output_dir, resumed=bool(checkpoint))
+    parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
@@ -103,7 +103,7 @@ def dry_run(config: ExperimentConfig) -> str:
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
     _name_idle_keys(config, group)
-    parts = build_parts(config, run_dir=None)
+    parts = build_parts(config, run_dir=None, world_size=world_size)
     training = set_up(config, parts, group, num_shares=world_size)
     train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
     metrics = validate(training, num_batches=1)

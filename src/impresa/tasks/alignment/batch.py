@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 
@@ -47,6 +48,9 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
         batch = Batch(ids=[sample.id for sample in samples], labels=[sample.label for sample in samples])
+        if any(sample.keys for sample in samples):
+            for modality in get_args(Modality):
+                batch.keys[modality] = torch.tensor([sample.keys.get(modality, 0) for sample in samples])
         image, audio = self._preprocessing.image, self._preprocessing.audio
         if audio is None:
             batch.image = stack_images(image, samples)

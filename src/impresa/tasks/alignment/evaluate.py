@@ -9,7 +9,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
@@ -21,7 +20,7 @@ from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import EncodeText, Rows, content_of
+from impresa.tasks.alignment.sound import EncodeText, Rows
 from impresa.tasks.gallery import retrieval_gallery, spread
 from impresa.tasks.samples import Embedder, evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
@@ -34,23 +33,34 @@ NUM_BASELINE_SAMPLES = 4096
 
 @dataclass
 class _Seen:
-    """All that is kept of a source's samples once their images are gone."""
+    """All that is kept of a source's different images once they are gone, row by row, and its bad samples."""
 
     positions: list[int] = field(default_factory=list)
-    captions: list[tuple[str, ...]] = field(default_factory=list)
-    labels: list[str | None] = field(default_factory=list)
+    """Of the first sample with each image."""
+    captions: list[list[str]] = field(default_factory=list)
     histograms: list[Tensor] = field(default_factory=list)
+    labels: dict[tuple[int, str], None] = field(default_factory=dict)
+    """Different pairs of row and label, in order."""
     bad: list[BadSampleNote] = field(default_factory=list)
+    _row: dict[int, int] = field(default_factory=dict)
 
-    def add(self, position: int, sample: Sample, image: Image) -> None:
-        self.positions.append(position)
-        self.captions.append(sample.captions)
-        self.labels.append(sample.label)
-        self.histograms.append(colour_histogram(image))
+    def add(self, position: int, sample: Sample) -> tuple[int | None, bool]:
+        """Returns the row of the sample's image (None if it has none), and true if it is a new one."""
+        if sample.image is None or sample.image_key is None:
+            return None, False
+        row = self._row.setdefault(sample.image_key, len(self._row))
+        if is_new := row == len(self.positions):
+            self.positions.append(position)
+            self.captions.append([])
+            self.histograms.append(colour_histogram(sample.image))
+        self.captions[row] += sample.captions
+        if sample.label is not None:
+            self.labels[row, sample.label] = None
+        return row, is_new
 
     @property
     def classes(self) -> set[str]:
-        return {label for label in self.labels if label is not None}
+        return {label for _, label in self.labels}
 
 
 def evaluate(
@@ -64,8 +74,9 @@ def evaluate(
 ) -> Evaluation:
     """Retrieval in both directions, baselines beside it, and zero-shot classification where there are labels.
 
-    A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part. Bad
-    samples are skipped and listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and
+    A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part;
+    samples with equal images are one image with all their captions, wherever it is counted. Bad samples are skipped and
+    listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and
     their class names join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
@@ -139,29 +150,32 @@ class _Inputs:
         if FUSED_PAIR in (model.config.losses.pairs or ()):
             self.fused = Rows("image+audio", encode_pairs)
 
-    def add(self, position: int, sample: Sample, row: int) -> bool:
-        """Embed the parts of a sample that the model takes; false if there is none. `row` is that of its image."""
+    def add(self, sample: Sample, row: int | None, is_new: bool) -> bool:
+        """Embed the parts of a sample that the model takes, false if there is none. `row` is that of its image, which
+        is embedded if it is new."""
         clip, captions = sample.audio, sample.captions
         if self.sounds is not None and clip is not None:
-            image = None if sample.image is None else row
-            self.sounds.add(clip, content_of(clip), image=image, captions=captions)
+            self.sounds.add(clip, sample.audio_key, image=row, captions=captions)
         if sample.image is None:
             return self.sounds is not None and clip is not None
+        fused = self.fused if clip is not None and captions else None
+        if not is_new and fused is None:
+            return True
         pixels = self._preprocess(sample.image)
-        self.images.add(pixels)
-        if self.fused is not None and clip is not None and captions:
-            self.fused.add((pixels, clip), position, image=None, captions=captions)
+        if is_new:
+            self.images.add(pixels)
+        if fused is not None and clip is not None:
+            fused.add((pixels, clip), (row, sample.audio_key), image=None, captions=captions)
         return True
 
 
 def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = None) -> _Seen:
-    """The usable samples that have an image; all of the usable ones are embedded by `inputs`."""
+    """The images of the usable samples; all parts of the usable ones are embedded by `inputs`."""
     seen = _Seen()
     for position, sample in read_samples(source, positions, seen.bad):
-        if inputs is not None and not inputs.add(position, sample, len(seen.positions)):
+        row, is_new = seen.add(position, sample)
+        if inputs is not None and not inputs.add(sample, row, is_new):
             seen.bad.append(BadSampleNote(sample.id, "no image"))
-        elif sample.image is not None:
-            seen.add(position, sample, sample.image)
     return seen
 
 
@@ -182,6 +196,6 @@ def _zero_shot(
     classes = sorted(test.classes | train.classes)
     if not test.classes or len(classes) < 2:
         return None
-    labels = {row: label for row, label in enumerate(test.labels) if label is not None}
+    rows, labels = zip(*test.labels, strict=True)
     of_classes = class_embeddings(encode_text, classes, templates)
-    return zero_shot_metrics(images[list(labels)], list(labels.values()), of_classes, classes, templates)
+    return zero_shot_metrics(images[list(rows)], labels, of_classes, classes, templates)

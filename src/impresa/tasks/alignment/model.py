@@ -20,6 +20,9 @@ from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.encoders import encode_rows
 
+LARGE_PRIME = (1 << 61) - 1
+"""Mixes two keys into one, modulo 2^64."""
+
 
 @dataclass
 class AlignmentOutput(ModelOutput):
@@ -59,8 +62,8 @@ class AlignmentModel(TrainableModel):
 
     def forward(self, batch: Batch) -> AlignmentOutput:
         """Loss and embeddings of a batch; a pair of modalities is compared over the samples that have both."""
-        embeddings, present = self.embed(batch), _present(batch)
-        output = self.loss(embeddings, present=present, captions=_captions(batch))
+        embeddings, present = self.embed(batch), present_in(batch)
+        output = self.loss(embeddings, present=present, keys=_keys(batch))
         logs = {"loss": output.loss.detach(), **output.logs}
         return AlignmentOutput(output.loss, logs, embeddings, present)
 
@@ -110,7 +113,7 @@ class AlignmentModel(TrainableModel):
         self.loss.commit(step)
 
 
-def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
+def present_in(batch: Batch) -> dict[Embedded, torch.Tensor]:
     """The batch's masks, and that of the fusion: a sample with an image or a sound has a fused embedding."""
     masks: dict[Embedded, torch.Tensor] = dict(batch.present.items())
     if batch.image_present is not None and batch.audio_present is not None:
@@ -118,8 +121,9 @@ def _present(batch: Batch) -> dict[Embedded, torch.Tensor]:
     return masks
 
 
-def _captions(batch: Batch) -> list[str]:
-    """The captions; a sample without one gets a text that no other sample has, so that it is no duplicate."""
-    if batch.text_present is None:
-        return batch.captions
-    return [caption or f"(no caption) {id}" for caption, id in zip(batch.captions, batch.ids, strict=True)]
+def _keys(batch: Batch) -> dict[Embedded, torch.Tensor]:
+    """The batch's keys, and that of the fusion: equal where both image and sound are."""
+    keys: dict[Embedded, torch.Tensor] = dict(batch.keys.items())
+    if keys:
+        keys[FUSED] = batch.keys["image"] * LARGE_PRIME + batch.keys["audio"]
+    return keys

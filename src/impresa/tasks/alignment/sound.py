@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from hashlib import blake2b
 from typing import Generic
 
 import torch
 from torch import Tensor
 
-from impresa.data.audio import Clip
 from impresa.evaluation.results import DirectionMetrics, RetrievalMetrics, dimension_rows
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.tasks.samples import Embedder, Item
@@ -30,22 +28,27 @@ class Rows(Generic[Item]):
     """
 
     def __init__(self, name: str, encode: Callable[[list[Item]], Tensor]) -> None:
-        self.num_samples = 0
         self._name, self._embedder = name, Embedder(encode, SOUNDS_AT_A_TIME)
         self._row: dict[Hashable, int] = {}
-        self._images: list[tuple[int, str]] = []
+        self._images: dict[tuple[int, str], None] = {}
+        self._samples: set[tuple[int, int | None]] = set()
         self._captions: list[tuple[int, str]] = []
 
     def add(self, item: Item, key: Hashable, *, image: int | None, captions: Iterable[str]) -> None:
         """Add the item of a sample; items of equal `key` are one row. `image` is the row of the sample's image."""
-        self.num_samples += 1
         if key not in self._row:
             self._row[key] = len(self._row)
             self._embedder.add(item)
         row = self._row[key]
+        self._samples.add((row, image))
         if image is not None:
-            self._images.append((row, str(image)))
+            self._images[row, str(image)] = None
         self._captions += ((row, caption) for caption in captions)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples so far; those of equal items and one image are one."""
+        return len(self._samples)
 
     def retrieval(self, images: Tensor, encode_text: EncodeText, dims: Sequence[int] = ()) -> Directions:
         """Metrics by direction (`audio_to_text` and so on) and name (`model`, fewer dimensions, `chance`).
@@ -57,7 +60,9 @@ class Rows(Generic[Item]):
         if self._captions:
             directions |= self._directions("text", self._captions, encode_text, dims)
         if self._images:
-            directions |= self._directions("image", self._images, lambda names: images[[int(n) for n in names]], dims)
+            directions |= self._directions(
+                "image", list(self._images), lambda names: images[[int(n) for n in names]], dims
+            )
         return directions
 
     def _directions(
@@ -79,8 +84,3 @@ class Rows(Generic[Item]):
             f"{self._name}_to_{other}": {name: both.image_to_text for name, both in found.items()},
             f"{other}_to_{self._name}": {name: both.text_to_image for name, both in found.items()},
         }
-
-
-def content_of(clip: Clip) -> bytes:
-    """A key that clips share if they have one rate and are equal, sample by sample."""
-    return blake2b(f"{clip.rate_hz}:".encode() + clip.samples.numpy().tobytes(), digest_size=16).digest()

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from impresa.config.describe import Fault
+from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.lengths import notes_on_captions
 from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_tokenizer
 from impresa.data.sources import Source
+from impresa.errors import ConfigError, DataError
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import WEIGHTS
 from impresa.run_dir.weights import read_weights
 from impresa.tasks.alignment.batch import Batch, Collator
 from impresa.tasks.alignment.build import build_alignment
-from impresa.tasks.alignment.collapse import CollapseWatch, mean_cosine
+from impresa.tasks.alignment.collapse import CollapseWatch, mean_cosine, unit_sums
 from impresa.tasks.alignment.embedder import EmbeddingModel
 from impresa.tasks.alignment.model import AlignmentModel, AlignmentOutput
 from impresa.tasks.alignment.validation import AlignmentValidation
 from impresa.tasks.base import Task
 from impresa.tasks.devices import Device
 from impresa.tasks.validation import Processes, sizes_of
+
+logger = logging.getLogger(__name__)
 
 
 class AlignmentTask(Task):
@@ -64,10 +70,36 @@ class AlignmentTask(Task):
         every = group.sum(sizes) if len(batches) > 1 else sizes
         return (every / every.sum()).tolist()
 
-    def train_logs(self, output: AlignmentOutput) -> dict[str, Tensor]:
-        """`mean_cosine`, between the embeddings of different samples."""
+    def check_batches(self, num_train: int, num_val: int, world_size: int) -> None:
+        losses, dataset = self.config.losses, self.config.dataset
+        if dataset.batch_size * (world_size if losses.gather_distributed else 1) < 2:
+            fault = f"1 leaves {losses.type} nothing to tell a sample from, so that nothing is learned"
+            fix = "at least 2 (accumulated batches do not meet)"
+            if world_size > 1:
+                fix += ", or losses.gather_distributed=true"
+            raise ConfigError(Fault(both_names("dataset.batch_size"), f"{fault}; {fix}").line())
+        if (dataset.eval_batch_size or dataset.batch_size) < 2:
+            fault = "1 leaves a validation nothing to tell a sample from, and its loss is always 0; at least 2"
+            raise ConfigError(Fault(both_names("dataset.eval_batch_size"), fault).line())
+        if num_train < 2:
+            fault = "there is one training sample, and nothing to tell it from"
+            raise DataError(f"dataset.train_path: {fault}; give at least two")
+        if num_val < 2:
+            logger.warning(
+                "dataset.val_path: there is one validation sample and nothing to tell it from: val_loss is 0"
+            )
+
+    def least_samples(self, world_size: int) -> int:
+        """Two where a process contrasts its own rows alone."""
+        return 1 if self.config.losses.gather_distributed and world_size > 1 else 2
+
+    def train_sums(self, output: AlignmentOutput) -> dict[str, Tensor]:
         modality, embeddings = next(iter(output.embeddings.items()))
-        return {"mean_cosine": mean_cosine(embeddings.detach()[output.present.get(modality, slice(None))])}
+        return unit_sums(embeddings.detach()[output.present.get(modality, slice(None))])
+
+    def train_logs(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`mean_cosine`, between the embeddings of all different samples of the step."""
+        return {"mean_cosine": mean_cosine(sums)}
 
     def validation(self, group: Processes) -> AlignmentValidation:
         return AlignmentValidation(group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput
 from impresa.tasks.validation import Means, Processes, validated
@@ -21,5 +23,5 @@ class AnsweringValidation:
 
     def metrics(self) -> dict[str, float]:
         found = {**self._by_dialogue.over(self._group), **self._by_token.over(self._group)}
-        found["val_perplexity"] = found["val_loss"].exp()
-        return {name: value.item() for name, value in found.items()}
+        found["val_perplexity"] = torch.tensor(found["val_loss"], dtype=torch.float64).exp().item()
+        return found
