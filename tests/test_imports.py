@@ -17,8 +17,9 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            ("errors", "files", "run_dir.layout"),
-            ("config", "run_dir.environment"),
+            ("errors", "streams"),
+            ("files", "run_dir.layout"),
+            ("config", "run_dir.environment", "run_dir.lock"),
             ("layers", "hub"),
             ("encoders", "losses"),
             ("decoders", "fusion"),

@@ -99,6 +99,6 @@ class CheckpointConfig(Section):
     save_last: Flag = True
     """Always keep the last checkpoint as well."""
     dirpath: Name = "checkpoints"
-    """Folder of the checkpoints, relative to the run directory."""
+    """Folder of the checkpoints inside the run directory."""
     filename: Name = "{epoch:03d}-{step:07d}"
     """File name pattern; `epoch`, `step` and logged metrics can be used."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from impresa.errors import CheckpointError
-from impresa.files import write_atomic
+from impresa.files import refuse_links, write_atomic
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
@@ -308,6 +308,8 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     """Write `evaluation.json` and the gallery into a run directory, each file at once or not at all."""
+    refuse_links(run_dir)
+    (run_dir / GALLERY).parent.mkdir(exist_ok=True)
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
+from impresa.files import refuse_links
 from impresa.run_dir.environment import is_finished
-from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, EVENTS, LAST_CHECKPOINT, MANIFEST, METRICS
+from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, ENVIRONMENT, EVENTS, LAST_CHECKPOINT, LOCK, MANIFEST, METRICS
+from impresa.run_dir.lock import locked, refuse_running
 
 MAY_CHANGE = frozenset(
     {
@@ -22,6 +27,17 @@ MAY_CHANGE = frozenset(
 )
 """Keys that may differ when a run is resumed: where the data lie, how the machine computes, where metrics are sent."""
 
+_BEFORE_CONFIG = (LOCK, ENVIRONMENT, BAD_SAMPLES)
+"""Files that a training may have written before it died without a config."""
+
+
+@contextmanager
+def claimed(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[Path | None]:
+    """`claim`, and the folder's lock for as long as the block runs: nobody else trains in it meanwhile."""
+    claim(run_dir, config, resume=resume)  # a folder of something else is not even locked
+    with locked(run_dir):
+        yield claim(run_dir, config, resume=resume)
+
 
 def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
     """The checkpoint from which a training run in this folder goes on; None for a new run.
@@ -30,13 +46,15 @@ def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | No
     and no torch is needed.
 
     Raises:
-        CheckpointError: the folder holds something else, or a run while `resume` is false.
+        CheckpointError: the folder holds something else, a run that is being trained, or a run while `resume` is false.
         ConfigError: the run to be resumed has another config.
     """
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+    refuse_running(run_dir)
+    if not run_dir.exists() or (run_dir.is_dir() and all(map(_is_left_over, run_dir.iterdir()))):
         return None
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: is not empty and no run; choose another --output-dir")
+    refuse_links(run_dir, files=True)
     before = read_config(run_dir / CONFIG)
     checkpoint = newest_checkpoint(run_dir / before.trainer.checkpoint.dirpath)
     if checkpoint is None and not (run_dir / MANIFEST).exists():
@@ -47,6 +65,15 @@ def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | No
         raise CheckpointError(f"{run_dir}: has no checkpoint to go on from; choose another --output-dir")
     _refuse_changes(before, config)
     return checkpoint
+
+
+def how_to_go_on(run_dir: Path, config: ExperimentConfig) -> str:
+    """The words that tell what can be done with a run whose training ended too early."""
+    if not run_dir.is_dir():
+        return "nothing is left to resume, so start it anew"
+    if newest_checkpoint(run_dir / config.trainer.checkpoint.dirpath) is None:
+        return "there is no checkpoint yet, so start it anew"
+    return f"`impresa train --output-dir {shlex.quote(str(run_dir))} --resume` continues from the last checkpoint"
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
@@ -68,6 +95,10 @@ def clear_half_written(run_dir: Path) -> None:
     """Remove the temporary files of writers that were killed; checkpoints are large."""
     for path in run_dir.rglob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name in _BEFORE_CONFIG or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:

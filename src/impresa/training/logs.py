@@ -29,8 +29,10 @@ from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
-from impresa.files import write_atomic
+from impresa.errors import CheckpointError
+from impresa.files import append, naming, write_atomic
 from impresa.run_dir.layout import EVENTS, METRICS
+from impresa.run_dir.lock import check_lock
 from impresa.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -228,13 +230,15 @@ class MetricsCsv(MetricLogger):
         self.path = path
         self._step = step
         self._columns: list[str] = []
+        if step:
+            self._lines_so_far()  # what cannot be continued is refused before the first step
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        check_lock(self.path.parent)
         line = {"step": step, **metrics}
         if not line.keys() <= set(self._columns):
             self._add_columns(line)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv(self._columns, [line]))
+        append(self.path, _csv(self._columns, [line]))
 
     def _add_columns(self, line: Mapping[str, object]) -> None:
         lines = self._lines_so_far()
@@ -245,9 +249,16 @@ class MetricsCsv(MetricLogger):
     def _lines_so_far(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            whole = [row for row in csv.DictReader(file) if None not in row.values()]
-        return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file))
+            if any(None in line for line in lines):
+                raise ValueError("a line is longer than the header")
+            whole = [line for line in lines if None not in line.values()]
+            return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
+        except (ValueError, LookupError, csv.Error) as error:
+            fault = "holds something else than the metrics of this run; remove it, and they begin anew"
+            raise CheckpointError(f"{self.path}: {fault}") from error
 
 
 class TensorBoardEvents:
@@ -258,16 +269,18 @@ class TensorBoardEvents:
         self._writer: SummaryWriter | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._writer is None:  # a second of imports, which the first step need not wait for
-            from torch.utils.tensorboard import SummaryWriter
+        with naming(self.folder):
+            if self._writer is None:  # a second of imports, which the first step need not wait for
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self.folder)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+                self._writer = SummaryWriter(self.folder)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self, *, success: bool) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with naming(self.folder):
+                self._writer.close()
 
 
 class WandbRun:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
-from impresa.run_dir.claim import claim, clear, clear_half_written
+from impresa.run_dir.claim import claimed, clear, clear_half_written
 from impresa.run_dir.environment import describe_environment, is_finished, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
@@ -20,6 +21,7 @@ from impresa.training.distributed import (
     processes_to_start,
     use_deterministic_algorithms,
 )
+from impresa.training.failures import explained
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
 from impresa.training.parts import Parts, build_parts
@@ -53,7 +55,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         ConfigError: the config has a fault, or does not fit this machine or the run to be resumed.
         CheckpointError: the folder cannot be used.
         DataError: the data cannot be used.
-        TrainingError: the training diverged, or one of its processes died.
+        TrainingError: the training diverged, one of its processes died, or the disk or memory is full.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
     config = prepare(config)
@@ -65,10 +67,19 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    checkpoint = _checkpoint_to_continue(config, output_dir, resume, group)
+    alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
+    with explained(config, output_dir), alone as path:
+        _train(config, output_dir, command, path, group)
+    return output_dir
+
+
+def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], path: Path | None, group: Group) -> None:
+    """Train in a folder that is ours, from the checkpoint at `path` if the first process has found one."""
+    (path,) = group.gather([path] if group.is_main else [])
+    checkpoint = {} if path is None else read_checkpoint(path)
     if is_finished(output_dir):
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume")
-        return output_dir
+        return
     parts = build_parts(config, output_dir, resumed=bool(checkpoint))
     if group.is_main:
         _prepare(output_dir, config, parts, command, checkpoint)
@@ -77,7 +88,6 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
         finish(config, parts, output_dir, group.device)
-    return output_dir
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -92,10 +102,11 @@ def dry_run(config: ExperimentConfig) -> str:
     config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
-    parts = build_parts(config, run_dir=None)
-    training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
-    train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-    return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
+    with explained(config):
+        parts = build_parts(config, run_dir=None)
+        training = set_up(config, parts, join_group(config.trainer), num_shares=world_size)
+        train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+        return "\n".join(_summary(parts, training, world_size, validate(training, num_batches=1)))
 
 
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
@@ -171,12 +182,6 @@ def _position(training: Training) -> dict[str, Any]:
     return {**training.train_loader.position(), "epoch": epoch, "next_batch": next_batch}
 
 
-def _checkpoint_to_continue(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Checkpoint:
-    """The first process chooses the checkpoint for all."""
-    (path,) = group.gather([claim(run_dir, config, resume=resume)] if group.is_main else [])
-    return {} if path is None else read_checkpoint(path)
-
-
 def _prepare(
     run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], checkpoint: Checkpoint
 ) -> None:
@@ -185,7 +190,9 @@ def _prepare(
     if checkpoint:
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
-        write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
+        before = environment.get("resumed")
+        resumed = [*(before if isinstance(before, list) else []), resumption]
+        write_environment(run_dir, {**environment, "resumed": resumed})
     else:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
