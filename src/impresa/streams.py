@@ -14,7 +14,7 @@ _ESCAPING, _KEEPING = "impresa", "impresa-surrogateescape"
 
 def accept_any_text() -> None:
     """Let both streams write what their encoding lacks in ASCII: our own signs by others, the rest as JSON's escapes,
-    so that JSON stays JSON. Where file names pass through as bytes (LANG=C) they still do. A stream that is closed takes
+    so that JSON stays JSON. Where file names pass through as bytes (LANG=C) they still do. A closed stream takes
     everything and shows nothing."""
     codecs.register_error(_ESCAPING, _in_ascii)
     codecs.register_error(_KEEPING, _in_ascii_or_as_it_was)

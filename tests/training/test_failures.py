@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -241,3 +242,8 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
         with pytest.raises(type(error)) as caught, explained(tiny_experiment()):
             raise error
         assert caught.value is error
+
+
+def test_nothing_goes_through_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert is_finished(train(tiny_experiment("trainer.max_steps=1"), tmp_path / "run", command=COMMAND))

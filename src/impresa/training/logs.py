@@ -251,9 +251,10 @@ class MetricsCsv(MetricLogger):
             return []
         try:
             with self.path.open(encoding="utf-8", newline="") as file:
-                lines = list(csv.DictReader(file))
-            if any(None in line for line in lines):
-                raise ValueError("a line is longer than the header")
+                reader = csv.DictReader(file)
+                lines, names = list(reader), reader.fieldnames
+            if (names and "step" not in names) or any(None in line for line in lines):
+                raise ValueError("there are other columns")
             whole = [line for line in lines if None not in line.values()]
             return whole if self._columns else [row for row in whole if int(row["step"]) <= self._step]
         except (ValueError, LookupError, csv.Error) as error:
