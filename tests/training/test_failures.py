@@ -171,6 +171,10 @@ def test_a_data_worker_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: p
             "data worker 12 was killed by signal Bus error, shared memory (/dev/shm) is full; use fewer than dataset.",
         ),
         (
+            "DataLoader worker (pid 12) is killed by signal: Segmentation fault. ",
+            "data worker 12 was killed by signal Segmentation fault, as by a library that crashes",
+        ),
+        (
             "unable to write to file </torch_12_34_0>: No space left on device (28)",
             "a data worker has died, shared memory (/dev/shm) is full; use fewer than dataset.num_workers=0, or 0",
         ),

@@ -24,7 +24,7 @@ _FIXES = {
     errno.EPERM: "make it writable",
 }
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited)")
-_SHARED_MEMORY = re.compile(r"shared memory|unable to write to file </torch_|Bus error")
+_SHARED_MEMORY = re.compile(r"shared memory\(shm\)|file </torch_|signal: Bus error")
 
 
 @contextmanager
@@ -49,10 +49,8 @@ def explained(config: ExperimentConfig, run_dir: Path | None = None) -> Iterator
 def _explanation(error: Exception, config: ExperimentConfig, go_on: str) -> str | None:
     """The fault, its fix and how to go on; None for an error that is none of the machine's."""
     message = str(error)
-    if isinstance(error, RuntimeError):
-        died, shared = _WORKER_DIED.search(message), bool(_SHARED_MEMORY.search(message))
-        if died or shared:
-            return _worker_died(died, shared, config) + go_on
+    if isinstance(error, RuntimeError) and (died := _WORKER_DIED.search(message) or _SHARED_MEMORY.search(message)):
+        return _worker_died(died, config) + go_on
     if is_out_of_memory(error):
         return _out_of_memory(message, config)  # a resumed run keeps its config, and would need as much again
     found = system_error(error)
@@ -62,13 +60,16 @@ def _explanation(error: Exception, config: ExperimentConfig, go_on: str) -> str 
     return f"{reason_of(found)}{f'; {fix}' if fix else ''}{go_on}"
 
 
-def _worker_died(died: re.Match[str] | None, shared: bool, config: ExperimentConfig) -> str:
-    workers = config.dataset.num_workers
-    who = f"data worker {died[1]}" if died else "a data worker"
-    how = f"was killed by signal {died[2].strip()}" if died and died[2] else "has died"
-    why = "shared memory (/dev/shm) is full" if shared else "most often because memory ran out"
-    fix = f"use fewer than dataset.num_workers={workers}" + (", or 0, which needs no shared memory" if shared else "")
-    return f"{who} {how}, {why}; {fix}"
+def _worker_died(found: re.Match[str], config: ExperimentConfig) -> str:
+    pids, signal = found.groups() if found.re is _WORKER_DIED else (None, None)
+    who = f"data worker {pids}" if pids else "a data worker"
+    how = f"was killed by signal {signal.strip()}" if signal else "has died"
+    fewer = f"use fewer than dataset.num_workers={config.dataset.num_workers}"
+    if _SHARED_MEMORY.search(found.string):
+        return f"{who} {how}, shared memory (/dev/shm) is full; {fewer}, or 0, which needs none"
+    if signal and signal.strip() not in ("Killed", "Aborted"):
+        return f"{who} {how}, as by a library that crashes or by a person; dataset.num_workers=0 works without"
+    return f"{who} {how}, most often because memory ran out; {fewer}"
 
 
 def _out_of_memory(message: str, config: ExperimentConfig) -> str:
