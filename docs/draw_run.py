@@ -54,6 +54,7 @@ def write_figure(run_dir: Path, path: Path) -> Path:
     loss.set_title("Loss", loc="left", color=INK, fontweight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(path, buffer.getvalue())
 
 

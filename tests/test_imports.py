@@ -17,9 +17,9 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            ("errors", "files", "foreign_text", "run_dir.layout"),
-            ("json_files",),
-            ("config", "run_dir.environment"),
+            ("errors", "foreign_text", "streams"),
+            ("files", "json_files", "run_dir.layout"),
+            ("config", "run_dir.environment", "run_dir.lock"),
             ("layers", "hub"),
             ("encoders", "losses"),
             ("decoders", "fusion"),

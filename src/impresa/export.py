@@ -66,6 +66,7 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     base = location(decoder.model)
     if Path(base).is_dir():
         base = str(Path(base).resolve())
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as temporary:
         weights = read_weights(run_dir / WEIGHTS)
         trained = {name.removeprefix(_DECODER): value for name, value in weights.items() if name.startswith(_DECODER)}

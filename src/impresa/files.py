@@ -1,13 +1,52 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and nothing is written outside the folder that is meant."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from impresa.errors import CheckpointError, ImpresaError, system_error
+
+
+def inside(folder: Path, name: str, *, directly: bool = False) -> Path:
+    """The path of something in a folder whose name comes from a file or a setting, and may be made to lead elsewhere.
+
+    Args:
+        folder: where it must lie.
+        name: with slashes for folders in it.
+        directly: refuse folders in it, and names that begin with a dot.
+
+    Raises:
+        ValueError: the name leads out of the folder, or nothing can be called so; the message is the reason alone.
+    """
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or re.match(r"\w:", name) or not name.isprintable():
+        raise ValueError(f"{name!r} does not stay in its folder")
+    if directly and (len(parts) > 1 or name.startswith(".")):
+        raise ValueError(f"{name!r} is no file name")
+    return folder / name
+
+
+def refuse_links(folder: Path, *, files: bool = False) -> None:
+    """Refuse folders inside `folder` that are links: what is written into one lands somewhere else.
+
+    With `files`, links to files and whatever is no plain file are refused too: a training reads and adds to files, and
+    not all of them have an end. Elsewhere a new file takes the place of a link. What W&B has in its folder is its own.
+
+    Raises:
+        CheckpointError: names the first one.
+    """
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *(names if files else ()))):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                fix = "put the thing itself in its place, or take a copy of the run with `cp -rL`"
+                raise CheckpointError(f"{path}: is a link or no plain file, and is not written to; {fix}")
+        folders[:] = [name for name in folders if name != "wandb"]
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
@@ -20,43 +59,87 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
     return path
 
 
+def append(path: Path, content: str | bytes) -> None:
+    """Add `content` (text as UTF-8) to a file in one write, all of it or nothing; the file is made if needed.
+
+    A link in its place is refused. Several processes may append to one file.
+
+    Raises:
+        OSError: the file cannot be written; it names `path`.
+    """
+    data = content.encode("utf-8", errors="replace") if isinstance(content, str) else content
+    with naming(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(handle, data[written:])
+        except OSError:
+            end = os.lseek(handle, 0, os.SEEK_CUR)
+            if written and os.fstat(handle).st_size == end:  # nobody else has appended since
+                os.ftruncate(handle, end - written)
+            raise
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to write to; it takes the name `path` when the block ends well.
 
-    Folders are made as needed.
+    The folder must be there: a run that somebody has deleted does not come to life again.
+
+    Raises:
+        OSError: the file cannot be written, whichever library was writing it; it names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; a run is as readable as its folder
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; a run is as readable as its folder
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` to write into; it takes the name `path` when the block ends well.
 
-    A folder that lies at `path` is replaced as a whole; an empty block leaves nothing there.
+    A folder that lies at `path` is replaced as a whole; an empty block leaves nothing there. Errors are as in
+    `replacing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    with naming(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            before = temporary.with_suffix(".old")
+            if path.is_dir():
+                os.replace(path, before)
+            if any(temporary.iterdir()):
+                os.chmod(temporary, 0o777 & ~_umask())
+                os.replace(temporary, path)
+            shutil.rmtree(before, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise a system error of the block as an `OSError` that names `path`, whichever library has met it, unless it is
+    about another file."""
     try:
-        yield temporary
-        before = temporary.with_suffix(".old")
-        if path.is_dir():
-            os.replace(path, before)
-        if any(temporary.iterdir()):
-            os.chmod(temporary, 0o777 & ~_umask())
-            os.replace(temporary, path)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except ImpresaError:
+        raise
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        about = str(path if found.filename is None else found.filename)
+        raise OSError(found.errno, found.strerror, str(path) if f".{path.name}." in about else about) from error
 
 
 def _umask() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from impresa import __version__
 from impresa.cli import main as main_module
@@ -90,6 +92,38 @@ def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
     monkeypatch.setattr(main_module, "_run", interrupted)
     assert told(capsys, "train") == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "a/b: No such file or directory"),
+        (PermissionError(errno.EACCES, "Permission denied", b"a"), "a: Permission denied"),
+        (SafetensorError("Error while serializing: I/O error: No space (os error 39)"), "Directory not empty"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), "memory ran out; smaller batches"),
+        (MemoryError(), "memory ran out; smaller batches (--batch-size)"),
+    ],
+)
+def test_faults_of_the_machine_end_with_2_and_no_traceback(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(main_module, "_run", fails)
+    code, out, err = told(capsys, "eval")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(line)
+
+
+@pytest.mark.parametrize("error", [KeyError("ours"), RuntimeError("size mismatch"), OSError("without a number")])
+def test_mistakes_of_ours_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(main_module, "_run", fails)
+    with pytest.raises(type(error)):
+        main(["eval"])
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -18,7 +18,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_each_bad_sample_is_written_once(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "bad_samples.jsonl"
+    path = tmp_path / "bad_samples.jsonl"
     bad = BadSampleList(path, "train", 100, 0.5)
     bad.add([])
     assert not path.exists()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pytest
 import torch
@@ -23,7 +23,14 @@ class Run:
         self.plan = plan
         self.folder = folder / "checkpoints"
         self.step = 0
-        self.checkpoints = Checkpoints(CheckpointConfig(**settings), folder, plan, group, lambda: {"step": self.step})
+        self.checkpoints = Checkpoints(CheckpointConfig(**settings), folder, plan, group, self.content)
+
+    def content(self) -> dict[str, Any]:
+        """The parts that a training stores, empty but for the step."""
+        position = dict.fromkeys(("epoch", "next_batch", "num_samples", "global_batch_size", "world_size", "seed"), 0)
+        parts: dict[str, Any] = {"model": {}, "optimizer": {}, "scaler": None, "average": None, "losses": []}
+        parts |= {"total_steps": 0, "warmup_steps": 0, "monitored": []}
+        return {"step": self.step, "data": position, **parts}
 
     def to(self, step: int, val_loss: float = 0.0) -> None:
         """Make the step; `val_loss` is what a validation finds, if one is due."""
@@ -177,8 +184,8 @@ def test_other_processes_write_nothing_and_know_the_same(tmp_path: Path, monkeyp
 def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, plan(2))
 
-    def dies(content: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def dies(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:

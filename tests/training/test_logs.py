@@ -219,6 +219,7 @@ def test_the_advice_to_sync_keeps_all_parts_of_a_run(
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_dir = tmp_path / "my run"
+    run_dir.mkdir()
     for version, command in (("0.29.0", "wandb sync --append"), ("0.30.1", "wandb sync"), ("1.0", "wandb sync")):
         monkeypatch.setattr(wandb, "__version__", version)
         start_wandb(tiny_experiment(), run_dir)

@@ -1,11 +1,13 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
-Exit codes: 0 done, 2 the user has something to fix, 130 interrupted. A traceback is always a bug of ours.
+Exit codes: 0 done, 2 the user has something to fix (or the machine: a full disk, too little memory), 130 interrupted. A
+traceback is always a bug of ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,10 +15,13 @@ from importlib import import_module
 from typing import NoReturn
 
 from impresa import __version__
-from impresa.errors import ImpresaError
+from impresa.errors import ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.streams import accept_any_text
 
 USER_ERROR = 2
 INTERRUPTED = 130
+_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What printing ends in when the file behind standard output is full; all other writing names its file."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,8 +59,11 @@ impresa VERB --help tells more. Settings are written optimization.lr=1e-4 or --o
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    accept_any_text()
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ImpresaError as error:
         print(*error.lines, sep="\n", file=sys.stderr)
         return USER_ERROR
@@ -63,11 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (as `head`) has left. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # the reader (as `head`) has left
         return 0
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 0
+    except Exception as error:
+        line = _fault_of_the_machine(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        return USER_ERROR
 
 
 def _run(words: list[str]) -> int:
@@ -94,12 +105,32 @@ def _run(words: list[str]) -> int:
         rest, overrides = split_overrides(rest, valued, names_data=name in _NAMING_DATA)
     # Options may stand between images and question; argparse cannot have that beside sub-commands.
     has_actions = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    args, unknown = (parser.parse_known_args if has_actions else parser.parse_known_intermixed_args)(rest)
+    try:
+        args, unknown = (parser.parse_known_args if has_actions else parser.parse_known_intermixed_args)(rest)
+    except SystemExit:  # it has printed the help
+        return 0
     if unknown:
         raise ImpresaError(_unknown_argument(name, unknown[0], parser))
     code: int = module.run(args, overrides) or 0
-    sys.stdout.flush()
     return code
+
+
+def _fault_of_the_machine(error: Exception) -> str | None:
+    """The line for memory that ran out and for a file that cannot be read or written; None for anything else."""
+    if is_out_of_memory(error):
+        return "memory ran out; smaller batches (--batch-size), a smaller model or another --device need less"
+    found = system_error(error)
+    if found is None:
+        return None
+    if found.filename is None and found.errno in _OF_OUTPUT:
+        _give_up_output()
+        return f"standard output: {reason_of(found)}"
+    return reason_of(found)
+
+
+def _give_up_output() -> None:
+    """Nothing more can be printed, and Python would complain of that once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unknown_argument(verb: str, word: str, parser: argparse.ArgumentParser) -> str:

@@ -469,3 +469,8 @@ def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderCon
 def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
     """True when the backbone is one of ours, false when it is a pretrained one."""
     return tower.backbone == FROM_SCRATCH[modality]
+
+
+def is_frozen(tower: EncoderConfig) -> bool:
+    """True when the backbone is kept as it is."""
+    return tower.checkpoint is not None if tower.freeze is None else tower.freeze

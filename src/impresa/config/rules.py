@@ -6,11 +6,13 @@ written in either dialect. Keys without an effect have a table of their own, `im
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
+from pathlib import Path
 from typing import get_args
 
 from impresa.config.describe import Fault, listed, raise_faults, show
@@ -26,6 +28,9 @@ from impresa.config.experiment import (
     towers,
 )
 from impresa.config.memory_vlm import MemoryVLMConfig, both_names
+from impresa.config.types import CheckpointConfig
+from impresa.files import inside
+from impresa.run_dir.layout import FOLDERS
 
 _LACKING: dict[Modality, dict[bool, tuple[str, ...]]] = {
     "image": {True: ("eot",), False: ("eot",)},
@@ -38,6 +43,8 @@ _MIN_VOCABULARY = 259
 _NUM_MELS = 128
 _MOST_PATCHES, _MOST_PREFIXES = 65_536, 64
 """Of an image, and of an embedding; as with the maxima in `impresa.config.types`, nobody needs to reach them."""
+_WIDEST = 100
+"""Digits of a number in the name of a checkpoint."""
 LEAST_TEMPERATURE = 1e-3
 """Of sampling: the logits are divided by it; much less overflows, and only the likeliest token is drawn anyway."""
 
@@ -200,14 +207,34 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
-    optimization, pattern = config.optimization, config.trainer.checkpoint.filename
+    optimization = config.optimization
     if optimization.scheduler != "constant" and optimization.min_lr > optimization.lr:
         fault = f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}"
         yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
+    yield from _check_checkpoint_names(config.trainer.checkpoint)
+
+
+def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
+    """Checkpoints stay in the run, and out of folders that are written anew; a config may be a stranger's."""
+    folder, pattern = checkpoint.dirpath, checkpoint.filename
     try:
-        list(string.Formatter().parse(pattern))
+        inside(Path(), folder)
+    except ValueError as error:
+        fix = "name a folder in the run directory, which --output-dir puts anywhere"
+        yield Fault("trainer.checkpoint.dirpath", f"{error}; {fix}")
+    if taken := [part for part in Path(folder).parts[:1] if part in FOLDERS]:
+        yield Fault("trainer.checkpoint.dirpath", f"the run's own {taken[0]} are there; name another folder")
+    try:
+        inside(Path(), pattern, directly=True)
+    except ValueError as error:
+        yield Fault("trainer.checkpoint.filename", f"{error}; leave out slashes, and a dot at the start")
+    try:
+        widths = [re.findall(r"\d+", format or "") for _, _, format, _ in string.Formatter().parse(pattern)]
     except ValueError as error:
         yield Fault("trainer.checkpoint.filename", f"{show(pattern)} is no pattern ({error}); close each brace")
+    else:
+        if any(int(width) > _WIDEST for width in chain(*widths)):
+            yield Fault("trainer.checkpoint.filename", f"{show(pattern)} is too wide; use at most {_WIDEST} digits")
 
 
 NOT_BUILT_YET: dict[str, tuple[tuple[object, ...], str]] = {

@@ -131,6 +131,6 @@ class CheckpointConfig(Section):
     save_last: Flag = True
     """Keep the last checkpoint when the run is over. false: it is removed then, and serves until then to resume."""
     dirpath: Name = "checkpoints"
-    """Folder of the checkpoints, relative to the run directory."""
+    """Folder of the checkpoints inside the run directory."""
     filename: Name = "{epoch:03d}-{step:07d}"
     """File name pattern; `epoch`, `step` and logged metrics can be used."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impresa.errors import DataError
+from impresa.files import append
 
 
 @dataclass
@@ -60,11 +61,8 @@ class BadSampleList:
             )
 
     def _append(self, text: str) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(text.encode("utf-8", errors="replace"))
+        if self.path is not None:
+            append(self.path, text)
 
     def _read_new_lines(self) -> bytes:
         """Read the lines that were added to the file; returns the half line at its end."""
@@ -76,7 +74,7 @@ class BadSampleList:
         half = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         self._offset += sum(map(len, lines))
         for line in lines:
-            with suppress(ValueError):  # half a line is no JSON
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # half a line, or nothing of ours
                 row = json.loads(line)
                 if row["split"] == self.split:
                     self._reasons[row["id"]] = row["reason"]

@@ -59,6 +59,7 @@ def export_shapes(
     try:
         if not is_new and not force and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise DataError(f"{folder}: is not empty; name another folder, or add --force to replace its splits")
+        folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             for split in _SPLITS:
                 source = ShapesSource(config, split, image_size_px, Reading(dialogues=True))

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
-from impresa.config.experiment import EncoderConfig, PrefixTokens
+from impresa.config.experiment import EncoderConfig, PrefixTokens, is_frozen
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone
@@ -46,7 +46,7 @@ class Tower(nn.Module):
         self.attention_pooling = build_pooling(config, dim, self.summary)
         self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
         self.has_own_head = False
-        self.is_frozen = config.checkpoint is not None if config.freeze is None else config.freeze
+        self.is_frozen = is_frozen(config)
         self.comes_from_a_run = config.checkpoint is not None
         self.reads_memory = False
         if isinstance(backbone, PretrainedBackbone):

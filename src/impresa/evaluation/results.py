@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import StringConstraints, TypeAdapter
 
-from impresa.files import write_atomic
+from impresa.files import refuse_links, write_atomic
 from impresa.json_files import read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
@@ -316,6 +316,8 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
     """Write `evaluation.json` and the gallery into a run directory, each file at once or not at all."""
+    refuse_links(run_dir)
+    (run_dir / GALLERY).parent.mkdir(exist_ok=True)
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")

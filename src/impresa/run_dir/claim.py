@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from impresa.config.compose import read_config
@@ -10,6 +13,7 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig, LoggingCon
 from impresa.config.locations import absolute_paths
 from impresa.config.tree import hints, leaves, to_tree
 from impresa.errors import CheckpointError, ConfigError
+from impresa.files import refuse_links
 from impresa.run_dir.environment import is_finished
 from impresa.run_dir.layout import (
     BAD_SAMPLES,
@@ -17,11 +21,13 @@ from impresa.run_dir.layout import (
     ENVIRONMENT,
     EVENTS,
     LAST_CHECKPOINT,
+    LOCK,
     MANIFEST,
     METRICS,
     WANDB,
     WANDB_ID,
 )
+from impresa.run_dir.lock import locked, refuse_running
 
 LENGTH = frozenset(f"trainer.{key}" for key in ("epochs", "max_steps", "early_stopping_patience"))
 """Keys that say when a run ends; with another one a finished run goes on."""
@@ -36,6 +42,17 @@ MAY_CHANGE = LENGTH | {
 """Keys that may differ when a run is resumed: when it ends, where the data lie, how the machine computes, what is kept
 and logged."""
 
+_BEFORE_CONFIG = (LOCK, ENVIRONMENT, BAD_SAMPLES)
+"""Files that a training may have written before it died without a config."""
+
+
+@contextmanager
+def claimed(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Iterator[Path | None]:
+    """`claim`, and the folder's lock for as long as the block runs: nobody else trains in it meanwhile."""
+    claim(run_dir, config, resume=resume)  # a folder of something else is not even locked
+    with locked(run_dir):
+        yield claim(run_dir, config, resume=resume)
+
 
 def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | None:
     """The checkpoint from which a training run in this folder goes on; None for a new run.
@@ -44,13 +61,15 @@ def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | No
     and no torch is needed.
 
     Raises:
-        CheckpointError: the folder holds something else, or a run while `resume` is false.
+        CheckpointError: the folder holds something else, a run that is being trained, or a run while `resume` is false.
         ConfigError: the run to be resumed has another config.
     """
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+    refuse_running(run_dir)
+    if not run_dir.exists() or (run_dir.is_dir() and all(map(_is_left_over, run_dir.iterdir()))):
         return None
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: is not empty and no run; choose another --output-dir")
+    refuse_links(run_dir, files=True)
     before = read_config(run_dir / CONFIG)
     checkpoint = newest_checkpoint(run_dir / before.trainer.checkpoint.dirpath)
     if checkpoint is None and not (run_dir / MANIFEST).exists():
@@ -66,6 +85,15 @@ def claim(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Path | No
 def is_over(run_dir: Path, config: ExperimentConfig) -> bool:
     """True for a finished run that `config` gives the length that it has."""
     return is_finished(run_dir) and not LENGTH & _changes(read_config(run_dir / CONFIG), config).keys()
+
+
+def how_to_go_on(run_dir: Path, config: ExperimentConfig) -> str:
+    """The words that tell what can be done with a run whose training ended too early."""
+    if not run_dir.is_dir():
+        return "nothing is left to resume, so start it anew"
+    if newest_checkpoint(run_dir / config.trainer.checkpoint.dirpath) is None:
+        return "there is no checkpoint yet, so start it anew"
+    return f"`impresa train --output-dir {shlex.quote(str(run_dir))} --resume` continues from the last checkpoint"
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
@@ -88,6 +116,10 @@ def clear_half_written(run_dir: Path) -> None:
     """Remove the temporary files of writers that were killed; checkpoints are large."""
     for path in run_dir.rglob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name in _BEFORE_CONFIG or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:

@@ -49,7 +49,7 @@ def read_environment(run_dir: Path) -> dict[str, Any]:
     path = run_dir / ENVIRONMENT
     try:
         tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no JSON ({error}); remove it") from error
     return tree if isinstance(tree, dict) else {}
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from impresa.errors import CheckpointError, DataError
-from impresa.files import replacing, write_atomic
+from impresa.files import inside, replacing, write_atomic
 from impresa.run_dir.layout import BACKBONES, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
 
 if TYPE_CHECKING:
@@ -51,11 +51,18 @@ def verify(run_dir: Path) -> None:
     if version != FORMAT:
         raise CheckpointError(f"{run_dir}: has format {version}, this version reads {FORMAT}; upgrade impresa")
     for name in {**dict.fromkeys(CHECKED_FILES), **checksums}:
-        path = run_dir / name
+        path = _inside(run_dir, name)
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; restore the run from a copy")
         if checksum(path) != checksums.get(name):
             raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
+
+
+def _inside(run_dir: Path, name: str) -> Path:
+    try:
+        return inside(run_dir, name)
+    except ValueError as error:
+        raise CheckpointError(f"{run_dir / MANIFEST}: {error}; restore the run from a copy") from error
 
 
 def checksum(path: Path) -> str:

@@ -40,3 +40,7 @@ MODEL_CARD = "README.md"
 """Description of the model for people."""
 LAST_CHECKPOINT = "last.ckpt"
 """In the checkpoint folder that the config names: the newest checkpoint."""
+LOCK = ".lock"
+"""Locked by the process that trains; it removes the file at its end."""
+FOLDERS = (TOKENIZER, BACKBONES, EVENTS, "evaluation", "wandb")
+"""Folders whose content is not the checkpoints'."""

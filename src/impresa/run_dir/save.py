@@ -22,7 +22,8 @@ from impresa.tasks.base import TrainableModel
 
 
 def save_start(run_dir: Path, config: ExperimentConfig, preprocessing: Preprocessing) -> None:
-    """Write the files that are known before training: config, full paths, tokenizer and transforms."""
+    """Write the files that are known before training: config, full paths, tokenizer and transforms; the
+    folder is there."""
     write_atomic(run_dir / CONFIG, to_yaml(config))
     if record := record_of(config):
         write_atomic(run_dir / PATHS, json.dumps(record, indent=2) + "\n")
@@ -54,6 +55,7 @@ def save_run(
         device: where to compute the golden outputs; `load` is strict on the same kind of device.
     """
     task = task_of(config)
+    run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / MANIFEST).unlink(missing_ok=True)
     save_start(run_dir, config, preprocessing)
     write_weights(run_dir / WEIGHTS, model.state_to_save())

@@ -15,10 +15,12 @@ import torch
 from impresa.config.experiment import CheckpointConfig
 from impresa.config.memory_vlm import both_names
 from impresa.errors import CheckpointError, ConfigError
-from impresa.files import replacing
+from impresa.files import inside, replacing
 from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
+from impresa.run_dir.lock import check_lock
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
+from impresa.training.stored import check_content
 
 SUFFIX = ".ckpt"
 FORMAT = 2
@@ -47,6 +49,7 @@ class Checkpoints:
     ) -> None:
         self.config = config
         self.directory = run_dir / config.dirpath
+        self._run_dir = run_dir
         self.scores: dict[str, float] = {}
         """Checkpoints kept for their metric: file name -> value."""
         self._plan = plan
@@ -124,9 +127,10 @@ class Checkpoints:
         if self._group.is_main:
             epoch = self._plan.epoch_of(self._step)
             content = {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
+            check_lock(self._run_dir)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                torch.save(content, temporary)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(content, file)  # to an open file, whose errors say what is wrong
         self._group.barrier()
         return path
 
@@ -175,11 +179,12 @@ def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float
             known = ", ".join(sorted(values))
             raise ConfigError(f"{key}: unknown name {unknown[0]!r} in {pattern!r}; there are {known}")
         name = pattern.format(**values)
-    except ValueError as error:
+        inside(Path(), name, directly=True)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         example = "{epoch:03d}-{step:07d}"
         raise ConfigError(f"{key}: {pattern!r} is no pattern ({error}); write one like {example}") from error
-    if Path(name).name != name or name.startswith(".") or name + SUFFIX == LAST:
-        raise ConfigError(f"{key}: {pattern!r} is no file name of its own; leave out slashes and choose another")
+    if name + SUFFIX == LAST:
+        raise ConfigError(f"{key}: {pattern!r} is no file name of its own; choose another")
     return name
 
 
@@ -190,16 +195,39 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is broken, holds anything else, or was written by another version.
     """
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch has several for a broken file
-        reason = str(error).splitlines()[0]
-        fault = f"is no usable checkpoint ({reason}); remove it to resume from another"
-        raise CheckpointError(f"{path}: {fault}") from error
+    content = _load(path)
     if content.get("format") != FORMAT:
         fault = "was written by another version of impresa; finish the run with that version, or start anew"
         raise CheckpointError(f"{path}: {fault}")
+    try:
+        check_content(content)
+        for name in content["scores"]:
+            inside(path.parent, name.removesuffix(SUFFIX), directly=True)
+            if not name.endswith(SUFFIX):
+                raise ValueError(f"{name!r} is no checkpoint")
+    except ValueError as error:
+        raise _unusable(path, str(error)) from error
     return content
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The one place that opens a checkpoint. What torch says of a file that it cannot read is not passed on: it advises
+    to let the file run code."""
+    if not path.is_file():
+        raise _unusable(path, "it is no file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    except Exception as error:  # torch has several for a broken file
+        raise _unusable(path, "it is damaged, or something else") from error
+    if not isinstance(content, dict):
+        raise _unusable(path, "it holds something else")
+    return content
+
+
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: is no usable checkpoint ({reason}); remove it to resume from another")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from impresa.reports.html import write_report
 from impresa.run_dir.environment import now, read_environment, write_environment
 from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
+from impresa.run_dir.lock import check_lock
 from impresa.run_dir.save import save_run
 from impresa.tasks.samples import name_of_data, read_samples
 from impresa.training.checkpoints import discard_last
@@ -29,6 +30,7 @@ NUM_GOLDEN = 4
 
 def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device) -> None:
     """Save the weights, evaluate the saved model on the test data, and write report and model card."""
+    check_lock(run_dir)
     data, preprocessing, num_parameters = parts.data, parts.preprocessing, parts.num_parameters
     usable = read_samples(data.val_source, range(len(data.val_source)), bad=[])
     examples = [sample for _, sample in islice(usable, NUM_GOLDEN)]

@@ -20,6 +20,7 @@ from impresa import errors
 from impresa.config import ExperimentConfig, to_yaml
 from impresa.errors import ImpresaError, TrainingError
 from impresa.files import write_atomic
+from impresa.run_dir.claim import how_to_go_on
 from impresa.run_dir.environment import is_finished
 from impresa.training.processes import LAUNCHED, can_handle_signals
 
@@ -54,7 +55,7 @@ def launch(
                 processes.close()
     assert result is not None
     if result.is_failed():
-        raise _cause(list(result.failures.values()), run_dir)
+        raise _cause(list(result.failures.values()), how_to_go_on(run_dir, config))
     if not is_finished(run_dir):
         raise KeyboardInterrupt
 
@@ -100,9 +101,8 @@ def _forward_stops(processes: PContext) -> None:
             signal.signal(number, forward)
 
 
-def _cause(failures: Sequence[ProcessFailure], run_dir: Path) -> ImpresaError:
+def _cause(failures: Sequence[ProcessFailure], how_on: str) -> ImpresaError:
     """The failure that the others followed from, in one line: when a process dies, the others lose their connection."""
-    how_on = f"`impresa train --output-dir {run_dir} --resume` continues from the last checkpoint"
     reported = [failure for failure in failures if "lines" in failure.error_file_data]
     # Errors of the user first, then the earliest.
     reported.sort(key=lambda failure: (failure.error_file_data["kind"] is None, failure.error_file_data["time"]))

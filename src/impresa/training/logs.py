@@ -31,8 +31,10 @@ from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
-from impresa.files import write_atomic
+from impresa.errors import CheckpointError
+from impresa.files import append, naming, write_atomic
 from impresa.run_dir.layout import EVENTS, METRICS, WANDB, WANDB_ID
+from impresa.run_dir.lock import check_lock
 from impresa.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -228,17 +230,18 @@ class MetricsCsv(MetricLogger):
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        # What cannot be continued is refused before the first step.
         lines = [line for line in self._lines_so_far() if int(line["step"]) <= step]
         self._columns = list(lines[0]) if lines else []
         if path.exists():
             self._write(lines)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        check_lock(self.path.parent)
         line = {"step": step, **metrics}
         if not line.keys() <= set(self._columns):
             self._add_columns(line)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv(self._columns, [line]))
+        append(self.path, _csv(self._columns, [line]))
 
     def _add_columns(self, line: Mapping[str, object]) -> None:
         lines = self._lines_so_far()
@@ -253,8 +256,21 @@ class MetricsCsv(MetricLogger):
         """The lines of the file; those that a crash has cut off are left out."""
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdecimal()]
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                lines, names = list(reader), reader.fieldnames
+            if (names and "step" not in names) or any(None in line for line in lines):
+                raise ValueError("there are other columns")
+            whole = [line for line in lines if None not in line.values()]
+            if whole and not whole[-1]["step"].isdecimal():
+                del whole[-1]  # a block that was never written
+            if not all(line["step"].isdecimal() for line in whole):
+                raise ValueError("there are no such steps")
+            return whole
+        except (ValueError, LookupError, csv.Error) as error:
+            fault = "holds something else than the metrics of this run; remove it, and they begin anew"
+            raise CheckpointError(f"{self.path}: {fault}") from error
 
 
 class TensorBoardEvents:
@@ -269,9 +285,10 @@ class TensorBoardEvents:
         self._writer = self._open() if step and folder.exists() else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._writer = self._writer or self._open()
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        with naming(self.folder):
+            self._writer = self._writer or self._open()
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
 
     def _open(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter  # a second of imports, which a first step need not wait for
@@ -280,7 +297,8 @@ class TensorBoardEvents:
 
     def close(self, *, success: bool) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with naming(self.folder):
+                self._writer.close()
 
 
 class WandbRun:

@@ -10,7 +10,7 @@ from typing import Any
 from impresa.config.experiment import ExperimentConfig, TrainerConfig
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
-from impresa.run_dir.claim import claim, is_over
+from impresa.run_dir.claim import is_over
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
@@ -21,9 +21,12 @@ Checkpoint = Mapping[str, Any]
 """The content of the checkpoint that a run continues from; empty for a new run."""
 
 
-def checkpoint_to_continue(config: ExperimentConfig, run_dir: Path, resume: bool, group: Group) -> Checkpoint | None:
-    """The first process chooses the checkpoint for all; None for a finished run, which has none to go on from."""
-    own = [(claim(run_dir, config, resume=resume), is_over(run_dir, config))] if group.is_main else []
+def checkpoint_to_continue(
+    config: ExperimentConfig, run_dir: Path, path: Path | None, group: Group
+) -> Checkpoint | None:
+    """The checkpoint at the `path` that the first process has found, for all; None for a finished run, which has none
+    to go on from."""
+    own = [(path, is_over(run_dir, config))] if group.is_main else []
     ((path, over),) = group.gather(own)
     return None if over else {} if path is None else read_checkpoint(path)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
-from impresa.run_dir.claim import clear, clear_half_written
+from impresa.run_dir.claim import claimed, clear, clear_half_written
 from impresa.run_dir.environment import describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
@@ -21,6 +22,7 @@ from impresa.training.distributed import (
     processes_to_start,
     use_deterministic_algorithms,
 )
+from impresa.training.failures import explained
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
 from impresa.training.monitor import Monitor
@@ -56,7 +58,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         ConfigError: the config has a fault, or does not fit this machine or the run to be resumed.
         CheckpointError: the folder cannot be used.
         DataError: the data cannot be used.
-        TrainingError: the training diverged, or one of its processes died.
+        TrainingError: the training diverged, one of its processes died, or the disk or memory is full.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
     """
     config = prepare(config)
@@ -69,11 +71,19 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
     _name_idle_keys(config, group)
-    checkpoint = checkpoint_to_continue(config, output_dir, resume, group)
+    alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
+    with explained(config, output_dir), alone as path:
+        _train(config, output_dir, command, path, group)
+    return output_dir
+
+
+def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], path: Path | None, group: Group) -> None:
+    """Train in a folder that is ours, from the checkpoint at `path` if the first process has found one."""
+    checkpoint = checkpoint_to_continue(config, output_dir, path, group)
     if checkpoint is None:
         how_on = "a larger trainer.epochs trains on"
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
-        return output_dir
+        return
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
@@ -86,7 +96,6 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
         finish(config, parts, output_dir, group.device)
-    return output_dir
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -103,12 +112,13 @@ def dry_run(config: ExperimentConfig) -> str:
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
     _name_idle_keys(config, group)
-    parts = build_parts(config, run_dir=None, world_size=world_size)
-    training = set_up(config, parts, group, num_shares=world_size)
-    train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-    metrics = validate(training, num_batches=1)
-    check_names(config.trainer.checkpoint, metrics)
-    return "\n".join(_summary(parts, training, world_size, metrics))
+    with explained(config):
+        parts = build_parts(config, run_dir=None, world_size=world_size)
+        training = set_up(config, parts, group, num_shares=world_size)
+        train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+        metrics = validate(training, num_batches=1)
+        check_names(config.trainer.checkpoint, metrics)
+        return "\n".join(_summary(parts, training, world_size, metrics))
 
 
 def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
@@ -216,7 +226,9 @@ def _prepare(
         environment = read_environment(run_dir)
         resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
         environment.pop("finished", None)  # a run that is made longer
-        write_environment(run_dir, {**environment, "resumed": [*environment.get("resumed", []), resumption]})
+        before = environment.get("resumed")
+        resumed = [*(before if isinstance(before, list) else []), resumption]
+        write_environment(run_dir, {**environment, "resumed": resumed})
     else:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))

@@ -18,6 +18,7 @@ from impresa.errors import CheckpointError
 from impresa.layers.state import trained_state
 from impresa.training.distributed import Group
 from impresa.training.optimizer import build_optimizer
+from impresa.training.stored import check_tensors, load_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,11 @@ class TrainState:
             CheckpointError: it is one of another model.
         """
         self._load_weights(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(self.optimizer, checkpoint["optimizer"])
         if checkpoint["scaler"]:
-            self.precision.scaler.load_state_dict(checkpoint["scaler"])
+            self.precision.load_scale(checkpoint["scaler"])
         if self.average is not None:
-            self.average.load_state_dict(checkpoint["average"])
+            self.average.load_state_dict(checkpoint["average"] or {})
         self.step = checkpoint["step"]
 
     def take_best(self, checkpoint: Mapping[str, Any]) -> None:
@@ -74,7 +75,9 @@ class TrainState:
         self._load_weights(checkpoint["model"])
         average = checkpoint["average"] or {}
         # By parameter, because the state dict has a second name for an LM head that is the embedding table.
-        copy_weights(average, {name: p for name, p in self.model.named_parameters() if name in average})
+        own = {name: p for name, p in self.model.named_parameters() if name in average}
+        check_tensors(average, own)
+        copy_weights(average, own)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -93,9 +96,7 @@ class TrainState:
                 module.training = mode
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        if other := weights.keys() ^ trained_state(self.model).keys():
-            fault = f"does not fit the model ({min(other)})"
-            raise CheckpointError(f"checkpoint: {fault}; resume with the run's own config")
+        check_tensors(weights, trained_state(self.model))
         self.model.load_state_dict(weights, strict=False)
 
 
@@ -118,6 +119,13 @@ class Precision:
         autocast = torch.autocast(self._device.type, self._mixed, cache_enabled=False) if mixed else nullcontext()
         with autocast:
             return model(self.prepare_batch(batch.to(self._device, non_blocking=True)))
+
+    def load_scale(self, state: dict[str, Any]) -> None:
+        """Take over a stored loss scale; raises `CheckpointError` where it is none."""
+        try:
+            self.scaler.load_state_dict({name: state[name] for name in self.scaler.state_dict()})
+        except LookupError as error:
+            raise CheckpointError("checkpoint: has no loss scale; resume with the run's own config") from error
 
     def prepare_batch(self, batch: Any) -> Any:
         """The batch, with images and sounds in the type of the weights."""
@@ -171,6 +179,8 @@ class WeightAverage:
         return dict(self._average)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a stored average; raises `CheckpointError` where it is of another model."""
+        check_tensors(state, self._average)
         copy_weights(state, self._average)
 
 

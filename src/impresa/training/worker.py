@@ -16,6 +16,7 @@ from pathlib import Path
 
 from impresa.config import read_config
 from impresa.errors import ImpresaError
+from impresa.streams import accept_any_text
 from impresa.training.processes import leave, show_notices
 
 REPORT = "TORCHELASTIC_ERROR_FILE"
@@ -26,6 +27,7 @@ def main(words: list[str]) -> None:
     """Train with the launcher's arguments; never returns."""
     config, run_dir, how, *command = words
     threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
+    accept_any_text()
     show_notices()
     try:
         from impresa.training.run import train
