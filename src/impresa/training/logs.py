@@ -263,7 +263,7 @@ class MetricsCsv(MetricLogger):
             if (names and "step" not in names) or any(None in line for line in lines):
                 raise ValueError("there are other columns")
             whole = [line for line in lines if None not in line.values()]
-            if whole and not whole[-1]["step"].isdecimal():
+            if whole and "\0" in whole[-1]["step"]:
                 del whole[-1]  # a block that was never written
             if not all(line["step"].isdecimal() for line in whole):
                 raise ValueError("there are no such steps")
