@@ -25,7 +25,7 @@ from timing import command, store
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.qwen import QwenDecoder

@@ -43,7 +43,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from impresa.config import load_experiment
-from impresa.config.experiment import DecoderConfig, GenerationConfig, LoraConfig, Precision
+from impresa.config.decoder import DecoderConfig, GenerationConfig, LoraConfig
+from impresa.config.experiment import Precision
 from impresa.decoders.qwen import QwenDecoder
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.training.distributed import Group

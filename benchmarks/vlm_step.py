@@ -25,7 +25,7 @@ from timing import Cost, command, largest_difference, measure, report, store
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from impresa.config.experiment import DecoderConfig, LoraConfig
+from impresa.config.decoder import DecoderConfig, LoraConfig
 from impresa.decoders.base import IGNORED
 from impresa.decoders.qwen import QwenDecoder
 

@@ -71,6 +71,7 @@ ELSEWHERE = {
     "decoder.model": "decoders/qwen.py",
     "decoder.init_from": "tasks/answering/task.py",
     "decoder.activation_checkpointing": "decoders/trm.py",
+    "decoder.generation.stop": "tasks/answering",
     "decoder.generation.*": "decoders",
     "decoder.type": "decoders/kinds.py",
     "decoder.prefix": "tasks/answering/build.py",

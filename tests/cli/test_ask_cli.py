@@ -18,7 +18,8 @@ from PIL import Image
 
 from impresa.cli.main import main
 from impresa.config import to_yaml
-from impresa.config.experiment import DecoderConfig, ExperimentConfig, GenerationConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.data.image_files import FORMATS

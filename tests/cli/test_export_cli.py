@@ -10,7 +10,8 @@ import pytest
 
 from impresa.cli.main import main
 from impresa.config import to_yaml
-from impresa.config.experiment import DecoderConfig, ExperimentConfig
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import ExperimentConfig
 
 RUNS = {
     "alignment": ExperimentConfig(),

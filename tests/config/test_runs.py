@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from impresa.config import ExperimentConfig, load_experiment, prepare, to_yaml
-from impresa.config.experiment import DecoderConfig, EncoderConfig
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import EncoderConfig
 from impresa.config.runs import adopt_towers, read_run
 from impresa.config.validate import validate
 from impresa.errors import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny_chat
-from impresa.config.experiment import DecoderConfig
+from impresa.config.decoder import DecoderConfig
 from impresa.data.chat import ChatFormat, PlainChat, QwenChat, load_chat, prepare_chat
 from impresa.data.dialogue import Dialogue, Turn, ask
 from impresa.errors import ConfigError, DataError

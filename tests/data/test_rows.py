@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from impresa.config.experiment import DatasetConfig, DecoderConfig, EncoderConfig, ExperimentConfig
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
 from impresa.data import sources
 from impresa.data.dialogue import ask
 from impresa.data.sources import BadSample, Reading, open_path, open_train_and_val, reading_of

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.base import IGNORED, Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.kinds import why_not_exportable

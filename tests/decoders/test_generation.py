@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig, RecursionConfig
 from impresa.decoders.qwen import QwenDecoder
 from impresa.errors import ConfigError
 from tiny_qwen import HIDDEN, VOCAB, save_qwen

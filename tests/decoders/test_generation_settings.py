@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig, RecursionConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.qwen import QwenDecoder

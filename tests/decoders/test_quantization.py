@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import nn
 
-from impresa.config.experiment import DecoderConfig, Precision
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import Precision
 from impresa.decoders.quantization import compute_dtype, quantized_layers
 from impresa.decoders.qwen import QwenDecoder
 from impresa.errors import ConfigError

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, LoraConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig, LoraConfig, RecursionConfig
 from impresa.decoders.kinds import build_decoder, why_not_exportable
 from impresa.decoders.qwen import QwenDecoder, merge_adapter
 from impresa.errors import CheckpointError, ConfigError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from impresa.config.experiment import RecursionConfig
+from impresa.config.decoder import RecursionConfig
 from impresa.decoders.causal_network import AttentionInputs
 from impresa.decoders.context import CausalContext
 from impresa.decoders.recursion import LatentRecursion, RecursionHead

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from impresa.config.experiment import DecoderConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, RecursionConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder

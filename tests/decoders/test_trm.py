@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from impresa.config.experiment import DecoderConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, RecursionConfig
 from impresa.decoders.base import IGNORED
 from impresa.decoders.context import CausalContext
 from impresa.decoders.trm import TRMDecoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig, RecursionConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig, RecursionConfig
 from impresa.decoders.generation import CausalLM
 from impresa.decoders.trm import TRMDecoder
 from impresa.errors import ConfigError, DataError

@@ -10,7 +10,8 @@ import pytest
 
 from impresa.cli.main import main
 from impresa.config import load_experiment
-from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.config.decoder import GenerationConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import known_keys
 
 ROOT = Path(__file__).parents[2]

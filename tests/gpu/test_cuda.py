@@ -16,7 +16,8 @@ from torch import Tensor
 
 import impresa
 from impresa.config import ExperimentConfig
-from impresa.config.experiment import DecoderConfig, GenerationConfig, LossConfig, Precision
+from impresa.config.decoder import DecoderConfig, GenerationConfig
+from impresa.config.experiment import LossConfig, Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder

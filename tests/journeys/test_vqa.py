@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 import impresa
 from impresa.cli.main import main
-from impresa.config.experiment import GenerationConfig
+from impresa.config.decoder import GenerationConfig
 from impresa.evaluation.results import read_evaluation
 from impresa.run_dir.load import load_answerer
 from impresa.run_dir.weights import read_weights

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from impresa.config.experiment import DecoderConfig, LoraConfig
+from impresa.config.decoder import DecoderConfig, LoraConfig
 from impresa.decoders.base import IGNORED
 from impresa.decoders.quantization import quantized_layers
 from impresa.decoders.qwen import QwenDecoder

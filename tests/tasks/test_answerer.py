@@ -17,7 +17,7 @@ import torch
 import transformers
 from PIL import Image
 
-from impresa.config.experiment import GenerationConfig
+from impresa.config.decoder import GenerationConfig
 from impresa.data.audio import LogMelTransform
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.errors import ConfigError, DataError

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from impresa.config.experiment import DatasetConfig, DecoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.data.chat import PlainChat
 from impresa.data.dialogue import Dialogue, Turn, ask

@@ -15,7 +15,7 @@ from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import GenerationConfig
+    from impresa.config.decoder import GenerationConfig
     from impresa.tasks.answering.answer import Answer
     from impresa.tasks.answering.answerer import AnsweringModel
 
@@ -124,7 +124,7 @@ def remarks(answers: Sequence[Answer], model: AnsweringModel) -> Iterator[str]:
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of generation that the options name."""
-    from impresa.config.experiment import GenerationConfig
+    from impresa.config.decoder import GenerationConfig
 
     names = (field.name for field in fields(GenerationConfig))
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
-from impresa.config.experiment import DatasetConfig, DecoderConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
 from impresa.config.paths import EMBEDDED
 from impresa.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from impresa.config import experiment
+from impresa.config import decoder, experiment
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import MemoryVLMConfig
 
@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:
     if name == "prepare":
         return import_module("impresa.config.runs").prepare
     if name.endswith("Config"):
-        return getattr(experiment, name)
+        return getattr(decoder if hasattr(decoder, name) else experiment, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

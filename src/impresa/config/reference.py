@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from impresa.config.decoder import DecoderConfig
 from impresa.config.describe import describe
-from impresa.config.experiment import DecoderConfig, EncoderConfig, ExperimentConfig
+from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, LABELS, SCHEMAS, MemoryVLMConfig
 from impresa.config.paths import shipped_folder
 from impresa.config.tree import hints, locate, section, to_tree

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from impresa.config.decoder import DecoderConfig
 from impresa.config.describe import Fault, listed
 from impresa.config.experiment import (
     FROM_SCRATCH,
     FUSED_PAIR,
-    DecoderConfig,
     EncoderConfig,
     ExperimentConfig,
     Modality,

@@ -15,13 +15,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
+from impresa.config.decoder import GenerationConfig
 from impresa.config.describe import Fault, listed, raise_faults, show
 from impresa.config.experiment import (
     FROM_SCRATCH,
     FUSED_PAIR,
     EncoderConfig,
     ExperimentConfig,
-    GenerationConfig,
     Modality,
     PoolingName,
     is_from_scratch,

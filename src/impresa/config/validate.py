@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from impresa.config.decoder import GenerationConfig
 from impresa.config.describe import Fault, choices, describe, listed, nearest, raise_faults, show
-from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
 from impresa.config.rules import check_experiment, check_generation, check_guide, idle_generation

@@ -17,7 +17,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from impresa.config.experiment import DecoderConfig
+from impresa.config.decoder import DecoderConfig
 from impresa.data.dialogue import Dialogue, Turn, texts_of
 from impresa.data.text import is_unicode
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impresa.config.experiment import DecoderConfig, GenerationConfig
+from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
 from impresa.layers.state import trained_state

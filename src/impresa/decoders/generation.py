@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from impresa.config.experiment import GenerationConfig
+from impresa.config.decoder import GenerationConfig
 from impresa.decoders.context import CausalContext
 from impresa.errors import DataError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from impresa.config.experiment import DecoderConfig, Precision
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import Precision
 
 if TYPE_CHECKING:
     from impresa.decoders.base import Decoder

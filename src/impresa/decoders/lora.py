@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from impresa.config.experiment import LoraConfig
+from impresa.config.decoder import LoraConfig
 from impresa.config.types import listed_names
 from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
 from impresa.errors import ConfigError

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import DecoderConfig, Precision
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.lora import adapters_of, add_adapters, is_adapter

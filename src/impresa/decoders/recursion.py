@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from impresa.config.experiment import RecursionConfig
+from impresa.config.decoder import RecursionConfig
 from impresa.decoders.causal_network import AttentionInputs, CausalNetwork
 from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impresa.config.experiment import DecoderConfig
+from impresa.config.decoder import DecoderConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.recursion import LatentRecursion

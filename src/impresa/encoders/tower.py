@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
-from impresa.config.experiment import EncoderConfig, PrefixTokens, is_frozen
+from impresa.config.decoder import PrefixTokens
+from impresa.config.experiment import EncoderConfig, is_frozen
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from impresa.config.experiment import ExperimentConfig, GenerationConfig
+from impresa.config.decoder import GenerationConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.types import listed_names
 from impresa.config.validate import generation_settings
 from impresa.data.chat import Prompt

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from impresa.config.experiment import DecoderConfig, ExperimentConfig, Modality
+from impresa.config.decoder import DecoderConfig
+from impresa.config.experiment import ExperimentConfig, Modality
 from impresa.decoders.kinds import build_decoder
 from impresa.decoders.lora import is_adapter
 from impresa.encoders.vision import VisionEncoder

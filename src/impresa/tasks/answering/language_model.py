@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from impresa.config.experiment import DecoderConfig
+from impresa.config.decoder import DecoderConfig
 from impresa.errors import CheckpointError
 from impresa.files import write_atomic
 from impresa.hub import digest, is_folder

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from impresa.config.experiment import DecoderConfig
+from impresa.config.decoder import DecoderConfig
 from impresa.config.paths import expanded
 from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
