@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from impresa.cli.options import add_device, checked_device, count, count_or_zero, fraction, non_negative
-from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
+from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
     from impresa.config.decoder import GenerationConfig
@@ -101,12 +100,12 @@ def _print_answers(args: argparse.Namespace, question: str, answers: Sequence[An
             }
             for name, answer in rows
         ]
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found))
     elif len(rows) == 1:
-        print(answers[0] or NO_ANSWER)
+        print(printable(answers[0], lines=True) or NO_ANSWER)
     else:
         for name, answer in rows:
-            print(f"{name}: {' '.join(answer.split()) or NO_ANSWER}")
+            print(f"{name}: {printable(' '.join(answer.split())) or NO_ANSWER}")
 
 
 def remarks(answers: Sequence[Answer], model: AnsweringModel) -> Iterator[str]:
@@ -147,7 +146,7 @@ def print_pieces(pieces: Generator[str, None, Answer], said: list[str] | None = 
     try:
         while True:
             said.append(next(pieces))
-            print(said[-1], end="", flush=True)
+            print(printable(said[-1], lines=True), end="", flush=True)
     except StopIteration as end:
         answer: Answer = end.value
         print("" if answer else NO_ANSWER, flush=True)

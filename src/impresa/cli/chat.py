@@ -20,6 +20,7 @@ from impresa.cli.answering import add_generation, add_run, check_image, check_in
 from impresa.config.describe import did_you_mean, listed
 from impresa.data.dialogue import Turn
 from impresa.errors import DataError
+from impresa.foreign_text import printable
 
 if TYPE_CHECKING:
     from impresa.tasks.answering.answerer import AnsweringModel
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         except DataError as error:
             if not is_typed:
                 raise
-            print(*error.lines, sep="\n", file=sys.stderr)
+            print(*map(printable, error.lines), sep="\n", file=sys.stderr)
         except KeyboardInterrupt:
             if not is_typed:
                 raise
@@ -109,7 +110,7 @@ class _Chat:
             answer = print_pieces(self.model.stream(self.image, question, turns=self.turns), said)
             self.turns = self.turns[answer.num_forgotten :]
             for line in remarks([answer], self.model):
-                print(line, file=sys.stderr)
+                print(printable(line), file=sys.stderr)
         finally:  # also of what ctrl-c has stopped
             if text := "".join(said).strip():
                 self.turns.append(Turn(question, text))

@@ -9,6 +9,7 @@ import re
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.config.memory_vlm import ENGINE, SCHEMAS
 from impresa.errors import ConfigError
+from impresa.foreign_text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def _show(args: argparse.Namespace, overrides: list[str]) -> None:
     shown = to_tree(load_experiment(name, overrides))  # with --raw as well, so that faults are refused
     if args.raw:
         shown = load_tree(name, overrides)
-    print(json.dumps(shown, indent=2) if args.json else to_yaml(shown).rstrip())
+    print(json.dumps(shown, indent=2) if args.json else printable(to_yaml(shown).rstrip(), lines=True))
 
 
 def _list() -> None:
@@ -54,4 +55,4 @@ def _list() -> None:
     for name in names:
         text = (shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8")
         _command, description, *_ = re.findall(r"^# (?!yaml-language-server)(.*)$", text, flags=re.MULTILINE)
-        print(f"{name:<{width}}  {description}")
+        print(printable(f"{name:<{width}}  {description}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -16,6 +15,7 @@ from impresa.config.decoder import DecoderConfig
 from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
 from impresa.config.paths import EMBEDDED
 from impresa.errors import ConfigError, DataError
+from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +100,7 @@ def _check(args: argparse.Namespace, overrides: list[str]) -> None:
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     notes = _notes(config, source)
     if args.json:
-        print(json.dumps({**summary.to_dict(), "notes": notes}, indent=2))
+        print(json_text({**summary.to_dict(), "notes": notes}))
     else:
         _print(args.path, summary, notes)
     if summary.num_good == 0:
@@ -184,7 +184,7 @@ def _spread(spread: Spread | None, unit: str) -> str:
 def _print_list(console: Console, title: str, lines: list[str], most: int) -> None:
     if lines:
         rest = [f"and {len(lines) - most} more; --json has them all"] if len(lines) > most else []
-        console.print("\n  ".join([f"\n{title}", *lines[:most], *rest]))
+        console.print("\n  ".join([f"\n{title}", *map(printable, lines[:most]), *rest]))
 
 
 def _track(indices: Iterable[int], what: str) -> Iterable[int]:

@@ -9,7 +9,6 @@ dataset.caption_column=text, and so on.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.paths import EMBEDDED
 from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         train_source = open_source(trained.dataset, "train", reading)
     except DataError as error:
         baseline = f"no {task.blind_baseline} beside the model"
-        print(f"{baseline}, because the training data cannot be read: {error}", file=sys.stderr)
+        print(printable(f"{baseline}, because the training data cannot be read: {error}"), file=sys.stderr)
         train_source = None
     show = sys.stderr.isatty()
     evaluation = task.evaluate(
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             _renew(args.run, evaluation)
     finally:
         if args.json:
-            print(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False))
+            print(json_text(evaluation.to_dict()))
         else:
             print_results(evaluation, Console())
 

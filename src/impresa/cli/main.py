@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from impresa import __version__
 from impresa.errors import ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.foreign_text import printable
 from impresa.streams import accept_any_text
 
 USER_ERROR = 2
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ImpresaError as error:
-        print(*error.lines, sep="\n", file=sys.stderr)
+        print(*map(printable, error.lines), sep="\n", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = _fault_of_the_machine(error)
         if line is None:
             raise
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
         return USER_ERROR
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.errors import ConfigError
+from impresa.foreign_text import printable
 from impresa.run_dir.layout import CONFIG, REPORT
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if run_dir is None:
         from impresa.training.run import dry_run
 
-        print(dry_run(config))
+        print(printable(dry_run(config), lines=True))
         return 0
     from impresa.training.run import train
 

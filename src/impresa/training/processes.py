@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Self
 
 from impresa.errors import ConfigError
+from impresa.foreign_text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -147,4 +148,5 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError, ValueError):  # whoever read it may have left
-            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+            text = printable(self.format(record), lines=record.exc_info is not None)
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
