@@ -64,7 +64,6 @@ def edit_png(data: bytes, rng: random.Random) -> bytes:
                 chunks[at] = (rng.choice((b"tEXt", b"zTXt", b"iCCP", b"PLTE", b"tRNS", b"acTL")), content)
             case 3:
                 header = bytearray(chunks[0][1])
-                header[rng.randrange(len(header)) :][:4] = rng.choice(WORDS)
                 place = rng.randrange(max(1, len(header)))
                 word = rng.choice(WORDS)
                 header[place : place + len(word)] = word
