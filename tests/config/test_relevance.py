@@ -39,6 +39,14 @@ NOTICES: list[tuple[list[Setting], str]] = [
         "text_encoder.dim and text_encoder.depth: do nothing with a decoder, which reads the text itself",
     ),
     ([TRM, ("dataset.prompt_templates", ["a {}"])], "dataset.prompt_templates: does nothing with a decoder"),
+    (
+        [TRM, ("dataset.train_path", "x"), ("dataset.class_names", ["a"])],
+        "dataset.class_names: does nothing with a decoder",
+    ),
+    (
+        [("dataset.max_file_mib", 1), ("dataset.class_names", ["a"]), ("dataset.allow_outside", True)],
+        "dataset.class_names, dataset.max_file_mib and dataset.allow_outside: do nothing for shapes, which are drawn",
+    ),
     ([TRM, ("vision_encoder.embed_dim", 64)], "vision_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("audio_encoder.embed_dim", 64)], "audio_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("vision_encoder.use_mrl", True)], "vision_encoder.use_mrl: does nothing with a decoder"),
@@ -56,6 +64,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
 ]
 FINE: list[list[Setting]] = [
     [("text_encoder.depth", 3), ("losses.type", "siglip"), ("optimization.lr_logits", 1)],
+    [("dataset.test_path", "x"), ("dataset.max_file_mib", 1), ("dataset.allow_outside", True)],
     [TRM, ("dataset.questions_per_image", 2), ("decoder.recursion.num_layers", 3)],
     [QWEN, ("decoder.use_lora", True), ("decoder.lora.r", 4)],
     [QWEN, ("decoder.use_trm_recursion", True), ("decoder.recursion.num_layers", 3)],

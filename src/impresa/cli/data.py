@@ -70,7 +70,7 @@ def _check(args: argparse.Namespace) -> None:
     from impresa.data.sources import Reading, open_path
 
     config = DatasetConfig(**{f"{name}_column": getattr(args, f"{name}_column") for name in _COLUMNS})
-    reading = Reading(_MOST_SECONDS if args.audio else None, dialogues=args.questions)
+    reading = Reading(_MOST_SECONDS if args.audio else None, dialogues=args.questions, labels=True)
     source = open_path(config, args.path, reading)
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     if args.json:

@@ -50,11 +50,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.tasks import task_of
 
     model = load(args.run, device=checked_device(args.device))
-    task, reading = task_of(model.config), reading_of(model.config)
-    source, name = _open_data(args, model.config.dataset, reading)
+    task = task_of(model.config)
+    source, name = _open_data(args, model.config.dataset, reading_of(model.config, labels=True))
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(model.config.dataset, "train", reading)
+        train_source = open_source(model.config.dataset, "train", reading_of(model.config))
     except DataError as error:
         baseline = f"no {task.blind_baseline} beside the model"
         print(f"{baseline}, because the training data cannot be read: {error}", file=sys.stderr)

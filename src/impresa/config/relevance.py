@@ -20,6 +20,7 @@ from impresa.config.experiment import (
     Modality,
     towers,
 )
+from impresa.config.paths import EMBEDDED
 from impresa.config.tree import leaves, lookup, to_tree
 
 
@@ -61,6 +62,11 @@ def _below(section: str, *names: str) -> tuple[str, ...]:
 
 def _has_decoder(config: ExperimentConfig) -> bool:
     return config.decoder is not None
+
+
+def _reads_no_files(config: ExperimentConfig) -> bool:
+    dataset = config.dataset
+    return {dataset.train_path, dataset.val_path, dataset.test_path} <= {EMBEDDED, None}
 
 
 def _pools_nothing(config: ExperimentConfig) -> bool:
@@ -131,7 +137,16 @@ REFUSED = (
 """Rules for keys that are refused where they have no effect."""
 WARNED = (
     Rule(("text_encoder.*",), _has_decoder, "does nothing with a `decoder`, which reads the text itself"),
-    Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
+    Rule(
+        _below("dataset", "prompt_templates", "class_names"),
+        _has_decoder,
+        "does nothing with a `decoder`, which classifies nothing",
+    ),
+    Rule(
+        _below("dataset", "class_names", "max_file_mib", "allow_outside"),
+        _reads_no_files,
+        "does nothing for shapes, which are drawn and named by no file",
+    ),
     Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
     Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
     Rule(

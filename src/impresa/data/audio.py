@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -63,12 +63,13 @@ def load_audio(source: Path | str | bytes, max_seconds: float | None = None) -> 
         raise DataError(f"{name}: {error}; give a wav, flac, ogg or mp3 file that has sound") from error
 
 
-def decode_audio(source: Path | str | bytes, max_seconds: float | None = None) -> Clip:
-    """Decode as `load_audio` does, with a ValueError whose message is the reason alone."""
+def decode_audio(source: Path | str | bytes | BinaryIO, max_seconds: float | None = None) -> Clip:
+    """Decode as `load_audio` does, or from an open file, with a ValueError whose message is the reason alone."""
     import soundfile
 
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source) if isinstance(source, Path) else source
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(opened) as file:
             num_samples = -1 if max_seconds is None else math.ceil(max_seconds * file.samplerate)
             channels = torch.from_numpy(file.read(num_samples, dtype="float32", always_2d=True))  # (S, channels)
             rate_hz = int(file.samplerate)

@@ -2,7 +2,7 @@
 
 - `shapes`: the embedded procedural data set;
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet`;
-- any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.json`).
+- any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
 
 A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and an entry of `_KINDS`.
 """
@@ -16,6 +16,7 @@ from typing import cast
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded
+from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
 from impresa.errors import DataError
@@ -27,13 +28,14 @@ __all__ += ["open_path", "open_source", "open_train_and_val"]
 @dataclass(frozen=True)
 class _Kind:
     suffixes: tuple[str, ...]
-    """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`."""
+    """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`; but a
+    file beside a folder of its name only describes it, as the parquet files of img2dataset do."""
     class_name: str
     """The `RowSource` in the module that has the name of the kind; it is imported only when it is used."""
 
 
 _KINDS = {
-    "folder": _Kind((".jsonl", ".csv", ".json"), "FolderSource"),
+    "folder": _Kind((".jsonl", ".csv", ".tsv", ".json", ".txt", ".token"), "FolderSource"),
     "parquet": _Kind((".parquet",), "ParquetSource"),
 }
 _FOLDER, _PATTERN = "folder", "parquet"
@@ -117,8 +119,9 @@ def _kind_of_files(path: str) -> str:
         if file.suffix.lower() in kind.suffixes:
             return name
     if file.is_dir():
-        suffixes = ((name, suffix) for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes)
-        return next((name for name, suffix in suffixes if any(file.rglob(f"*{suffix}"))), _FOLDER)
+        kind_of = {suffix: name for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes}
+        data = (found for found in files_below(file) if found.suffix in kind_of and not found.with_suffix("").is_dir())
+        return next((kind_of[found.suffix] for found in data), _FOLDER)
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
     if has_magic(path):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from itertools import chain, compress
 from pathlib import Path
@@ -21,17 +22,19 @@ from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.audio import Clip, decode_audio
+from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
+from impresa.data.disk import check_size, open_regular, read_regular
 from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
 from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
-from impresa.data.text import read_captions, read_label
+from impresa.data.text import is_missing, plain, printable, read_captions, read_label
 from impresa.errors import DataError
 
 T = TypeVar("T")
 File = bytes | str
-"""An image or a sound: its content, or its path."""
+"""An image or a sound: its content, or its absolute path."""
 
 FILE_NAME = "file_name"
 """A second name of the image's column, from Hugging Face's image folders."""
@@ -49,6 +52,8 @@ class Row:
     """Folder that paths in the cells are relative to."""
     fault: str | None = None
     """Reason why the row cannot be used, if it shows without reading its files."""
+    class_names: ClassNames = field(default_factory=dict)
+    """Names of the labels in the row's own table, where it has some."""
 
 
 class RowSource(ABC):
@@ -69,6 +74,9 @@ class RowSource(ABC):
         self._config = config
         self._reading = reading
         self._shrink_to_px = shrink_to_px
+        self._class_names = configured_names(config)
+        self._max_bytes = config.max_file_mib << 20
+        self._roots = self._allowed = prefixes(root)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -89,14 +97,14 @@ class RowSource(ABC):
         try:
             if row.fault:
                 raise ValueError(row.fault)
-            captions, dialogues, label = self.read_texts(row.cells)
-            image, sound = self.files(row.cells)
+            captions, dialogues, label = self._captions(row), self._dialogues(row), self._label(row)
+            image, sound = self.files(row)
             if self._reading.dialogues and image is sound is None:
                 raise ValueError("has neither image nor sound to ask about")
-            if not self._reading.dialogues and (image is not None) + (sound is not None) + bool(captions) < 2:
-                raise ValueError("has only one of image, caption and sound")
-            picture = None if image is None else _image(image, row.folder, self._shrink_to_px)
-            clip = None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds)
+            if not self._reading.dialogues:
+                self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
+            picture = None if image is None else _image(image, self._shrink_to_px, self._max_bytes)
+            clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
             return Sample(row.id, picture, captions, label, clip, dialogues)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
@@ -106,7 +114,16 @@ class RowSource(ABC):
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
         """The captions of each sample, in order, without decoding an image; none if they are unusable."""
-        return self._by_sample((self._config.caption_column,), self._captions)
+        return self._by_sample((self._config.caption_column,), lambda row: self._captions(row, may_lack=True))
+
+    @property
+    def labels_alone(self) -> bool:
+        """True if the data have no caption at all and their labels are read in place of captions."""
+        return self._reading.labels and not self._reading.dialogues and self._has_no_captions
+
+    @cached_property
+    def _has_no_captions(self) -> bool:
+        return not any(self.captions_by_sample())
 
     def dialogues(self) -> Iterator[Dialogue]:
         return chain.from_iterable(self.dialogues_by_sample())
@@ -137,8 +154,11 @@ class RowSource(ABC):
         """The column that a table with the columns `found` lacks, with the fix; None if it has all."""
         config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
         has_image, has_caption = bool(found & {config.image_column, FILE_NAME}), config.caption_column in found
+        has_label = config.label_column in found
         if dialogues and (fault := missing_columns(found, config)):
             return fault
+        if self._reading.labels and has_image and has_label and not (has_caption or dialogues):
+            return None
         if sounds and config.audio_column not in found:
             lack = f"no column {config.audio_column!r} for the sound"
             fix = "dataset.audio_column, or leave the audio_encoder out"
@@ -149,47 +169,66 @@ class RowSource(ABC):
             lack, fix = f"no column {config.image_column!r}", "dataset.image_column"
         elif not (sounds or has_caption or dialogues):
             lack, fix = f"no column {config.caption_column!r}", "dataset.caption_column"
+            if has_label:
+                fix = f"{fix}; {self.only_labels}"
         else:
             return None
-        return f"{lack} (there are: {', '.join(sorted(found))}); set {fix}"
+        return f"{lack} (there are: {', '.join(map(printable, sorted(found)))}); set {fix}"
 
-    def files(self, cells: Mapping[str, Any]) -> tuple[File | None, File | None]:
+    @property
+    def only_labels(self) -> str:
+        """The two uses of data that have labels and no captions."""
+        column = self._config.label_column
+        fix = f"dataset.caption_column={column} trains on the class names"
+        return f"labels alone are for `impresa eval RUN --data PATH`, or {fix}"
+
+    def files(self, row: Row) -> tuple[File | None, File | None]:
         """Image and sound of a row; None for one that may be missing and is.
 
         Raises:
-            ValueError: a needed file is missing, or on the web; the message is the reason alone.
+            ValueError: a needed file is missing, on the web, or outside the folder of the data; the message is the
+                reason alone.
         """
-        image, sound = self._file_cells(cells)
-        return self._file(image, "image"), self._file(sound, "sound") if self._reading.sounds else None
+        image, sound = self._file_cells(row.cells)
+        heard = self._file(sound, row.folder, "sound") if self._reading.sounds else None
+        return self._file(image, row.folder, "image"), heard
 
-    def read_texts(self, cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Dialogue, ...], str | None]:
-        """Captions, dialogues and label of a row.
+    def _captions(self, row: Row, *, may_lack: bool = False) -> tuple[str, ...]:
+        config, reading = self._config, self._reading
+        may_lack = may_lack or reading.sounds or reading.dialogues or self.labels_alone
+        names_are_captions = config.caption_column == config.label_column
+        value = self._label(row) if names_are_captions else row.cells.get(config.caption_column)
+        return read_captions(value, may_lack=may_lack)
 
-        Raises:
-            ValueError: a needed one is missing, or one is malformed; the message is the reason alone.
-        """
-        return self._captions(cells), self._dialogues(cells), read_label(cells.get(self._config.label_column))
+    def _dialogues(self, row: Row) -> tuple[Dialogue, ...]:
+        if not self._reading.dialogues:
+            return ()
+        columns = dialogue_columns(self._config)
+        return read_dialogues({name: plain(row.cells[name]) for name in columns if name in row.cells}, self._config)
 
-    def _captions(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
-        may_lack = self._reading.sounds or self._reading.dialogues
-        return read_captions(cells.get(self._config.caption_column), may_lack=may_lack)
+    def _label(self, row: Row) -> str | None:
+        label = read_label(row.cells.get(self._config.label_column))
+        return class_name(label, self._class_names or row.class_names)
 
-    def _dialogues(self, cells: Mapping[str, Any]) -> tuple[Dialogue, ...]:
-        return read_dialogues(cells, self._config) if self._reading.dialogues else ()
+    def _check_parts(self, image: bool, sound: bool, caption: bool, label: bool) -> None:
+        """Refuse a sample with fewer than two of its parts."""
+        if self.labels_alone:
+            if image + sound + label < 2:
+                raise ValueError("has only one of image, label and sound" if self._reading.sounds else "has no label")
+        elif image + sound + caption < 2:
+            raise ValueError("has only one of image, caption and sound")
 
-    def _by_sample(
-        self, columns: Sequence[str], read: Callable[[Mapping[str, Any]], tuple[T, ...]]
-    ) -> Iterator[tuple[T, ...]]:
+    def _by_sample(self, columns: Sequence[str], read: Callable[[Row], tuple[T, ...]]) -> Iterator[tuple[T, ...]]:
         for row in self.scan(columns):
             try:
-                yield () if row.fault else read(row.cells)
+                yield () if row.fault else read(row)
             except ValueError:
                 yield ()
 
     def _key(self, row: Row) -> str:
         if self.only_paths:  # a row that names no file counts as an image of its own
             try:
-                if not any(self.files(row.cells)):
+                if not any(self.files(row)):
                     return row.id
             except ValueError:
                 return row.id
@@ -197,24 +236,45 @@ class RowSource(ABC):
         file = sound if self._reading.sounds and not image else image
         if isinstance(file, bytes):
             return blake2b(file, digest_size=16).hexdigest()
-        return os.path.relpath(row.folder / (file or ""), self._root)
+        path = os.path.abspath(os.path.join(row.folder, file if isinstance(file, str) else ""))
+        return self.name_of(path) or os.path.relpath(path, self._root)
+
+    def name_of(self, path: str) -> str | None:
+        """An absolute path relative to the folder of the data; None outside it."""
+        whole = os.path.join(path, "")
+        return next((path[len(root) :] or "." for root in self._roots if whole.startswith(root)), None)
 
     def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
         image = cells.get(self._config.image_column)
-        found = image or cells.get(FILE_NAME, image), cells.get(self._config.audio_column)
+        image = cells.get(FILE_NAME) if is_missing(image) else image
+        found = image, cells.get(self._config.audio_column)
         image, sound = (cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell for cell in found)
         return image, sound
 
-    def _file(self, cell: Any, what: Literal["image", "sound"]) -> File | None:
-        if self._reading.sounds and cell in (None, "", b""):
+    def _file(self, cell: Any, folder: Path, what: Literal["image", "sound"]) -> File | None:
+        lacks = is_missing(cell)
+        if lacks and self._reading.sounds:
             return None
-        if self.only_paths and not (isinstance(cell, str) and cell.strip()):
+        if self.only_paths and (lacks or not isinstance(cell, str)):
             raise ValueError(f"no {what} path")
-        if not cell:
+        if lacks:
             raise ValueError(f"there is no {what}")
-        if isinstance(cell, str) and is_web_address(cell):
+        if isinstance(cell, bytes):
+            return cell
+        if not isinstance(cell, str):
+            raise ValueError(f"the {what} is neither bytes nor a path but {cell!r:.60}")
+        if is_web_address(cell):
             raise ValueError(f"the {what} is an address on the web; download it first")
-        return cell
+        path = os.path.abspath(os.path.join(folder, cell))
+        if not (self._config.allow_outside or os.path.join(path, "").startswith(self._allowed)):
+            fix = "move it there, or set dataset.allow_outside=true"
+            raise ValueError(f"the {what} {printable(cell)} lies outside the folder of the data; {fix}")
+        return path
+
+
+def prefixes(folder: Path) -> tuple[str, ...]:
+    """What paths in a folder begin with: its own name, and its name without links, for a table may use either."""
+    return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
 
 
 def is_web_address(path: str) -> bool:
@@ -222,17 +282,26 @@ def is_web_address(path: str) -> bool:
     return "://" in path
 
 
-def _image(file: File, folder: Path, shrink_to_px: int | None) -> Image.Image:
+def _image(file: File, shrink_to_px: int | None, max_bytes: int) -> Image.Image:
     try:
-        data = file if isinstance(file, bytes) else (folder / file).read_bytes()
+        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
+        check_size(len(data), max_bytes)
     except OSError as error:
         raise ValueError(f"the image cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ValueError(f"the image {error}") from error
     return decode_image(data, shrink_to_px)
 
 
-def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
+def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
     try:
-        return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
+        if isinstance(file, bytes):
+            check_size(len(file), max_bytes)
+            return decode_audio(file, max_seconds)
+        with open_regular(file, max_bytes) as opened:
+            return decode_audio(opened, max_seconds)
+    except OSError as error:
+        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ValueError(f"the sound {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
 from impresa.data.audio import Clip
+from impresa.data.class_names import configured_names
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
@@ -66,7 +67,7 @@ def evaluate(
 
     A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part. Bad
     samples are skipped and listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and
-    their class names join those to choose from. Arguments are those of `Task.evaluate`.
+    their class names, and `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
         DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
@@ -76,6 +77,7 @@ def evaluate(
     batch_size = batch_size or config.eval_batch_size or config.batch_size
     encode_text = partial(model.encode_text, batch_size=batch_size, show_progress=show_progress)
     check_templates(config.prompt_templates)
+    named = set(configured_names(config).values())
 
     inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
@@ -100,7 +102,7 @@ def evaluate(
             **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
             **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
-        zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
+        zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
         num_captions = torch.tensor([len(captions) for captions in test.captions])
@@ -176,10 +178,11 @@ def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, Retr
 
 
 def _zero_shot(
-    images: Tensor, test: _Seen, train: _Seen, encode_text: EncodeText, templates: Sequence[str]
+    images: Tensor, test: _Seen, others: Set[str], encode_text: EncodeText, templates: Sequence[str]
 ) -> ZeroShotMetrics | None:
-    """Zero-shot classification of the images that have a label; None with fewer than two classes."""
-    classes = sorted(test.classes | train.classes)
+    """Zero-shot classification of the images that have a label, among their classes and `others`; None with fewer than
+    two classes."""
+    classes = sorted(test.classes | others)
     if not test.classes or len(classes) < 2:
         return None
     labels = {row: label for row, label in enumerate(test.labels) if label is not None}
