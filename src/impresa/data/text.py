@@ -44,13 +44,15 @@ def printable(name: str) -> str:
 
 def is_blank(text: str) -> bool:
     """True for text in which nothing can be seen: of spaces, control and zero-width characters."""
+    if "!" <= text[:1] <= "~":  # the common case
+        return False
     return not any(unicodedata.category(char) not in _INVISIBLE and char not in _FILLERS for char in text)
 
 
 def is_missing(value: Any) -> bool:
     """True for the cell of a table that holds nothing: null, NaN (also in words), no bytes, or nothing to be seen."""
     if isinstance(value, str):
-        return is_blank(value) or value.strip().lower() in _MISSING
+        return is_blank(value) or (len(value) < 20 and value.strip().lower() in _MISSING)
     return value is None or value == b"" or bool(value != value)  # noqa: PLR0124 - NaN alone differs from itself
 
 

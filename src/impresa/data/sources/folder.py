@@ -182,8 +182,7 @@ class FolderSource(RowSource):
         are_classes = any(row.folder != self._root for row in rows)
         if rows and not (are_classes and (self._reading.labels or config.caption_column == config.label_column)):
             fault = f"no image has a caption: there is neither {METADATA_NAMES[0]} nor a text file of an image's name"
-            fix = f"; the names of folders are {self.only_labels}" if are_classes else "; write one of them"
-            raise DataError(f"{self._root}: {fault}{fix}")
+            raise DataError(f"{self._root}: {fault}; {self.only_labels if are_classes else 'write one of them'}")
         return [
             replace(row, cells={**row.cells, config.label_column: row.folder.name}) if row.folder != self._root else row
             for row in rows
