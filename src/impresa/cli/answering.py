@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from impresa.cli.options import add_device, checked_device, count, count_or_zero, fraction, non_negative
-from impresa.data.text import printable
 from impresa.errors import CheckpointError, DataError
+from impresa.foreign_text import printable
 
 if TYPE_CHECKING:
     from impresa.config.experiment import GenerationConfig

@@ -76,7 +76,7 @@ class BadSampleList:
         half = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         self._offset += sum(map(len, lines))
         for line in lines:
-            with suppress(ValueError):  # half a line is no JSON
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # half a line is no row
                 row = json.loads(line)
                 if row["split"] == self.split:
                     self._reasons[row["id"]] = row["reason"]
