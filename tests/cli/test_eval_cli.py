@@ -216,13 +216,18 @@ def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.Captur
 
 
 def test_other_data_may_have_columns_and_prompts_of_their_own(
-    run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     table = folder / "metadata.jsonl"
-    table.write_text(table.read_text().replace('"caption"', '"text"'))
+    text = table.read_text().replace('"caption"', '"text"')
+    table.write_text(text.replace('"label"', '"class"'))
     words = ["eval", str(run_dir), "--data", str(folder), "--json"]
     assert main(words) == 2
     assert "set dataset.caption_column" in capsys.readouterr().err
+    table.write_text(text)
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["retrieval"] is None
+    assert f"{folder}: no captions (column 'caption', dataset.caption_column), so labels alone are read" in caplog.text
     keys = ["dataset.caption_column=text", "--dataset.prompt_templates", "['all {}']", "dataset.source=folder"]
     assert main([*words, *keys]) == 0
     tree = json.loads(capsys.readouterr().out)

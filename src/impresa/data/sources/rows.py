@@ -6,6 +6,7 @@ meaning of the columns, about those that a table needs, and about cells that may
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -32,6 +33,8 @@ from impresa.data.sources.dialogues import dialogue_columns, missing_columns, re
 from impresa.data.text import is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
 from impresa.foreign_text import printable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Part = Literal["image", "sound"]
@@ -138,7 +141,11 @@ class RowSource(ABC):
 
     @cached_property
     def _has_no_captions(self) -> bool:
-        return not any(self.captions_by_sample())
+        if any(self.captions_by_sample()):
+            return False
+        column = f"column {self._config.caption_column!r}, dataset.caption_column"
+        logger.warning("%s: no captions (%s), so labels alone are read", self._root, column)
+        return True
 
     def dialogues(self) -> Iterator[Dialogue]:
         return chain.from_iterable(self.dialogues_by_sample())
