@@ -216,13 +216,18 @@ def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.Captur
 
 
 def test_other_data_may_have_columns_and_prompts_of_their_own(
-    run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    run_dir: Path, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     table = folder / "metadata.jsonl"
-    table.write_text(table.read_text().replace('"caption"', '"text"'))
+    text = table.read_text().replace('"caption"', '"text"')
+    table.write_text(text.replace('"label"', '"class"'))
     words = ["eval", str(run_dir), "--data", str(folder), "--json"]
     assert main(words) == 2
     assert "set dataset.caption_column" in capsys.readouterr().err
+    table.write_text(text)
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["retrieval"] is None
+    assert f"{folder}: no captions (column 'caption', dataset.caption_column), so labels alone are read" in caplog.text
     keys = ["dataset.caption_column=text", "--dataset.prompt_templates", "['all {}']", "dataset.source=folder"]
     assert main([*words, *keys]) == 0
     tree = json.loads(capsys.readouterr().out)
@@ -245,3 +250,39 @@ def test_keys_that_change_nothing_are_refused(
 ) -> None:
     assert main(["eval", str(run_dir), *words]) == 2
     assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize("layout", ["table", "folders"])
+def test_labels_alone_are_enough_for_zero_shot(
+    run_dir: Path, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for i, sample in enumerate(colour_source(9, labels=True).items):
+        path = data / (sample.label if layout == "folders" else "images") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sample.image.save(path)
+        if layout == "table":
+            with (data / "labels.csv").open("a") as table:
+                table.write(f"{'' if i else 'image;label' + chr(10)}images/{i}.png;{sample.label}\n")
+    assert main(["eval", str(run_dir), "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    assert "zero-shot accuracy" in shown
+    assert "R@1" not in shown
+    assert main(["eval", str(run_dir), "--data", str(data), "--json"]) == 0
+    found = TypeAdapter(Evaluation).validate_python(json.loads(capsys.readouterr().out))
+    assert (found.retrieval, found.num_texts, found.num_images, found.bad_samples) == (None, 0, 9, ())
+    assert found.zero_shot.accuracy == 1.0
+
+
+def test_a_run_whose_test_data_have_labels_alone_gets_its_report(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()[:9]]
+    table = "image,label\n" + "".join(f"{row['image']},{row['label']}\n" for row in rows)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text(table)
+    use(replace(CONFIG, dataset=replace(CONFIG.dataset, test_path=str(folder))), monkeypatch)
+    assert main(["eval", str(run_dir)]) == 0
+    assert "zero-shot accuracy" in capsys.readouterr().out
+    assert read_evaluation(run_dir).retrieval is None
+    assert "zero-shot accuracy" in (run_dir / "report.html").read_text()

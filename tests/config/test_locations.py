@@ -42,14 +42,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_path_is_recorded_as_given_and_in_full(place: Path) -> None:
     overrides = ("dataset.train_path=data", "dataset.val_path=~/data", "dataset.test_path='data/*.parquet'")
+    overrides += ("dataset.image_root=images", "dataset.class_names=names.txt")
     config = replace(with_backbone("models/clip"), dataset=load_experiment("shapes", overrides).dataset)
     here = f"{place}/here"
     assert record_of(config) == {
         "dataset.train_path": {"given": "data", "absolute": f"{here}/data"},
         "dataset.val_path": {"given": "~/data", "absolute": f"{here}/data"},
         "dataset.test_path": {"given": "data/*.parquet", "absolute": f"{here}/data/*.parquet"},
+        "dataset.image_root": {"given": "images", "absolute": f"{here}/images"},
+        "dataset.class_names": {"given": "names.txt", "absolute": f"{here}/names.txt"},
         "vision_encoder.backbone": {"given": "models/clip", "absolute": f"{here}/models/clip"},
     }
+    assert paths_of(load_experiment("shapes", ("dataset.class_names=[cat,dog]",))) == {}
     assert record_of(load_experiment("shapes")) == {}
     assert paths_of(with_backbone("openai/clip-vit-base-patch32")) == {}
     assert paths_of(load_experiment("shapes_vqa_trm")) == {"vision_encoder.checkpoint": "runs/shapes"}

@@ -34,6 +34,12 @@ def test_a_path_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         check_data_paths(load_experiment("shapes", ["dataset.test_path=nowhere.parquet"]))
 
 
+def test_a_file_of_class_names_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.class_names: gone\.txt does not exist; name .* or give a list"):
+        check_data_paths(load_experiment("shapes", ["dataset.class_names=gone.txt"]))
+    check_data_paths(load_experiment("shapes", ["dataset.class_names=[cat,dog]"]))
+
+
 def test_an_installed_package_has_its_configs_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "impresa"
     (installed / "configs").mkdir(parents=True)

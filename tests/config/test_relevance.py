@@ -41,7 +41,7 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
 NOTICES: list[tuple[list[Setting], str]] = [
     (
         [("dataset.image_root", "images"), ("dataset.max_image_pixels", 9), ("dataset.skip_unsupported_rows", True)],
-        "dataset.image_root, dataset.skip_unsupported_rows and dataset.max_image_pixels: do nothing for the embedded",
+        "dataset.image_root, dataset.skip_unsupported_rows and dataset.max_image_pixels: are for data in files",
     ),
     ([TRM, ("text_encoder.depth", 3)], "text_encoder.depth: does nothing with a decoder, which reads the text itself"),
     (
@@ -49,6 +49,14 @@ NOTICES: list[tuple[list[Setting], str]] = [
         "text_encoder.dim and text_encoder.depth: do nothing with a decoder, which reads the text itself",
     ),
     ([TRM, ("dataset.prompt_templates", ["a {}"])], "dataset.prompt_templates: does nothing with a decoder"),
+    (
+        [TRM, ("dataset.train_path", "x"), ("dataset.class_names", ["a"])],
+        "dataset.class_names: does nothing with a decoder",
+    ),
+    (
+        [("dataset.max_file_mib", 1), ("dataset.class_names", ["a"]), ("dataset.allow_outside", True)],
+        "dataset.class_names, dataset.max_file_mib and dataset.allow_outside: are for data in files, not for",
+    ),
     ([TRM, ("vision_encoder.embed_dim", 64)], "vision_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("audio_encoder.embed_dim", 64)], "audio_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("vision_encoder.use_mrl", True)], "vision_encoder.use_mrl: does nothing with a decoder"),
@@ -170,6 +178,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
 FINE: list[list[Setting]] = [
     [("dataset.image_root", "images"), ("dataset.train_path", "photos")],
     [("text_encoder.depth", 3), ("losses.type", "siglip"), ("optimization.lr_logits", 1)],
+    [("dataset.test_path", "x"), ("dataset.max_file_mib", 1), ("dataset.allow_outside", True)],
     [TRM, ("dataset.questions_per_image", 2), ("decoder.recursion.num_layers", 3)],
     [QWEN, ("decoder.use_lora", True), ("decoder.lora.r", 4)],
     [QWEN, ("decoder.use_trm_recursion", True), ("decoder.recursion.num_layers", 3)],

@@ -121,9 +121,10 @@ def test_a_name_that_says_raw_is_no_crash(tmp_path: Path) -> None:
 def test_missing_damaged_empty_and_infinite_files_are_named(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.mp3"
     damaged.write_bytes(b"this is no sound")
-    for path in (tmp_path / "missing.wav", damaged):
-        with pytest.raises(DataError, match=rf"{path.name}: cannot be decoded as sound .*; give a wav"):
-            load_audio(path)
+    with pytest.raises(DataError, match=r"damaged\.mp3: cannot be decoded as sound .*; give a wav"):
+        load_audio(damaged)
+    with pytest.raises(DataError, match=r"missing\.wav: No such file or directory; give the path of a sound file"):
+        load_audio(tmp_path / "missing.wav")
     with pytest.raises(DataError, match="16 bytes: cannot be decoded"):
         load_audio(damaged.read_bytes())
     with pytest.raises(DataError, match=r"empty\.wav: holds no sound"):

@@ -90,3 +90,9 @@ def test_processes_write_whole_lines(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
         list(pool.map(_add_many, [path] * 3, "abc"))
     assert len({row["id"] for row in rows(path)}) == len(rows(path)) == 300
+
+
+@pytest.mark.parametrize("line", ["[]", "7", "{}", '{"split": "train"}', "[" * 100_000])
+def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path, line: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(f'{line}\n{{"split": "train", "id": "a", "reason": "x"}}\n')
+    assert len(BadSampleList(tmp_path / "bad.jsonl", "train", 10, 0.5)) == 1

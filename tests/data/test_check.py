@@ -65,7 +65,7 @@ def test_sounds_are_counted_where_they_are_read(tmp_path: Path) -> None:
     (folder / "1.wav").write_bytes(wav(300, 0.25, 8_000))
     summary = inspect_source(open_path(CONFIG, str(folder), Reading(1.0)))
     assert (summary.num_sounds, summary.sound_ms) == (2, Spread(250, 375, 500))
-    assert summary.bad[0].reason.startswith("the sound cannot be decoded")
+    assert summary.bad[0].reason.startswith("the sound cannot be read")
     unheard = inspect_source(open_path(CONFIG, str(folder)))
     assert (unheard.num_sounds, unheard.sound_ms, unheard.bad) == (0, None, ())
 

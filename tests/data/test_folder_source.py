@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from impresa.config.experiment import DatasetConfig
-from impresa.data.sources import BadSample
+from impresa.data.dialogue import ask
+from impresa.data.sources import BadSample, Reading, open_path
 from impresa.data.sources.folder import FolderSource
 from impresa.errors import DataError
 from pictures import png, write_jsonl
@@ -116,7 +120,7 @@ def test_bad_rows_are_named_with_their_reason(tmp_path: Path) -> None:
         ("empty.png", "the image is empty"),
         ("broken.png", "the image cannot be decoded"),
         (".", "the image cannot be read (Is a directory"),
-        ("a\0b.png", "embedded null byte"),
+        (r"a\u0000b.png", "embedded null byte"),
         ("https://example.org/a.png", "the image is an address on the web"),
     )
     assert ids == tuple(id for id, _ in expected)
@@ -136,7 +140,7 @@ def test_csv_with_mark_quotes_and_lists(tmp_path: Path) -> None:
         ("1.png", ("one", "two")),
         ("2.png", ("[not json",)),
         ("captions.csv:5", "the row does not have as many cells as the header"),
-        ("0.png#2", "the caption is not UTF-8 text"),
+        ("0.png#2", "the caption is not UTF-8 text; as Latin-1 it reads 'café': save the file as UTF-8"),
     ]
     assert [source[i].label for i in range(3)] == ["x", None, "y"]
 
@@ -167,7 +171,7 @@ def test_sidecar_texts_are_one_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "e.txt").write_bytes(b"caf\xe9")
     assert all_of(FolderSource(tmp_path, CONFIG)) == [
         ("b.PNG", ("first", "second")),
-        ("e.png", "the caption is not UTF-8 text"),
+        ("e.png", "the caption is not UTF-8 text; as Latin-1 it reads 'café': save the file as UTF-8"),
         ("a/c.png", "the caption is empty"),
         ("a/d.png", "no caption file d.txt beside the image"),
     ]
@@ -182,7 +186,7 @@ def test_names_that_are_not_unicode_can_be_listed(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / name).write_bytes(png(1))
     (tmp_path / name).with_suffix(".txt").write_text("a picture")
-    assert all_of(FolderSource(tmp_path, CONFIG)) == [("caf?.png", ("a picture",))]
+    assert all_of(FolderSource(tmp_path, CONFIG)) == [(r"caf\udce9.png", ("a picture",))]
 
 
 def test_a_folder_without_samples_is_refused(tmp_path: Path) -> None:
@@ -227,3 +231,172 @@ def test_files_of_other_formats_beside_the_images_are_no_samples(tmp_path: Path)
         (tmp_path / name).write_bytes(png(0))
     (tmp_path / "a.txt").write_text("a")
     assert [id for id, _ in all_of(FolderSource(tmp_path, DatasetConfig()))] == ["a.png"]
+
+
+def test_a_printed_list_in_csv_is_a_list_and_never_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [], name="unused.txt")
+    (tmp_path / "metadata.csv").write_text(
+        "image,caption\n0.png,\"['a dog', 'a cat']\"\n1.png,['a dog' 'a cat']\n2.png,\"['a dog', 'a\"\n"
+    )
+    assert all_of(FolderSource(tmp_path, CONFIG)) == [
+        ("0.png", ("a dog", "a cat")),
+        ("1.png", ("a dog", "a cat")),
+        ("2.png", "\"['a dog', 'a\" begins as a list and is none, neither in JSON nor in Python"),
+    ]
+
+
+def test_printed_lists_of_questions_are_lists(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [], name="unused.txt")
+    (tmp_path / "metadata.csv").write_text(
+        "image,question,answer\n0.png,\"['one?', 'two?']\",\"['1', '2']\"\n1.png,\"['one?\",x\n"
+    )
+    source = FolderSource(tmp_path, CONFIG, Reading(dialogues=True))
+    assert source[0].dialogues == (ask("one?", "1"), ask("two?", "2"))
+    with pytest.raises(BadSample, match="begins as a list and is none"):
+        source[1]
+
+
+def test_hidden_tables_and_those_of_linked_folders(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "store", [{"image": "1.png", "caption": "one"}])
+    folder = tmp_path / "data"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ("._metadata.csv", ".ipynb_checkpoints/metadata.csv", "._x.jsonl"):
+        (folder / name).write_text("no table")
+    (folder / "linked").symlink_to(tmp_path / "store")
+    assert all_of(FolderSource(folder, CONFIG)) == [("linked/1.png", ("one",))]
+
+
+def test_paths_that_lead_out_of_the_folder_are_bad_rows_unless_they_may(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "real", [])
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    (tmp_path / "out.png").write_bytes(png(11))
+    inside = ("0.png", "x/../1.png", str(tmp_path / "link/2.png"), str(tmp_path / "real/3.png"), "loop/../4.png")
+    outside = ("../out.png", str(tmp_path / "out.png"), "x/../../out.png", "loop/../../out.png")
+    rows = [{"image": name, "caption": "x"} for name in (*inside, *outside)]
+    write_jsonl(tmp_path / "real", rows)
+    found = all_of(FolderSource(tmp_path / "link", CONFIG))
+    assert found[:5] == [(f"{number}.png", ("x",)) for number in range(5)]
+    for (id, reason), name in zip(found[5:], outside, strict=True):
+        assert id.startswith("metadata.jsonl:")
+        fix = "move it there, or set dataset.allow_outside=true"
+        assert reason == f"the image {name} lies outside the folder of the data; {fix}"
+    config = DatasetConfig(allow_outside=True)
+    found = all_of(FolderSource(tmp_path / "link", config))
+    assert found[5:] == [(f"{tmp_path}/out.png{n}", ("x",)) for n in ("", "#2", "#3", "#4")]
+
+
+def test_an_image_root_is_a_folder_that_images_may_be_in_and_no_other(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "coco", [])
+    (tmp_path / "out.png").write_bytes(png(11))
+    rows = [{"image": name, "caption": "x"} for name in ("1.png", str(tmp_path / "coco/2.png"), "../out.png")]
+    write_jsonl(tmp_path / "table", rows)
+    source = FolderSource(tmp_path / "table", DatasetConfig(image_root=str(tmp_path / "coco")))
+    found = all_of(source)
+    assert found[:2] == [("1.png", ("x",)), ("2.png", ("x",))]
+    assert "the image ../out.png lies outside the folder of the data" in found[2][1]
+    assert list(source.image_keys())[:2] == ["1.png", "2.png"]
+
+
+def test_a_printed_list_of_one_image_is_that_image(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [], name="unused.txt")
+    rows = ("\"['0.png']\"", '"[""1.png""]"', "\"['2.png', '3.png']\"")
+    (tmp_path / "metadata.csv").write_text("images,caption\n" + "".join(f"{row},x\n" for row in rows))
+    found = all_of(FolderSource(tmp_path, CONFIG))
+    assert found[:2] == [("0.png", ("x",)), ("1.png", ("x",))]
+    assert "several images (2)" in found[2][1]
+
+
+def test_files_that_are_no_files_or_too_large_are_bad_rows(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    names = ("pipe.png", "zero.png", "huge.png", "0.png")
+    source = FolderSource(write_jsonl(tmp_path, [{"image": name, "caption": "x"} for name in names]), CONFIG)
+    assert all_of(source) == [
+        ("pipe.png", "the image is no regular file but a named pipe"),
+        ("zero.png", "the image is no regular file but a device"),
+        ("huge.png", "the image has 1048576 MiB, more than dataset.max_file_mib=256"),
+        ("0.png", ("x",)),
+    ]
+
+
+def test_img2dataset_s_files_are_images_with_captions(tmp_path: Path) -> None:
+    shard = tmp_path / "00000"
+    shard.mkdir()
+    for number in range(3):
+        (shard / f"{number:09}.png").write_bytes(png(number))
+        (shard / f"{number:09}.json").write_text(json.dumps({"caption": f"json {number}", "status": "success"}))
+    (shard / "000000000.txt").write_text("text 0")
+    (shard / "000000002.json").write_text("[" * 100_000)
+    (shard / "000000003.json").write_text('{"status": "failed_to_download"}')
+    (tmp_path / "00000_stats.json").write_text("{}")
+    pq.write_table(pa.table({"url": ["u"], "caption": ["text 0"]}), tmp_path / "00000.parquet")
+    source = open_path(CONFIG, str(tmp_path))
+    assert isinstance(source, FolderSource)
+    found = all_of(source)
+    assert found[:2] == [("00000/000000000.png", ("text 0",)), ("00000/000000001.png", ("json 1",))]
+    assert found[2][0] == "00000/000000002.png"
+    assert "000000002.json: values are nested too deeply" in str(found[2][1])
+
+
+def class_folders(folder: Path) -> Path:
+    for number, name in enumerate(("cat/1", "cat/2", "dog/1", "dog/puppy/2")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(png(number))
+    return folder
+
+
+def test_folders_are_classes_where_no_image_has_a_caption(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path)
+    source = FolderSource(folder, CONFIG, Reading(labels=True))
+    assert [(source[i].id, source[i].label, source[i].captions) for i in range(4)] == [
+        ("cat/1.png", "cat", ()),
+        ("cat/2.png", "cat", ()),
+        ("dog/1.png", "dog", ()),
+        ("dog/puppy/2.png", "puppy", ()),
+    ]
+    (folder / "0.png").write_bytes(png(0))
+    with pytest.raises(BadSample, match=r"0\.png: has no label"):
+        FolderSource(folder, CONFIG, Reading(labels=True))[0]
+    (folder / "cat" / "1.txt").write_text("a cat")
+    source = FolderSource(folder, CONFIG, Reading(labels=True))
+    assert source[1].label is None
+    with pytest.raises(BadSample, match=r"no caption file 0\.txt"):
+        source[0]
+
+
+def test_labels_alone_train_only_as_captions(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "folders")
+    table = write_jsonl(tmp_path / "table", [{"image": "0.png", "label": 1}, {"image": "1.png", "label": 0}])
+    for path in (folder, table):
+        fix = r"labels alone are for .impresa eval RUN --data PATH., or dataset\.caption_column=label trains on the"
+        with pytest.raises(DataError, match=fix) as caught:
+            FolderSource(path, CONFIG)
+        assert len(caught.value.lines) == 1
+    config = DatasetConfig(caption_column="label", class_names=("cat", "dog"))
+    assert all_of(FolderSource(table, config)) == [("0.png", ("dog",)), ("1.png", ("cat",))]
+    assert all_of(FolderSource(folder, DatasetConfig(caption_column="label")))[0] == ("cat/1.png", ("cat",))
+
+
+@pytest.mark.parametrize("captions", [{}, {"caption": None}, {"caption": " "}])
+def test_a_table_without_captions_is_evaluated_by_its_labels(tmp_path: Path, captions: dict[str, str | None]) -> None:
+    rows = [{"image": "0.png", "label": "cat"}, {"image": "1.png", "label": None}, {"image": "2.png", "label": "dog"}]
+    source = FolderSource(write_jsonl(tmp_path, [row | captions for row in rows]), CONFIG, Reading(labels=True))
+    assert [source[i].label for i in (0, 2)] == ["cat", "dog"]
+    with pytest.raises(BadSample, match="has no label"):
+        source[1]
+
+
+def test_captions_are_needed_where_there_are_some(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.png", "label": "cat", "caption": text} for i, text in enumerate(("", "x"))]
+    source = FolderSource(write_jsonl(tmp_path, rows), CONFIG, Reading(labels=True))
+    assert all_of(source) == [("0.png", "the caption is empty"), ("1.png", ("x",))]
+
+
+def test_images_without_captions_or_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    for reading in (Reading(), Reading(labels=True), Reading(dialogues=True)):
+        with pytest.raises(DataError, match=r"no image has a caption: there is neither metadata\.jsonl nor"):
+            FolderSource(tmp_path, CONFIG, reading)

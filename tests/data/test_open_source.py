@@ -14,8 +14,8 @@ from impresa.config.experiment import DatasetConfig, ShapesConfig
 from impresa.data.sources import Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource
-from impresa.data.sources.rows import Subset, split_by_image
 from impresa.data.sources.shapes import ShapesSource
+from impresa.data.sources.subset import Subset, split_by_image
 from impresa.errors import DataError
 from pictures import numbered, png, write_jsonl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from impresa.config.experiment import DatasetConfig
-from impresa.data.sources import BadSample, Blocks
+from impresa.data.sources import BadSample, Blocks, Reading, open_path
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError
 from pictures import png
@@ -215,3 +216,106 @@ def test_a_source_can_be_sent_to_another_process(tmp_path: Path) -> None:
     assert len(pickle.dumps(source)) == fresh
     after = pickle.loads(pickle.dumps(source))[3]
     assert (after.id, after.captions, after.image.tobytes()) == (before.id, before.captions, before.image.tobytes())
+
+
+def damaged_text(*texts: bytes) -> pa.Array:
+    """A column that says it is UTF-8 text, whatever it holds."""
+    return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+
+
+def test_damaged_text_costs_its_row_alone(tmp_path: Path) -> None:
+    captions = damaged_text(b"one", b"caf\xe9", b"three", b"four")
+    source = ParquetSource(write(tmp_path / "a.parquet", table(range(4), caption=captions)), CONFIG)
+    assert [source[i].captions for i in (0, 2, 3)] == [("one",), ("three",), ("four",)]
+    with pytest.raises(BadSample, match=r"a\.parquet:1: column 'caption' is not UTF-8 text"):
+        source[1]
+    assert list(source.captions()) == ["one", "three", "four"]
+    assert len(set(source.image_keys())) == 4
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.list_(pa.binary()), pa.list_(pa.string(), 1)])
+def test_captions_may_be_bytes_and_lists_of_any_kind(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = ["café".encode(), b"caf\xe9"] if "binary" in str(kind) else ["café", "x"]
+    captions = pa.array([[text] for text in texts] if "list" in str(kind) else texts, kind)
+    source = ParquetSource(write(tmp_path / "a.parquet", table(range(2), caption=captions)), CONFIG)
+    assert source[0].captions == ("café",)
+    if "binary" in str(kind):
+        with pytest.raises(BadSample, match="the caption is not UTF-8 text; as Latin-1 it reads 'café'"):
+            source[1]
+
+
+def test_arrow_s_errors_and_a_lack_of_memory_are_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ParquetSource(write(tmp_path / "a.parquet", table()), CONFIG)
+    for error in (pa.ArrowNotImplementedError("new"), pa.ArrowMemoryError("full"), MemoryError("full")):
+
+        def fail(self: pq.ParquetFile, *_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+        with pytest.raises(BadSample, match=rf"a\.parquet:3: the row cannot be read \({error}\)"):
+            source[3]
+
+
+def test_too_large_row_groups_are_refused_by_the_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.data.sources.parquet._MOST_BYTES_IN_GROUP", 400)
+    with pytest.raises(DataError, match=r"a\.parquet: row group 0 takes .* at most 2 GiB .*row_group_size=256"):
+        ParquetSource(write(tmp_path / "a.parquet", table()), CONFIG)
+    assert len(ParquetSource(write(tmp_path / "a.parquet", table(), rows_per_group=1), CONFIG)) == 10
+
+
+def test_a_damaged_schema_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", table(range(2), oddname=["x", "y"]))
+    path.write_bytes(path.read_bytes().replace(b"oddname", b"odd\xff\xfeme"))
+    with pytest.raises(DataError, match=r"a\.parquet: no readable parquet file \(.*utf-8") as caught:
+        ParquetSource(path, CONFIG)
+    assert len(caught.value.lines) == 1
+
+
+def test_a_pipe_is_no_parquet_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="is no regular file but a named pipe"):
+        ParquetSource(tmp_path / "a.parquet", CONFIG)
+
+
+def test_hidden_files_are_left_out_and_linked_folders_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "data" / "._a.parquet", table())
+    write(tmp_path / "store" / "a.parquet", table(range(3)))
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "store")
+    source = open_path(CONFIG, str(tmp_path / "data"))
+    assert (len(source), source[0].id) == (3, "a.parquet:0")
+
+
+def test_paths_outside_the_folder_of_the_files_are_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out.png").write_bytes(png(9))
+    path = write(tmp_path / "data" / "a.parquet", table(range(1), image=["../out.png"]))
+    with pytest.raises(BadSample, match=r"the image \.\./out\.png lies outside the folder of the data"):
+        ParquetSource(path, CONFIG)[0]
+    assert ParquetSource(path, DatasetConfig(allow_outside=True))[0].image.getpixel((0, 0))[0] == 9
+    (tmp_path / "data" / "out.png").write_bytes(png(8))
+    (tmp_path / "data" / "deep").mkdir()
+    path.rename(tmp_path / "data" / "deep" / "a.parquet")
+    assert ParquetSource(tmp_path / "data", CONFIG)[0].image.getpixel((0, 0))[0] == 8
+
+
+def test_images_as_bytes_have_the_limit_of_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", table(range(2), image=[b"x" * (2 << 20), png(1)]))
+    source = ParquetSource(path, DatasetConfig(max_file_mib=1))
+    with pytest.raises(BadSample, match=r"the image has 2 MiB, more than dataset\.max_file_mib=1"):
+        source[0]
+    assert source[1].captions == ("number 1",)
+
+
+def test_a_table_of_labels_is_evaluated_and_not_trained_on(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", pa.table({"image": [png(0), png(1)], "label": ["cat", "dog"]}))
+    assert [
+        sample.label for sample in map(ParquetSource(path, CONFIG, Reading(labels=True)).__getitem__, range(2))
+    ] == [
+        "cat",
+        "dog",
+    ]
+    with pytest.raises(DataError, match=r"no column 'caption' .*; labels alone are for .impresa eval"):
+        ParquetSource(path, CONFIG)
+    assert list(ParquetSource(path, DatasetConfig(caption_column="label")).captions()) == ["cat", "dog"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_bad_rows_of_a_folder_with_sound(tmp_path: Path) -> None:
         {"image": "none.png", "caption": "x", "audio": "0.wav"},
         {"image": "0.png", "caption": 7, "audio": "0.wav"},
     ]
-    expected = ["the sound cannot be decoded", "the sound cannot be decoded", "the sound is an address on the web"]
+    expected = ["the sound cannot be decoded", "the sound cannot be read", "the sound is an address on the web"]
     expected += ["no sound path", "has only one of image, caption and sound", "the image cannot be read"]
     expected += ["the caption is no text but 7"]
     reasons = read_all(FolderSource(jsonl(tmp_path, *rows), CONFIG, Reading(1.0)))
@@ -197,3 +198,22 @@ def test_sounds_may_be_in_a_column_of_another_name(tmp_path: Path) -> None:
     sounds = [{"caption": "tone", "noise": wav(300)}]
     file = parquet(tmp_path / "parquet", sounds, pa.schema({"caption": pa.string(), "noise": pa.binary()}))
     assert read_all(ParquetSource(file, config, Reading(1.0))) == [(False, True, True)]
+
+
+def test_sounds_that_are_no_files_or_lead_out_are_bad_samples(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    sounds = ("pipe.wav", "../out.wav", "large.wav", "nan", "0.wav")
+    source_folder = jsonl(folder, *({"image": "0.png", "caption": "x", "audio": name} for name in sounds))
+    (tmp_path / "out.wav").write_bytes(wav(300))
+    (folder / "0.wav").write_bytes(wav(300))
+    os.mkfifo(folder / "pipe.wav")
+    with (folder / "large.wav").open("wb") as file:
+        file.truncate(300 << 20)
+    found = read_all(FolderSource(source_folder, CONFIG, Reading(1.0)))
+    assert found == [
+        "the sound is no regular file but a named pipe",
+        "the sound ../out.wav lies outside the folder of the data; move it there, or set dataset.allow_outside=true",
+        "the sound has 300 MiB, more than dataset.max_file_mib=256",
+        (True, True, False),
+        (True, True, True),
+    ]

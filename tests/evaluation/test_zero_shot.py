@@ -77,3 +77,12 @@ def test_refuses_what_is_not_finite() -> None:
         zero_shot_metrics(torch.full((1, 2), torch.nan), ["a"], torch.eye(2).double(), ["a", "b"], ["{}"])
     with pytest.raises(DataError, match="NaN or infinite"):
         class_embeddings(lambda texts: torch.full((len(texts), 2), torch.inf), ["a"], ["{}"])
+
+
+def test_numbers_as_class_names_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class_embeddings(lambda texts: torch.eye(len(texts)), ["cat", "v2", "dog"], ["a photo of a {}."])
+    assert not caplog.records
+    class_embeddings(lambda texts: torch.eye(len(texts)), ["3", "cat"], ["a photo of a {}."])
+    assert "a prompt reads 'a photo of a 3.'" in caplog.text
+    assert "dataset.class_names" in caplog.text
+    assert "ClassLabel" in caplog.text

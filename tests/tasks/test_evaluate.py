@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from fake_model import COLOURS, ColourModel, ListSource, colour_source
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError
@@ -159,6 +159,12 @@ def test_zero_shot_with_labels_and_classes_of_the_training_data() -> None:
     assert result.templates == ("a {} thing", "some {}.")
     assert result.accuracy == 1.0
     assert result.chance == pytest.approx(1 / 6)
+
+
+def test_the_names_of_the_config_are_classes_to_choose_from() -> None:
+    model = ColourModel(config=ExperimentConfig(dataset=DatasetConfig(class_names=tuple(COLOURS))))
+    result = evaluate(model, ListSource(colour_source(12, labels=True).items[:2]), data="squares").zero_shot
+    assert result.classes == tuple(sorted(COLOURS))
 
 
 def test_labels_without_captions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,29 @@ def test_what_is_no_image_is_one_line_with_its_place(case: str) -> None:
         assert line.startswith(f"{place}: ")
         assert message in line or line.startswith("images: got")
         assert len(line) < 260
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "too large"])
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    message = "has 1048576 MiB, more than" if kind == "too large" else f"is no regular file but {kind}"
+    for read in (pixels, features):
+        with pytest.raises(DataError, match=message) as caught:
+            read(str(path))
+        assert len(caught.value.lines) == 1
+
+
+def test_an_open_device_is_read_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.tasks.inputs.MAX_BYTES", 1 << 20)
+    with Path("/dev/zero").open("rb") as file, pytest.raises(DataError, match="the open file has 1 MiB, more than"):
+        pixels(file)
 
 
 @pytest.mark.parametrize("given", [{PICTURE.tobytes()}, {"a": PICTURE}, np.array(3), torch.tensor(3), object()])

@@ -96,7 +96,7 @@ def _check(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.data.check import inspect_source
     from impresa.data.sources import open_path, reading_of
 
-    source = open_path(config.dataset, args.path, reading_of(config))
+    source = open_path(config.dataset, args.path, reading_of(config, labels=True))
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     notes = _notes(config, source)
     if args.json:

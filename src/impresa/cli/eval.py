@@ -59,12 +59,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
     model = load(args.run, device=checked_device(args.device))
     trained = model.config
-    task, reading = task_of(trained), reading_of(trained)
+    task = task_of(trained)
     model.config = with_overrides(trained, overrides) if overrides else trained
-    source, name = _open_data(args, model.config.dataset, reading)
+    source, name = _open_data(args, model.config.dataset, reading_of(trained, labels=True))
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(trained.dataset, "train", reading)
+        train_source = open_source(trained.dataset, "train", reading_of(trained))
     except DataError as error:
         baseline = f"no {task.blind_baseline} beside the model"
         print(printable(f"{baseline}, because the training data cannot be read: {error}"), file=sys.stderr)

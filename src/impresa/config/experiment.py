@@ -22,6 +22,7 @@ from impresa.config.types import (
     Float,
     Fraction,
     LoggingConfig,
+    Mebibytes,
     MemoryConfig,
     Multiple,
     Name,
@@ -98,7 +99,11 @@ class DatasetConfig(Section):
     audio_column: Name = "audio"
     """Column or key that holds the sound, if there is one."""
     label_column: Name = "label"
-    """Column or key that holds the class name, if there is one; it is used for zero-shot evaluation only."""
+    """Column or key that holds the class name or number, if there is one; it is used for zero-shot evaluation only."""
+    class_names: tuple[Name, ...] | Name | None = None
+    """Names of the classes, in the order of their numbers: a list, or the path of a file with one name per line or of a
+    JSON file with a list of names or an object of names by label. null: labels are names, unless a parquet file has
+    names in its schema (`ClassLabel` of the `datasets` library)."""
     question_column: Name = "question"
     """Column or key that holds a question about the image: a string or a list of strings."""
     answer_column: Name = "answer"
@@ -134,6 +139,11 @@ class DatasetConfig(Section):
     """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
     max_image_pixels: PixelCount = 50_000_000
     """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
+    max_file_mib: Mebibytes = 256
+    """Images and sounds of more MiB are bad samples, before they are read."""
+    allow_outside: Flag = False
+    """Read images and sounds that a table names outside its data's folder (`../..`, absolute paths). false: such rows
+    are bad samples. Links are followed in either case."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)

@@ -24,6 +24,8 @@ def paths_of(config: ExperimentConfig) -> dict[str, str]:
     """The files and folders that an experiment names, as they are written, by key."""
     dataset, decoder = config.dataset, config.decoder
     found = {f"dataset.{key}": getattr(dataset, key) for key in DATA_PATHS if dataset.source != "hub"}
+    found["dataset.image_root"] = dataset.image_root
+    found["dataset.class_names"] = dataset.class_names if isinstance(dataset.class_names, str) else None
     for _, part, tower in towers(config):
         found[f"{part}.checkpoint"] = tower.checkpoint
     if decoder is not None:

@@ -67,19 +67,23 @@ def find_config(name: str) -> Path:
 
 
 def check_data_paths(config: ExperimentConfig) -> None:
-    """Refuse data paths that do not exist.
+    """Refuse data paths, and a file of class names, that do not exist.
 
     Raises:
         ConfigError: with one line per missing path.
     """
     dataset = config.dataset
-    if dataset.source == "hub":
-        return
-    raise_faults(
-        Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}{looked_in(path)}")
-        for key in DATA_PATHS
-        if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
-    )
+    faults = []
+    if isinstance(names := dataset.class_names, str) and not expanded(names).is_file():
+        fix = "name an existing file, or give a list such as [cat,dog]"
+        faults.append(Fault("dataset.class_names", f"{names} does not exist; {fix}{looked_in(names)}"))
+    if dataset.source != "hub":
+        faults += (
+            Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}{looked_in(path)}")
+            for key in DATA_PATHS
+            if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
+        )
+    raise_faults(faults)
 
 
 def _exists(dataset: DatasetConfig, path: str) -> bool:

@@ -61,9 +61,12 @@ _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
 _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
 
 
-_COLUMNS = tuple(
-    f"dataset.{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")
+_OF_FILES = (
+    *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
+    *("max_image_pixels", "max_file_mib", "allow_outside"),
+    *(f"{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")),
 )
+"""Fields of `DatasetConfig` for data in files; the embedded scenes are drawn and have no labels."""
 _PLURALS = {"does": "do", "is": "are"}
 _PLURAL = re.compile(r"^(does|is)\b")
 _SPLITS = ("train", "val", "test")
@@ -88,7 +91,7 @@ def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
     data = config.dataset
     others = {"val": data.val_path or data.train_path, "test": data.test_path or data.train_path}
     paths = {"train": data.train_path, **others}
-    return {split: path == "shapes" for split, path in paths.items()}
+    return {split: path == EMBEDDED for split, path in paths.items()}
 
 
 def _shapes_rule(key: str, *splits: str) -> Rule:
@@ -227,13 +230,12 @@ REFUSED = (
 )
 """Rules for keys that are refused where they have no effect."""
 WARNED = (
-    Rule(
-        _below("dataset", "image_root", "skip_unsupported_rows", "max_image_pixels"),
-        lambda c: {c.dataset.train_path, c.dataset.val_path, c.dataset.test_path} <= {EMBEDDED, None},
-        "does nothing for the embedded data, which are drawn",
-    ),
     Rule(("text_encoder.*",), _has_decoder, "does nothing with a `decoder`, which reads the text itself"),
-    Rule(("dataset.prompt_templates",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
+    Rule(
+        _below("dataset", "prompt_templates", "class_names"),
+        _has_decoder,
+        "does nothing with a `decoder`, which classifies nothing",
+    ),
     Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
     Rule(_below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
     Rule(("audio_encoder.use_attention_pooling", "audio_encoder.pooling"), _has_decoder, _TOKENS_ONLY),
@@ -267,7 +269,7 @@ WARNED = (
     *_switched_off("audio_encoder"),
     Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
     Rule(
-        ("dataset.val_fraction", "dataset.max_bad_fraction", "dataset.prompt_templates", *_COLUMNS),
+        _below("dataset", *_OF_FILES),
         lambda c: all(_reads_shapes(c).values()),
         "is for data in files, not for the embedded shapes",
     ),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from impresa.config.experiment import EncoderConfig
+from impresa.data.disk import MAX_BYTES, open_regular
 from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, reading
 
@@ -66,22 +67,27 @@ def load_audio(source: Path | str | bytes, max_seconds: float = MOST_SECONDS) ->
             `audio_max_seconds` of its `audio_encoder`.
 
     Raises:
-        DataError: the file is missing, empty, damaged, has a rate outside 1 to 768 kHz, or holds values that are not
-            finite or above 4, where full scale is 1.
+        DataError: the file is missing, no regular file, larger than 256 MiB, empty, damaged, has a rate outside 1 to
+            768 kHz, or holds values that are not finite or above 4, where full scale is 1.
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
-        return decode_audio(source, max_seconds)
+        if isinstance(source, bytes):
+            return decode_audio(source, max_seconds)
+        with open_regular(source, MAX_BYTES) as opened:
+            return decode_audio(opened, max_seconds)
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}; give the path of a sound file") from error
     except ValueError as error:
         raise DataError(f"{name}: {error}; give a wav, flac, ogg or mp3 file that has sound") from error
 
 
-def decode_audio(source: Path | str | bytes, max_seconds: float = MOST_SECONDS) -> Clip:
-    """Decode as `load_audio` does, with a ValueError whose message is the reason alone."""
+def decode_audio(source: bytes | BinaryIO, max_seconds: float = MOST_SECONDS) -> Clip:
+    """Decode as `load_audio` does, or from an open file, with a ValueError whose message is the reason alone."""
     import soundfile
 
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             rate_hz = int(file.samplerate)
             _check_rate(rate_hz)
             pieces = list(_decoded(file, math.ceil(max_seconds * rate_hz)))

@@ -6,7 +6,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from statistics import median
 from typing import Any
 
@@ -87,7 +86,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     kinds, labels = Counter[str](), Counter[str]()
     num_dialogues = num_dropped_turns = 0
     ids: list[str] = []
-    ids_of_image: defaultdict[bytes, list[str]] = defaultdict(list)
+    ids_of_image: defaultdict[int, list[str]] = defaultdict(list)
     for index in track(range(len(source))):
         try:
             sample = source[index]
@@ -96,11 +95,9 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             ids.append(fault.id)
             continue
         ids.append(sample.id)
-        if sample.image is not None:
+        if sample.image is not None and sample.image_key is not None:
             images.append(sample.image.size)
-            pixels = blake2b(f"{sample.image.size}".encode(), digest_size=16)
-            pixels.update(sample.image.tobytes())
-            ids_of_image[pixels.digest()].append(sample.id)
+            ids_of_image[sample.image_key].append(sample.id)
         if sample.audio is not None:
             sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)
         num_dialogues += len(sample.dialogues)

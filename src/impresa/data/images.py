@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from pydantic import ConfigDict, Field
 
 from impresa.config.locations import TIMM
+from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, import_optional, reading
@@ -154,13 +155,14 @@ def load_image(source: Path | str | bytes | Image.Image, max_pixels: int = MAX_P
     """Open and decode an image (a path, the bytes of a file, or an open image) as `decode_image` does.
 
     Raises:
-        DataError: the file is missing, empty, damaged, of no known format, or has more than `max_pixels` pixels.
+        DataError: the file is missing, no regular file, larger than 256 MiB, empty, damaged, of no known format, or has
+            more than `max_pixels` pixels.
     """
     name, data = "image", source
     try:
         if isinstance(data, str | Path):
             name = str(data)
-            data = Path(data).read_bytes()
+            data = read_regular(data, MAX_BYTES)
         return decode_image(data, max_pixels=max_pixels)
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give the path of an image file") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from impresa.config.paths import expanded, looked_in
 from impresa.data.audio import Clip, checked_clip, load_audio
+from impresa.data.disk import MAX_BYTES, check_size
 from impresa.data.images import ImageTransform, load_image
 from impresa.data.preprocessing import AudioTransform
 from impresa.data.sample import Sample
@@ -230,9 +231,13 @@ def _content_of(file: Any) -> bytes:
     try:
         if file.seekable():
             file.seek(0)
-        content = file.read()
+        content = file.read(MAX_BYTES + 1)  # a device has no end
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"the open file cannot be read ({error}); open it again") from error
+    try:
+        check_size(len(content), MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"the open file {error}; give a smaller one") from error
     if not isinstance(content, bytes):
         raise DataError("the file is open as text; open it with mode 'rb'")
     return content

@@ -39,7 +39,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     gc.collect()
     evaluation = parts.task.evaluate(
         load(run_dir, device),
-        open_source(config.dataset, "test", reading_of(config)),
+        open_source(config.dataset, "test", reading_of(config, labels=True)),
         data=name_of_data(config.dataset, "test"),
         train_source=data.train_source,
         show_progress=sys.stderr.isatty(),

@@ -2,7 +2,7 @@
 
 - `shapes`: the embedded procedural data set;
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet`;
-- any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.json`).
+- any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
 
 A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and an entry of `_KINDS`.
 """
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, cast
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded, looked_in
+from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
 from impresa.errors import DataError
 
 if TYPE_CHECKING:
-    from impresa.data.sources.rows import RowSource, Subset
+    from impresa.data.sources.rows import RowSource
     from impresa.data.sources.shapes import ShapesSource
+    from impresa.data.sources.subset import Subset
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +37,14 @@ __all__ += ["open_path", "open_source", "open_train_and_val"]
 @dataclass(frozen=True)
 class _Kind:
     suffixes: tuple[str, ...]
-    """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`."""
+    """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`; but a
+    file beside a folder of its name only describes it, as the parquet files of img2dataset do."""
     class_name: str
     """The `RowSource` in the module that has the name of the kind; it is imported only when it is used."""
 
 
 _KINDS = {
-    "folder": _Kind((".jsonl", ".csv", ".json"), "FolderSource"),
+    "folder": _Kind((".jsonl", ".csv", ".tsv", ".json", ".txt", ".token"), "FolderSource"),
     "parquet": _Kind((".parquet",), "ParquetSource"),
 }
 _FOLDER, _PATTERN = "folder", "parquet"
@@ -78,7 +81,7 @@ def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPT
         return open_source(config, "train", reading), val
     if config.val_fraction == 0:
         raise DataError("dataset.val_fraction: 0 leaves no validation data; raise it or set dataset.val_path")
-    from impresa.data.sources.rows import split_by_image
+    from impresa.data.sources.subset import split_by_image
 
     whole = _open(config, config.train_path, "train", reading)
     return split_by_image(cast("RowSource | Subset", whole), config.val_fraction)
@@ -104,7 +107,7 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
     source: RowSource = source_class(path, config, reading, config.image_size if split == "train" else None)
     if not config.skip_unsupported_rows:
         return source
-    from impresa.data.sources.rows import without_unsupported
+    from impresa.data.sources.subset import without_unsupported
 
     part = without_unsupported(source)
     if part.left_out:
@@ -139,8 +142,9 @@ def _kind_of_files(path: str) -> str:
         if file.suffix.lower() in kind.suffixes:
             return name
     if file.is_dir():
-        suffixes = ((name, suffix) for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes)
-        return next((name for name, suffix in suffixes if any(file.rglob(f"*{suffix}"))), _FOLDER)
+        kind_of = {suffix: name for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes}
+        data = (found for found in files_below(file) if found.suffix in kind_of and not found.with_suffix("").is_dir())
+        return next((kind_of[found.suffix] for found in data), _FOLDER)
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
     if has_magic(path):

@@ -34,6 +34,9 @@ class Reading:
     sound, and every sample needs an image and a caption."""
     dialogues: bool = False
     """Read questions and answers: then a sample needs them, and no caption."""
+    labels: bool = False
+    """Read data that have no captions at all by their labels, which is enough to evaluate on them: then a sample needs
+    an image and a label."""
 
     @property
     def sounds(self) -> bool:
@@ -43,10 +46,13 @@ class Reading:
 IMAGES_AND_CAPTIONS = Reading()
 
 
-def reading_of(config: ExperimentConfig) -> Reading:
-    """The parts that an experiment needs: sounds with an audio encoder, questions and answers with a decoder."""
+def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:
+    """The parts that an experiment needs: sounds with an audio encoder, questions and answers with a decoder.
+
+    Evaluation reads `labels` too, see `Reading`.
+    """
     seconds = None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
-    return Reading(seconds, dialogues=config.decoder is not None)
+    return Reading(seconds, dialogues=config.decoder is not None, labels=labels)
 
 
 @dataclass(frozen=True)

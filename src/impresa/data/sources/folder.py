@@ -1,21 +1,19 @@
 """A folder of images (and sounds) with captions beside them. Captions are found in this order:
 
-1. Every `metadata.jsonl`, `metadata.csv`, `captions.jsonl` and `captions.csv` in the folder or below it: one row per
-   sample, with the image's path (relative to the file that names it) and its caption.
-2. Without such a file: one other `*.jsonl` or `*.csv` at the top of the folder. Any table can be named itself, in place
-   of its folder. Where questions are read, a single `*.json` file that is a list of rows will do too.
+1. Every table called `metadata` or `captions` (`.jsonl`, `.csv`, `.tsv`) in the folder or below it: one row per sample,
+   with the image's path (relative to the file that names it) and its caption.
+2. Without such a file: one other table at the top of the folder. Any table can be named itself, in place of its folder.
+   Where questions are read, a single `*.json` file that is a list of rows will do too.
 3. Without any: every image in the folder or below it, its captions in a text file of the same name (`cat.jpg`,
-   `cat.txt`), one caption per line. Where sounds are read, `cat.wav` (flac, ogg, mp3) lies beside `cat.jpg`.
+   `cat.txt`), one caption per line, or in a JSON object. Where sounds are read, `cat.wav` (flac, ogg, mp3) lies beside
+   `cat.jpg`. If no image has a caption, the names of folders are labels, which is enough to evaluate.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -26,19 +24,22 @@ from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
+from impresa.data.disk import files_below, read_regular
 from impresa.data.image_files import FORMATS
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
-from impresa.data.text import printable, read_captions
+from impresa.data.sources.tables import CSV_SUFFIXES, JSON, JSON_LINES, TOKEN, decoded, holds_a_list, open_table
 from impresa.errors import DataError
+from impresa.foreign_text import printable
+from impresa.json_files import parse_json
 
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
-_METADATA_SUFFIXES = (".jsonl", ".csv")
+METADATA_NAMES = tuple(f"{name}{end}" for name in ("metadata", "captions") for end in (JSON_LINES, *CSV_SUFFIXES))
+_FLICKR = "captions.txt"
+"""The csv file of Flickr8k's captions; another file of this name may be the caption of `captions.jpg`."""
+_TABLE_ENDS = (JSON_LINES, *CSV_SUFFIXES, *TOKEN)
 _SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_JSON = ".json"
-
-_NumberedRow = tuple[int, dict[str, Any] | str]
-"""Number of the line (in json: of the row), and its cells by column, or the reason why they cannot be read."""
+_CAPTION_SUFFIXES = (".txt", ".json")
+"""Those of the files beside an image that may hold its captions, the first that is there."""
 
 
 class FolderSource(RowSource):
@@ -65,11 +66,11 @@ class FolderSource(RowSource):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
         super().__init__(folder, config, reading, shrink_to_px)
-        tables = [path] if path.is_file() else _tables(folder, reading)
+        files = [] if path.is_file() else list(files_below(folder))
+        tables = [path] if path.is_file() else self._tables(files)
         if not tables and config.image_root is not None:
             raise DataError(f"{folder}: no table names images here; leave dataset.image_root out, or name the table")
-        rows = chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._rows_of_sidecars()
-        self._rows = _unique(rows)
+        self._rows = _unique(chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._sidecars(files))
         if not self._rows:
             raise DataError(f"{folder}: no images; name a folder with images and {METADATA_NAMES[0]} or .txt captions")
 
@@ -82,18 +83,39 @@ class FolderSource(RowSource):
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         return iter(self._rows)
 
+    def _tables(self, files: Sequence[Path]) -> list[Path]:
+        named = [file for file in files if file.name in METADATA_NAMES or (file.name == _FLICKR and self._fits(file))]
+        if named:
+            return named
+        top = [file for file in files if file.parent == self._root]
+        others = [file for file in top if file.name.lower().endswith(_TABLE_ENDS)]
+        if self._reading.dialogues and not others:
+            others = [file for file in top if file.suffix.lower() == JSON and holds_a_list(file)]
+        if len(others) > 1:
+            names = ", ".join(printable(file.name) for file in others)
+            fault = f"several files could hold the captions ({names}); call one {METADATA_NAMES[0]}"
+            raise DataError(f"{self._root}: {fault}")
+        return others
+
+    def _fits(self, file: Path) -> bool:
+        """True for a table that has the columns."""
+        with suppress(DataError), open_table(file, self._config, {*self.columns, *IMAGE_NAMES}) as table:
+            return self.missing(set(table.columns)) is None
+        return False
+
     def _rows_of_table(self, file: Path) -> list[Row]:
-        found: set[str] = set()
         rows = []
-        for number, values in _read_table(file):
-            id = f"{file.relative_to(self._root)}:{number}"
-            if isinstance(values, str):
-                rows.append(Row(id, {}, file.parent, fault=values))
-            else:
-                found |= values.keys()
-                rows.append(self._row(id, values, file.parent))
+        with open_table(file, self._config, {*self.columns, *IMAGE_NAMES}) as table:
+            found = set(table.columns)
+            for number, values in table.rows:
+                id = f"{file.relative_to(self._root)}:{number}"
+                if isinstance(values, str):
+                    rows.append(Row(id, {}, file.parent, fault=values))
+                else:
+                    found |= values.keys()
+                    rows.append(self._row(id, values, file.parent))
         if found and (fault := self.missing(found)):
-            raise DataError(f"{file}: {fault}")
+            raise DataError(f"{file}: {fault}{table.note}")
         return rows
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
@@ -101,72 +123,83 @@ class FolderSource(RowSource):
         names = (*self.columns, *IMAGE_NAMES)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
-            image, sound = self.files(row.cells)
-            if file := image or sound:
-                base = self.image_folder(folder) if image else folder
-                path, root = base / str(file), self.image_folder(self._root) if image else self._root
-                name = path.relative_to(root) if path.is_relative_to(root) else path
-                row = replace(row, id=str(name))
-            self.read_texts(row.cells)
+            image, sound = self.files(row)
         except ValueError as error:
             named = map(row.cells.get, (self._config.image_column, *IMAGE_NAMES, self._config.audio_column))
             addresses = (name for name in named if isinstance(name, str) and is_web_address(name))
             return replace(row, id=next(addresses, row.id), fault=str(error))
-        return row
+        if not (file := str(image or sound or "")):
+            return row
+        return replace(row, id=self.name_of(file, "image" if image else "sound") or file)
 
-    def _rows_of_sidecars(self) -> Iterator[Row]:
-        files = list(_files(self._root))
-        images = [file for file in files if Image.registered_extensions().get(file.suffix.lower()) in FORMATS]
-        if not self._reading.sounds:
-            yield from (self._row_of_sidecar(image, image, None) for image in images)
-            return
-        sounds = {file.with_suffix(""): file for file in files if file.suffix.lower() in _SOUND_SUFFIXES}
-        beside = {image.with_suffix("") for image in images}
-        for file in sorted([*images, *(sound for name, sound in sounds.items() if name not in beside)]):
-            image = None if file.suffix.lower() in _SOUND_SUFFIXES else file
-            yield self._row_of_sidecar(file, image, sounds.get(file.with_suffix("")))
+    def _sidecars(self, files: Sequence[Path]) -> list[Row]:
+        """One row for each image, and for each sound without one; folders are classes if no image has a caption."""
+        formats = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+        heard = _SOUND_SUFFIXES if self._reading.sounds else ()
+        images: list[tuple[Path, str]] = []
+        beside: dict[str, dict[str, Path]] = {}
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if (suffix := suffix.lower()) in formats:
+                images.append((file, stem))
+            elif suffix in _CAPTION_SUFFIXES or suffix in heard:
+                beside.setdefault(stem, {})[suffix] = file
+        items = images
+        if heard:
+            with_image = {stem for _, stem in images}
+            lonely = {stem: _first(found, heard) for stem, found in beside.items() if stem not in with_image}
+            items = sorted([*images, *((sound, stem) for stem, sound in lonely.items() if sound)])
+        rows = [self._row_of_sidecar(file, beside.get(stem, {})) for file, stem in items]
+        captions, sounds = self._config.caption_column, self._config.audio_column
+        if not any(row.fault or row.cells.keys() & {captions, sounds} for row in rows):
+            return self._class_folders(rows)
+        return rows if heard else [row if row.fault or captions in row.cells else _without_caption(row) for row in rows]
 
-    def _row_of_sidecar(self, file: Path, image: Path | None, sound: Path | None) -> Row:
-        text = file.with_suffix(".txt")
-        captions, fault = [], None
-        try:
-            captions = text.read_text("utf-8-sig", "surrogateescape").splitlines()
-            if not self._reading.sounds:
-                read_captions(captions)
-        except FileNotFoundError:
-            fault = None if self._reading.sounds else f"no caption file {text.name} beside the image"
-        except ValueError as error:
-            fault = str(error)
-        files = ((self._config.image_column, image), (self._config.audio_column, sound))
-        cells = {self._config.caption_column: captions, **{column: path.name for column, path in files if path}}
-        return Row(str(file.relative_to(self._root)), cells, file.parent, fault)
+    def _row_of_sidecar(self, file: Path, beside: Mapping[str, Path]) -> Row:
+        config = self._config
+        sound = _first(beside, _SOUND_SUFFIXES) if self._reading.sounds else None
+        is_sound = file.suffix.lower() in _SOUND_SUFFIXES
+        named = ((config.image_column, None if is_sound else file), (config.audio_column, file if is_sound else sound))
+        cells: dict[str, Any] = {column: path.name for column, path in named if path}
+        fault = None
+        if text := _first(beside, _CAPTION_SUFFIXES):
+            try:
+                captions = self._captions_of(text)
+            except OSError as error:
+                fault = f"{text.name} cannot be read ({error.strerror or error})"
+            except ValueError as error:
+                fault = f"{text.name}: {error}"
+            else:
+                cells |= {} if captions is None else {config.caption_column: captions}
+        return Row(self.name_of(os.path.abspath(file)) or str(file), cells, file.parent, fault)
+
+    def _captions_of(self, file: Path) -> Any:
+        """The lines of a text file; of a JSON object, as img2dataset writes it, its caption, or None without one."""
+        text = decoded(read_regular(file, self._max_bytes))
+        if file.suffix.lower() != JSON:
+            return text.splitlines()
+        values = parse_json(text)
+        return values.get(self._config.caption_column) if isinstance(values, dict) else None
+
+    def _class_folders(self, rows: list[Row]) -> list[Row]:
+        """The rows with the names of their folders as labels."""
+        config = self._config
+        are_classes = any(row.folder != self._root for row in rows)
+        if rows and not (are_classes and (self._reading.labels or config.caption_column == config.label_column)):
+            fault = f"no image has a caption: there is neither {METADATA_NAMES[0]} nor a text file of an image's name"
+            raise DataError(f"{self._root}: {fault}; {self.only_labels if are_classes else 'write one of them'}")
+        return [
+            replace(row, cells={**row.cells, config.label_column: row.folder.name}) if row.folder != self._root else row
+            for row in rows
+        ]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files in the folder and below it, sorted by name, without hidden ones."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+def _first(files: Mapping[str, Path], suffixes: Iterable[str]) -> Path | None:
+    return next((files[suffix] for suffix in suffixes if suffix in files), None)
 
 
-def _tables(folder: Path, reading: Reading) -> list[Path]:
-    named = [path for path in _files(folder) if path.name in METADATA_NAMES]
-    if named:
-        return named
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    others = [path for path in files if path.suffix.lower() in _METADATA_SUFFIXES]
-    if reading.dialogues and not others:
-        others = [path for path in files if path.suffix.lower() == _JSON and _holds_a_list(path)]
-    if len(others) > 1:
-        names = ", ".join(path.name for path in others)
-        raise DataError(f"{folder}: several files could hold the captions ({names}); call one {METADATA_NAMES[0]}")
-    return others
-
-
-def _holds_a_list(file: Path) -> bool:
-    """True for JSON that begins with a list; other files, such as `dataset_infos.json`, only lie beside the data."""
-    with file.open("rb") as data:
-        return data.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+def _without_caption(row: Row) -> Row:
+    return replace(row, fault=f"no caption file {Path(row.id).stem}.txt beside the image")
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:
@@ -178,52 +211,3 @@ def _unique(rows: Iterable[Row]) -> list[Row]:
         id = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
         unique.append(replace(row, id=printable(id)))
     return unique
-
-
-def _read_table(file: Path) -> Iterator[_NumberedRow]:
-    return {".csv": _read_csv, _JSON: _read_json}.get(file.suffix.lower(), _read_jsonl)(file)
-
-
-def _read_jsonl(file: Path) -> Iterator[_NumberedRow]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                yield number, f"not a line of JSON ({error})"
-                continue
-            yield number, values if isinstance(values, dict) else "not a JSON object"
-
-
-def _read_json(file: Path) -> Iterator[_NumberedRow]:
-    try:
-        rows = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{file}: is no JSON ({error}); fix the file") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{file}: is no list of rows; write one JSON object per image into a list")
-    for number, values in enumerate(rows, start=1):
-        yield number, values if isinstance(values, dict) else "not a JSON object"
-
-
-def _read_csv(file: Path) -> Iterator[_NumberedRow]:
-    csv.field_size_limit(1 << 24)  # captions of a model can be longer than the standard library expects
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            for values in reader:
-                if None in values or None in values.values():
-                    yield reader.line_num, "the row does not have as many cells as the header"
-                else:
-                    yield reader.line_num, {key: _list_or_text(cell) for key, cell in values.items()}
-        except csv.Error as error:
-            raise DataError(f"{file}: line {reader.line_num} is no csv ({error}); fix the file") from error
-
-
-def _list_or_text(cell: str) -> Any:
-    """A cell that is a JSON list becomes a list."""
-    with suppress(ValueError):
-        return json.loads(cell) if cell.startswith("[") else cell
-    return cell

@@ -25,15 +25,19 @@ import pyarrow.parquet as pq
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
+from impresa.data.class_names import ClassNames, names_in_schema
+from impresa.data.disk import files_below, open_regular
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
 from impresa.data.sources.dialogues import COMPLETION, MESSAGES, PROMPT
-from impresa.data.sources.rows import Row, RowSource
-from impresa.data.text import printable
+from impresa.data.sources.rows import Row, RowSource, prefixes
 from impresa.errors import DataError
+from impresa.foreign_text import printable
 
 logger = logging.getLogger(__name__)
 
 _MOST_BYTES_KEPT = 256 << 20
+_MOST_BYTES_IN_GROUP = 2 << 30
+"""A row group is read as a whole, in each worker: larger ones are refused."""
 _ROWS_PER_SCAN = 256
 _CONTENTS = {
     **dict.fromkeys(("binary", "large_binary", "binary_view"), "bytes"),
@@ -41,10 +45,13 @@ _CONTENTS = {
     "null": "null",
 }
 """The content of a column of each arrow type."""
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 _FILE = {"bytes", "text", "struct"}
 _FILES = {*_FILE, *(f"list of {kind}" for kind in _FILE)}
-_TEXT = {"text", "list of text"}
+_TEXT = {"text", "list of text", "bytes", "list of bytes"}
 _SAID = {"list of struct", "list of text", "null"}
+_UNREADABLE = (OSError, ValueError, RecursionError, MemoryError, pa.ArrowException)
+"""Errors of reading a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,11 @@ class _RowGroup:
     """Approximate size of these columns in memory."""
     first_row: int
     """Number of its first row in the file."""
+    class_names: ClassNames
+    """Names of the labels in the file's schema."""
 
     def row(self, number: int, cells: dict[str, Any], fault: str | None = None) -> Row:
-        return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault)
+        return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault, self.class_names)
 
 
 class ParquetSource(RowSource):
@@ -76,7 +85,8 @@ class ParquetSource(RowSource):
         max_bytes_kept: bound of the row groups kept in memory; one group of any size is always kept.
 
     Raises:
-        DataError: a file is missing, damaged, no parquet or lacks a column, or the files have no rows.
+        DataError: a file is missing, damaged, no parquet, lacks a column or has a row group of more than 2 GiB, or the
+            files have no rows.
     """
 
     def __init__(
@@ -91,6 +101,8 @@ class ParquetSource(RowSource):
         files = _files(str(path))
         root = Path(os.path.commonpath([file.parent for file in files]))
         super().__init__(root, config, reading, shrink_to_px)
+        if (folder := expanded(str(path))).is_dir():
+            self._allowed = prefixes(folder)  # the files may all lie in a folder below it
         self._max_bytes_kept = max_bytes_kept
         self._groups = [group for file in files for group in self._row_groups(file)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
@@ -112,14 +124,15 @@ class ParquetSource(RowSource):
         group = self._groups[number]
         row = index - self._ends[number] + group.num_rows
         try:
-            return group.row(row, {name: column[row].as_py() for name, column in self._read(number).items()})
-        except OSError as error:
-            return group.row(row, {}, f"the row cannot be read ({error.strerror or error})")
-        except ValueError as error:
-            return group.row(row, {}, str(error))
+            cells = {name: column[row] for name, column in self._read(number).items()}
+        except _UNREADABLE as error:
+            return group.row(row, {}, f"the row cannot be read ({getattr(error, 'strerror', None) or error})")
+        values = {name: _value(cell) for name, cell in cells.items()}
+        damaged = (f"column {name!r} {value}" for name, value in values.items() if isinstance(value, _Damage))
+        return group.row(row, values, next(damaged, None))
 
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows, without keeping them; those of a damaged row group have no cells."""
+        """All rows, without keeping them, and without damaged cells; those of a damaged row group have none."""
         for group in self._groups:
             yield from (group.row(number, cells) for number, cells in enumerate(_scan_group(group, columns)))
 
@@ -131,30 +144,43 @@ class ParquetSource(RowSource):
 
     def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
         try:
-            opened = _open(file)
-        except (OSError, ValueError) as error:
+            yield from self._row_groups_in(file, _open(file))
+        except DataError:
+            raise
+        except _UNREADABLE as error:
             raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
+
+    def _row_groups_in(self, file: Path, opened: pq.ParquetFile) -> Iterator[_RowGroup]:
         found = set(opened.schema_arrow.names)
         if fault := self.missing(found) or self._wrong_type(opened.schema_arrow):
             raise DataError(f"{file}: {fault}")
         wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
         names = tuple(name for name in wanted if name is not None and name in found)
+        class_names = names_in_schema(opened.schema_arrow.metadata, self._config.label_column)
         first_row = 0
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
             parts = map(group.column, range(group.num_columns))
             read = (part for part in parts if part.path_in_schema.split(".")[0] in names)
             num_bytes = sum(part.total_uncompressed_size for part in read)
+            if num_bytes > _MOST_BYTES_IN_GROUP:
+                fault = f"row group {number} takes {num_bytes / (1 << 30):.1f} GiB, and at most 2 GiB are read at once"
+                fix = "write the file with smaller ones (`row_group_size=256` of pyarrow's write_table)"
+                raise DataError(f"{file}: {fault}; {fix}")
+            if min(group.num_rows, num_bytes) < 0:
+                raise ValueError("its footer counts below zero")
             if group.num_rows:
                 name = printable(str(file.relative_to(self._root)))
-                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row)
+                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row, class_names)
             first_row += group.num_rows
 
     def _wrong_type(self, schema: pa.Schema) -> str | None:
         """The first column of a wrong type, with the right ones; None if all are right."""
         config, reading = self._config, self._reading
         image = self.image_column_in(set(schema.names)) or config.image_column
-        checks = [(image, _FILES, "bytes or paths of images"), (config.caption_column, _TEXT, "text or lists of text")]
+        checks = [(image, _FILES, "bytes or paths of images")]
+        if config.caption_column != config.label_column:
+            checks.append((config.caption_column, {*_TEXT, "null"}, "text or lists of text"))
         if reading.sounds:
             checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
         if reading.dialogues:
@@ -186,7 +212,8 @@ class ParquetSource(RowSource):
 def _files(path: str) -> list[Path]:
     whole = expanded(path)
     if whole.is_dir():
-        files = sorted(whole.rglob("*.parquet"))
+        files = [file for file in files_below(whole) if file.suffix == ".parquet"]
+        files = [file for file in files if not _describes(file, files)]
     elif whole.exists():
         files = [whole]
     else:
@@ -196,18 +223,41 @@ def _files(path: str) -> list[Path]:
     return files
 
 
+def _describes(file: Path, files: Sequence[Path]) -> bool:
+    """True for a file beside a folder of its name without other parquet files, as img2dataset writes it."""
+    folder = file.with_suffix("")
+    return folder.is_dir() and not any(other.is_relative_to(folder) for other in files)
+
+
 def _open(file: Path) -> pq.ParquetFile:
+    open_regular(file).close()
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+
+
+class _Damage(str):
+    """Reason why a cell has no value."""
+
+    __slots__ = ()
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return _Damage("is not UTF-8 text")
+    except _UNREADABLE as error:
+        return _Damage(f"cannot be read ({error})")
 
 
 def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     names = [name for name in columns if name in group.columns]
     num_read = 0
     batches = _open(group.file).iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
-    with suppress(OSError, ValueError):
+    with suppress(*_UNREADABLE):
         for batch in batches:
             for cells in zip(*batch.columns, strict=True):
-                yield {name: cell.as_py() for name, cell in zip(batch.schema.names, cells, strict=True)}
+                values = {name: _value(cell) for name, cell in zip(batch.schema.names, cells, strict=True)}
+                yield {name: value for name, value in values.items() if not isinstance(value, _Damage)}
                 num_read += 1
     yield from repeat({}, group.num_rows - num_read)
 
@@ -216,6 +266,6 @@ def _content(kind: pa.DataType) -> str:
     """The content of a column of any encoding."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if isinstance(kind, _LISTS):
         return f"list of {_content(kind.value_type)}"
     return _CONTENTS.get(str(kind), "struct" if pa.types.is_struct(kind) else "other")

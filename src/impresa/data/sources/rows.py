@@ -1,4 +1,4 @@
-"""Rows of a table in any format, the samples that are made of them, and their division by image.
+"""Rows of a table in any format, and the samples that are made of them.
 
 A format (a folder, parquet, ...) is a subclass of `RowSource` that yields rows. `RowSource` has all rules about the
 meaning of the columns, about those that a table needs, and about cells that may be empty.
@@ -6,37 +6,42 @@ meaning of the columns, about those that a table needs, and about cells that may
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import Clip, decode_audio
+from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
+from impresa.data.disk import check_size, open_regular, read_regular
 from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
 from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
-from impresa.data.text import read_captions, read_label
+from impresa.data.text import is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
+from impresa.foreign_text import printable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Part = Literal["image", "sound"]
 File = bytes | str
-"""An image or a sound: its content, or its path."""
+"""An image or a sound: its content, or its absolute path."""
 
-FILE_NAME = "file_name"
-IMAGE_NAMES = (FILE_NAME, "images")
+IMAGE_NAMES = ("file_name", "images")
 """Other names of the image's column: that of Hugging Face's image folders, and that of lists of images."""
 TEXT_ALONE, SEVERAL_IMAGES = "text alone", "several images"
 """The kinds of rows that are not read."""
@@ -57,18 +62,21 @@ class Row:
     id: str
     """Name of the sample, unique in its source."""
     cells: Mapping[str, Any]
-    """Values by column. An image or a sound is bytes, a path, or Hugging Face's struct of `bytes` and `path`."""
+    """Values by column. An image or a sound is bytes, a path, Hugging Face's struct of `bytes` and `path`, or a list of
+    one of them."""
     folder: Path
     """Folder that paths in the cells are relative to."""
     fault: str | None = None
     """Reason why the row cannot be used, if it shows without reading its files."""
+    class_names: ClassNames = field(default_factory=dict)
+    """Names of the labels in the row's own table, where it has some."""
 
 
 class RowSource(ABC):
     """Samples made of rows. A format has a constructor of `path` and the last three arguments, and yields its rows.
 
     Args:
-        root: folder of the data; the names of images are paths relative to it.
+        root: folder of the data; the names of images are paths relative to it, or to `dataset.image_root`.
         config: names of the columns.
         reading: the parts that are read beside images and captions.
         shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them at full size.
@@ -82,9 +90,13 @@ class RowSource(ABC):
         self._config = config
         self._reading = reading
         self._shrink_to_px = shrink_to_px
+        self._class_names = configured_names(config)
+        self._max_bytes = config.max_file_mib << 20
         self._image_root = None if config.image_root is None else expanded(config.image_root)
         if self._image_root is not None and not self._image_root.is_dir():
             raise DataError(f"dataset.image_root: {config.image_root} is no folder; name the one that holds the images")
+        self._roots = self._allowed = prefixes(root)
+        self._image_roots = () if self._image_root is None else prefixes(self._image_root)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -105,16 +117,12 @@ class RowSource(ABC):
         try:
             if row.fault:
                 raise ValueError(row.fault)
-            captions, dialogues, label = self.read_texts(row.cells)
-            image, sound = self.files(row.cells)
-            if not self._reading.dialogues and (image is not None) + (sound is not None) + bool(captions) < 2:
-                raise ValueError("has only one of image, caption and sound")
-            picture = (
-                None
-                if image is None
-                else _image(image, self.image_folder(row.folder), self._shrink_to_px, self._config)
-            )
-            clip = None if sound is None else _sound(sound, row.folder, self._reading.audio_seconds)
+            captions, dialogues, label = self._captions(row), self._dialogues(row), self._label(row)
+            image, sound = self.files(row)
+            if not self._reading.dialogues:
+                self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
+            picture = None if image is None else _image(image, self._shrink_to_px, self._config)
+            clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
             return Sample(row.id, picture, captions, label, clip, dialogues)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
@@ -124,7 +132,20 @@ class RowSource(ABC):
 
     def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
         """The captions of each sample, in order, without decoding an image; none if they are unusable."""
-        return self._by_sample((self._config.caption_column,), self._captions)
+        return self._by_sample((self._config.caption_column,), lambda row: self._captions(row, may_lack=True))
+
+    @property
+    def labels_alone(self) -> bool:
+        """True if the data have no caption at all and their labels are read in place of captions."""
+        return self._reading.labels and not self._reading.dialogues and self._has_no_captions
+
+    @cached_property
+    def _has_no_captions(self) -> bool:
+        if any(self.captions_by_sample()):
+            return False
+        column = f"column {self._config.caption_column!r}, dataset.caption_column"
+        logger.warning("%s: no captions (%s), so labels alone are read", self._root, column)
+        return True
 
     def dialogues(self) -> Iterator[Dialogue]:
         return chain.from_iterable(self.dialogues_by_sample())
@@ -168,13 +189,17 @@ class RowSource(ABC):
         """All columns that a table with the columns `found` lacks, with the fix; None if it has all."""
         config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
         has_image, has_caption = self.image_column_in(found) is not None, config.caption_column in found
+        has_label = config.label_column in found
+        if self._reading.labels and has_image and has_label and not (has_caption or dialogues):
+            return None
         lacks: list[tuple[str, str]] = []  # each with its fix
         if not (sounds or has_image):
             lacks.append((f"no column {config.image_column!r}", "dataset.image_column"))
         if dialogues:
             lacks += missing_columns(found, config)
         elif not (sounds or has_caption):
-            lacks.append((f"no column {config.caption_column!r}", "dataset.caption_column"))
+            fix = f"dataset.caption_column; {self.only_labels}" if has_label else "dataset.caption_column"
+            lacks.append((f"no column {config.caption_column!r}", fix))
         if sounds and config.audio_column not in found:
             fix = "dataset.audio_column, or leave the audio_encoder out"
             lacks.append((f"no column {config.audio_column!r} for the sound", fix))
@@ -184,45 +209,63 @@ class RowSource(ABC):
         if not lacks:
             return None
         faults, fixes = zip(*lacks, strict=True)
-        return f"{' and '.join(faults)} (there are: {', '.join(sorted(found))}); set {' and '.join(fixes)}"
+        there = ", ".join(map(printable, sorted(found)))
+        return f"{' and '.join(faults)} (there are: {there}); set {' and '.join(fixes)}"
 
-    def files(self, cells: Mapping[str, Any]) -> tuple[File | None, File | None]:
+    @property
+    def only_labels(self) -> str:
+        """The two uses of data that have labels and no captions."""
+        column = self._config.label_column
+        fix = f"dataset.caption_column={column} trains on the class names"
+        return f"labels alone are for `impresa eval RUN --data PATH`, or {fix}"
+
+    def files(self, row: Row) -> tuple[File | None, File | None]:
         """Image and sound of a row; None for one that may be missing and is.
 
         Raises:
             UnsupportedRow: the row has several images, or is text alone where only an image or a sound is asked about.
-            ValueError: a needed file is missing, or on the web; the message is the reason alone.
+            ValueError: a needed file is missing, on the web, or outside the folder of the data; the message is the
+                reason alone.
         """
-        image, sound = self._file_cells(cells)
+        image, sound = self._file_cells(row.cells)
         if isinstance(image, list):
             raise UnsupportedRow(SEVERAL_IMAGES, f"the row has several images ({len(image)}), and one is read")
-        files = self._file(image, "image"), self._file(sound, "sound") if self._reading.sounds else None
+        heard = self._file(sound, row.folder, "sound") if self._reading.sounds else None
+        files = self._file(image, self.image_folder(row.folder), "image"), heard
         if self._reading.dialogues and not any(files):
             beside = " and without a sound" if self._reading.sounds else ""
             raise UnsupportedRow(TEXT_ALONE, f"the row is text alone, without an image{beside}")
         return files
 
-    def read_texts(self, cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Dialogue, ...], str | None]:
-        """Captions, dialogues and label of a row.
+    def _captions(self, row: Row, *, may_lack: bool = False) -> tuple[str, ...]:
+        config, reading = self._config, self._reading
+        may_lack = may_lack or reading.sounds or reading.dialogues or self.labels_alone
+        names_are_captions = config.caption_column == config.label_column
+        value = self._label(row) if names_are_captions else row.cells.get(config.caption_column)
+        return read_captions(value, may_lack=may_lack)
 
-        Raises:
-            ValueError: a needed one is missing, or one is malformed; the message is the reason alone.
-        """
-        return self._captions(cells), self._dialogues(cells), read_label(cells.get(self._config.label_column))
+    def _dialogues(self, row: Row) -> tuple[Dialogue, ...]:
+        if not self._reading.dialogues:
+            return ()
+        columns = dialogue_columns(self._config)
+        return read_dialogues({name: plain(row.cells[name]) for name in columns if name in row.cells}, self._config)
 
-    def _captions(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
-        may_lack = self._reading.sounds or self._reading.dialogues
-        return read_captions(cells.get(self._config.caption_column), may_lack=may_lack)
+    def _label(self, row: Row) -> str | None:
+        label = read_label(row.cells.get(self._config.label_column))
+        return class_name(label, self._class_names or row.class_names)
 
-    def _dialogues(self, cells: Mapping[str, Any]) -> tuple[Dialogue, ...]:
-        return read_dialogues(cells, self._config) if self._reading.dialogues else ()
+    def _check_parts(self, image: bool, sound: bool, caption: bool, label: bool) -> None:
+        """Refuse a sample with fewer than two of its parts."""
+        if self.labels_alone:
+            if image + sound + label < 2:
+                raise ValueError("has only one of image, label and sound" if self._reading.sounds else "has no label")
+        elif image + sound + caption < 2:
+            raise ValueError("has only one of image, caption and sound")
 
-    def _by_sample(
-        self, columns: Sequence[str], read: Callable[[Mapping[str, Any]], tuple[T, ...]]
-    ) -> Iterator[tuple[T, ...]]:
+    def _by_sample(self, columns: Sequence[str], read: Callable[[Row], tuple[T, ...]]) -> Iterator[tuple[T, ...]]:
         for row in self.scan(columns):
             try:
-                yield () if row.fault else read(row.cells)
+                yield () if row.fault else read(row)
             except ValueError:
                 yield ()
 
@@ -230,7 +273,7 @@ class RowSource(ABC):
         image, sound = self._file_cells(row.cells)
         if self.only_paths or isinstance(image, list):  # a row that names no file counts as an image of its own
             try:
-                if not any(self.files(row.cells)):
+                if not any(self.files(row)):
                     return row.id
             except ValueError:
                 return row.id
@@ -238,12 +281,18 @@ class RowSource(ABC):
         file, folder = (sound, row.folder) if is_sound else (image, self.image_folder(row.folder))
         if isinstance(file, bytes):
             return blake2b(file, digest_size=16).hexdigest()
-        return os.path.relpath(folder / (file or ""), self._root)
+        path = os.path.abspath(os.path.join(folder, file if isinstance(file, str) else ""))
+        return self.name_of(path, "sound" if is_sound else "image") or os.path.relpath(path, self._root)
+
+    def name_of(self, path: str, what: Part = "image") -> str | None:
+        """An absolute path relative to the folder of the data, or to that of the images; None outside it."""
+        whole, roots = os.path.join(path, ""), (what == "image" and self._image_roots) or self._roots
+        return next((path[len(root) :] or "." for root in roots if whole.startswith(root)), None)
 
     def _unsupported_kind(self, row: Row) -> str | None:
         try:
             if row.cells:  # a damaged row has none
-                self.files(row.cells)
+                self.files(row)
         except UnsupportedRow as fault:
             return fault.kind
         except ValueError:
@@ -252,26 +301,34 @@ class RowSource(ABC):
 
     def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
         named = map(cells.get, (self._config.image_column, *IMAGE_NAMES))
-        return _one_file(next(filter(None, named), None)), _one_file(cells.get(self._config.audio_column))
+        image = next((cell for cell in map(_one_file, named) if not is_missing(cell)), None)
+        return image, _one_file(cells.get(self._config.audio_column))
 
-    def _file(self, cell: Any, what: Literal["image", "sound"]) -> File | None:
-        if (self._reading.sounds or self._reading.dialogues) and cell in (None, "", b""):
+    def _file(self, cell: Any, folder: Path, what: Part) -> File | None:
+        lacks = is_missing(cell)
+        if lacks and (self._reading.sounds or self._reading.dialogues):
             return None
-        if self.only_paths and not (isinstance(cell, str) and cell.strip()):
+        if self.only_paths and (lacks or not isinstance(cell, str)):
             raise ValueError(f"no {what} path")
-        if not cell:
+        if lacks:
             raise ValueError(f"there is no {what}")
-        if isinstance(cell, str) and is_web_address(cell):
+        if isinstance(cell, bytes):
+            return cell
+        if not isinstance(cell, str):
+            raise ValueError(f"the {what} is neither bytes nor a path but {cell!r:.60}")
+        if is_web_address(cell):
             raise ValueError(f"the {what} is an address on the web; download it first")
-        return cell
+        path = os.path.abspath(os.path.join(folder, cell))
+        allowed = (*self._allowed, *self._image_roots) if what == "image" else self._allowed
+        if not (self._config.allow_outside or os.path.join(path, "").startswith(allowed)):
+            fix = "move it there, or set dataset.allow_outside=true"
+            raise ValueError(f"the {what} {printable(cell)} lies outside the folder of the data; {fix}")
+        return path
 
 
-def _one_file(cell: Any) -> Any:
-    """The file of a cell, out of a list of one and out of a struct; several files are a list."""
-    if isinstance(cell, list | tuple):
-        files = [file for file in map(_one_file, cell) if file]
-        return files if len(files) > 1 else next(iter(files), None)
-    return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+def prefixes(folder: Path) -> tuple[str, ...]:
+    """What paths in a folder begin with: its own name, and its name without links, for a table may use either."""
+    return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
 
 
 def is_web_address(path: str) -> bool:
@@ -279,93 +336,38 @@ def is_web_address(path: str) -> bool:
     return "://" in path
 
 
-def _image(file: File, folder: Path, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
+def _one_file(cell: Any) -> Any:
+    """The file of a cell, out of a list of one (also a printed one) and out of a struct; several files are a list."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with suppress(ValueError):
+            cell = plain(cell)
+    if isinstance(cell, list | tuple):
+        files = [file for file in map(_one_file, cell) if not is_missing(file)]
+        return files if len(files) > 1 else next(iter(files), None)
+    return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+
+
+def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
+    max_bytes = config.max_file_mib << 20
     try:
-        data = file if isinstance(file, bytes) else (folder / file).read_bytes()
+        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
+        check_size(len(data), max_bytes)
     except OSError as error:
-        raise ValueError(f"the image cannot be read ({error.strerror or error}: {folder / str(file)})") from error
+        raise ValueError(f"the image cannot be read ({error.strerror or error}: {printable(str(file))})") from error
+    except ValueError as error:
+        raise ValueError(f"the image {error}") from error
     return decode_image(data, shrink_to_px, config.max_image_pixels)
 
 
-def _sound(file: File, folder: Path, max_seconds: float | None) -> Clip:
+def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
     assert max_seconds is not None  # a row has a sound only where sounds are read
     try:
-        return decode_audio(file if isinstance(file, bytes) else folder / file, max_seconds)
+        if isinstance(file, bytes):
+            check_size(len(file), max_bytes)
+            return decode_audio(file, max_seconds)
+        with open_regular(file, max_bytes) as opened:
+            return decode_audio(opened, max_seconds)
+    except OSError as error:
+        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ValueError(f"the sound {error}") from error
-
-
-class Subset:
-    """The samples of another source for which `chosen` (N,) is true, in its order.
-
-    `left_out` has the number of rows of each kind that were left out because they are not read.
-    """
-
-    def __init__(
-        self, source: RowSource | Subset, chosen: NDArray[np.bool_], left_out: Mapping[str, int] | None = None
-    ) -> None:
-        self._source = source
-        self._chosen = chosen
-        self._indices = np.flatnonzero(chosen)
-        self.left_out = dict(left_out or {})
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._source[int(self._indices[index])]
-
-    def captions(self) -> Iterator[str]:
-        return chain.from_iterable(self.captions_by_sample())
-
-    def captions_by_sample(self) -> Iterator[tuple[str, ...]]:
-        return compress(self._source.captions_by_sample(), self._chosen)
-
-    def dialogues(self) -> Iterator[Dialogue]:
-        return chain.from_iterable(self.dialogues_by_sample())
-
-    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
-        return compress(self._source.dialogues_by_sample(), self._chosen)
-
-    def image_keys(self) -> Iterator[str]:
-        return compress(self._source.image_keys(), self._chosen)
-
-    def blocks(self) -> Blocks | None:
-        whole = self._source.blocks()
-        if whole is None:
-            return None
-        ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
-        lengths = np.diff(ends, prepend=0)
-        return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
-
-
-def without_unsupported(source: RowSource) -> Subset:
-    """The rows of a source less those of kinds that are not read, which are counted by kind.
-
-    Raises:
-        DataError: none is left.
-    """
-    kinds = list(source.unsupported())
-    left_out = Counter(kind for kind in kinds if kind)
-    if left_out.total() == len(kinds):
-        raise DataError(f"data: all {len(kinds)} rows are {' or '.join(left_out)}; name rows of one image each")
-    return Subset(source, np.array([kind is None for kind in kinds]), left_out)
-
-
-def split_by_image(source: RowSource | Subset, val_fraction: float) -> tuple[Subset, Subset]:
-    """Training and validation part of a source; samples of the same image are in the same part.
-
-    The images with the smallest hashes are held out: `val_fraction` of them, at least one, at most all but one. So the
-    parts depend on the images alone, not on their order, and hardly change when images are added.
-
-    Raises:
-        DataError: the source has fewer than two images.
-    """
-    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in source.image_keys())
-    hashes = np.frombuffer(b"".join(digests), dtype="<u8")
-    images = np.unique(hashes)
-    if len(images) < 2:
-        raise DataError("data: a single image cannot be divided into training and validation; set dataset.val_path")
-    num_held_out = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
-    held_out = hashes <= images[num_held_out - 1]
-    return Subset(source, ~held_out), Subset(source, held_out)

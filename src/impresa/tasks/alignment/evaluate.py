@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
 from impresa.data.audio import Clip
+from impresa.data.class_names import configured_names
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
@@ -76,8 +77,8 @@ def evaluate(
 
     A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part;
     samples with equal images are one image with all their captions, wherever it is counted. Bad samples are skipped and
-    listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and
-    their class names join those to choose from. Arguments are those of `Task.evaluate`.
+    listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and their class names, and
+    `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
         DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
@@ -87,6 +88,7 @@ def evaluate(
     batch_size = evaluation_batch_size(batch_size, config)
     encode_text = partial(model.encode_text, batch_size=batch_size, show_progress=show_progress)
     check_templates(config.prompt_templates)
+    named = set(configured_names(config).values())
 
     inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
@@ -111,7 +113,7 @@ def evaluate(
             **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
             **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
-        zero_shot=_zero_shot(embeddings, test, train, encode_text, config.prompt_templates),
+        zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
     )
     if evaluation.num_texts:
         num_captions = torch.tensor([len(captions) for captions in test.captions])
@@ -190,10 +192,11 @@ def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, Retr
 
 
 def _zero_shot(
-    images: Tensor, test: _Seen, train: _Seen, encode_text: EncodeText, templates: Sequence[str]
+    images: Tensor, test: _Seen, others: Set[str], encode_text: EncodeText, templates: Sequence[str]
 ) -> ZeroShotMetrics | None:
-    """Zero-shot classification of the images that have a label; None with fewer than two classes."""
-    classes = sorted(test.classes | train.classes)
+    """Zero-shot classification of the images that have a label, among their classes and `others`; None with fewer than
+    two classes."""
+    classes = sorted(test.classes | others)
     if not test.classes or len(classes) < 2:
         return None
     rows, labels = zip(*test.labels, strict=True)
