@@ -199,4 +199,5 @@ def test_digits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     image = "data/digits/folders/test/0000.png"
     assert main(["ask", "runs/vqa", image, "is this digit even or odd?"]) == 0
-    assert capsys.readouterr().out.strip() == impresa.load("runs/vqa").ask(image, "is this digit even or odd?")
+    answer = impresa.load("runs/vqa").ask(image, "is this digit even or odd?")
+    assert capsys.readouterr().out.strip() == (answer or "(no answer)")

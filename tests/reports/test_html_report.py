@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fake_model import ColourModel, ListSource, colour_source
 from impresa.config import to_yaml
@@ -216,7 +217,9 @@ def test_many_classes_become_a_picture(tmp_path: Path, whole: tuple[Path, Evalua
 
 
 def test_wrong_examples_show_what_would_be_right(tmp_path: Path) -> None:
-    blacks = [replace(colour_source(5).items[4], id=str(i), captions=(f"black number {i}",)) for i in range(8)]
+    black = colour_source(5).items[4]
+    shades = [Image.new("RGB", (8, 8), (i, i, i)) for i in range(8)]
+    blacks = [replace(black, id=str(i), image=shade, captions=(f"black number {i}",)) for i, shade in enumerate(shades)]
     save_evaluation(evaluate(ColourModel(), ListSource(blacks), data="blacks"), tmp_path)
     assert "Right: black number 0" in Page(report(tmp_path)).text
 

@@ -76,9 +76,15 @@ def is_local(name: str) -> bool:
 
 
 def check_models(config: ExperimentConfig) -> None:
-    """Refuse models that look like paths and are no folders; `ConfigError` for the first one."""
+    """Refuse models that look like paths and are no folders; `ConfigError` with a line for each."""
+    faults: list[str] = []
     for key, name in _models_of(config):
-        check_model(key, name)
+        try:
+            check_model(key, name)
+        except ConfigError as error:
+            faults += error.lines
+    if faults:
+        raise ConfigError(*faults)
 
 
 def check_model(key: str, name: str) -> None:

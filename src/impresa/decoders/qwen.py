@@ -159,7 +159,8 @@ def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(read_config(KEY, str(architecture)), dtype=torch.float32)
+    config = read_config(KEY, str(architecture))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     try:
         model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     except RuntimeError as error:
