@@ -13,6 +13,7 @@ import torch
 import impresa
 from impresa.errors import CheckpointError, ConfigError, ImpresaError
 from impresa.run_dir.environment import read_environment
+from impresa.training.logs import _wandb_id
 from impresa.training.run import train
 from tiny_run import copy_of_run, finished_run, tiny_experiment, without_charts
 
@@ -220,3 +221,12 @@ def test_checkpoints_are_opened_in_one_place_and_run_no_code() -> None:
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
     monkeypatch.setattr("impresa.training.finish.finish", lambda *_: None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../x\n", b"a" * 1_000_000, b"a b"])
+def test_an_id_of_weights_and_biases_is_an_id(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "wandb_id").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"wandb_id: is no id of Weights & Biases; remove it"):
+        _wandb_id(tmp_path)
+    (tmp_path / "wandb_id").unlink()
+    assert _wandb_id(tmp_path) == _wandb_id(tmp_path)

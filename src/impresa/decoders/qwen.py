@@ -158,9 +158,7 @@ def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
     Raises:
         CheckpointError: the weights do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_config(read_config(KEY, str(architecture)), dtype=torch.float32)
+    model = _bare(read_config(KEY, str(architecture)), torch.float32)
     try:
         model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     except RuntimeError as error:
