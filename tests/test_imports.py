@@ -26,7 +26,7 @@ LEVELS = {
             ("data",),
             ("evaluation",),
             ("reports",),
-            ("run_dir.weights", "run_dir.integrity"),
+            ("run_dir.weights", "run_dir.integrity", "run_dir.golden"),
             ("tasks",),
             ("run_dir",),
             ("export",),

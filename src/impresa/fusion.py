@@ -18,7 +18,7 @@ from impresa.config.experiment import FusionConfig, Modality
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.pooling import mean_pool
 from impresa.layers.attention import fitting_heads
-from impresa.layers.init import init_linear
+from impresa.layers.init import drawn, init_linear
 from impresa.layers.perceiver import PerceiverStack
 
 Encoded = Mapping[Modality, EncoderOutput]
@@ -54,7 +54,7 @@ class Fusion(nn.Module, ABC):
         self.marks = nn.ParameterDict()  # the modality embeddings, under the name that runs have stored
         for modality, width in dims.items():
             self.projections[modality] = init_linear(nn.Linear(width, dim), std=width**-0.5)
-            self.marks[modality] = 0.02 * torch.randn(dim)
+            self.marks[modality] = drawn(dim, std=0.02)
 
     def forward(self, encoded: Encoded, present: Present | None = None) -> Prefix:
         """Fuse the tokens.
@@ -125,7 +125,7 @@ class Reader(PerceiverStack):
     many of `config.num_heads` as divide H."""
 
     def __init__(self, config: FusionConfig, num_layers: int, dim: int) -> None:
-        queries = 0.02 * torch.randn(config.num_queries, dim)  # drawn before the layers: seeds keep their meaning
+        queries = drawn(config.num_queries, dim, std=0.02)  # drawn before the layers: seeds keep their meaning
         super().__init__(dim=dim, num_layers=num_layers, num_heads=fitting_heads(dim, config.num_heads))
         self.queries = nn.Parameter(queries)
 

@@ -155,8 +155,7 @@ def digest(key: str, name: str, revision: str | None = None) -> str:
     """
     folder, found = snapshot(key, name, revision), hashlib.sha256()
     with reading(key, name):
-        weights = sorted(folder.glob("*.safetensors*")) or sorted(folder.glob("*.bin*"))
-        for path in (*weights, folder / "config.json"):
+        for path in (*_weights_in(folder), folder / "config.json"):
             size = path.stat().st_size
             found.update(f"{path.name} {size} ".encode())
             with path.open("rb") as file:
@@ -164,6 +163,17 @@ def digest(key: str, name: str, revision: str | None = None) -> str:
                 file.seek(max(size - _SAMPLED_BYTES, 0))
                 found.update(file.read(_SAMPLED_BYTES))
     return f"sha256 {found.hexdigest()}"
+
+
+def size_of_weights(key: str, name: str, revision: str | None = None) -> int:
+    """Bytes of a model's weights on disk. Arguments and errors: see `snapshot`."""
+    folder = snapshot(key, name, revision)
+    with reading(key, name):
+        return sum(path.stat().st_size for path in _weights_in(folder))
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors*")) or sorted(folder.glob("*.bin*"))
 
 
 def location(name: str) -> str:

@@ -12,7 +12,7 @@ from impresa import hub
 from impresa.config import ExperimentConfig, load_experiment, prepare, read_config, to_yaml
 from impresa.config.experiment import EncoderConfig
 from impresa.config.locations import paths_of, record_of
-from impresa.errors import ConfigError
+from impresa.errors import CheckpointError, ConfigError
 
 
 def with_backbone(name: str) -> ExperimentConfig:
@@ -92,7 +92,7 @@ def test_a_path_that_was_changed_by_hand_is_the_users(place: Path, monkeypatch: 
 def test_a_damaged_record_is_one_line(text: str, place: Path) -> None:
     file = write_run(place / "here/run", "dataset.train_path=data")
     file.with_name("paths.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"^.*paths\.json: is damaged; remove it"):
+    with pytest.raises(CheckpointError, match=r"^.*paths\.json: .*; remove it, and name paths"):
         read_config(file)
 
 

@@ -93,7 +93,9 @@ def _worker(target: Target, seed: int, numbers: range, pipe: Connection) -> None
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in numbers:
         pipe.send((number, "", ""))
+        sys.setrecursionlimit(100_000)  # writing deep nesting takes more than any reader grants
         damaged = target.mutate(target.content, random.Random(f"{seed}/{target.name}/{number}"))
+        sys.setrecursionlimit(1_000)
         try:
             target.use(damaged)
         except ImpresaError:
@@ -120,11 +122,12 @@ def _last(error: BaseException) -> str:
 
 
 def all_targets(folder: Path) -> list[Target]:
+    from fuzzing.targets import pretrained_run
     from tiny_run import finished_run
     from tiny_vlm import finished_vlm
 
     torch.set_num_threads(1)
-    runs = {"alignment": finished_run(), "vqa": finished_vlm()}
+    runs = {"alignment": finished_run(), "vqa": finished_vlm(), "pretrained": pretrained_run(folder / "pretrained")}
     found = [*data_targets(folder / "data")]
     for name, run_dir in runs.items():
         found += run_targets(name, run_dir, folder / "runs")

@@ -21,13 +21,22 @@ import impresa
 from forged_runs import forge
 from fuzzing.mutations import Mutate, mutation_of
 from impresa.config.experiment import DatasetConfig
+from impresa.data.chat import prepare_chat
+from impresa.data.images import ImageTransform
+from impresa.data.preprocessing import Preprocessing
 from impresa.data.sources import Reading, open_path
 from impresa.errors import ImpresaError
 from impresa.reports.html import render_report
+from impresa.run_dir.environment import describe_environment, now, write_environment
 from impresa.run_dir.load import read_run_config
+from impresa.run_dir.save import save_run
+from impresa.tasks.answering.build import build_vlm
 from impresa.training.run import train
 from pictures import photo, png
 from sounds_on_disk import sine
+from tiny_hub import clip
+from tiny_qwen import save_qwen
+from tiny_vlm import tiny_qwen_vlm
 
 COLUMNS = DatasetConfig(max_bad_fraction=1.0)
 SOUNDS = Reading(audio_seconds=2.0)
@@ -128,7 +137,7 @@ def run_targets(name: str, run_dir: Path, folder: Path) -> Iterator[Target]:
     shutil.copytree(run_dir, drawn)
     (drawn / "bad_samples.jsonl").write_text(BAD_SAMPLES)
     shutil.copytree(drawn, own)
-    (own / "metrics.csv").unlink()  # charts take longer than all else
+    (own / "metrics.csv").unlink(missing_ok=True)  # charts take longer than all else
     for path in sorted(drawn.rglob("*")):
         relative = path.relative_to(drawn)
         if path.is_file() and path.suffix not in {".ckpt", ".html", ".md"} and relative.parts[0] != "events":
@@ -140,7 +149,22 @@ def run_targets(name: str, run_dir: Path, folder: Path) -> Iterator[Target]:
     environment = json.loads((unfinished / "environment.json").read_text())
     del environment["finished"]
     (unfinished / "environment.json").write_text(json.dumps(environment))
-    yield _resumed(name, unfinished, unfinished / "checkpoints" / "last.ckpt")
+    checkpoint = unfinished / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        yield _resumed(name, unfinished, checkpoint)
+
+
+def pretrained_run(folder: Path) -> Path:
+    """A run with a pretrained image tower and a frozen language model with adapters, both of which it describes."""
+    tower = (f"vision_encoder.backbone={clip(folder / 'clip')}", "vision_encoder.dim=512", "vision_encoder.depth=12")
+    tower += ("vision_encoder.num_heads=8", "vision_encoder.patch_size=16", "decoder.use_lora=true")
+    config = tiny_qwen_vlm(save_qwen(folder / "qwen"), *tower)
+    assert config.decoder is not None
+    chat = prepare_chat(config.decoder, [])
+    model = build_vlm(config, chat.vocab_size)
+    save_run(folder / "run", model, config, Preprocessing(chat, ImageTransform(16)))
+    write_environment(folder / "run", {**describe_environment(["impresa"], 0), "finished": now()})
+    return folder / "run"
 
 
 def _use_of_run(run_dir: Path, relative: Path) -> Callable[[bytes], None]:

@@ -171,7 +171,9 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     config = ExperimentConfig(name=EVIL, labels=LabelsConfig(description=EVIL, version=EVIL, tags=(EVIL,)))
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     (tmp_path / "bad_samples.jsonl").write_text(json.dumps({"split": EVIL, "id": EVIL, "reason": EVIL}))
-    (tmp_path / "environment.json").write_text(json.dumps({"command": [EVIL], "seed": EVIL, "packages": {EVIL: EVIL}}))
+    (tmp_path / "environment.json").write_text(
+        json.dumps({"command": [EVIL], "platform": EVIL, "packages": {EVIL: EVIL}})
+    )
     text = report(tmp_path)
     page = Page(text)
     assert "script" not in page.tags
@@ -247,5 +249,17 @@ def test_refusals(tmp_path: Path) -> None:
         write_report(tmp_path)
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "environment.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"environment\.json: is no JSON"):
+    with pytest.raises(CheckpointError, match=r"environment\.json: Invalid JSON"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [{"git": 0.5}, {"gpus": [["a"]]}, {"command": 1.5}, {"packages": [1]}, {"seed": -1}])
+def test_an_environment_of_another_kind_is_one_line(odd: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text(json.dumps(odd))
+    with pytest.raises(CheckpointError, match=rf"environment\.json: `{min(odd)}.*; remove it"):
+        write_report(tmp_path)
+
+
+def test_bad_samples_that_are_nested_too_deeply_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "bad_samples.jsonl").write_text("[" * 100_000 + '\n{"split": "train", "id": "row 9", "reason": "no"}')
+    assert "row 9" in report(tmp_path)

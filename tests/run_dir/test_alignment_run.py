@@ -95,11 +95,14 @@ def test_a_damaged_file_with_a_fitting_checksum_is_refused_too(name: str, tmp_pa
     assert "restore the run" in refusal(run_dir)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": 1}', "[" * 100_000, '{"format": 1, "sha256": []}', '{"format": true, "sha256": {}}']
+)
 def test_a_damaged_manifest(text: str, tmp_path: Path) -> None:
     run_dir = copy_of_run(tmp_path / "run")
     (run_dir / "manifest.json").write_text(text)
-    assert "is damaged" in refusal(run_dir)
+    assert "manifest.json: " in (message := refusal(run_dir))
+    assert "restore the run from a copy" in message
 
 
 def test_a_later_format_asks_for_an_upgrade(tmp_path: Path) -> None:
@@ -152,8 +155,18 @@ EMPTY = {"image_embeddings": torch.zeros(0, 16), "text_embeddings": torch.zeros(
     [
         (lambda stored: {**stored, "text_embeddings": stored["text_embeddings"] * torch.nan}, "no finite numbers"),
         (lambda stored: {**stored, "image_embeddings": stored["image_embeddings"] / 0}, "no finite numbers"),
-        (lambda stored: {**stored, "image_0": torch.zeros(2, 2)}, r"is damaged \(images\[0\]: a tensor"),
+        (lambda stored: {**stored, "image_0": torch.zeros(2, 2)}, r"is damaged \(image_0: shape \(2, 2\) of float32"),
         (lambda stored: {**stored, "text_embeddings": torch.zeros(3, 5)}, "is damaged"),
+        (lambda stored: {**stored, "image_0": torch.zeros(3, 2, 2)}, r"image_0: .*and no uint8"),
+        (
+            lambda stored: {**stored, "image_0": torch.zeros(3, 33, 2, dtype=torch.uint8)},
+            r"image_0: shape \(3, 33, 2\)",
+        ),
+        (lambda stored: {**stored, "image_embeddings": torch.zeros(10**9, 0)}, r"image_embeddings: shape"),
+        (
+            lambda stored: {**stored, "text_embeddings": torch.zeros(4, 16, dtype=torch.int64)},
+            "text_embeddings: .*int64",
+        ),
         (lambda stored: {"image_embeddings": stored["image_embeddings"]}, "is damaged"),
         (lambda stored: {}, "is damaged"),
     ],
@@ -164,6 +177,25 @@ def test_golden_inputs_without_meaning_are_damage_on_any_device(
     run_dir = copy_of_run(tmp_path / "run")
     rewrite_golden(run_dir, change)
     assert re.search(message, refusal(run_dir))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "its metadata have no device"),
+        ({"device": "cpu"}, "its metadata have no texts"),
+        ({"device": "cpu", "texts": "[" * 100_000}, "texts: Invalid JSON"),
+        ({"device": "cpu", "texts": '{"a": 1}'}, "texts: Input should be a valid"),
+        ({"device": "cpu", "texts": "[1, 2, 3, 4]"}, "texts: `0`: Input should be a valid string"),
+        ({"device": "cpu", "texts": '["a"]'}, "texts: 1, and 4 outputs"),
+    ],
+)
+def test_golden_metadata_of_another_kind_are_damage(metadata: dict[str, str], message: str, tmp_path: Path) -> None:
+    run_dir = copy_of_run(tmp_path / "run")
+    path = run_dir / "golden.safetensors"
+    save_file(load_file(path), path, metadata)
+    forge(run_dir, path.name)
+    assert f"golden.safetensors: is damaged ({message}" in refusal(run_dir)
 
 
 def test_a_golden_file_without_inputs_is_damage_and_none_is_written(tmp_path: Path) -> None:

@@ -409,3 +409,21 @@ def test_the_loss_of_a_loaded_model_is_that_of_the_saved_one(qwen: Path, tmp_pat
     batch = collated(samples(), format_of(config))
     with torch.no_grad():
         assert torch.equal(before.model(batch).loss, load_answerer(tmp_path, "cpu").model(batch).loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", "{% if %}"),
+        ("chat_template.jinja", "{{ messages.nothing.more }}"),
+        ("tokenizer.json", "3.5"),
+        ("tokenizer_config.json", "[1]"),
+    ],
+)
+def test_a_damaged_tokenizer_of_a_language_model_is_one_line(
+    name: str, content: str, qwen: Path, tmp_path: Path
+) -> None:
+    saved(tmp_path / "run", tiny_qwen_vlm(qwen))
+    (tmp_path / "run/tokenizer" / name).write_text(content)
+    forge(tmp_path / "run", f"tokenizer/{name}")
+    assert "/tokenizer" in refusal(tmp_path / "run")

@@ -132,5 +132,5 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
 
 def test_a_damaged_environment_is_told(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"environment\.json: is no JSON"):
+    with pytest.raises(CheckpointError, match=r"environment\.json: Invalid JSON"):
         read_environment(tmp_path)

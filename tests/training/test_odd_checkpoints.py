@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 import impresa
 from impresa.errors import CheckpointError, ConfigError, ImpresaError
+from impresa.run_dir.environment import read_environment
+from impresa.training.logs import _wandb_id
 from impresa.training.run import train
 from tiny_run import copy_of_run, finished_run, tiny_experiment, without_charts
 
@@ -130,18 +133,21 @@ def test_metrics_of_something_else_are_refused_before_the_first_step(text: str, 
     assert "metrics.csv: holds something else than the metrics of this run; remove it" in refused(run)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"resumed": 3}', '{"resumed": {"a": 1}}', "3"])
-def test_an_odd_environment_does_no_harm(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{}", '{"of a later version": [1]}'])
+def test_an_environment_of_another_version_does_no_harm(text: str, tmp_path: Path) -> None:
     run = unfinished(tmp_path)
     (run / "environment.json").write_text(text)
     resume(run)
+    assert read_environment(run).items() >= json.loads(text).items()
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff", "[]", "3", '{"resumed": 3}', '{"resumed": {"a": 1}}'])
 def test_a_damaged_environment_is_refused(text: str, tmp_path: Path) -> None:
     run = unfinished(tmp_path)
     (run / "environment.json").write_text(text, encoding="latin-1")
-    assert "environment.json: is no JSON" in refused(run)
+    message = refused(run)
+    assert "environment.json: " in message
+    assert "; remove it" in message
 
 
 def test_odd_lines_among_the_bad_samples_are_passed_over(tmp_path: Path) -> None:
@@ -215,3 +221,12 @@ def test_checkpoints_are_opened_in_one_place_and_run_no_code() -> None:
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
     monkeypatch.setattr("impresa.training.finish.finish", lambda *_: None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../x\n", b"a" * 1_000_000, b"a b"])
+def test_an_id_of_weights_and_biases_is_an_id(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "wandb_id").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"wandb_id: is no id of Weights & Biases; remove it"):
+        _wandb_id(tmp_path)
+    (tmp_path / "wandb_id").unlink()
+    assert _wandb_id(tmp_path) == _wandb_id(tmp_path)

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from impresa.config.experiment import FROM_SCRATCH, ExperimentConfig, towers
-from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, is_there, looked_in
+from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, looked_in
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError
+from impresa.json_files import read_json
 from impresa.run_dir.layout import CONFIG, PATHS
 
 TIMM = "timm:"
 """Prefix of the name of one of timm's models."""
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".json", ".zip", ".tar.gz")
 """Names of models on the hub have dots too, such as that of a version."""
+
+_Key = Annotated[str, StringConstraints(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=100)]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+
+
+@dataclass(frozen=True)
+class _Path:
+    """An entry of a run's record."""
+
+    given: _Text
+    absolute: _Text
 
 
 def paths_of(config: ExperimentConfig) -> dict[str, str]:
@@ -51,22 +67,16 @@ def located(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     A path stays as it is where it leads there from this folder too, and where only it exists, as on another machine.
 
     Raises:
-        ConfigError: the run's record of paths is damaged.
+        CheckpointError: the run's record of paths is damaged.
     """
     record = file.with_name(PATHS)
     if file.name != CONFIG or not record.is_file():
         return tree
-    try:
-        entries = [(key, entry["given"], entry["absolute"]) for key, entry in json.loads(record.read_text()).items()]
-        for key, given, absolute in entries:
-            if (
-                lookup(tree, key) == given
-                and _absolute(given) != absolute
-                and (is_there(absolute) or not is_there(given))
-            ):
-                tree = merge(tree, nested(key, absolute))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{record}: is damaged; remove it, and name paths in {CONFIG} in full") from error
+    fix = f"remove it, and name paths in {CONFIG} in full"
+    for key, path in read_json(record, dict[_Key, _Path], fix=fix).items():
+        is_elsewhere = lookup(tree, key) == path.given and _absolute(path.given) != path.absolute
+        if is_elsewhere and (_begins_here(path.absolute) or not _begins_here(path.given)):
+            tree = merge(tree, nested(key, path.absolute))
     return tree
 
 
@@ -119,6 +129,12 @@ def _why_local(name: str) -> str | None:
     if name.lower().endswith(_FILE_SUFFIXES):
         return ""
     return f", and {first} is a folder here, so the hub is not asked" if slash and os.path.isdir(first) else None
+
+
+def _begins_here(path: str) -> bool:
+    """True for an existing path, and for a pattern whose first folders exist: one may search a whole disk."""
+    fixed = takewhile(lambda part: not has_magic(part), expanded(path).parts)
+    return os.path.exists(expanded(path)) or (has_magic(path) and os.path.exists(Path(*fixed)))
 
 
 def _absolute(path: str) -> str:

@@ -21,7 +21,7 @@ from impresa.config.decoder import DecoderConfig
 from impresa.data.dialogue import Dialogue, Turn, texts_of
 from impresa.data.text import is_unicode
 from impresa.data.tokenizers import TextTokenizer, train_tokenizer
-from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, reading
 from impresa.json_files import read_json
 
@@ -240,9 +240,13 @@ class QwenChat(ChatFormat):
         """The rendered template of questions and answers in turn, up to the start of the next answer."""
         messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
         # The options are explicit, because versions of the template differ in their defaults.
-        rendered = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except Exception as error:  # a template is a program
+            reason = " ".join(str(error).split())
+            raise DataError(f"the chat template of {self._name} cannot be applied ({reason}); restore it") from error
         return str(rendered)
 
     def tokens(self, text: str) -> list[int]:
@@ -310,8 +314,11 @@ def load_chat(directory: Path) -> ChatFormat:
         from transformers import AutoTokenizer
 
         return QwenChat(from_pretrained(AutoTokenizer, directory), str(directory))
-    except (CheckpointError, OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{directory}: no chat format can be read ({error}); restore the folder") from error
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:  # tokenizers and templates of other libraries raise nearly everything
+        reason = " ".join(str(error).split())
+        raise DataError(f"{directory}: no chat format can be read ({reason}); restore the folder") from error
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
-from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, read_config, reading
 from impresa.json_files import read_json
 
@@ -268,5 +268,6 @@ class PretrainedTokenizer:
         try:
             settings = read_json(directory / _PRETRAINED_FILE, _Batching)
             return cls(from_pretrained(AutoTokenizer, directory), **asdict(settings))
-        except (CheckpointError, OSError, ValueError, TypeError) as error:
-            raise DataError(f"{directory}: no tokenizer can be read ({error}); restore the folder") from error
+        except Exception as error:  # transformers and the libraries behind it raise nearly everything
+            reason = " ".join(str(error).split())
+            raise DataError(f"{directory}: no tokenizer can be read ({reason}); restore the folder") from error

@@ -24,6 +24,7 @@ from impresa.decoders.quantization import prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import from_pretrained, is_folder, read_config, reading, recompute_activations, snapshot
+from impresa.layers.outline import is_outlined
 
 KEY = "decoder.model"
 KNOWN = ("qwen2", "qwen3")
@@ -157,10 +158,7 @@ def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
     Raises:
         CheckpointError: the weights do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
-    config = read_config(KEY, str(architecture))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = _bare(read_config(KEY, str(architecture)), torch.float32)
     try:
         model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     except RuntimeError as error:
@@ -201,6 +199,8 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
     if frozen:
         architecture.attention_dropout = 0.0  # frozen weights answer the same in training as in evaluation
+    if is_outlined():
+        return _bare(architecture, dtype)
     if config.load_in_4bit:
         quantized = {"quantization_config": quantization_config(precision), "device_map": {"": "cpu"}}
         model = _read(architecture, config.model, dtype=dtype, revision=revision, **quantized)
@@ -208,9 +208,15 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     elif load_weights:
         model = _read(architecture, config.model, dtype=dtype, revision=revision)
     else:
-        model = transformers.AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=False)
+        model = _bare(architecture, dtype)
     model.generation_config = transformers.GenerationConfig()
     return model
+
+
+def _bare(architecture: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=False)
 
 
 def _read(architecture: Any, name: str, **settings: Any) -> Any:

@@ -5,7 +5,6 @@ Letters of shapes: B batch, F frames, M mel bins, N patches, D width.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +15,7 @@ from impresa.encoders.pretrained_audio import load_audio_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.transformer import Transformer
 from impresa.errors import ConfigError, DataError
-from impresa.layers.init import init_linear
+from impresa.layers.init import drawn, init_linear
 
 
 class SpectrogramTransformer(nn.Module):
@@ -40,8 +39,8 @@ class SpectrogramTransformer(nn.Module):
         self.patch_size, self.num_mels, self.max_frames = side, num_mels, max_frames
         std = config.dim**-0.5
         self.patch_embedding = init_linear(nn.Linear(side**2, config.dim), std=1 / side)
-        self.times = nn.Parameter(std * torch.randn(-(-max_frames // side), 1, config.dim))
-        self.pitches = nn.Parameter(std * torch.randn(num_mels // side, config.dim))
+        self.times = nn.Parameter(drawn(-(-max_frames // side), 1, config.dim, std=std))
+        self.pitches = nn.Parameter(drawn(num_mels // side, config.dim, std=std))
         self.dropout = nn.Dropout(config.drop_rate)
         self.transformer = Transformer(config)
 

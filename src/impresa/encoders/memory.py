@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from impresa.config.experiment import MemoryConfig
 from impresa.layers.attention import Attention, fitting_heads
+from impresa.layers.init import drawn
 
 
 class MemoryTokens(nn.Module):
@@ -46,7 +47,7 @@ class MemoryTokens(nn.Module):
         self.config = config
         num_tokens, dim = config.num_memory_tokens, config.dim
         self.tokens = nn.Parameter(_start(config))
-        self.slots = nn.Parameter(0.02 * torch.randn(num_tokens, dim))
+        self.slots = nn.Parameter(drawn(num_tokens, dim, std=0.02))
         self.write = _linear(dim, dim_model)
         # Buffers, so that a resumed run continues exactly. The sum between commits is no buffer: DDP would overwrite it
         # with rank 0's at the next forward pass.

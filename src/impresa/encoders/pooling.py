@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig
 from impresa.encoders.output import Features
 from impresa.errors import ConfigError
 from impresa.layers.attention import Attention, fitting_heads
+from impresa.layers.init import drawn
 
 Summary = Literal["cls", "eot", "own"]
 """A backbone's own summary of its input: CLS, the end token of a causal text, or the result of its own pooling."""
@@ -63,7 +63,7 @@ class AttentionPooling(Pooling):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(dim**-0.5 * torch.randn(1, 1, dim))
+        self.query = nn.Parameter(drawn(1, 1, dim, std=dim**-0.5))
         self.attention = Attention(dim, fitting_heads(dim, num_heads))
 
     def forward(self, features: Features) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from impresa.config.locations import TIMM
@@ -135,7 +136,7 @@ def load_vision_backbone(name: str, image_size: int, *, load_weights: bool = Tru
 
 def _load_timm(name: str, image_size: int, load_weights: bool) -> PretrainedBackbone:
     timm = import_optional(KEY, "timm", "timm", user=name)
-    with reading(KEY, name):
+    with reading(KEY, name), torch.device("cpu"):  # not every model of timm can be outlined; its name says its size
         model = timm.create_model(name.removeprefix(TIMM), pretrained=load_weights)
         model.reset_classifier(0, "")
     own_size = model.pretrained_cfg["input_size"][-1]

@@ -15,6 +15,7 @@ from impresa.encoders.pretrained_text import load_text_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.transformer import Transformer
 from impresa.errors import DataError
+from impresa.layers.init import drawn
 
 
 class TextTransformer(nn.Module):
@@ -31,7 +32,7 @@ class TextTransformer(nn.Module):
         self.dim, self.summary = config.dim, "eot"
         self.end_id = end_id
         self.token_embedding = nn.Embedding(vocab_size, config.dim)
-        self.positions = nn.Parameter(0.01 * torch.randn(config.max_len, config.dim))
+        self.positions = nn.Parameter(drawn(config.max_len, config.dim, std=0.01))
         self.dropout = nn.Dropout(config.drop_rate)
         self.transformer = Transformer(config, causal=True)
         nn.init.normal_(self.token_embedding.weight, std=0.02)

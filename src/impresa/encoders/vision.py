@@ -17,6 +17,7 @@ from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.encoders.tower import Tower
 from impresa.encoders.transformer import Transformer
 from impresa.errors import ConfigError, DataError
+from impresa.layers.init import drawn
 
 
 class PatchEmbedding(nn.Linear):
@@ -56,8 +57,8 @@ class VisionTransformer(nn.Module):
         self.num_patches = (image_size // config.patch_size) ** 2
         std = config.dim**-0.5
         self.patch_embedding = PatchEmbedding(config.patch_size, config.dim, bias=config.patch_bias)
-        self.cls = nn.Parameter(std * torch.randn(config.dim))
-        self.positions = nn.Parameter(std * torch.randn(1 + self.num_patches, config.dim))
+        self.cls = nn.Parameter(drawn(config.dim, std=std))
+        self.positions = nn.Parameter(drawn(1 + self.num_patches, config.dim, std=std))
         self.dropout = nn.Dropout(config.drop_rate)
         self.pre_norm = nn.LayerNorm(config.dim) if config.pre_norm else nn.Identity()
         self.transformer = Transformer(config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def init_linear(linear: nn.Linear, std: float) -> nn.Linear:
@@ -11,3 +12,8 @@ def init_linear(linear: nn.Linear, std: float) -> nn.Linear:
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
     return linear
+
+
+def drawn(*shape: int, std: float) -> Tensor:
+    """Normal numbers of standard deviation `std`."""
+    return torch.empty(shape).normal_().mul_(std)  # in place, which costs nothing in an outline

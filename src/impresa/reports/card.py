@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.evaluation.results import Evaluation
 from impresa.reports.rendering import render
 from impresa.reports.tables import make_tables, summary, warnings
+from impresa.run_dir.environment import Environment
 
 
 def model_card(
-    config: ExperimentConfig, evaluation: Evaluation, environment: dict[str, Any], run_dir: Path, num_parameters: int
+    config: ExperimentConfig, evaluation: Evaluation, environment: Environment, run_dir: Path, num_parameters: int
 ) -> str:
     """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
     labels, git = config.labels, environment["git"]

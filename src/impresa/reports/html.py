@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
+from impresa.json_files import parse_json
 from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.overfitting import overfitting
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
-from impresa.run_dir.environment import read_environment
+from impresa.run_dir.environment import Environment, read_environment
 from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
 
 MAX_TABLE_CLASSES = 20
@@ -54,7 +54,7 @@ def render_report(run_dir: Path) -> str:
         "report.html.j2",
         name=config.name if config else run_dir.resolve().name,
         labels=config.labels if config else LabelsConfig(),
-        started=str(environment.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
+        started=environment.get("started", "").replace("T", " ").replace("+00:00", " UTC"),
         eval_command=None if found else shlex.join(("impresa", "eval", str(run_dir))),
         summary=summary(evaluation),
         warnings=[*warnings(evaluation), *filter(None, [config and overfitting(history, config.trainer.checkpoint)])],
@@ -70,7 +70,7 @@ def render_report(run_dir: Path) -> str:
         matrix_png=matrix_png,
         bad_samples=bad[:MAX_LISTED],
         bad_counts=Counter(split for split, _, _ in bad),
-        command=shlex.join(map(str, environment.get("command") or ())),
+        command=shlex.join(environment.get("command", ())),
         facts=_facts(environment, config),
         config_text=config_file.read_text("utf-8") if config else "",
     )
@@ -100,27 +100,26 @@ def _confusions(scores: ZeroShotMetrics | None) -> list[tuple[str, str, int]]:
     return sorted(wrong, key=lambda confusion: -confusion[2])[:MAX_LISTED]
 
 
-def _facts(environment: Mapping[str, Any], config: ExperimentConfig | None) -> dict[str, Any]:
+def _facts(environment: Environment, config: ExperimentConfig | None) -> dict[str, Any]:
     """Seed, versions and machine, as far as they are known."""
-    packages = environment.get("packages") or {}
+    git, packages = environment.get("git"), environment.get("packages", {})
     versions = {"impresa": environment.get("impresa"), "python": environment.get("python"), **packages}
-    git = environment.get("git") or {}
     facts = {
         "Seed": environment.get("seed", config.seed if config else None),
         "Versions": ", ".join(f"{name} {found}" for name, found in versions.items() if found),
-        "Commit": git and f"{git.get('commit', '')}{' with changes' if git.get('has_changes') else ''}",
+        "Commit": git and git["commit"] + (" with changes" if git["has_changes"] else ""),
         "Machine": environment.get("platform"),
         "Threads": environment.get("threads"),
-        "GPUs": ", ".join(environment.get("gpus") or []),
+        "GPUs": ", ".join(environment.get("gpus", [])),
     }
-    return {name: fact for name, fact in facts.items() if fact not in (None, "", {})}
+    return {name: fact for name, fact in facts.items() if fact not in (None, "")}
 
 
 def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:
     """Split, id and reason of the samples that training skipped; a last line that was cut off is left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

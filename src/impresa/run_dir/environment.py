@@ -10,17 +10,60 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
 
 from impresa import __version__
-from impresa.errors import CheckpointError
 from impresa.files import write_atomic
+from impresa.json_files import read_json
 from impresa.run_dir.layout import ENVIRONMENT
+
+Word = Annotated[str, MaxLen(10_000)]
+Number = Annotated[int, Ge(0), Le(2**63 - 1)]
+Command = Annotated[list[Annotated[str, MaxLen(1_000_000)]], MaxLen(10_000)]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
 
 
-def describe_environment(command: Sequence[str], seed: int) -> dict[str, Any]:
+class Commit(TypedDict):
+    """The state of the repository that a run was started in."""
+
+    commit: Word
+    has_changes: bool
+    """Files differ from the commit."""
+
+
+class Resumption(TypedDict):
+    """A later start of the same run."""
+
+    time: Word
+    step: Number
+    command: Command
+
+
+@with_config(ConfigDict(extra="allow"))
+class Environment(TypedDict, total=False):
+    """What `environment.json` holds; keys of other versions are kept."""
+
+    started: Word
+    finished: Word
+    resumed: Annotated[list[Resumption], MaxLen(100_000)]
+    command: Command
+    seed: Number
+    impresa: Word
+    python: Word
+    packages: Annotated[dict[Word, Word | None], MaxLen(1_000)]
+    platform: Word
+    cpus: Number | None
+    threads: Number
+    gpus: Annotated[list[Word], MaxLen(1_000)]
+    git: Commit | None
+
+
+def describe_environment(command: Sequence[str], seed: int) -> Environment:
     """Plain values for a JSON file, ready to be written at the start of a run."""
     import torch  # here, so that `claim` needs none
 
@@ -44,17 +87,17 @@ def is_finished(run_dir: Path) -> bool:
     return "finished" in read_environment(run_dir)
 
 
-def read_environment(run_dir: Path) -> dict[str, Any]:
-    """Content of `environment.json`; empty when there is no such file."""
+def read_environment(run_dir: Path) -> Environment:
+    """What `environment.json` says; nothing when there is no such file.
+
+    Raises:
+        CheckpointError: it was not written by this program.
+    """
     path = run_dir / ENVIRONMENT
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}); remove it") from error
-    return tree if isinstance(tree, dict) else {}
+    return read_json(path, Environment, fix="remove it") if path.is_file() else Environment()
 
 
-def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:
+def write_environment(run_dir: Path, environment: Environment) -> None:
     write_atomic(run_dir / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
@@ -70,7 +113,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> Commit | None:
     """Commit of the working directory, and whether files differ from it; None outside a repository."""
     commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "has_changes": bool(changes)}

@@ -6,16 +6,20 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from impresa.errors import CheckpointError, DataError
 from impresa.files import inside, replacing, write_atomic
+from impresa.json_files import RESTORE, read_json
+from impresa.run_dir.golden import Golden
 from impresa.run_dir.layout import BACKBONES, GOLDEN, MANIFEST, PREPROCESSING, TOKENIZER, WEIGHTS
 
 if TYPE_CHECKING:
@@ -26,8 +30,17 @@ FORMAT = 1
 CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
 CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
 SMALLEST_GOLDEN_COSINE = 0.999
-_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError)
+_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError)
 """What reading a golden file of any content raises."""
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The file of checksums."""
+
+    format: Annotated[int, Field(ge=1, le=1_000_000)]
+    sha256: Annotated[dict[Annotated[str, Field(max_length=1_000)], str], Field(max_length=10_000)]
+    """By the name of the file in the run; a later format may have other ones."""
 
 
 def write_manifest(run_dir: Path) -> None:
@@ -43,26 +56,24 @@ def verify(run_dir: Path) -> None:
     if not (run_dir / MANIFEST).is_file():
         fix = f"`impresa train --output-dir {run_dir} --resume` finishes it"
         raise CheckpointError(f"{run_dir}: the training has not finished; {fix}")
-    try:
-        manifest = json.loads((run_dir / MANIFEST).read_text())
-        version, checksums = manifest["format"], manifest["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{run_dir / MANIFEST}: is damaged; restore the run from a copy") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{run_dir}: has format {version}, this version reads {FORMAT}; upgrade impresa")
+    manifest = read_json(run_dir / MANIFEST, _Manifest)
+    if manifest.format != FORMAT:
+        fault = f"has format {manifest.format}, this version reads {FORMAT}"
+        raise CheckpointError(f"{run_dir}: {fault}; upgrade impresa")
+    checksums = manifest.sha256
     for name in {**dict.fromkeys(CHECKED_FILES), **checksums}:
         path = _inside(run_dir, name)
         if not path.is_file():
-            raise CheckpointError(f"{path}: is missing; restore the run from a copy")
+            raise CheckpointError(f"{path}: is missing; {RESTORE}")
         if checksum(path) != checksums.get(name):
-            raise CheckpointError(f"{path}: is not what the training wrote (checksum); restore the run from a copy")
+            raise CheckpointError(f"{path}: is not what the training wrote (checksum); {RESTORE}")
 
 
 def _inside(run_dir: Path, name: str) -> Path:
     try:
         return inside(run_dir, name)
     except ValueError as error:
-        raise CheckpointError(f"{run_dir / MANIFEST}: {error}; restore the run from a copy") from error
+        raise CheckpointError(f"{run_dir / MANIFEST}: {error}; {RESTORE}") from error
 
 
 def checksum(path: Path) -> str:
@@ -86,20 +97,18 @@ def check_golden(run_dir: Path, model: UsableModel) -> None:
     """
     path = run_dir / GOLDEN
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        pairs = [(now, then) for now, then in model.golden_pairs(tensors, metadata) if len(then)]
+        golden = Golden.read(path)
+        there = golden.device
+        pairs = [(now, then) for now, then in model.golden_pairs(golden) if len(then)]
         if not pairs:
             raise ValueError("it holds no inputs")
         cosines = torch.cat([F.cosine_similarity(now, then) for now, then in pairs])
-        there = metadata["device"]
     except _DAMAGE as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: is damaged ({reason}); restore the run from a copy") from error
+        raise CheckpointError(f"{path}: is damaged ({reason}); {RESTORE}") from error
     if not cosines.isfinite().all():
         fault = "the model's outputs, or those that are stored, are no finite numbers"
-        raise CheckpointError(f"{path}: {fault}; restore the run from a copy")
+        raise CheckpointError(f"{path}: {fault}; {RESTORE}")
     worst, here = cosines.min().item(), model.device.type
     if worst >= SMALLEST_GOLDEN_COSINE:
         return

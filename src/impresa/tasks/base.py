@@ -21,6 +21,7 @@ from impresa.data.sources import Source
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
 from impresa.evaluation.results import Evaluation
+from impresa.run_dir.golden import Golden
 from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
 from impresa.tasks.devices import Device, move, usable_device
@@ -105,8 +106,13 @@ class UsableModel(ABC):
         """
 
     @abstractmethod
-    def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """New and stored outputs for the stored inputs, row by row; arguments are what `golden_tensors` returned."""
+    def golden_pairs(self, golden: Golden) -> list[tuple[Tensor, Tensor]]:
+        """New and stored outputs for the stored inputs, row by row.
+
+        Raises:
+            ValueError: the file does not hold what `golden_tensors` returned.
+            DataError: an input cannot be read.
+        """
 
 
 class Task(ABC):

@@ -51,16 +51,15 @@ def _build_tower(build: Callable[..., AnyTower], tower: EncoderConfig, part: str
         if tower.checkpoint is None or not load_weights:
             return build(tower, load_weights=load_weights)
         run_dir = expanded(tower.checkpoint)
-        built = build(with_stored_backbone(tower, run_dir / BACKBONES / part), load_weights=False)
-        load_part(built, run_dir, part)
-        return built
+        stored = with_stored_backbone(tower, run_dir / BACKBONES / part)
+        return load_part(partial(build, stored, load_weights=False), run_dir, part)
 
 
 @contextmanager
 def own_seed() -> Iterator[None]:
     """A block that takes a single draw from the generator outside, however many are drawn inside: a switch in one part
     leaves the start of the others as it is."""
-    seed = int(torch.randint(2**62, ()))
+    seed = int(torch.randint(2**62, (), device="cpu"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

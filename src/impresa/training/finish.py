@@ -45,7 +45,8 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         show_progress=sys.stderr.isatty(),
     )
     save_evaluation(evaluation, run_dir)
-    environment = {**read_environment(run_dir), "finished": now()}
+    environment = read_environment(run_dir)
+    environment["finished"] = now()
     write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, num_parameters))
     write_report(run_dir)
     write_environment(run_dir, environment)

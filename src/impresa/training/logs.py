@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
+_LONGEST_ID = 64
 NETWORK_PATIENCE_S = 5.0
 """Longest wait for an answer of Weights & Biases."""
 SECONDS_BETWEEN_LINES = 30.0
@@ -353,11 +354,15 @@ def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The run's id, drawn at its start and kept in its directory."""
+    """The run's id, drawn at its start and kept in its directory. Raises `CheckpointError` for one that is none."""
     path = run_dir / WANDB_ID
     if not path.exists():
         write_atomic(path, secrets.token_hex(6) + "\n")
-    return path.read_text(encoding="utf-8").strip()
+    with path.open("rb") as file:
+        found = file.read(_LONGEST_ID + 2).strip().decode(errors="replace")
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}", found):
+        raise CheckpointError(f"{path}: is no id of Weights & Biases; remove it, and a new run begins there")
+    return found
 
 
 def _is_at_least(version: str, *least: int) -> bool:

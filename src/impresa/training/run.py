@@ -12,7 +12,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.run_dir.claim import claimed, clear, clear_half_written
-from impresa.run_dir.environment import describe_environment, now, read_environment, write_environment
+from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
 from impresa.training.distributed import (
@@ -224,11 +224,10 @@ def _prepare(
     clear_half_written(run_dir)
     if checkpoint:
         environment = read_environment(run_dir)
-        resumption = {"time": now(), "step": checkpoint["step"], "command": list(command)}
         environment.pop("finished", None)  # a run that is made longer
-        before = environment.get("resumed")
-        resumed = [*(before if isinstance(before, list) else []), resumption]
-        write_environment(run_dir, {**environment, "resumed": resumed})
+        resumption = Resumption(time=now(), step=checkpoint["step"], command=list(command))
+        environment["resumed"] = [*environment.get("resumed", []), resumption]
+        write_environment(run_dir, environment)
     else:
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from impresa.data.audio import Clip
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.errors import DataError
+from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.arguments import Inputs, Named, Vectors, as_whole, flag, shown, texts_of, vectors_of, whole_number
 from impresa.tasks.base import UsableModel
@@ -158,24 +158,23 @@ class EmbeddingModel(UsableModel):
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
         tensors["image_embeddings"] = self.encode_image(images)
         tensors["text_embeddings"] = self.encode_text(texts)
-        metadata = {"texts": json.dumps(texts)}
+        metadata = {"texts": packed(texts)}
         if self.preprocessing.audio is not None:
             sounds = [sample.audio for sample in examples if sample.audio is not None]
             tensors |= {f"audio_{i}": sound.samples for i, sound in enumerate(sounds)}
             tensors["audio_embeddings"] = self.encode_audio(sounds)
-            metadata["audio_rates_hz"] = json.dumps([sound.rate_hz for sound in sounds])
+            metadata["audio_rates_hz"] = packed([sound.rate_hz for sound in sounds])
         return tensors, metadata
 
-    def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        images = [tensors[f"image_{i}"] for i in range(len(tensors["image_embeddings"]))]
+    def golden_pairs(self, golden: Golden) -> list[tuple[Tensor, Tensor]]:
+        pictured, written = (golden.outputs(f"{kind}_embeddings", self.embed_dim) for kind in ("image", "text"))
         pairs = [
-            (self.encode_image(images), tensors["image_embeddings"]),
-            (self.encode_text(json.loads(metadata["texts"])), tensors["text_embeddings"]),
+            (self.encode_image(golden.images(len(pictured), self.preprocessing.image.size)), pictured),
+            (self.encode_text(golden.texts("texts", len(written))), written),
         ]
         if self.preprocessing.audio is not None:
-            rates_hz = json.loads(metadata["audio_rates_hz"])
-            sounds = [Clip(tensors[f"audio_{i}"], rate_hz) for i, rate_hz in enumerate(rates_hz)]
-            pairs.append((self.encode_audio(sounds), tensors["audio_embeddings"]))
+            heard = golden.outputs("audio_embeddings", self.embed_dim)
+            pairs.append((self.encode_audio([Clip(*sound) for sound in golden.sounds(len(heard))]), heard))
         return pairs
 
     def _embed_images(self, images: list[Named]) -> Tensor:

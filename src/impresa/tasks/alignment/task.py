@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from impresa.data.sources import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import WEIGHTS
-from impresa.run_dir.weights import read_weights
+from impresa.run_dir.weights import restored
 from impresa.tasks.alignment.batch import Batch, Collator
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.collapse import CollapseWatch, mean_cosine, unit_sums
@@ -57,9 +58,8 @@ class AlignmentTask(Task):
 
     def restore(self, run_dir: Path, preprocessing: Preprocessing) -> AlignmentModel:
         tokenizer = preprocessing.texts
-        model = build_alignment(self.config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
-        model.load_state_dict(read_weights(run_dir / WEIGHTS))
-        return model
+        build = partial(build_alignment, self.config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
+        return restored(build, run_dir / WEIGHTS)
 
     def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> EmbeddingModel:
         return EmbeddingModel(model, self.config, preprocessing, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
 from impresa.errors import DataError
 from impresa.fusion import Prefix
+from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.answering.answer import Answer, Reader
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.model import VisionLanguageModel
@@ -216,11 +216,12 @@ class AnsweringModel(UsableModel):
         images = small_images(examples, self.preprocessing.image.size)
         questions = [sample.dialogues[0].turns[0].question for sample in examples]
         tensors = {f"image_{i}": image for i, image in enumerate(images)}
-        return {**tensors, "states": self._states(images, questions)}, {"questions": json.dumps(questions)}
+        return {**tensors, "states": self._states(images, questions)}, {"questions": packed(questions)}
 
-    def golden_pairs(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        images = [tensors[f"image_{i}"] for i in range(len(tensors["states"]))]
-        return [(self._states(images, json.loads(metadata["questions"])), tensors["states"])]
+    def golden_pairs(self, golden: Golden) -> list[tuple[Tensor, Tensor]]:
+        states = golden.outputs("states", self.model.decoder.hidden_size)
+        images = golden.images(len(states), self.preprocessing.image.size)
+        return [(self._states(images, golden.texts("questions", len(states))), states)]
 
     def _plain_example(self) -> Sample:
         """A grey image, for data in which no question has an image."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.lengths import notes_on_dialogues
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sources import Source
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import TOKENIZER, WEIGHTS
-from impresa.run_dir.weights import read_weights
+from impresa.run_dir.weights import restored
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
 from impresa.tasks.answering.build import build_vlm, start_from
@@ -27,6 +28,7 @@ from impresa.tasks.answering.language_model import (
     PART,
     revision_of_language_model,
     save_language_model,
+    size_of_language_model,
 )
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.answering.validation import AnsweringValidation
@@ -73,15 +75,10 @@ class AnsweringTask(Task):
         return model
 
     def restore(self, run_dir: Path, preprocessing: Preprocessing) -> VisionLanguageModel:
-        weights = read_weights(run_dir / WEIGHTS)
         revision = revision_of_language_model(run_dir, self.decoder)
-        model = build_vlm(self.config, preprocessing.chat.vocab_size, load_weights=False, revision=revision)
-        other = weights.keys() ^ model.state_to_save().keys()
-        if other:
-            fault = f"does not fit the config ({min(other)})"
-            raise CheckpointError(f"{run_dir / WEIGHTS}: {fault}; restore the run from a copy")
-        model.load_state_dict(weights, strict=False)
-        return model
+        build = partial(build_vlm, self.config, preprocessing.chat.vocab_size, load_weights=False, revision=revision)
+        beside = size_of_language_model(run_dir, self.decoder, revision)
+        return restored(build, run_dir / WEIGHTS, state_of=VisionLanguageModel.state_to_save, beside=beside)
 
     def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> AnsweringModel:
         return AnsweringModel(model, self.config, preprocessing, device)
