@@ -141,9 +141,10 @@ def test_memory_that_runs_out_in_a_check_is_no_damage(tmp_path: Path, monkeypatc
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
+    run_dir = copy_of_run(tmp_path / "run")
     monkeypatch.setattr("impresa.tasks.alignment.embedder.EmbeddingModel.golden_pairs", full)
     with pytest.raises(torch.OutOfMemoryError):
-        impresa.load(copy_of_run(tmp_path / "run"), "cpu")
+        impresa.load(run_dir, "cpu")
 
 
 def test_a_config_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
