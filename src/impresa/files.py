@@ -12,6 +12,9 @@ from pathlib import Path
 
 from impresa.errors import CheckpointError, ImpresaError, system_error
 
+_LONGEST_NAME = 200
+"""Bytes of a name; file systems take 255, and a temporary name is longer."""
+
 
 def inside(folder: Path, name: str, *, directly: bool = False) -> Path:
     """The path of something in a folder whose name comes from a file or a setting, and may be made to lead elsewhere.
@@ -25,8 +28,12 @@ def inside(folder: Path, name: str, *, directly: bool = False) -> Path:
         ValueError: the name leads out of the folder, or nothing can be called so; the message is the reason alone.
     """
     parts = re.split(r"[/\\]", name)
-    if ".." in parts or not parts[0] or re.match(r"\w:", name) or not name.isprintable():
+    if ".." in parts or not parts[0] or re.match(r"\w:", name):
         raise ValueError(f"{name!r} does not stay in its folder")
+    if not name.isprintable():
+        raise ValueError(f"{name!r} holds characters that no name should have")
+    if max(len(os.fsencode(part)) for part in parts) > _LONGEST_NAME:
+        raise ValueError(f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes")
     if directly and (len(parts) > 1 or name.startswith(".")):
         raise ValueError(f"{name!r} is no file name")
     return folder / name

@@ -82,6 +82,14 @@ def test_resume_needs_no_config_and_refuses_another(folder: Path, capsys: pytest
     )
 
 
+def test_resume_without_a_config_needs_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "empty").mkdir()
+    for name in ("typo", "empty"):  # not a new run of the default config
+        assert main(["train", "--resume", "--output-dir", name, "trainer.epochs=20"]) == 2
+        assert capsys.readouterr().err == f"{name}: there is no run to resume; name a config to start one there\n"
+    assert [path.name for path in folder.iterdir()] == ["empty"]
+
+
 def test_resume_without_a_run_starts_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, "--resume", "--output-dir", "new"]) == 0
     assert (folder / "new" / "model.safetensors").exists()

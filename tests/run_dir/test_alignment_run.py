@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from forged_runs import forge, refusal
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.tokenizers import train_tokenizer
+from impresa.errors import CheckpointError
 from impresa.run_dir.load import read_run_config
 from impresa.run_dir.save import save_run
 from impresa.run_dir.weights import read_weights, write_weights
@@ -136,6 +138,26 @@ def test_embeddings_that_drifted_are_a_warning_on_another_device(tmp_path: Path)
     shift_golden(run_dir, device="tpu")
     with pytest.warns(UserWarning, match="which was finished on tpu; this is cpu"):
         impresa.load(run_dir, "cpu")
+
+
+def test_memory_that_runs_out_in_a_check_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    run_dir = copy_of_run(tmp_path / "run")
+    monkeypatch.setattr("impresa.tasks.alignment.embedder.EmbeddingModel.golden_pairs", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        impresa.load(run_dir, "cpu")
+
+
+def test_a_config_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    path = copy_of_run(tmp_path / "run") / "config.yaml"
+    text = path.read_text()
+    for broken in (text.replace("name: shapes", "name: ${oc.env:HOME}"), "a: [", "- a"):
+        path.write_text(broken)
+        with pytest.raises(CheckpointError) as caught:
+            impresa.load(path.parent, "cpu")
+        assert str(caught.value).count(str(path)) == 1
 
 
 def rewrite_golden(run_dir: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:

@@ -101,6 +101,14 @@ def test_a_run_can_end_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 4
 
 
+def test_another_length_that_ends_at_the_same_step_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    resume(copy_of_run(tmp_path / "run"), "trainer.max_steps=50")
+    assert "there are no steps to make: the run ends at step 9, as before" in caplog.messages
+    resume(tmp_path / "run", "trainer.max_steps=50", "trainer.early_stopping_patience=3")
+    resume(tmp_path / "run", "trainer.max_steps=50", "trainer.early_stopping_patience=3")
+    assert "(a larger trainer.epochs or early_stopping_patience trains on)" in caplog.messages[-1]
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.overrides import add_config_name, config_name
-from impresa.errors import ConfigError
+from impresa.errors import CheckpointError, ConfigError
 from impresa.foreign_text import printable
 from impresa.run_dir.layout import CONFIG, REPORT
 
@@ -54,11 +54,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _config_to_train(args: argparse.Namespace) -> str | None:
-    """The config that is named; a run to be resumed needs no name."""
+    """The config that is named; a run to be resumed needs no name, and without one it must be there."""
     name = config_name(args)
-    if name is None and args.resume and (args.output_dir / CONFIG).is_file():
-        return str(args.output_dir / CONFIG)
-    return name
+    if name is not None or not args.resume:
+        return name
+    if not (args.output_dir / CONFIG).is_file():
+        raise CheckpointError(f"{args.output_dir}: there is no run to resume; name a config to start one there")
+    return str(args.output_dir / CONFIG)
 
 
 def _run_dir(args: argparse.Namespace, config: ExperimentConfig) -> Path:

@@ -223,11 +223,11 @@ def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
         fix = "name a folder in the run directory, which --output-dir puts anywhere"
         yield Fault("trainer.checkpoint.dirpath", f"{error}; {fix}")
     if taken := [part for part in Path(folder).parts[:1] if part in FOLDERS]:
-        yield Fault("trainer.checkpoint.dirpath", f"the run's own {taken[0]} are there; name another folder")
+        yield Fault("trainer.checkpoint.dirpath", f"{taken[0]} is a folder of the run itself; name another folder")
     try:
         inside(Path(), pattern, directly=True)
     except ValueError as error:
-        yield Fault("trainer.checkpoint.filename", f"{error}; leave out slashes, and a dot at the start")
+        yield Fault("trainer.checkpoint.filename", f"{error}; write one like {{epoch:03d}}-{{step:07d}}")
     try:
         widths = [re.findall(r"\d+", format or "") for _, _, format, _ in string.Formatter().parse(pattern)]
     except ValueError as error:

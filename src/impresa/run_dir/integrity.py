@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from impresa.errors import CheckpointError, DataError
+from impresa.errors import CheckpointError, DataError, is_out_of_memory
 from impresa.files import inside, replacing, write_atomic
 from impresa.json_files import RESTORE, read_json
 from impresa.run_dir.golden import Golden
@@ -104,6 +104,8 @@ def check_golden(run_dir: Path, model: UsableModel) -> None:
             raise ValueError("it holds no inputs")
         cosines = torch.cat([F.cosine_similarity(now, then) for now, then in pairs])
     except _DAMAGE as error:
+        if is_out_of_memory(error):  # the model does not fit the device, and the file is whole
+            raise
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: is damaged ({reason}); {RESTORE}") from error
     if not cosines.isfinite().all():

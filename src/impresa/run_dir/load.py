@@ -33,10 +33,12 @@ def read_run_config(run_dir: Path | str) -> ExperimentConfig:
         raise CheckpointError(f"{run_dir}: no such folder; {fix}")
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: is no run directory, it has no {CONFIG}; give one that `impresa train` made")
+    path = run_dir / CONFIG
     try:
-        return read_config(run_dir / CONFIG)
+        return read_config(path)
     except ConfigError as error:
-        raise CheckpointError(*(f"{run_dir / CONFIG}: {line}" for line in error.lines)) from error
+        lines = (line if line.startswith(f"{path}:") else f"{path}: {line}" for line in error.lines)
+        raise CheckpointError(*lines) from error
 
 
 def load(run_dir: Path | str, device: Device | None = None) -> EmbeddingModel | AnsweringModel:

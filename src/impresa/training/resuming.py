@@ -32,7 +32,7 @@ def checkpoint_to_continue(
 
 
 def check_length(plan: Plan, config: TrainerConfig, checkpoint: Checkpoint) -> None:
-    """Say in one line that a resumed run has become longer or shorter.
+    """Say in one line that a resumed run has become longer or shorter, or has no steps left.
 
     Raises:
         ConfigError: it has gone beyond its new end already.
@@ -42,6 +42,8 @@ def check_length(plan: Plan, config: TrainerConfig, checkpoint: Checkpoint) -> N
         key = "max_steps" if end == config.max_steps else "epochs"
         asked = f"{both_names(f'trainer.{key}')}: {getattr(config, key)} ends the run at step {end}"
         raise ConfigError(f"{asked}, and it has made {step} already; a resumed run can end there at the earliest")
+    if step == end == before:
+        logger.warning(f"there are no steps to make: the run ends at step {end}, as before")
     if end == before:
         return
     rates = "with the learning rates that a run of this length has from here on"

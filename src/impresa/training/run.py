@@ -81,7 +81,8 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     """Train in a folder that is ours, from the checkpoint at `path` if the first process has found one."""
     checkpoint = checkpoint_to_continue(config, output_dir, path, group)
     if checkpoint is None:
-        how_on = "a larger trainer.epochs trains on"
+        patience = config.trainer.early_stopping_patience
+        how_on = f"a larger trainer.epochs{' or early_stopping_patience' if patience else ''} trains on"
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
         return
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
