@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
-from impresa.config.paths import expanded
+from impresa.config.paths import expanded, looked_in
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
@@ -94,7 +94,8 @@ class RowSource(ABC):
         self._max_bytes = config.max_file_mib << 20
         self._image_root = None if config.image_root is None else expanded(config.image_root)
         if self._image_root is not None and not self._image_root.is_dir():
-            raise DataError(f"dataset.image_root: {config.image_root} is no folder; name the one that holds the images")
+            fix = f"name the one that holds the images{looked_in(self._image_root)}"
+            raise DataError(f"dataset.image_root: {config.image_root} is no folder; {fix}")
         self._roots = self._allowed = prefixes(root)
         self._image_roots = () if self._image_root is None else prefixes(self._image_root)
 
@@ -353,7 +354,9 @@ def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image
         data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
         check_size(len(data), max_bytes)
     except OSError as error:
-        raise ValueError(f"the image cannot be read ({error.strerror or error}: {printable(str(file))})") from error
+        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
+        fix = "; dataset.image_root names another folder of images" if is_gone else ""
+        raise ValueError(f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}") from error
     except ValueError as error:
         raise ValueError(f"the image {error}") from error
     return decode_image(data, shrink_to_px, config.max_image_pixels)
