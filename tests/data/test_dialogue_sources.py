@@ -273,6 +273,13 @@ def test_images_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
     assert dialogues(open_asking(tmp_path / "a.parquet", image_root=str(tmp_path / "coco"))) == [(ask("a?", "b"),)]
 
 
+@pytest.mark.parametrize("row", [{"conversations": LLAVA}, {"prompt": "a?", "completion": "b"}])
+def test_who_reads_captions_where_there_are_questions_is_told_so(tmp_path: Path, row: dict[str, Any]) -> None:
+    folder = write_jsonl(tmp_path, [{"image": "1.png", **row}])
+    with pytest.raises(DataError, match=r"no column 'caption' .*; questions are read with a decoder \(`impresa data"):
+        open_path(DatasetConfig(), str(folder))
+
+
 def test_an_image_root_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     folder = write_jsonl(tmp_path / "a", numbered(1))
     for root, where in (("gone", f" (looked in {Path.cwd()})"), (str(folder / "1.png"), "")):
