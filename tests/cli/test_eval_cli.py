@@ -236,6 +236,20 @@ def test_other_data_may_have_columns_and_prompts_of_their_own(
     assert files(run_dir) == ["config.yaml"]
 
 
+def test_other_data_are_not_read_from_the_folder_of_the_runs_images(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    trained = replace(CONFIG, dataset=replace(CONFIG.dataset, image_root=str(elsewhere)))
+    use(trained, monkeypatch)
+    words = ["eval", str(run_dir), "--data", str(folder), "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 9
+    assert main([*words, f"dataset.image_root={elsewhere}"]) == 2
+    assert f"No such file or directory: {elsewhere / '0.png'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -50,6 +50,9 @@ def test_a_printed_set_and_printed_bytes_are_read() -> None:
         ('[["a" b]]', "begins as a list and is none"),
         ("['a', 3]", "is no text but"),
         ("[1, 2]", "is no text but"),
+        (str({"raw": "a dog"}), "is no text but"),
+        ('[{"raw": "a dog"}]', "is no text but"),
+        ([' {"en": "a dog"}', "a dog"], "is no text but"),
         ("[" * 50_000, "nested too deeply"),
         (b"caf\xe9", "not UTF-8 text; as Latin-1 it reads 'café'"),
         ("['caf\udce9']", "not UTF-8 text; as Latin-1"),
@@ -62,7 +65,7 @@ def test_what_only_looks_like_a_caption_is_named(text: Any, reason: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["[music] a dog", "[A dog] runs", "('tis the season)", '("hi", he said', "(a dog)", "{x}"]
+    "text", ["[music] a dog", "[A dog] runs", "('tis the season)", '("hi", he said', "(a dog)", "{x}", "{'a'} b: c"]
 )
 def test_brackets_are_text(text: str) -> None:
     assert read_captions(text) == (text,)

@@ -35,9 +35,10 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     assert summary.labels == {"b": 2, "a": 1}
     assert list(summary.labels) == ["b", "a"]
     assert summary.same_image == (("2.png", "copy.png"),)
+    gone = f"the image cannot be read (No such file or directory: {tmp_path / 'gone.png'})"
     assert summary.bad == (
         BadRow("3.png", "the caption is empty"),
-        BadRow("gone.png", f"the image cannot be read (No such file or directory: {tmp_path / 'gone.png'})"),
+        BadRow("gone.png", f"{gone}; dataset.image_root names another folder of images"),
     )
     plain = json.loads(json.dumps(summary.to_dict()))
     assert plain["width_px"] == {"smallest": 8, "median": 8, "largest": 40}

@@ -29,11 +29,11 @@ def labels(folder: Path, **config: Any) -> list[str | None]:
 
 
 def test_numbers_get_the_names_of_the_config(tmp_path: Path) -> None:
-    values = [1, 0.0, "1", "1.0", "cat", None, float("nan"), -1]
+    values = [1, 0.0, "1", "1.0", "cat", None, float("nan"), -1, True, "False"]
     folder = write_jsonl(tmp_path, [{"image": "0.png", "caption": "x", "label": value} for value in values])
-    expected = ["dog", "cat", "dog", "dog", "cat", None, None, None]
+    expected = ["dog", "cat", "dog", "dog", "cat", None, None, None, "dog", "cat"]
     assert labels(folder, class_names=("cat", "dog")) == expected
-    assert labels(folder) == ["1", "0", "1", "1", "cat", None, None, "-1"]
+    assert labels(folder) == ["1", "0", "1", "1", "cat", None, None, "-1", "True", "False"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_object_renames_labels_of_any_kind(tmp_path: Path) -> None:
     assert (class_name("n02123045", names), class_name("tabby cat", names)) == ("tabby cat", "tabby cat")
 
 
-@pytest.mark.parametrize("label", [2, -2, 10**30, "bird", 0.5, True])
+@pytest.mark.parametrize("label", [2, -2, 10**30, "bird", 0.5])
 def test_a_label_without_a_name_is_a_bad_sample(tmp_path: Path, label: Any) -> None:
     folder = write_jsonl(tmp_path, [{"image": "0.png", "caption": "x", "label": label}])
     (reason,) = labels(folder, class_names=("cat", "dog"))
@@ -71,6 +71,8 @@ def test_a_label_without_a_name_is_a_bad_sample(tmp_path: Path, label: Any) -> N
         ("n.json", b'{"0": 1}', "is no list of names, and no object"),
         ("n.json", b"[" * 9999, "nested too deeply"),
         ("gone.txt", None, "No such file"),
+        ("n.yaml", b"- cat\n- dog\n", "is no text file and no JSON by its name"),
+        ("n.csv", b"0,cat\n1,dog\n", "is no text file and no JSON by its name"),
     ],
 )
 def test_files_without_names_are_refused_in_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -265,17 +266,25 @@ def test_images_of_a_table_may_lie_elsewhere(tmp_path: Path) -> None:
     reason = f"the image cannot be read (No such file or directory: {tried})"
     assert dialogues(source) == [(TALK,), reason]
     assert len(set(source.image_keys())) == 2
-    assert str(table.parent / "1.png") in dialogues(open_asking(table))[0]
+    tried = table.parent / "1.png"
+    fix = "dataset.image_root names another folder of images"
+    assert dialogues(open_asking(table))[0] == f"the image cannot be read (No such file or directory: {tried}); {fix}"
     pq.write_table(pa.Table.from_pylist([{"image": "1.png", "question": "a?", "answer": "b"}]), tmp_path / "a.parquet")
     assert dialogues(open_asking(tmp_path / "a.parquet", image_root=str(tmp_path / "coco"))) == [(ask("a?", "b"),)]
 
 
+@pytest.mark.parametrize("row", [{"conversations": LLAVA}, {"prompt": "a?", "completion": "b"}])
+def test_who_reads_captions_where_there_are_questions_is_told_so(tmp_path: Path, row: dict[str, Any]) -> None:
+    folder = write_jsonl(tmp_path, [{"image": "1.png", **row}])
+    with pytest.raises(DataError, match=r"no column 'caption' .*; questions are read with a decoder \(`impresa data"):
+        open_path(DatasetConfig(), str(folder))
+
+
 def test_an_image_root_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     folder = write_jsonl(tmp_path / "a", numbered(1))
-    for root in ("gone", str(folder / "1.png")):
-        with pytest.raises(
-            DataError, match=r"dataset\.image_root: .* is no folder; name the one that holds the images"
-        ):
+    for root, where in (("gone", f" (looked in {Path.cwd()})"), (str(folder / "1.png"), "")):
+        fault = f"dataset.image_root: {root} is no folder; name the one that holds the images{where}"
+        with pytest.raises(DataError, match=f"^{re.escape(fault)}$"):
             open_asking(folder, image_root=root)
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(DataError, match=r"no table names images here; leave dataset\.image_root out"):

@@ -238,6 +238,8 @@ def test_data_are_tried_once_before_they_are_refused() -> None:
     with pytest.raises(DataError, match=r"^data: 4 samples in a row cannot be used, the first is picture 1: broken"):
         dataset.__getitems__([(0, 1), (0, 2)])
     assert sorted(read) == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=r"^data: a sample cannot be used, picture 0: broken$"):
+        BatchDataset(Pictures(1, bad=frozenset({0})), COLLATE).__getitems__([(0, 0)])
 
 
 def test_a_batch_has_as_many_good_samples_as_it_needs_and_none_twice() -> None:

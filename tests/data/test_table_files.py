@@ -56,6 +56,36 @@ def test_any_marked_encoding_is_read(folder: Path, name: str, encoding: str) -> 
     assert read(folder)["0.png"] == (WORDS,)
 
 
+def test_a_quote_that_is_never_closed_swallows_no_rows(folder: Path) -> None:
+    whole = '0.png,"two\nlines, ""one"" row"\n1.png,"to the end\n2.png,x\n3.png,y\n'
+    (folder / "metadata.csv").write_text(f"image,caption\n{whole}")
+    with pytest.raises(DataError, match=r"csv: line 6 is no csv \(a quote in the row from line 4 on is never closed\)"):
+        open_path(CONFIG, str(folder))
+    (folder / "metadata.csv").write_text('image,caption\n0.png,"two\nlines, ""one"" row"\n1.png,"x\ny"')
+    assert read(folder) == {"0.png": ('two\nlines, "one" row',), "1.png": ("x\ny",)}
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_used(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("image,caption,caption\n0.png,a,b\n")
+    with pytest.raises(DataError, match="has several columns 'caption'; rename all but one"):
+        open_path(CONFIG, str(folder))
+    (folder / "metadata.csv").write_text("image,caption,n,n\n0.png,a,1,2\n")
+    assert read(folder) == {"0.png": ("a",)}
+
+
+def test_the_line_with_which_excel_is_told_the_separator_is_no_header(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("\ufeffsep=;\r\nimage;caption\r\n0.png;a, b\r\n1.png\r\n")
+    short = "the row does not have as many cells as the header"
+    assert read(folder) == {"0.png": ("a, b",), "metadata.csv:4": short}
+
+
+@pytest.mark.parametrize("text", ["", "image,caption\n"])
+def test_a_table_without_rows_is_named(folder: Path, text: str) -> None:
+    (folder / "metadata.csv").write_text(text)
+    with pytest.raises(DataError, match=r"metadata\.csv: no rows; write one for each image"):
+        open_path(CONFIG, str(folder))
+
+
 def test_a_missing_column_is_named_with_the_separator_that_was_found(folder: Path) -> None:
     (folder / "a.csv").write_text("picture;text\n0.png;x\n")
     keys = r"dataset\.image_column and dataset\.caption_column"

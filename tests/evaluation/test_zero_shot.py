@@ -79,10 +79,12 @@ def test_refuses_what_is_not_finite() -> None:
         class_embeddings(lambda texts: torch.full((len(texts), 2), torch.inf), ["a"], ["{}"])
 
 
-def test_numbers_as_class_names_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_numbers_and_truth_values_as_class_names_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     class_embeddings(lambda texts: torch.eye(len(texts)), ["cat", "v2", "dog"], ["a photo of a {}."])
     assert not caplog.records
     class_embeddings(lambda texts: torch.eye(len(texts)), ["3", "cat"], ["a photo of a {}."])
     assert "a prompt reads 'a photo of a 3.'" in caplog.text
+    class_embeddings(lambda texts: torch.eye(len(texts)), ["False", "True"], ["a photo of a {}."])
+    assert "a prompt reads 'a photo of a False.'" in caplog.text
     assert "dataset.class_names" in caplog.text
     assert "ClassLabel" in caplog.text

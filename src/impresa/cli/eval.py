@@ -2,8 +2,8 @@
 
 Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
 labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
-evaluation and report are renewed; otherwise nothing is written. Other data may have columns and settings of their own:
-dataset.caption_column=text, and so on.
+evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's columns, but not
+from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     model = load(args.run, device=checked_device(args.device))
     trained = model.config
     task = task_of(trained)
-    model.config = with_overrides(trained, overrides) if overrides else trained
+    if args.data:  # the run's own images, under names that other data may have too
+        model.config = replace(trained, dataset=replace(trained.dataset, image_root=None))
+    if overrides:
+        model.config = with_overrides(model.config, overrides)
     source, name = _open_data(args, model.config.dataset, reading_of(trained, labels=True))
     try:
         # With sounds as in training: what a row without an image is called decides its part.

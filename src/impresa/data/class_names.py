@@ -19,8 +19,12 @@ from impresa.json_files import parse_json
 _KEY = "dataset.class_names"
 _MAX_FILE_BYTES = 16 << 20
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_TRUTH = {"False": "0", "True": "1"}
 _UNLABELLED = "-1"
 """The label that `datasets` gives where there is none."""
+
+_NO_NAMES = (".yaml", ".yml", ".csv", ".tsv", ".jsonl")
+"""Suffixes of files whose lines hold more than names."""
 
 ClassNames = Mapping[str, str]
 """Name by label; the labels of a list of names are its positions, from 0."""
@@ -35,6 +39,8 @@ def class_name(label: str | None, names: ClassNames) -> str | None:
     if label is None or not names:
         return label
     key = str(int(label)) if _INTEGER.fullmatch(label) else label
+    if key not in names:
+        key = _TRUTH.get(key, key)
     if key in names:
         return names[key]
     if key == _UNLABELLED:
@@ -56,6 +62,8 @@ def configured_names(config: DatasetConfig) -> ClassNames:
         return _numbered(config.class_names)
     path = expanded(config.class_names)
     fix = "give one name per line, or a JSON list of names or object of names by label"
+    if path.suffix.lower() in _NO_NAMES:
+        raise DataError(f"{_KEY}: {path}: is no text file and no JSON by its name; {fix}")
     try:
         text = read_regular(path, _MAX_FILE_BYTES).decode("utf-8-sig")
         is_json = path.suffix.lower() == ".json"

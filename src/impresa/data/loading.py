@@ -111,7 +111,8 @@ class BatchDataset(Dataset[B]):
             if len(batch) >= self._least:
                 return replace(batch, bad=list(bad))
         num_bad, first = len({id for id, _ in bad}), ": ".join(next(iter(bad), ("none", "")))
-        raise DataError(f"data: {num_bad} samples in a row cannot be used, the first is {first}")
+        several = f"{num_bad} samples in a row cannot be used, the first is {first}"
+        raise DataError(f"data: {f'a sample cannot be used, {first}' if num_bad == 1 else several}")
 
     def _good(self, items: list[Item], bad: dict[tuple[str, str], None]) -> list[Sample]:
         """The good samples among these items; the others are noted in `bad`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 _OPENS = re.compile(r"""\s*(?:[\[({]|array\(|b["'])""")
 _LIKE_A_LIST = re.compile(r"""(?:array\()?\[[\[({\s]*[uUbBrR]?["']""")
+_LIKE_AN_OBJECT = re.compile(r"""\s*\{\s*(?:"[^"]*"|'[^']*')\s*:""")
 _ARRAY = re.compile(r"array\((\[.*\])[^\]]*\)", re.DOTALL)
 _ITEM = re.compile(r"""[\s,]*([uUbB]?'(?:[^'\\]|\\.)*'|[uUbB]?"(?:[^"\\]|\\.)*"|None\b|nan\b)""", re.DOTALL)
 _CLOSES = re.compile(r"[\s,]*[\])}]")
@@ -59,7 +60,7 @@ def read_captions(value: Any, *, may_lack: bool = False) -> tuple[str, ...]:
             alone.
     """
     texts = [text for item in as_list(plain(value)) for text in as_list(item)]
-    if not all(text is None or isinstance(text, str) for text in texts):
+    if not all(text is None or (isinstance(text, str) and not _LIKE_AN_OBJECT.match(text)) for text in texts):
         raise ValueError(f"the caption is no text but {value!r:.60}")
     for text in texts:
         _check_unicode(text or "", "caption")

@@ -40,10 +40,10 @@ def class_embeddings(
         templates: the prompts.
     """
     check_templates(templates)
-    if numbers := [name for name in classes if name.lstrip("+-").isdecimal()]:
-        prompt = templates[0].replace(SLOT, numbers[0])
+    if unnamed := [name for name in classes if name.lstrip("+-").isdecimal() or name in ("False", "True")]:
+        prompt = templates[0].replace(SLOT, unnamed[0])
         ways = "give names in dataset.class_names, or as ClassLabel of `datasets` in the schema of a parquet file"
-        logger.warning("zero-shot: labels are numbers, so that a prompt reads %r; %s", prompt, ways)
+        logger.warning("zero-shot: labels are no names, so that a prompt reads %r; %s", prompt, ways)
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
     of_prompts = unit_rows(encode_text(prompts), "text")
     return F.normalize(of_prompts.view(len(classes), len(templates), -1).mean(dim=1), dim=1)

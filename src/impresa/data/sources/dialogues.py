@@ -41,10 +41,16 @@ def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
     return (*MESSAGES, *pairs, config.kind_column, config.caption_column)
 
 
+def holds_dialogues(columns: Set[str], config: DatasetConfig) -> bool:
+    """True for a table that has all columns of a layout of its own, so not for captions."""
+    pair = {config.question_column, config.answer_column}
+    return bool(columns & set(MESSAGES)) or {PROMPT, COMPLETION} <= columns or pair <= columns
+
+
 def missing_columns(columns: Set[str], config: DatasetConfig) -> list[tuple[str, str]]:
     """What a table of dialogues lacks, and the key that mends it; empty if it has all."""
     pair = {config.question_column, config.answer_column}
-    if columns & set(MESSAGES) or {PROMPT, COMPLETION} <= columns or pair <= columns:
+    if holds_dialogues(columns, config):
         return []
     for key in ("question", "answer"):
         if pair & columns and (column := getattr(config, f"{key}_column")) not in columns:

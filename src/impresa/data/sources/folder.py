@@ -71,6 +71,8 @@ class FolderSource(RowSource):
         if not tables and config.image_root is not None:
             raise DataError(f"{folder}: no table names images here; leave dataset.image_root out, or name the table")
         self._rows = _unique(chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._sidecars(files))
+        if tables and not self._rows:
+            raise DataError(f"{tables[0]}: no rows; write one for each image, or move the table out of the way")
         if not self._rows:
             raise DataError(f"{folder}: no images; name a folder with images and {METADATA_NAMES[0]} or .txt captions")
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from PIL import Image
 
 from impresa.config.experiment import DatasetConfig
-from impresa.config.paths import expanded
+from impresa.config.paths import expanded, looked_in
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
@@ -29,7 +29,7 @@ from impresa.data.disk import check_size, open_regular, read_regular
 from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
-from impresa.data.sources.dialogues import dialogue_columns, missing_columns, read_dialogues
+from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
 from impresa.data.text import is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -94,7 +94,8 @@ class RowSource(ABC):
         self._max_bytes = config.max_file_mib << 20
         self._image_root = None if config.image_root is None else expanded(config.image_root)
         if self._image_root is not None and not self._image_root.is_dir():
-            raise DataError(f"dataset.image_root: {config.image_root} is no folder; name the one that holds the images")
+            fix = f"name the one that holds the images{looked_in(self._image_root)}"
+            raise DataError(f"dataset.image_root: {config.image_root} is no folder; {fix}")
         self._roots = self._allowed = prefixes(root)
         self._image_roots = () if self._image_root is None else prefixes(self._image_root)
 
@@ -199,6 +200,8 @@ class RowSource(ABC):
             lacks += missing_columns(found, config)
         elif not (sounds or has_caption):
             fix = f"dataset.caption_column; {self.only_labels}" if has_label else "dataset.caption_column"
+            if holds_dialogues(found, config):
+                fix += "; questions are read with a decoder (`impresa data check --questions`)"
             lacks.append((f"no column {config.caption_column!r}", fix))
         if sounds and config.audio_column not in found:
             fix = "dataset.audio_column, or leave the audio_encoder out"
@@ -353,7 +356,11 @@ def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image
         data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
         check_size(len(data), max_bytes)
     except OSError as error:
-        raise ValueError(f"the image cannot be read ({error.strerror or error}: {printable(str(file))})") from error
+        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
+        fix = "; dataset.image_root names another folder of images" if is_gone else ""
+        raise ValueError(
+            f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"the image {error}") from error
     return decode_image(data, shrink_to_px, config.max_image_pixels)

@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _OTHER_FILES = {b"PK\x03\x04": "a zip archive or an Excel workbook", b"\x1f\x8b": "gzip", b"PAR1": "parquet"}
+_EXCEL_HINT = re.compile(r'\s*"?sep=.?"?\s*', re.IGNORECASE)
+"""The line before the header that tells Excel the separator."""
 _TOKEN_LINE = re.compile(r"([^\t]+?)(?:#\d+)?\t(.*)")
 
 
@@ -162,7 +165,7 @@ def _csv(lines: Iterator[str], wanted: Set[str]) -> Table:
     """The table whose separator gives most of the wanted columns, and then most columns."""
     num_blank, header = 0, ""
     for header in lines:
-        if not is_blank(header):
+        if not (is_blank(header) or _EXCEL_HINT.fullmatch(header)):
             break
         num_blank += 1
     if not is_unicode(header):
@@ -171,22 +174,39 @@ def _csv(lines: Iterator[str], wanted: Set[str]) -> Table:
     columns = {separator: _columns(header, separator) for separator in _SEPARATORS}
     best = max(columns, key=lambda separator: (len(wanted & set(columns[separator])), len(columns[separator])))
     note = f"; the columns are separated by {_SEPARATORS[best]}" if len(columns[best]) > 1 else ""
+    if twice := [name for name, number in Counter(columns[best]).items() if number > 1 and name in wanted]:
+        raise ValueError(f"has several columns {twice[0]!r}; rename all but one")
     csv.field_size_limit(1 << 24)  # captions of a model can be longer than the standard library expects
-    reader = csv.reader(chain([header], lines), delimiter=best, skipinitialspace=True)
-    return Table(_read_csv(reader, columns[best], num_blank), columns[best], note)
+    return Table(_read_csv(chain([header], lines), best, columns[best], num_blank), columns[best], note)
 
 
 def _columns(header: str, separator: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in next(csv.reader([header], delimiter=separator, skipinitialspace=True), []))
 
 
-def _read_csv(reader: Any, columns: tuple[str, ...], num_blank: int) -> Iterator[NumberedRow]:
+def _read_csv(lines: Iterable[str], separator: str, columns: tuple[str, ...], num_blank: int) -> Iterator[NumberedRow]:
+    of_row: list[str] = []
+    style: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True}
+    reader = csv.reader(_kept(lines, of_row), **style)
     next(reader, None)
+    of_row.clear()
     try:
         for cells in reader:
+            # Another line would belong to the row if a quote is open at the end; rows of several lines are rare.
+            if len(of_row) > 1 and len(list(csv.reader([*of_row, "x"], **style))) == 1:
+                start = num_blank + reader.line_num - len(of_row) + 1
+                raise csv.Error(f"a quote in the row from line {start} on is never closed")
+            of_row.clear()
             if len(cells) == len(columns):
                 yield num_blank + reader.line_num, dict(zip(columns, cells, strict=True))
             elif cells:
                 yield num_blank + reader.line_num, "the row does not have as many cells as the header"
     except csv.Error as error:
         raise ValueError(f"line {num_blank + reader.line_num} is no csv ({error}); fix the file") from error
+
+
+def _kept(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    """The lines, each put into a list when it is asked for."""
+    for line in lines:
+        kept.append(line)
+        yield line
