@@ -60,7 +60,7 @@ def test_refusals_are_one_line_and_write_nothing(place: Path, capsys: pytest.Cap
 def test_a_damaged_run_leaves_nothing_behind(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(place.iterdir())
     assert main(["export", "adapted", "new"]) == 2
-    assert "adapted/manifest.json: is damaged" in capsys.readouterr().err
+    assert "adapted/manifest.json: `format`: Field required" in capsys.readouterr().err
     assert sorted(place.iterdir()) == before
 
 

@@ -249,6 +249,7 @@ QUESTION = {**dict.fromkeys(("question", "expected", "answer"), "a"), "right": T
 FOREIGN: dict[str, dict[str, Any]] = {
     "picture": {"image_queries": [{"captions": ["a"], "image": "https://example.org/x.png", "answers": []}]},
     "svg": {"questions": [{"image": "data:image/svg+xml;base64,AAAA", **QUESTION}]},
+    "empty": {"text_queries": [{"captions": [], "image": None, "answers": []}]},
     "ragged": {"similarity": [[0.1, 0.2], [0.3]], "similarity_captions": ["a", "b"]},
     "large": {"similarity": [[0.0] * 300] * 300, "similarity_captions": ["a"] * 300},
 }
@@ -272,3 +273,10 @@ def test_words_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture
     assert r"\u001b[2J\u202e\u000aforged row" in shown
     assert not {"\x1b", "\u202e"} & set(shown)
     assert not any(line.startswith("forged") for line in shown.splitlines())
+
+
+def test_a_gallery_without_pictures_is_shown(tmp_path: Path) -> None:
+    save_evaluation(ANSWERING, tmp_path)
+    query = {"captions": ["a"], "image": None, "answers": [{"score": 0.5, "right": True, "caption": "a"}]}
+    (tmp_path / GALLERY).write_text(json.dumps({"image_queries": [query], "text_queries": [query]}))
+    assert "What a text finds" in render_report(tmp_path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 
 from impresa.files import refuse_links, write_atomic
 from impresa.json_files import read_json
@@ -225,7 +225,7 @@ class Answer:
 class Example:
     """A query and the first answers it found, best first."""
 
-    captions: tuple[str, ...]
+    captions: Annotated[tuple[str, ...], Field(min_length=1)]
     """Text query: the query. Image query: the captions that would be right."""
     image: DataUri | None
     """Image query: the picture."""

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
 _LONGEST_ID = 64
+_MOST_DIGITS = 18
+"""Of the number of a step."""
 NETWORK_PATIENCE_S = 5.0
 """Longest wait for an answer of Weights & Biases."""
 SECONDS_BETWEEN_LINES = 30.0
@@ -266,7 +268,7 @@ class MetricsCsv(MetricLogger):
             whole = [line for line in lines if None not in line.values()]
             if whole and "\0" in whole[-1]["step"]:
                 del whole[-1]  # a block that was never written
-            if not all(line["step"].isdecimal() for line in whole):
+            if not all(line["step"].isdecimal() and len(line["step"]) <= _MOST_DIGITS for line in whole):
                 raise ValueError("there are no such steps")
             return whole
         except (ValueError, LookupError, csv.Error) as error:
