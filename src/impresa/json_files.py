@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from impresa.errors import CheckpointError
 T = TypeVar("T")
 MAX_BYTES = 64 << 20
 """Of a file. A gallery, the largest that is written, takes a few hundred kilobytes."""
+MAX_DEPTH = 64
+"""Of values within values, which those who read them follow by recursion."""
+_TOO_DEEP = "values are nested too deeply"
 RESTORE = "restore the run from a copy"
 
 
@@ -40,11 +44,23 @@ def read_json(path: Path, kind: type[T], *, fix: str = RESTORE) -> T:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The values of a JSON text; anything else, and values nested too deeply, are a ValueError."""
+    """The values of a JSON text; anything else, and values nested deeper than `MAX_DEPTH`, are a ValueError."""
     try:
-        return json.loads(text)
+        values = json.loads(text)
     except RecursionError as error:
-        raise ValueError("values are nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
+    level, depth = [values], 0
+    while level := [value for parent in level for value in _inside(parent)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(_TOO_DEEP)
+    return values
+
+
+def _inside(parent: Any) -> Iterable[Any]:
+    """Values of a mapping or a list that may have values themselves."""
+    values = parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ()
+    return [value for value in values if isinstance(value, dict | list)]
 
 
 def first_fault(error: ValidationError) -> str:
