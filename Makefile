@@ -30,7 +30,7 @@ audit: $(VENV)/installed-dev  ## are versions of dependencies known to be vulner
 	-$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	$(BIN)/python tools/audit.py --pip-audit $(VENV)/audit/bin/pip-audit
 
-fuzz: $(VENV)/installed-dev  ## damage files of data and of runs at random; half an hour
+fuzz: $(VENV)/installed-dev  ## damage files of data and of runs at random; about an hour
 	$(BIN)/python tests/fuzzing/run.py
 
 check: lint types test  ## everything that decides whether a change is accepted
