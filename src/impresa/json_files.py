@@ -64,7 +64,7 @@ def _inside(parent: Any) -> Iterable[Any]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """What pydantic finds first, in one line."""
+    """The first fault that pydantic finds, in one line."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = ".".join(map(str, first["loc"]))
     return (f"`{key}`: " if key else "") + " ".join(first["msg"].split())

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 @dataclass
 class _Chat:
-    """What is talked about, and what was said about it."""
+    """The image that is talked about, and the turns so far."""
 
     model: AnsweringModel
     image: Path

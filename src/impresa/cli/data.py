@@ -111,7 +111,7 @@ def _check(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _notes(config: ExperimentConfig, source: Source) -> list[str]:
-    """What a model of default size would not read whole, by a tokenizer that is trained on the same texts."""
+    """Notes on texts too long for a model of default size, by a tokenizer that is trained on the same texts."""
     from impresa.data.chat import prepare_chat
     from impresa.data.lengths import MOST_TEXTS, notes_on_captions, notes_on_dialogues
     from impresa.data.preprocessing import prepare_tokenizer

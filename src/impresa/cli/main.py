@@ -22,7 +22,7 @@ from impresa.streams import accept_any_text
 USER_ERROR = 2
 INTERRUPTED = 130
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What printing ends in when the file behind standard output is full; all other writing names its file."""
+"""The errors of printing when the file behind standard output is full; all other writing names its file."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -56,7 +56,7 @@ def absolute_paths(config: ExperimentConfig) -> dict[str, str]:
 
 
 def record_of(config: ExperimentConfig) -> dict[str, dict[str, str]]:
-    """What a run keeps in `paths.json`: each path as it was given and in full."""
+    """The content of a run's `paths.json`: each path as it was given and in full."""
     absolute = absolute_paths(config)
     return {key: {"given": path, "absolute": absolute[key]} for key, path in paths_of(config).items()}
 

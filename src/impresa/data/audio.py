@@ -251,7 +251,7 @@ class PretrainedAudioTransform:
 
 @dataclass(frozen=True)
 class StoredExtractor:
-    """What `PretrainedAudioTransform.to_dict` wrote."""
+    """The values that `PretrainedAudioTransform.to_dict` gives, as they are stored."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     max_seconds: Seconds

@@ -33,7 +33,7 @@ _PLACEHOLDER = "\ue000"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What stands before an answer, fitted into the bound of its length."""
+    """The tokens before an answer, fitted into the bound of its length."""
 
     ids: list[int]
     """Token ids."""
@@ -95,7 +95,7 @@ class ChatFormat(ABC):
         return self.fitted_prompt(turns, question, max_len, num_new).ids
 
     def fitted_prompt(self, turns: Sequence[Turn], question: str, max_len: int, num_new: int = 0) -> Prompt:
-        """What stands before the answer to `question`, with the same token ids as those of `encode`.
+        """The prompt of the answer to `question`, with the same token ids as those of `encode`.
 
         Args:
             turns: earlier questions and answers, oldest first.

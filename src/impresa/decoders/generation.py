@@ -180,7 +180,7 @@ class _Stopping(StoppingCriteria):
 
 
 def _processors(settings: GenerationConfig) -> LogitsProcessorList:
-    """What `settings` do to the scores (B, V) of the next token, given the tokens (B, new) before it."""
+    """The changes that `settings` make to the scores (B, V) of the next token, given the tokens (B, new) before it."""
     found = LogitsProcessorList()
     if settings.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))

@@ -1,4 +1,4 @@
-"""What counts as the same answer: texts brought to one form before they are compared.
+"""Equality of answers: texts brought to one form before they are compared.
 
 It is that of SQuAD (Rajpurkar et al. 2016): lower case, without punctuation and articles. SQuAD's is made for English
 phrases; answers of numbers, signs and other scripts would be confused by it, so here

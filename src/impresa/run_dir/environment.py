@@ -46,7 +46,7 @@ class Resumption(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class Environment(TypedDict, total=False):
-    """What `environment.json` holds; keys of other versions are kept."""
+    """The content of `environment.json`; keys of other versions are kept."""
 
     started: Word
     finished: Word
@@ -88,7 +88,7 @@ def is_finished(run_dir: Path) -> bool:
 
 
 def read_environment(run_dir: Path) -> Environment:
-    """What `environment.json` says; nothing when there is no such file.
+    """The values of `environment.json`; none when there is no such file.
 
     Raises:
         CheckpointError: it was not written by this program.

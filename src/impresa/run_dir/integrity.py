@@ -31,7 +31,7 @@ CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
 CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
 SMALLEST_GOLDEN_COSINE = 0.999
 _DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError)
-"""What reading a golden file of any content raises."""
+"""Exceptions that reading a golden file of any content raises."""
 
 
 @dataclass(frozen=True)

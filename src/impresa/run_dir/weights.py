@@ -29,7 +29,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the header of a file says of a tensor."""
+    """A tensor as the header of a file describes it."""
 
     shape: tuple[int, ...]
     type: str

@@ -1,4 +1,4 @@
-"""What a run continues from, and the length that it gets then."""
+"""The checkpoint that a run continues from, and the length that it gets then."""
 
 from __future__ import annotations
 

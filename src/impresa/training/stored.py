@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, so that a run can go on from it: the file may be damaged, of another run, or forged."""
+"""The parts that a run needs of a checkpoint to go on from it: the file may be damaged, of another run, or forged."""
 
 from __future__ import annotations
 

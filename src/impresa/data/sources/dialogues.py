@@ -48,7 +48,7 @@ def holds_dialogues(columns: Set[str], config: DatasetConfig) -> bool:
 
 
 def missing_columns(columns: Set[str], config: DatasetConfig) -> list[tuple[str, str]]:
-    """What a table of dialogues lacks, and the key that mends it; empty if it has all."""
+    """Columns that a table of dialogues lacks, and the key that mends it; empty if it has all."""
     pair = {config.question_column, config.answer_column}
     if holds_dialogues(columns, config):
         return []

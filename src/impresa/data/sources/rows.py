@@ -330,7 +330,7 @@ class RowSource(ABC):
 
 
 def prefixes(folder: Path) -> tuple[str, ...]:
-    """What paths in a folder begin with: its own name, and its name without links, for a table may use either."""
+    """Beginnings of the paths in a folder: its own name, and its name without links, for a table may use either."""
     return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
 
 

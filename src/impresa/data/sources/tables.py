@@ -55,7 +55,7 @@ class Table:
     columns: tuple[str, ...] = ()
     """Those of a csv file's header."""
     note: str = ""
-    """What was found out about the file, for the error that a column is missing."""
+    """Notes about the file, for the error that a column is missing."""
 
 
 @contextmanager
