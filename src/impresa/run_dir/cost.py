@@ -1,0 +1,49 @@
+"""Costs of a training run, in `cost.json`: size, work, speed, memory and time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from impresa.files import write_atomic
+from impresa.json_files import read_json
+from impresa.run_dir.layout import COST
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured while the run was trained; over all its parts where it was resumed."""
+
+    parameters: Count
+    """Of the whole model, frozen ones too."""
+    trainable_parameters: Count
+    flops_per_sample: Amount | None
+    """Floating-point operations of forward and backward pass of one training sample, as torch's `FlopCounterMode`
+    counts them; None where it cannot."""
+    samples_per_second: Amount
+    """Training samples over the time of the steps, without validations."""
+    peak_memory_bytes: Count
+    """Of the GPU, else resident memory of the process."""
+    training_seconds: Amount
+    """From the first step to the last, validations and checkpoints included."""
+
+
+def read_cost(run_dir: Path) -> Cost | None:
+    """The costs of a run; None for a run that has not finished, or is older than this file.
+
+    Raises:
+        CheckpointError: the file was not written by this program.
+    """
+    path = run_dir / COST
+    return read_json(path, Cost, fix="remove it") if path.is_file() else None
+
+
+def write_cost(run_dir: Path, cost: Cost) -> None:
+    write_atomic(run_dir / COST, json.dumps(asdict(cost), indent=2) + "\n")
