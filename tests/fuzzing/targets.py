@@ -41,7 +41,15 @@ from tiny_vlm import tiny_qwen_vlm
 COLUMNS = DatasetConfig(max_bad_fraction=1.0)
 SOUNDS = Reading(audio_seconds=2.0)
 DIALOGUES = Reading(dialogues=True)
-REPORTED = ("config.yaml", "environment.json", "evaluation.json", "gallery.json", "metrics.csv", "bad_samples.jsonl")
+REPORTED = (
+    "config.yaml",
+    "environment.json",
+    "evaluation.json",
+    "gallery.json",
+    "metrics.csv",
+    "bad_samples.jsonl",
+    "cost.json",
+)
 """Files of a run that its report is made from."""
 BAD_SAMPLES = """{"split": "train", "id": "a.png", "reason": "cannot be decoded"}
 {"split": "val", "id": "b.png", "reason": "the caption is empty"}

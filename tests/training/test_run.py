@@ -136,7 +136,10 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(
     train(tiny_experiment(), tmp_path / "run", command=COMMAND, resume=True)
     folders = (tmp_path / "run", finished_run())
     resumed, straight = (torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in folders)
+    costs = [checkpoint.pop("cost") for checkpoint in (resumed, straight)]
     assert same(resumed, straight)
+    assert all(cost["samples"] == costs[0]["samples"] > 0 for cost in costs)
+    assert all(cost["seconds"] > cost["step_seconds"] > 0 for cost in costs)
     assert rows(tmp_path / "run") == rows(finished_run())
     assert [resumed["step"] for resumed in read_environment(tmp_path / "run")["resumed"]] == [step]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()

@@ -6,6 +6,7 @@ Only the linear layers of the blocks are quantised: an error in embeddings, LM h
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -77,3 +78,18 @@ def quantized_layers(model: nn.Module) -> list[Any]:
     from bitsandbytes.nn import Linear4bit
 
     return [module for module in model.modules() if isinstance(module, Linear4bit)]
+
+
+def num_weights(module: nn.Module, *, trainable: bool = False) -> int:
+    """Weights of a module: each shared one once, four-bit ones by their number and not by their bytes.
+
+    Args:
+        module: any module.
+        trainable: count only those that have a gradient.
+    """
+    return sum(map(_num_weights, (p for p in module.parameters() if p.requires_grad or not trainable)))
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.overfitting import overfitting
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
+from impresa.run_dir.cost import Cost, read_cost
 from impresa.run_dir.environment import Environment, read_environment
 from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
 
@@ -71,7 +73,7 @@ def render_report(run_dir: Path) -> str:
         bad_samples=bad[:MAX_LISTED],
         bad_counts=Counter(split for split, _, _ in bad),
         command=shlex.join(environment.get("command", ())),
-        facts=_facts(environment, config),
+        facts={**_costs(read_cost(run_dir)), **_facts(environment, config)},
         config_text=config_file.read_text("utf-8") if config else "",
     )
 
@@ -113,6 +115,19 @@ def _facts(environment: Environment, config: ExperimentConfig | None) -> dict[st
         "GPUs": ", ".join(environment.get("gpus", [])),
     }
     return {name: fact for name, fact in facts.items() if fact not in (None, "")}
+
+
+def _costs(cost: Cost | None) -> dict[str, str]:
+    """Size, time, speed, work and memory of the training, as far as they are known."""
+    if cost is None:
+        return {}
+    work = cost.flops_per_sample
+    return {
+        "Parameters": f"{cost.parameters:,}, {cost.trainable_parameters:,} of them trained",
+        "Training time": f"{timedelta(seconds=round(cost.training_seconds))}, {cost.samples_per_second:,.0f} samples/s",
+        **({"Work": f"{work / 1e9:,.2f} GFLOP per sample, forward and backward"} if work else {}),
+        "Peak memory": f"{cost.peak_memory_bytes / 2**30:.1f} GiB",
+    }
 
 
 def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:

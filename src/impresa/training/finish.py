@@ -15,6 +15,7 @@ from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
 from impresa.reports.html import write_report
+from impresa.run_dir.cost import write_cost
 from impresa.run_dir.environment import now, read_environment, write_environment
 from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
@@ -22,16 +23,18 @@ from impresa.run_dir.lock import check_lock
 from impresa.run_dir.save import save_run
 from impresa.tasks.samples import name_of_data, read_samples
 from impresa.training.checkpoints import discard_last
+from impresa.training.costs import Spent, cost_of
 from impresa.training.parts import Parts
 
 NUM_GOLDEN = 4
 """Samples whose outputs are stored, so that loading can compare."""
 
 
-def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device) -> None:
+def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device, spent: Spent) -> None:
     """Save the weights, evaluate the saved model on the test data, and write report and model card."""
     check_lock(run_dir)
-    data, preprocessing, num_parameters = parts.data, parts.preprocessing, parts.num_parameters
+    data, preprocessing = parts.data, parts.preprocessing
+    cost = cost_of(spent, parts.model)
     usable = read_samples(data.val_source, range(len(data.val_source)), bad=[])
     examples = [sample for _, sample in islice(usable, NUM_GOLDEN)]
     save_run(run_dir, parts.model, config, preprocessing, examples=examples, device=device)
@@ -45,9 +48,10 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         show_progress=sys.stderr.isatty(),
     )
     save_evaluation(evaluation, run_dir)
+    write_cost(run_dir, cost)
     environment = read_environment(run_dir)
     environment["finished"] = now()
-    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, num_parameters))
+    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, cost.parameters))
     write_report(run_dir)
     write_environment(run_dir, environment)
     discard_last(config.trainer.checkpoint, run_dir)

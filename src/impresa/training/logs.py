@@ -7,10 +7,8 @@ import io
 import logging
 import os
 import re
-import resource
 import secrets
 import shlex
-import sys
 import threading
 import time
 import urllib.error
@@ -35,6 +33,7 @@ from impresa.errors import CheckpointError
 from impresa.files import append, naming, write_atomic
 from impresa.run_dir.layout import EVENTS, METRICS, WANDB, WANDB_ID
 from impresa.run_dir.lock import check_lock
+from impresa.training.costs import peak_memory_bytes, uses_gpu
 from impresa.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -180,11 +179,8 @@ class ProgressReport:
 
 
 def memory_in_use() -> str:
-    """Peak memory of this process: of the GPU if it uses one, else of the machine."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB GPU"
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+    """Peak memory of this process, for people."""
+    return f"{peak_memory_bytes() / 2**30:.1f} GiB{' GPU' if uses_gpu() else ''}"
 
 
 class Speedometer:

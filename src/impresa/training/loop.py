@@ -17,6 +17,7 @@ from impresa.errors import TrainingError
 from impresa.tasks.base import Task
 from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
+from impresa.training.costs import CostMeter
 from impresa.training.distributed import Group, no_sync
 from impresa.training.logs import ProgressReport, Recorder
 from impresa.training.monitor import Monitor
@@ -46,6 +47,7 @@ def run_steps(
     training: Training,
     *,
     recorder: Recorder,
+    costs: CostMeter,
     progress: ProgressReport,
     watch: StepWatch,
     monitor: Monitor,
@@ -63,14 +65,16 @@ def run_steps(
     progress.start(state.step)
     steps = steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches)
     for batches in islice(steps, plan.total_steps - state.step):
-        logs = train_step(training, batches)
-        step, num_samples = state.step, sum(map(len, batches)) * group.world_size
+        num_samples = sum(map(len, batches)) * group.world_size
+        with costs.step(num_samples, group.world_size):
+            logs = train_step(training, batches)
+        step = state.step
         recorder.train(step, num_samples, logs)
         progress.train(step, num_samples, logs)
         watch.after_step(step, batches, logs)
         metrics = None
         if plan.evaluates_after(step):
-            with recorder.speed.paused(), progress.speed.paused():
+            with recorder.speed.paused(), progress.speed.paused(), costs.paused():
                 metrics = validate(training)
             recorder.validation(step, metrics)
             progress.validation(step, metrics)

@@ -17,6 +17,7 @@ from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingVie
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
+from impresa.decoders.quantization import num_weights
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
@@ -139,12 +140,12 @@ class Parts:
     @property
     def num_parameters(self) -> int:
         """Parameters of the model, frozen ones included."""
-        return sum(number for _, number in self.parameters())
+        return num_weights(self.model)
 
     def parameters(self) -> Iterator[tuple[str, int]]:
         """Name and number of parameters of each part of the model."""
         for name, part in self.model.named_children():
-            yield name, sum(parameter.numel() for parameter in part.parameters())
+            yield name, num_weights(part)
 
 
 def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool = False, world_size: int = 1) -> Parts:

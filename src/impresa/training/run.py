@@ -15,6 +15,7 @@ from impresa.run_dir.claim import claimed, clear, clear_half_written
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
+from impresa.training.costs import CostMeter, Spent
 from impresa.training.distributed import (
     Group,
     join_group,
@@ -92,11 +93,11 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         for note in parts.task.notes(parts.data.train_source, parts.preprocessing):
             logger.info(note)
         _prepare(output_dir, config, parts, command, checkpoint)
-    fit(config, parts, output_dir, checkpoint, group)
+    spent = fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
-        finish(config, parts, output_dir, group.device)
+        finish(config, parts, output_dir, group.device, spent)
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -128,17 +129,22 @@ def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
         logger.warning(line)
 
 
-def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> None:
-    """Train from `checkpoint` to the end of the plan; the model in `parts` has the best weights then."""
+def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> Spent:
+    """Train from `checkpoint` to the end of the plan; the model in `parts` has the best weights then.
+
+    Returns:
+        What the run has cost.
+    """
     leave_cores_to_workers(config.dataset.num_workers)
     training = set_up(config, parts, group, checkpoint)
     state, plan = training.state, training.plan
     recorder = Recorder(plan, build_loggers(config, run_dir, checkpoint.get("step", 0)) if group.is_main else [])
     monitor = Monitor(config.trainer, plan.total_steps)
+    costs = CostMeter(checkpoint.get("cost", {}))
 
     def content() -> dict[str, Any]:
         length = {"total_steps": plan.total_steps, "warmup_steps": training.schedule.warmup_steps}
-        seen = {"losses": recorder.losses(), "monitored": monitor.points()}
+        seen = {"losses": recorder.losses(), "monitored": monitor.points(), "cost": costs.spent().model_dump()}
         return {**state.checkpoint(), "data": _position(training), **length, **seen}
 
     checkpoints = Checkpoints(config.trainer.checkpoint, run_dir, plan, group, content)
@@ -157,6 +163,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
                 run_steps(
                     training,
                     recorder=recorder,
+                    costs=costs,
                     progress=progress,
                     watch=watch,
                     monitor=monitor,
@@ -175,10 +182,12 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
             recorder.close(success=success)
     if monitor.is_exhausted and state.step < plan.total_steps:
         logger.warning(monitor.why_stopped(state.step))
+    spent = costs.spent()
     if checkpoints.best is not None and group.is_main:
         state.take_best(read_checkpoint(checkpoints.best))
     elif state.average is not None:
         state.average.swap()
+    return spent
 
 
 def set_up(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from impresa.config.types import CountOrZero
 from impresa.errors import CheckpointError
+from impresa.training.costs import Spent
 
 
 class Position(BaseModel):
@@ -41,6 +42,7 @@ class Content(BaseModel):
     total_steps: CountOrZero
     warmup_steps: CountOrZero
     monitored: list[tuple[int, float]]
+    cost: Spent = Spent()
 
 
 def check_content(content: Mapping[str, Any]) -> None:

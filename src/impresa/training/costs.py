@@ -1,0 +1,118 @@
+"""The meter of a training run: samples, seconds, peak memory, and the work of a step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Size, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from impresa.decoders.quantization import num_weights
+from impresa.run_dir.cost import Amount, Cost, Count
+
+_aten = torch.ops.aten
+
+
+class Spent(BaseModel):
+    """What a run has cost so far, over all its parts; in its checkpoints."""
+
+    samples: Count = 0
+    step_seconds: Amount = 0.0
+    """Steps alone, without validations."""
+    seconds: Amount = 0.0
+    """Steps, validations and checkpoints."""
+    peak_memory_bytes: Count = 0
+    flops_per_sample: Amount | None = None
+
+
+class CostMeter:
+    """Adds up what a run costs, from the first step of this part on.
+
+    Args:
+        stored: `spent` of the run's earlier part, as a dictionary; empty for a new run.
+    """
+
+    def __init__(self, stored: Mapping[str, Any]) -> None:
+        self._before = Spent(**stored)
+        self._samples, self._paused = 0, 0.0
+        self._flops_per_sample: float | None = None
+        self._started: float | None = None
+
+    @contextmanager
+    def step(self, num_samples: int, world_size: int) -> Iterator[None]:
+        """One optimizer step over so many samples of all processes; the work of the first one is counted."""
+        if self._started is not None:
+            self._samples += num_samples
+            yield
+            return
+        self._started = time.monotonic()
+        self._samples += num_samples
+        with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+            yield
+        self._flops_per_sample = counter.get_total_flops() * world_size / num_samples
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not that of steps."""
+        start = time.monotonic()
+        yield
+        self._paused += time.monotonic() - start
+
+    def spent(self) -> Spent:
+        """The costs up to now."""
+        before = self._before
+        seconds = 0.0 if self._started is None else time.monotonic() - self._started
+        return Spent(
+            samples=before.samples + self._samples,
+            step_seconds=before.step_seconds + max(seconds - self._paused, 0.0),
+            seconds=before.seconds + seconds,
+            peak_memory_bytes=max(before.peak_memory_bytes, peak_memory_bytes()),
+            flops_per_sample=self._flops_per_sample or before.flops_per_sample,
+        )
+
+
+def cost_of(spent: Spent, model: nn.Module) -> Cost:
+    """The costs of the training of a model, as its run stores them."""
+    return Cost(
+        parameters=num_weights(model),
+        trainable_parameters=num_weights(model, trainable=True),
+        flops_per_sample=spent.flops_per_sample,
+        samples_per_second=spent.samples / spent.step_seconds if spent.step_seconds else 0.0,
+        peak_memory_bytes=spent.peak_memory_bytes,
+        training_seconds=spent.seconds,
+    )
+
+
+def uses_gpu() -> bool:
+    """True once this process has computed on a GPU."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of this process: of the GPU if it uses one, else of the machine."""
+    if uses_gpu():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _attention_flops(query: Size, key: Size, value: Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient: Size, query: Size, key: Size, value: Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+_ON_CPU = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+"""Operations of attention on a CPU, which torch's counter leaves out."""
