@@ -119,3 +119,8 @@ def test_sounds_and_pairs_are_points_where_the_model_takes_them() -> None:
     assert [point.modality for point in found.items] == ["image", "audio", "image+audio", "text", "text"]
     assert [point.thumbnail is not None for point in found.items] == [True, False, True, False, False]
     assert found.summary() == "5 points: 1 images, 2 texts, 1 sounds, 1 pairs of image and sound"
+
+
+def test_data_of_images_and_labels_alone_are_drawn_too() -> None:
+    found = collected(ListSource([square("a", "red", label="warm"), square("b", "blue", label="cold")]))
+    assert [(point.modality, point.label) for point in found.items] == [("image", "warm"), ("image", "cold")]
