@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import re
@@ -140,6 +141,18 @@ def test_a_failure_leaves_no_folder_behind_and_an_old_map_as_it_was(tmp_path: Pa
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match=r"cannot be written \(Not a directory\); name another with --out"):
         drawn(colour_source(6), tmp_path / "file" / "map")
+
+
+def test_a_full_disk_is_named_with_its_file_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*map.parquet'"):
+        drawn(colour_source(6), tmp_path / "map")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_data_give_the_same_page(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,8 @@ def draw_map(
         show_progress: bars on standard error.
 
     Raises:
-        DataError: no sample is usable, or the folder cannot be written.
+        DataError: no sample is usable, or the folder cannot be made.
+        OSError: a file cannot be written; it names the file.
     """
     with _writing_to(folder):
         batch = evaluation_batch_size(batch_size, model.config.dataset)
@@ -93,9 +94,10 @@ def _writing_to(folder: Path) -> Iterator[None]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); name another with --out") from error
+    try:
+        yield
     finally:
         if is_new:
             with suppress(OSError):
@@ -109,8 +111,8 @@ def _left_out(points: Points) -> Iterator[str]:
     if points.num_texts_left_out:
         yield f"{points.num_texts_left_out:,} texts are left out; a larger --limit takes more"
     if points.bad:
-        first: Sequence[str] = [f"{note.id}: {note.reason}" for note in points.bad[:1]]
-        yield f"{len(points.bad):,} of {points.num_samples:,} samples could not be used and were skipped ({first[0]})"
+        first = f"{points.bad[0].id}: {points.bad[0].reason}"
+        yield f"{len(points.bad):,} of {points.num_samples:,} samples could not be used and were skipped ({first})"
 
 
 def _explained(plain: Layout, centred: Layout) -> Iterator[str]:
