@@ -31,7 +31,7 @@ LEVELS = {
             ("run_dir",),
             ("export",),
             ("training",),
-            ("ablation", "search", "serving"),
+            ("ablation", "embedding_map", "search", "serving"),
             ("cli",),
             ("__main__",),
         )

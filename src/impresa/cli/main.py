@@ -35,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
 VERBS = {
     "train": "train a model and write its run directory",
     "eval": "evaluate a run on its own or on other data",
+    "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
     "caption": "describe images",
     "chat": "talk about one image, line by line",
@@ -44,8 +45,8 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "config", "data", "eval")
-_NAMING_DATA = ("data", "eval")
+_TAKING_OVERRIDES = ("train", "config", "data", "eval", "map")
+_NAMING_DATA = ("data", "eval", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
 usage: impresa VERB ...

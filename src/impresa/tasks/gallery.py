@@ -33,7 +33,7 @@ def retrieval_gallery(
     images, texts = unit_rows(images, "image"), unit_rows(texts, "text")
 
     @cache
-    def thumbnail(image: int) -> str:
+    def shown(image: int) -> str:
         picture = source[positions[image]].image
         assert picture is not None  # images without a picture were not embedded
         return data_uri(picture)
@@ -42,7 +42,7 @@ def retrieval_gallery(
         is_right = right.mask(image, image + 1)[0]
         return Example(
             captions=tuple(right.texts[text] for text in is_right.nonzero()[:, 0].tolist()),
-            image=thumbnail(image),
+            image=shown(image),
             answers=tuple(
                 Answer(score, is_right, caption=right.texts[text])
                 for text, score, is_right in _best(texts @ images[image], is_right)
@@ -51,7 +51,7 @@ def retrieval_gallery(
 
     def ask_text(text: int) -> Example:
         found = _best(images @ texts[text], right.images_of(text))
-        answers = tuple(Answer(score, is_right, image=thumbnail(image)) for image, score, is_right in found)
+        answers = tuple(Answer(score, is_right, image=shown(image)) for image, score, is_right in found)
         return Example(captions=(right.texts[text],), image=None, answers=answers)
 
     text_of_image = right.text_of_image()
@@ -68,13 +68,20 @@ def retrieval_gallery(
 
 
 def data_uri(image: Image.Image) -> str:
-    """A picture of at most 160 pixels a side as a data URI: small images stay as they are (PNG), others become JPEG."""
+    """The thumbnail of a picture as a data URI."""
+    kind, content = thumbnail(image)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(image: Image.Image) -> tuple[str, bytes]:
+    """Kind and content of a file with a picture of at most 160 pixels a side: small images stay as they are (`png`),
+    others become `jpeg`."""
     small = image.convert("RGB")
     kind = "png" if max(small.size) <= THUMBNAIL_PX else "jpeg"
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, kind, quality=85, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return kind, buffer.getvalue()
 
 
 def spread(items: Sequence[Item], num: int, *, offset: float = 0.0) -> list[Item]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from impresa.config.experiment import DatasetConfig
 from impresa.data.sample import Sample
-from impresa.data.sources import BadSample, Source, Split
+from impresa.data.sources import BadSample, Source, Split, split_read
 from impresa.errors import DataError
 from impresa.evaluation.results import BadSampleNote
 from impresa.tasks.arguments import whole_number
@@ -43,9 +43,8 @@ def nothing_usable(data: str, bad: Sequence[BadSampleNote], command: str) -> Dat
 
 
 def name_of_data(config: DatasetConfig, split: Split) -> str:
-    """The name of a split of the configured data in results; data without a test split are tested on `val`."""
-    if split == "test" and config.test_path is None and config.train_path != "shapes":
-        split = "val"
+    """The name of a split of the configured data in results."""
+    split = split_read(config, split)
     path = {"train": config.train_path, "val": config.val_path, "test": config.test_path}[split]
     return f"{path or config.train_path}, {split} split"
 

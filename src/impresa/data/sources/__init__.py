@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 __all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
-__all__ += ["open_path", "open_source", "open_train_and_val"]
+__all__ += ["open_path", "open_source", "open_train_and_val", "split_read"]
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,19 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
     Raises:
         DataError: a path is missing or is no data of the stated kind.
     """
-    if split == "test" and config.test_path is None and _kind(config, config.train_path) != EMBEDDED:
-        split = "val"
+    split = split_read(config, split)
     if split != "test" and _divides(config):
         return open_train_and_val(config, reading)[split == "val"]
     val_path = config.train_path if config.val_path is None else config.val_path
     paths = {"train": config.train_path, "val": val_path, "test": config.test_path or config.train_path}
     return _open(config, paths[split], split, reading)
+
+
+def split_read(config: DatasetConfig, split: Split) -> Split:
+    """The split that stands for the one that is asked for: data without a test split are tested on `val`."""
+    if split == "test" and config.test_path is None and _kind(config, config.train_path) != EMBEDDED:
+        return "val"
+    return split
 
 
 def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPTIONS) -> tuple[Source, Source]:
