@@ -243,6 +243,7 @@ FAULTS = [
         ["switches.a: {losses.type: 'clip'} has no name; give"],
     ),
     ("base: shapes\nswitches: {a: {'b,c': {seed: 1}}}", ["switches.a: 'b,c' cannot name a variant; use letters"]),
+    ("base: shapes\nswitches: {a=b: [1], ~c: [2]}", ["switches: 'a=b' cannot name a switch;", "switches: '~c' cannot"]),
     ("base: shapes\nswitches: {a: {b: {seed: 1}}}", ["a: sets the seed, which is no switch; all variants are trained"]),
     ("base: shapes\noverrides: {optimization.lrr: 1}\nnull: true", ["optimization.lrr: unknown key; did you mean"]),
     ("base: mine.yaml\nswitches: {losses.type: siglip}", ["is a study of several configs, and none itself; run it"]),

@@ -19,7 +19,8 @@ from impresa.errors import ConfigError
 Design = Literal["one-at-a-time", "grid"]
 Settings = dict[str, tuple[str, ...]]
 """The values of a switch: how each is called, and the overrides that it stands for."""
-_OPTION = re.compile(r"\w[\w .+/-]*")
+_NAME = re.compile(r"\w[\w .+/-]*")
+_SIGNS = "letters, digits, spaces and . + / -"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,9 @@ def settings_of(key: str, values: Sequence[Any]) -> Settings:
 def _settings(base: str, key: str, given: Any, faults: list[Fault]) -> Settings:
     """The values of a switch as the file gives them; faults are appended to `faults`."""
     where = f"switches.{key}"
+    if not _NAME.fullmatch(key):
+        faults.append(Fault("switches", f"{show(key)} cannot name a switch; use a key, or {_SIGNS}"))
+        return {}
     if isinstance(given, Mapping):
         faults += _faults_of_options(where, given)
         return {name: tuple(_overrides(keys)) for name, keys in given.items() if isinstance(keys, Mapping)}
@@ -112,8 +116,8 @@ def _faults_of_options(where: str, given: Mapping[str, Any]) -> Iterator[Fault]:
         if not isinstance(keys, Mapping):
             fix = f"a list of values stands under the whole key ({where}.{name}: [...]), a variant is a name with keys"
             yield Fault(f"{where}.{name}", f"got {show(keys)}; {fix}")
-        elif not _OPTION.fullmatch(name):
-            yield Fault(where, f"{show(name)} cannot name a variant; use letters, digits, spaces and . + / -")
+        elif not _NAME.fullmatch(name):
+            yield Fault(where, f"{show(name)} cannot name a variant; use {_SIGNS}")
 
 
 def _overrides(given: Mapping[str, Any] | Sequence[str]) -> Iterator[str]:
