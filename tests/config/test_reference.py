@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from impresa.config.memory_vlm import SCHEMAS
-from impresa.config.paths import shipped_folder, shipped_names
+from impresa.config.paths import STUDIES, shipped_folder, shipped_names
 from impresa.config.reference import PAGE, json_schema, reference, schema_files
 
 FIX = "run python -m impresa.config.reference"
-FILES = sorted(shipped_folder().glob("**/*.yaml"))
+FILES = sorted(path for path in shipped_folder().glob("**/*.yaml") if path.parent.name != STUDIES)
 
 
 @pytest.mark.parametrize(("name", "text"), schema_files().items())

@@ -13,7 +13,7 @@ import pytest
 from impresa.config import load_experiment, to_yaml
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.paths import shipped_names
-from impresa.config.relevance import REFUSED, WARNED, notices
+from impresa.config.relevance import REFUSED, WARNED, idle_keys, notices
 from impresa.config.runs import adopt_towers
 from impresa.config.tree import known_keys, merge, nested
 from impresa.config.validate import experiment_from_tree
@@ -257,3 +257,14 @@ def test_a_training_run_names_each_key_once(use: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, *command, *overrides], capture_output=True, text=True, check=True)
     assert done.stderr.count("losses.siglip_bias: is for losses.type siglip, not for clip") == 1
     assert done.stderr.count("are for vision_encoder.memory.enabled") == 1
+
+
+def test_idle_keys_are_told_whatever_their_values_but_not_those_of_a_control() -> None:
+    idle = idle_keys(load_experiment("shapes"))
+    assert idle["vision_encoder.perceiver_num_layers"] == "is for `vision_encoder.use_perceiver`"
+    assert idle["fusion.num_queries"].startswith("fuses nothing")
+    position = "vision_encoder.memory.memory_position"
+    assert {"vision_encoder.depth", "losses.type", position}.isdisjoint(idle)
+    assert position in idle_keys(load_experiment("shapes", ["vision_encoder.memory.enabled=false"]))
+    with_decoder = idle_keys(load_experiment("shapes", ["decoder.type=trm"]))
+    assert {"decoder.use_lora", "decoder.lora.r", "text_encoder.depth", "losses.type"} <= with_decoder.keys()

@@ -8,7 +8,8 @@ short paths must be expanded file by file and untrusted YAML checked first; anot
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -37,7 +38,13 @@ from impresa.run_dir.layout import ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, 
 _MAIN = "__main__"
 _MARKS = (ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, WEIGHTS)
 """Files of which a run has one at least from its start on."""
+_OF_STUDIES = frozenset(("base", "switches"))
+"""Keys of a study, which no config has."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)\Z)[a-z_][\w./-]*", re.IGNORECASE)
+"""Text that needs no quotes inside a list."""
+MAX_VALUES = 1000
+"""Of a sweep: a range can be endless."""
 
 
 def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -65,6 +72,77 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
     read = (_read_override(parser, text, faults) for text in overrides)
     _set_values(tree, [(key, value) for key, value in filter(None, read)], faults)
     return experiment_from_tree(_resolve(tree, faults), faults)
+
+
+def split_sweeps(name: str | Path, overrides: Sequence[str]) -> tuple[list[str], dict[str, tuple[Any, ...]]]:
+    """The overrides that give one value, and the values of each key that is given several, the last time it is.
+
+    Args:
+        name: the config that they are for, which knows the options of a group.
+        overrides: as for `load_experiment`, and sweeps in Hydra's grammar: `a=1,2`, `choice`, `range`, and `glob` for a
+            group. Faults of those that are no sweeps are left for it.
+
+    Raises:
+        ConfigError: values cannot be listed, or there are none, or too many; one line per fault.
+    """
+    parser, faults = OverridesParser.create(), list[Fault]()
+    single: list[str] = []
+    swept: dict[str, tuple[Any, ...]] = {}
+    for text in overrides:
+        key, equals, value_text = text.lstrip("+").partition("=")
+        sweep = None if _spelling_fault(text, key, equals) else _parsed(parser, value_text)
+        if sweep is None or not sweep.is_sweep_override():
+            single.append(text)
+        elif values := _swept_values(name, key, value_text, sweep, faults):
+            swept[key] = values
+    raise_faults(faults)
+    return single, swept
+
+
+def _swept_values(name: str | Path, key: str, text: str, sweep: Override, faults: list[Fault]) -> tuple[Any, ...]:
+    """The values that a sweep stands for; none, with a fault, where they cannot be told."""
+    content: Any = sweep._value
+    if sweep.is_interval_sweep():
+        faults.append(Fault(key, f"{text} stands for endlessly many values; write range or choice"))
+        return ()
+    if isinstance(content, Glob):
+        files = [_Files(find_config(str(name)).parent), _Files(shipped_folder())]
+        options = sorted({path.stem for source in files for path in (source.folder / key).glob("*.yaml")})
+        if not (values := content.filter(options)):
+            why = f"matches none of {listed(options, 'and')}" if options else "is for groups, and this is none"
+            faults.append(Fault(key, f"{text} {why}; list the values"))
+        return tuple(values)
+    content.shuffle = False  # it would only be another order of the same runs
+    try:
+        found = list(islice(sweep.sweep_iterator(), MAX_VALUES + 1))
+    except (HydraException, ArithmeticError, ValueError) as error:
+        faults.append(Fault(key, f"{text} cannot be listed ({one_line(error)}); list the values"))
+        return ()
+    if not found or len(found) > MAX_VALUES:
+        number = f"more than {MAX_VALUES}" if found else "no"
+        faults.append(Fault(key, f"{text} stands for {number} values; list a few"))
+        return ()
+    return tuple(map(Override._convert_value, found))
+
+
+def override_of(key: str, value: Any) -> str:
+    """`key=value` for a value that was read from YAML or out of a sweep, which reads back as the same."""
+    parser = OverridesParser.create()
+    if isinstance(value, str) and _parse_value(parser, key, value) == value:
+        parsed = _parsed(parser, value)
+        if parsed is None or not parsed.is_sweep_override():
+            return f"{key}={value}"
+    return f"{key}={_in_grammar(value)}"
+
+
+def _in_grammar(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_in_grammar, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_in_grammar(key)}:{_in_grammar(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str):
+        return value if _WORD.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
+    return "null" if value is None else str(value).lower()
 
 
 def load_tree(name: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -100,10 +178,17 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_tree(config))))
 
 
+def is_study(tree: Mapping[Any, Any]) -> bool:
+    """True for the mapping in a YAML file that says which configs are compared, and is none itself."""
+    return not _OF_STUDIES.isdisjoint(tree)
+
+
 def _read(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; that of a run, which a stranger may have made, must be written out."""
     if not any((file.parent / mark).exists() for mark in _MARKS):
-        return read_mapping(file)
+        if is_study(tree := read_mapping(file)):
+            raise ConfigError(f"{file}: is a study of several configs, and none itself; run it with `impresa ablate`")
+        return tree
     return located(_read_written_out(file), file)
 
 
@@ -242,13 +327,21 @@ def _spelling_fault(text: str, key: str, equals: str) -> Fault | None:
 
 def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
     """The value in Hydra's grammar; what that grammar cannot read is text as it is, and so is what must be text."""
-    try:
-        value = parser.parse_override(f"key={text}").value()
-    except (HydraException, ValueError):  # Python reads no number of more than 4300 digits
+    parsed = _parsed(parser, text)
+    if parsed is None:
         return text
+    value = parsed.value()
     if isinstance(value, list | dict) and _may_be(tuple, key):
         return value
     return text if _may_be(str, key) and value is not None and not isinstance(value, str) else value
+
+
+def _parsed(parser: OverridesParser, value_text: str) -> Override | None:
+    """An override with this value; None where the grammar cannot read it."""
+    try:
+        return parser.parse_override(f"key={value_text}")
+    except (HydraException, ValueError):  # Python reads no number of more than 4300 digits
+        return None
 
 
 def _may_be(kind: type, key: str) -> bool:

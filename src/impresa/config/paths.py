@@ -6,7 +6,7 @@ import os
 from glob import has_magic, iglob
 from pathlib import Path
 
-from impresa.config.describe import Fault, did_you_mean, listed, raise_faults
+from impresa.config.describe import Fault, listed, nearest, raise_faults
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
@@ -15,6 +15,8 @@ EMBEDDED = "shapes"
 """The path that names the embedded data set."""
 DATA_PATHS = ("train_path", "val_path", "test_path")
 """The keys of `dataset` that hold paths."""
+STUDIES = "studies"
+"""Folder of the shipped studies, among the shipped configs."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
 
@@ -41,29 +43,39 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
 
-def find_config(name: str) -> Path:
-    """The YAML file of a config, by its path or by the name of a shipped config.
+def shipped_studies() -> list[str]:
+    """Names of the shipped studies, sorted: `studies/NAME`."""
+    return sorted(f"{STUDIES}/{path.stem}" for path in (shipped_folder() / STUDIES).glob("*.yaml"))
 
-    `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation.
+
+def find_config(name: str, *, studies: bool = False) -> Path:
+    """The YAML file of a config or a study, by its path or by the name of a shipped one.
+
+    `configs/NAME.yaml` is the shipped NAME also where there is no such folder, as after an installation. With `studies`
+    a message that there is no such file names the shipped studies too.
 
     Raises:
         ConfigError: there is no such file, or no shipped config of that name.
     """
     path, shipped = expanded(name), shipped_folder()
-    if path.suffix not in _YAML_SUFFIXES and path.parent == Path() and not name.startswith("."):
+    folders = (Path(), Path(STUDIES))
+    known = [*shipped_names(), *(shipped_studies() if studies or path.parent == folders[1] else ())]
+    if path.suffix not in _YAML_SUFFIXES and path.parent in folders and not name.startswith("."):
         path = shipped / f"{name}.yaml"
-    elif not path.exists() and path.parent == Path("configs"):
-        path = shipped / path.name
+    elif not path.exists() and path.parent in [Path("configs") / folder for folder in folders]:
+        path = shipped / path.relative_to("configs")
     if path.is_file():
         return path
     if Path(name).is_dir():
         raise ConfigError(f"{name}: is a directory; name a YAML file in it, or a shipped config")
-    if path.parent not in (Path(), shipped):
-        raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(shipped_names(), 'and')}")
-    hint = did_you_mean(Path(name).stem, shipped_names())
+    if path.parent not in (Path(), shipped, shipped / STUDIES):
+        raise ConfigError(f"{name}: there is no such file; shipped configs are {listed(known, 'and')}")
+    by_stem = {Path(other).stem: other for other in reversed(known)}
+    near = nearest(Path(name).stem, by_stem)
+    hint = f"did you mean {by_stem[near]}? " if near else ""
     if Path(f"{name}.yaml").is_file():
         hint = f"your file is named by its path, ./{name}.yaml; "
-    raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(shipped_names(), 'and')}")
+    raise ConfigError(f"{name}: unknown config; {hint}shipped are {listed(known, 'and')}")
 
 
 def check_data_paths(config: ExperimentConfig) -> None:

@@ -38,6 +38,8 @@ class Rule:
     """Why they have none; names in braces are read from the config."""
     fix: str = "leave it out"
     """The fix, where the keys are refused."""
+    is_control: bool = False
+    """The computation is another one with the same result but for rounding: the keys serve an ablation as control."""
 
 
 OWN = ("checkpoint", "freeze", "activation_checkpointing")
@@ -168,6 +170,7 @@ def _switched_off(part: str) -> tuple[Rule, ...]:
             _below(part, "memory.memory_position"),
             where(lambda t: True),
             "orders the sequence and moves no embedding, for attention knows no order here",
+            is_control=True,
         ),
         Rule(
             _below(part, "memory.mem_alpha"),
@@ -355,6 +358,19 @@ def notices(config: ExperimentConfig) -> list[str]:
             why = _PLURAL.sub(lambda verb: _PLURALS[verb[0]], rule.why) if len(keys) > 1 else rule.why
             lines.append(Fault(listed(keys, "and"), why).line())
     return lines
+
+
+def idle_keys(config: ExperimentConfig) -> dict[str, str]:
+    """The keys that have no effect in an experiment, whatever their values, each with the reason."""
+    every = [key for key, _ in leaves(to_tree(config))]
+    idle: dict[str, str] = {}
+    for rule in (*REFUSED, *WARNED):
+        named = tuple(key.removesuffix(".*") for key in rule.keys)
+        below = tuple(f"{name}." for name in named)
+        keys = [key for key in every if key in named or key.startswith(below)]
+        if keys and not rule.is_control and rule.idle(config):
+            idle = dict.fromkeys(keys, rule.why.format(**vars(config))) | idle
+    return idle
 
 
 def default_tree(tree: Mapping[str, Any]) -> dict[str, Any]:

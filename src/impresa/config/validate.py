@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import accumulate, chain
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ from impresa.config.rules import check_experiment, check_generation, check_guide
 from impresa.config.tree import hints, holds, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
+T = TypeVar("T")
 _SWITCHES = {"yes": True, "y": True, "on": True, "true": True, "no": False, "n": False, "off": False, "false": False}
 _LEADING_ZEROS = re.compile(r"^([-+]?)0+(?=\d)")
 _TITLES = {
@@ -53,10 +54,8 @@ def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] 
     if not isinstance(tree, Mapping):
         raise ConfigError(f"config: got {show(tree)}; it must be a mapping of keys")
     tree = to_tree(tree)
-    keys = {name: _keys_of(tree, name) for name in (ENGINE, GUIDE)}
-    # Most of the keys decide which dialect the tree is written in.
-    dialect, other = (GUIDE, ENGINE) if len(keys[GUIDE]) > len(keys[ENGINE]) else (ENGINE, GUIDE)
-    faults = [*known_faults, *(_foreign_key(key, dialect, other) for key in keys[other])]
+    dialect, other = (GUIDE, ENGINE) if is_guide(tree) else (ENGINE, GUIDE)
+    faults = [*known_faults, *(_foreign_key(key, dialect, other) for key in _keys_of(tree, other))]
     own = {key: value for key, value in tree.items() if key not in TOP_LEVEL[other]}
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
@@ -89,6 +88,23 @@ def generation_settings(
     faults += _about_sound_keys(chain(check_generation(config), idle), faults)
     raise_faults(replace(fault, key=name(fault.key)) for fault in faults)
     return config
+
+
+def section_from_tree(schema: type[T], tree: Mapping[str, Any]) -> T:
+    """The config object that a plain tree describes, which is no part of an experiment; what it lacks has defaults.
+
+    Raises:
+        ConfigError: one line for each unknown key and wrong value.
+    """
+    faults: list[Fault] = []
+    section: T = _parse(schema, to_tree(tree), to_tree(schema()), faults)
+    raise_faults(faults)
+    return section
+
+
+def is_guide(tree: Mapping[str, Any]) -> bool:
+    """True for a tree that is written in the Memory-VLM dialect, as most of its keys are."""
+    return len(_keys_of(tree, GUIDE)) > len(_keys_of(tree, ENGINE))
 
 
 def _keys_of(tree: Mapping[str, Any], dialect: str) -> list[str]:

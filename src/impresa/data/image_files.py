@@ -19,6 +19,11 @@ MAX_PIXELS = DatasetConfig.max_image_pixels
 """Pixels of an image at most, where no config says otherwise."""
 
 
+def image_suffixes() -> set[str]:
+    """Suffixes of image files of the `FORMATS`, in lower case, each with its dot."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+
+
 def open_image(source: Path | BytesIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image file of one of the `FORMATS`, of which only the header has been read.
 

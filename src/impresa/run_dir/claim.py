@@ -32,6 +32,7 @@ from impresa.run_dir.lock import locked, refuse_running
 LENGTH = frozenset(f"trainer.{key}" for key in ("epochs", "max_steps", "early_stopping_patience"))
 """Keys that say when a run ends; with another one a finished run goes on."""
 MAY_CHANGE = LENGTH | {
+    "name",
     *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
     *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path", "max_bad_fraction")),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),

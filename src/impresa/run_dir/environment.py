@@ -73,7 +73,7 @@ def describe_environment(command: Sequence[str], seed: int) -> Environment:
         "seed": seed,
         "impresa": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -106,7 +106,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a library; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -20,12 +20,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from impresa.config.experiment import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.disk import files_below, read_regular
-from impresa.data.image_files import FORMATS
+from impresa.data.image_files import image_suffixes
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
 from impresa.data.sources.tables import CSV_SUFFIXES, JSON, JSON_LINES, TOKEN, decoded, holds_a_list, open_table
@@ -37,7 +35,7 @@ METADATA_NAMES = tuple(f"{name}{end}" for name in ("metadata", "captions") for e
 _FLICKR = "captions.txt"
 """The csv file of Flickr8k's captions; another file of this name may be the caption of `captions.jpg`."""
 _TABLE_ENDS = (JSON_LINES, *CSV_SUFFIXES, *TOKEN)
-_SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _CAPTION_SUFFIXES = (".txt", ".json")
 """Those of the files beside an image that may hold its captions, the first that is there."""
 
@@ -136,8 +134,8 @@ class FolderSource(RowSource):
 
     def _sidecars(self, files: Sequence[Path]) -> list[Row]:
         """One row for each image, and for each sound without one; folders are classes if no image has a caption."""
-        formats = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-        heard = _SOUND_SUFFIXES if self._reading.sounds else ()
+        formats = image_suffixes()
+        heard = SOUND_SUFFIXES if self._reading.sounds else ()
         images: list[tuple[Path, str]] = []
         beside: dict[str, dict[str, Path]] = {}
         for file in files:
@@ -159,8 +157,8 @@ class FolderSource(RowSource):
 
     def _row_of_sidecar(self, file: Path, beside: Mapping[str, Path]) -> Row:
         config = self._config
-        sound = _first(beside, _SOUND_SUFFIXES) if self._reading.sounds else None
-        is_sound = file.suffix.lower() in _SOUND_SUFFIXES
+        sound = _first(beside, SOUND_SUFFIXES) if self._reading.sounds else None
+        is_sound = file.suffix.lower() in SOUND_SUFFIXES
         named = ((config.image_column, None if is_sound else file), (config.audio_column, file if is_sound else sound))
         cells: dict[str, Any] = {column: path.name for column, path in named if path}
         fault = None
