@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from browser import needs_chromium, opened
 from fake_model import ColourModel, colour_source
 from impresa.evaluation.results import save_evaluation
 from impresa.reports.html import render_report
 from impresa.tasks.alignment.evaluate import evaluate
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium")
+pytestmark = needs_chromium
 
 
 class Listener:
@@ -47,16 +45,6 @@ def listener() -> Iterator[Listener]:
     found = Listener()
     yield found
     found.server.shutdown()
-
-
-def opened(page: str, folder: Path, *options: str) -> str:
-    """The page as a browser has it after loading: its DOM, scripts' work included."""
-    assert CHROMIUM is not None
-    path = folder / "page.html"
-    path.write_text(page, encoding="utf-8")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--timeout=3000"]
-    command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", *(options or ["--dump-dom"]), path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 @pytest.fixture(scope="module")
