@@ -25,7 +25,7 @@ MARKERS = {"o": "●", "s": "■", "^": "▲", "v": "▼", "D": "◆", "P": "✚
 MAX_TOGETHER = 1 + len(SERIES)
 """Variants that share one chart, the base among them; more of them have a small panel each, beside the base."""
 _PANEL_HEIGHT, _PANEL_COLUMNS = 1.35, 2
-_PANEL_TITLE, _MAX_TITLE_LINES = 26, 2
+_PANEL_TITLE, _MAX_TITLE_LINES = 24, 2
 _MAX_MARKERS = 8
 _MAX_TICKS = 7
 
@@ -143,7 +143,7 @@ def _plots(
     def panels(figure: Figure) -> None:
         height = figure.get_size_inches()[1]
         room = {"top": 1 - 0.32 / height, "bottom": 0.45 / height, "left": 0.11, "right": 0.96, "hspace": 0.5}
-        grid = figure.subplots(rows, _PANEL_COLUMNS, squeeze=False, gridspec_kw={**room, "wspace": 0.12})
+        grid = figure.subplots(rows, _PANEL_COLUMNS, squeeze=False, gridspec_kw={**room, "wspace": 0.2})
         for axes, i in zip_longest(grid.flat, list(bands)[1:]):
             if i is None:
                 axes.set_axis_off()

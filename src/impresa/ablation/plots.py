@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.0
+WIDTH = 3.7
 """Inches. A phone shows them at about their own size, so that text in them can be read there."""
 FONT: dict[Any, Any] = {"font.size": 8.5, "text.parse_math": False, "axes.titlesize": 8.5}
 MAX_SHOWN = 20
@@ -37,7 +37,7 @@ LOOK: dict[Verdict, tuple[str, str, str]] = {
 """Marker, its edge and its face; the same signs as in the tables."""
 _COST_CHARTS = ("training time", "FLOPs per sample", "parameters")
 _LINE_HEIGHT, _TRACK, _GAP = 0.15, 0.25, 0.1
-_NAME_WIDTH = 34
+_NAME_WIDTH = 30
 """Characters of a name that fit beside its numbers."""
 _LOG_FROM = 20
 """Costs that differ by such a factor are drawn on a logarithmic axis."""
