@@ -115,6 +115,26 @@ def test_a_study_in_progress_is_reported_as_far_as_it_goes(num_missing: int, tmp
     print_result(result, Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {BASE: [0.5] * 5, "a.x=1": [0.5] * 5, "a.x=2": [0.5] * 5},
+        {BASE: [1e29] * 5, "a.x=1": [2e29, 1.0, 3.0, 4.0, 5.0], "a.x=2": [0.0] * 5},
+        {**CLEAR, BASE: [None] * 5},
+        {**CLEAR, BASE: [0.5, *[None] * 4]},
+        {name: [None] * 5 for name in CLEAR},
+        {BASE: list(SEEDS)},
+    ],
+    ids=["all equal", "huge", "no base", "one run of the base", "nothing yet", "only the base"],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_studies_have_a_report_too(scores: dict[str, list[float | None]], tmp_path: Path) -> None:
+    result = study_of(scores, "image_to_text_mean_rank")
+    assert "nan" not in re.sub("<style.*?</style>", "", write_results(result, tmp_path).read_text(), flags=re.DOTALL)
+    print_result(result, Console(file=io.StringIO(), width=60))
+    assert read_results(tmp_path / "ablation.json") == result
+
+
 def test_failed_runs_are_named_with_their_reason(whole: StudyResult, page: str) -> None:
     reason = "TrainingError: the <loss> is nan at step 41"
     assert "TrainingError: the &lt;loss&gt; is nan at step 41" in page
