@@ -301,17 +301,23 @@ def dimension_rows(by_dimension: dict[int, RetrievalMetrics]) -> dict[str, Retri
     return {f"first {dim} dimensions": metrics for dim, metrics in by_dimension.items()}
 
 
-def read_evaluation(run_dir: Path) -> Evaluation | None:
-    """The evaluation stored in a run, with its gallery if there is one; None for a run without evaluation.
+def read_evaluation(run_dir: Path, *, gallery: bool = True) -> Evaluation | None:
+    """The evaluation stored in a run; None for a run without evaluation.
+
+    Args:
+        run_dir: the run.
+        gallery: read its examples too, if there are any; their pictures are most of what is stored.
 
     Raises:
         CheckpointError: the files are there but were not written by this program.
     """
-    path, gallery = run_dir / EVALUATION, run_dir / GALLERY
+    path, examples = run_dir / EVALUATION, run_dir / GALLERY
     if not path.is_file():
         return None
     evaluation = read_json(path, Evaluation, fix=_AGAIN)
-    return replace(evaluation, gallery=read_json(gallery, Gallery, fix=_AGAIN)) if gallery.is_file() else evaluation
+    if not gallery or not examples.is_file():
+        return evaluation
+    return replace(evaluation, gallery=read_json(examples, Gallery, fix=_AGAIN))
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:

@@ -19,6 +19,7 @@ from impresa.run_dir.layout import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOUR_MAP = "viridis"
 CHARTS = {
@@ -31,11 +32,13 @@ CHARTS = {
     "Learning rate": {"lr": "learning rate"},
 }
 """By title of a chart, the columns of the metrics that it shows and their names in the legend."""
-# Colours that stand for the page's own, so that a chart follows light and dark mode: see report.css.
-_INK, _GRID, *_SERIES = "#010101", "#020202", "#030303", "#040404"
-_PAGE_COLOURS = {_INK: "text", _GRID: "line", _SERIES[0]: "blue", _SERIES[1]: "orange"}
+SERIES = ("blue", "orange", "teal", "purple", "pink", "olive", "brown")
+"""Names of the page's colours for curves, in the order of use."""
+_NAMES = ("text", "soft", "line", "card", "right", "wrong", *SERIES)
+PAGE_COLOURS = {name: f"#0101{number:02x}" for number, name in enumerate(_NAMES, start=1)}
+"""Colours that stand for the page's own (see report.css), so that a chart follows light and dark mode."""
 _MANY_POINTS = 30
-_LARGEST = 1e30
+LARGEST = 1e30
 """Values from here on are no metrics; axes cannot show much larger ones."""
 
 
@@ -73,7 +76,7 @@ def _number(cell: object) -> float | None:
         value = float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return value if abs(value) < _LARGEST else None
+    return value if abs(value) < LARGEST else None
 
 
 def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:
@@ -89,11 +92,18 @@ def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[
 
 def line_chart(title: str, curves: Mapping[str, Curve]) -> Markup:
     """An inline SVG of curves over optimizer steps, with a legend if there are several."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-    draw_curves(figure.subplots(), curves, series=_SERIES, ink=_INK, grid=_GRID)
+    series = [PAGE_COLOURS[name] for name in SERIES]
+    draw_curves(figure.subplots(), curves, series=series, ink=PAGE_COLOURS["text"], grid=PAGE_COLOURS["line"])
+    return inline_svg(figure, title)
+
+
+def inline_svg(figure: Figure, title: str) -> Markup:
+    """A figure drawn in `PAGE_COLOURS` as an element of a page, with a name of its own that screen readers say."""
+    from matplotlib import rc_context
+
     text = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
@@ -107,13 +117,18 @@ def draw_curves(axes: Axes, curves: Mapping[str, Curve], *, series: Sequence[str
         marker = "" if len(curve.steps) > _MANY_POINTS else "o"
         axes.plot(curve.steps, curve.values, marker=marker, markersize=3.5, linewidth=1.6, color=colour, label=name)
     axes.set_xlabel("optimizer step", color=ink)
+    plain(axes, ink=ink, grid=grid)
+    axes.margins(x=0.02)
+    if len(curves) > 1:
+        axes.legend(frameon=False, labelcolor=ink)
+
+
+def plain(axes: Axes, *, ink: str, grid: str) -> None:
+    """Thin lines behind, no frame, no ticks."""
     axes.grid(color=grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=ink)
-    axes.margins(x=0.02)
-    if len(curves) > 1:
-        axes.legend(frameon=False, labelcolor=ink)
 
 
 def matrix_png(matrix: Sequence[Sequence[float]]) -> str:
@@ -136,6 +151,6 @@ def _inline(svg: str, title: str) -> Markup:
     svg = re.sub(r' (?:width|height)="[^"]*"', "", svg, count=2)
     prefix = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    for stand_in, colour in _PAGE_COLOURS.items():
-        svg = svg.replace(stand_in, f"var(--{colour})")
+    for name, stand_in in PAGE_COLOURS.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from impresa.foreign_text import markdown, printable
 
@@ -36,7 +37,12 @@ def _front_matter(settings: dict[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)}---"
 
 
-_TEMPLATES.filters |= {"words": markdown, "code": _code, "front_matter": _front_matter}
+def _breakable(text: object) -> Markup:
+    """A name for a page, broken where one would: after a sign that parts its words."""
+    return Markup(re.sub(r"([.,/=_])(?=\S)", r"\1<wbr>", str(escape(text))))
+
+
+_TEMPLATES.filters |= {"words": markdown, "code": _code, "front_matter": _front_matter, "breakable": _breakable}
 
 
 def render(template: str, **values: object) -> str:

@@ -19,7 +19,7 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
 
     line(summary(evaluation), "dim")
     for table in make_tables(evaluation):
-        console.print(_grid(table))
+        console.print(grid_of(table))
         if table.figures:
             line(table.figures)
     for warning in warnings(evaluation):
@@ -28,15 +28,16 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
         line(f"bad samples, skipped: {len(bad):,}; the first is {bad[0].id}: {bad[0].reason}", "yellow")
 
 
-def _grid(table: Table) -> Grid:
+def grid_of(table: Table, *, bold: str = MODEL, wrap: bool = False) -> Grid:
+    """A table for the terminal, with the row of the name `bold` in bold; `wrap` breaks what does not fit into lines."""
     grid = Grid(box=None, pad_edge=False)
-    grid.add_column(table.title, no_wrap=True)
+    grid.add_column(Text(printable(table.title)), no_wrap=not wrap, overflow="fold" if wrap else "ellipsis")
     for label in table.columns:
-        grid.add_column(label, justify="right", no_wrap=True)
+        grid.add_column(Text(printable(label)), justify="right", no_wrap=not wrap)
     for heading, rows in table.groups.items():
         if heading:
             grid.add_row(Text(heading), style="dim")
         for row in rows:
             name = Text(f"{'  ' if heading else ''}{printable(row.name)}")  # a plain string would be read as markup
-            grid.add_row(name, *row.cells, style="bold" if row.name == MODEL else "")
+            grid.add_row(name, *row.cells, style="bold" if row.name == bold else "")
     return grid
