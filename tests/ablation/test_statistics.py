@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from impresa.ablation.dunnett import critical_value, probability_within
+from impresa.ablation.layout import residuals
 from impresa.ablation.statistics import LEAST_SEEDS, Comparison, Difference, compare, seed_correlation
 
 NAN = float("nan")
@@ -133,6 +134,18 @@ def test_missing_runs_count_for_their_variant_alone() -> None:
     assert [difference(comparison, row).num_seeds for row in (1, 2, 4)] == [5, 4, 6]
     assert [difference(comparison, row).verdict for row in (1, 2, 4)] == ["better", "no verdict", "better"]
     assert [comparison.differences[row] for row in (0, 3)] == [None, None]
+
+
+@pytest.mark.parametrize("generator", range(8))
+def test_residuals_of_incomplete_layouts_are_those_of_least_squares(generator: int) -> None:
+    rng = np.random.default_rng(generator)
+    values, present = rng.standard_normal((1, 5, 6)), rng.random((5, 6)) < 0.5
+    rows, seeds = np.nonzero(present)
+    design = np.concatenate([np.eye(5)[rows], np.eye(6)[seeds]], axis=1)
+    left = values[0, present] - design @ np.linalg.lstsq(design, values[0, present], rcond=None)[0]
+    squares, df = residuals(values, present)
+    assert squares[0] == pytest.approx(left @ left, abs=1e-12)
+    assert df == len(rows) - np.linalg.matrix_rank(design)
 
 
 def test_a_variant_that_varies_more_is_judged_by_its_own_pairs() -> None:

@@ -40,16 +40,21 @@ class Differences:
 
 def residuals(values: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, int]:
     """Sum of squared residuals of the layout by least squares (N,), and its degrees of freedom."""
-    rows, columns = np.nonzero(present)
+    kept = present[present.any(axis=1)]
+    rows, seeds = np.nonzero(kept)
     if not len(rows):
         return np.zeros(len(values)), 0
-    design = np.concatenate([np.eye(present.shape[0])[rows], np.eye(present.shape[1])[columns]], axis=1)
-    basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
-    basis = basis[:, sizes > 1e-9 * sizes[0]]
     scores = values[:, present]
-    left = scores - scores @ basis @ basis.T
+    in_row = np.eye(len(kept))[rows]  # (runs, rows)
+    mean_of_row = in_row / kept.sum(axis=1)
+    effects = np.eye(kept.shape[1])[seeds]  # (runs, S)
+    basis, sizes, _ = np.linalg.svd(effects - in_row @ (mean_of_row.T @ effects), full_matrices=False)
+    basis = basis[:, sizes > 1e-9 * max(sizes[0], 1)]
+    left = scores - scores @ mean_of_row @ in_row.T
+    left = left - left @ basis @ basis.T
     squares = (left * left).sum(axis=1)
-    return np.where(squares < len(rows) * ROUNDING**2, 0.0, squares), len(rows) - basis.shape[1]
+    df = len(rows) - len(kept) - basis.shape[1]
+    return np.where(squares < len(rows) * ROUNDING**2, 0.0, squares), df
 
 
 def row_excess(values: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
