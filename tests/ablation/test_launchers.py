@@ -14,7 +14,7 @@ import pytest
 
 from impresa.ablation import launchers
 from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, slurm_parameters
-from impresa.config.experiment import TrainerConfig
+from impresa.config.experiment import DatasetConfig, ExperimentConfig, TrainerConfig
 from impresa.errors import ConfigError
 from impresa.run_dir.lock import locked
 from small_study import finished_stand_in, planned_runs
@@ -45,11 +45,17 @@ def python(folder: Path, code: str) -> LocalLauncher:
 def test_jobs_divide_the_cores_and_a_user_may_want_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "num_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [launchers.threads_per_job(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+
+    def threads(*jobs: int, workers: int = 0) -> list[int]:
+        config = ExperimentConfig(dataset=DatasetConfig(num_workers=workers))
+        return [launchers.threads_of(config, number) for number in jobs]
+
+    assert threads(1, 2, 3, 8, 20) == [8, 4, 2, 1, 1]
+    assert threads(1, 2, 8, workers=2) == [6, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [launchers.threads_per_job(jobs) for jobs in (1, 2, 8)] == [3, 3, 1]
+    assert threads(1, 2, 8) == [3, 3, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert launchers.threads_per_job(2) == 4
+    assert threads(2) == [4]
 
 
 def test_jobs_take_turns_on_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,8 @@ def test_jobs_take_turns_on_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyP
     launcher = LocalLauncher(tmp_path, (), num_jobs=4)
 
     def gpus(slot: int, **settings: object) -> str | None:
-        return launcher.environment(TrainerConfig(**settings), slot).get("CUDA_VISIBLE_DEVICES")  # type: ignore[arg-type]
+        config = ExperimentConfig(trainer=TrainerConfig(**settings))  # type: ignore[arg-type]
+        return launcher.environment(config, slot).get("CUDA_VISIBLE_DEVICES")
 
     assert [gpus(slot) for slot in range(4)] == ["4", "5", "6", "4"]
     assert [gpus(slot, devices=2) for slot in range(2)] == ["4,5", "6,4"]
@@ -69,7 +76,7 @@ def test_jobs_take_turns_on_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_run_takes_itself_for_the_only_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.setenv(name, "1")
-    env = LocalLauncher(tmp_path, (), num_jobs=1).environment(TrainerConfig(), 0)
+    env = LocalLauncher(tmp_path, (), num_jobs=1).environment(ExperimentConfig(), 0)
     assert not {"RANK", "WORLD_SIZE", "SLURM_PROCID"} & env.keys()
 
 
@@ -179,7 +186,7 @@ def test_settings_of_slurm_are_checked() -> None:
 def test_slurm_that_is_not_there_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="^--launcher: slurm is not here, there is no srun"):
+    with pytest.raises(ConfigError, match=r"^--launcher: slurm is not here, there is no srun"):
         launchers.check_slurm([])
     (tmp_path / "srun").touch(mode=0o755)
     launchers.check_slurm([])

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from impresa.ablation.folder import LOGS, log_of
 from impresa.ablation.plan import PlannedRun
 from impresa.config.describe import did_you_mean, listed
-from impresa.config.experiment import TrainerConfig
+from impresa.config.experiment import ExperimentConfig, TrainerConfig
 from impresa.errors import ConfigError
 from impresa.files import append
 
@@ -94,16 +94,16 @@ class LocalLauncher:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self.environment(run.config.trainer, slot),
+                env=self.environment(run.config, slot),
                 start_new_session=True,  # ctrl-c at the terminal reaches this process alone, which passes it on
             )
         return _Process(process, log, start)
 
-    def environment(self, trainer: TrainerConfig, slot: int) -> dict[str, str]:
+    def environment(self, config: ExperimentConfig, slot: int) -> dict[str, str]:
         """The variables of a run's process."""
         env = {name: value for name, value in os.environ.items() if name not in _OF_A_GROUP}
-        env["OMP_NUM_THREADS"] = str(threads_per_job(self._num_jobs))
-        if gpus := _share(self._gpus, trainer, slot):
+        env["OMP_NUM_THREADS"] = str(threads_of(config, self._num_jobs))
+        if gpus := _share(self._gpus, config.trainer, slot):
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         return env
 
@@ -262,12 +262,13 @@ def train_words(study_dir: Path, run: PlannedRun) -> list[str]:
     return ["train", *run.words, "--output-dir", str(study_dir / run.folder), "--resume"]
 
 
-def threads_per_job(num_jobs: int) -> int:
-    """Threads that each of so many runs at once computes with on a CPU; a smaller OMP_NUM_THREADS of the user counts.
+def threads_of(config: ExperimentConfig, num_jobs: int) -> int:
+    """Threads that a run computes with beside others: its share of the cores without those of its data workers.
 
-    It follows from the number of jobs alone: the last runs of a study compute as the first ones did.
+    A smaller OMP_NUM_THREADS of the user counts. The number of jobs alone decides, not how many there are at the
+    moment: the last runs of a study compute as the first ones did.
     """
-    share = max(num_cores() // num_jobs, 1)
+    share = max(num_cores() // num_jobs - config.dataset.num_workers, 1)
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
 

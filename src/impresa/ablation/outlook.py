@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from impresa.ablation.launchers import threads_per_job
+from impresa.ablation.launchers import threads_of
 from impresa.ablation.plan import PlannedRun
 from impresa.ablation.progress import duration
 from impresa.ablation.runner import Standing
 from impresa.ablation.statistics import LEAST_SEEDS
 from impresa.ablation.study import NULL, Study
 from impresa.ablation.timing import RunTime
+from impresa.config.experiment import ExperimentConfig
 from impresa.errors import CheckpointError
 from impresa.evaluation.figures import figures, kind_of
 from impresa.evaluation.results import read_evaluation
@@ -79,9 +80,9 @@ def power_lines(study: Study, planned: Sequence[PlannedRun], study_dir: Path | N
     yield f"power: {num_seeds} seeds can see {_amount(found, metric)} of {kind.label} ({chance}); {by}"
 
 
-def threads_line(run_dirs: Sequence[Path], num_jobs: int) -> str | None:
+def threads_line(run_dirs: Sequence[Path], config: ExperimentConfig, num_jobs: int) -> str | None:
     """A warning where finished runs have computed with another number of threads; None where all are alike."""
-    ours = threads_per_job(num_jobs)
+    ours = threads_of(config, num_jobs)
     others = set[int]()
     for run_dir in run_dirs:
         with suppress(CheckpointError):

@@ -145,11 +145,11 @@ def _say_outlook(
     _say(outlook.numbers(study, planned, standing))
     run_dirs = [study_dir / run.folder for run in done] if study_dir is not None else []
     estimate = timing.from_finished(run_dirs)
-    if estimate is None and to_do and args.launcher == "local":
-        config = planned[0].config
-        estimate = timing.from_trial(config, LocalLauncher(Path(), TRAIN_HERE, num_jobs).environment(config.trainer, 0))
+    config, is_local = planned[0].config, args.launcher == "local"
+    if estimate is None and to_do and is_local:
+        estimate = timing.from_trial(config, LocalLauncher(Path(), TRAIN_HERE, num_jobs).environment(config, slot=0))
     _say(outlook.time_line(estimate, len(to_do), num_jobs))
-    if args.launcher == "local" and to_do and (line := outlook.threads_line(run_dirs, num_jobs)):
+    if is_local and to_do and (line := outlook.threads_line(run_dirs, config, num_jobs)):
         _say(line)
     _say(*outlook.power_lines(study, planned, study_dir))
     return None if estimate is None else estimate.seconds
