@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from impresa.ablation import launchers
-from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, slurm_parameters
+from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, TrainInJob, slurm_parameters
 from impresa.config.experiment import DatasetConfig, ExperimentConfig, TrainerConfig
 from impresa.errors import ConfigError
 from impresa.run_dir.lock import locked
 from small_study import finished_stand_in, planned_runs
 from tiny_run import TINY
 
-PATIENCE_S = 120
+PATIENCE_S = 60
 
 
 def wait_for(found: Callable[[], object]) -> None:
@@ -168,6 +170,40 @@ def test_submitit_trains_runs_as_jobs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert end_of(job).code != 0
     with locked(tmp_path / "study" / "runs" / "base1"):
         pass  # nothing of it is left
+
+
+def test_a_job_whose_time_is_over_saves_and_can_be_queued_again(tmp_path: Path) -> None:
+    """The signal comes while the job waits for its training, as submitit's does."""
+    pytest.importorskip("submitit")
+    log, saved = tmp_path / "log", tmp_path / "saved"
+    code = f"""
+import pathlib, sys, time
+saved = pathlib.Path({str(saved)!r})
+if saved.exists(): sys.exit(0)
+print("begun", flush=True)
+try: time.sleep(60)
+except KeyboardInterrupt: saved.touch(); sys.exit(130)
+"""
+    job, again = TrainInJob((sys.executable, "-c", code), log, tmp_path), list[bytes]()
+
+    def time_is_over(*_: object) -> None:
+        again.append(pickle.dumps(job.checkpoint()))
+        assert saved.exists()
+
+    def press() -> None:
+        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGUSR2, time_is_over)
+        threading.Thread(target=press).start()
+        assert job() == 130
+        assert pickle.loads(again[0]).function() == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_settings_of_slurm_are_checked() -> None:

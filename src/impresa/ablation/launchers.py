@@ -182,8 +182,9 @@ class TrainInJob:
         from submitit.helpers import DelayedSubmission
 
         self._stop()
-        if self._process is not None:
-            self._process.wait()
+        if self._process is not None:  # not by `wait`, in whose midst this signal handler stands
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(self)
 
     def _stop(self, *_: object) -> None:
