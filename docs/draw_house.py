@@ -20,7 +20,7 @@ PICTURE = ROOT / "docs" / "images" / "house.svg"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 176, 66, 20, 40, 20
 LINE_CHARACTERS, NUM_LINES = 27, 3
 BELOW_MODELS = {
-    **dict.fromkeys(("layout", "environment", "lock", "cost"), "run_dir.layout"),
+    **dict.fromkeys(("layout", "environment", "lock", "cost", "manifest"), "run_dir.layout"),
     **dict.fromkeys(("weights", "integrity", "golden"), "run_dir.weights"),
 }
 """Modules of `run_dir` that know no models, and the part that each is drawn as."""

@@ -19,7 +19,7 @@ LEVELS = {
         (
             ("errors", "foreign_text", "streams"),
             ("files", "json_files", "run_dir.layout"),
-            ("config", "run_dir.environment", "run_dir.lock", "run_dir.cost"),
+            ("config", "run_dir.environment", "run_dir.lock", "run_dir.cost", "run_dir.manifest"),
             ("layers", "hub"),
             ("encoders", "losses"),
             ("decoders", "fusion"),

@@ -52,8 +52,8 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
 
     from impresa.decoders.lora import save_adapters
     from impresa.decoders.qwen import merge_adapter, whole_model
-    from impresa.run_dir.integrity import verify
     from impresa.run_dir.load import read_run_config
+    from impresa.run_dir.manifest import verify
     from impresa.run_dir.weights import read_weights, write_weights
     from impresa.tasks.answering.language_model import LANGUAGE_MODEL, revision_of_language_model
 

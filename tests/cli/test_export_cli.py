@@ -81,7 +81,7 @@ def test_refusals_need_no_torch(place: Path) -> None:
 def test_a_place_that_cannot_be_written_to_is_refused(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str, reason: str
 ) -> None:
-    monkeypatch.setattr("impresa.run_dir.integrity.verify", lambda run: None)
+    monkeypatch.setattr("impresa.run_dir.manifest.verify", lambda run: None)
     monkeypatch.setattr("impresa.tasks.answering.language_model.revision_of_language_model", lambda *_: None)
     before = sorted(place.rglob("*"))
     assert main(["export", "adapted", folder]) == 2

@@ -41,7 +41,7 @@ def test_the_last_line_is_the_run_directory_and_progress_is_elsewhere(
 
 
 def test_two_runs_of_the_same_second_have_two_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from impresa.cli import train
+    from impresa.cli import new_folder
 
     class Clock:
         @staticmethod
@@ -51,8 +51,10 @@ def test_two_runs_of_the_same_second_have_two_folders(folder: Path, monkeypatch:
         def strftime(self, _: str) -> str:
             return "20250101-000000"
 
-    monkeypatch.setattr(train, "datetime", Clock)
-    made = [str(train._new_run_dir("configs/shapes.yaml")) for _ in range(2)]
+    monkeypatch.setattr(new_folder, "datetime", Clock)
+    monkeypatch.setattr(sys, "argv", ["/python/impresa/__main__.py", "train", "shapes"])
+    assert new_folder.command_line() == ["python", "-m", "impresa", "train", "shapes"]
+    made = [str(new_folder.new_folder("runs", "configs/shapes.yaml")) for _ in range(2)]
     assert made == ["runs/shapes/20250101-000000", "runs/shapes/20250101-000000-2"]
 
 

@@ -117,7 +117,7 @@ def test_the_run_keeps_preprocessing_golden_sounds_and_figures(tmp_path: Path) -
 
 
 def test_a_run_whose_hearing_has_changed_is_refused(tmp_path: Path) -> None:
-    from impresa.run_dir.integrity import checksum
+    from impresa.run_dir.manifest import checksum
 
     folder = shutil.copytree(run(), tmp_path / "run")
     (folder / "preprocessing.json").write_text(

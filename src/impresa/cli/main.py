@@ -1,7 +1,7 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
-Exit codes: 0 done, 2 the user has something to fix (or the machine: a full disk, too little memory), 130 interrupted. A
-traceback is always a bug of ours.
+Exit codes: 0 done, 1 runs of a study have failed (each has a line), 2 the user has something to fix (or the machine: a
+full disk, too little memory), 130 interrupted. A traceback is always a bug of ours.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 VERBS = {
     "train": "train a model and write its run directory",
+    "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
     "eval": "evaluate a run on its own or on other data",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
@@ -45,7 +46,7 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "config", "data", "eval", "map")
+_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "eval", "map")
 _NAMING_DATA = ("data", "eval", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impresa.cli.new_folder import command_line, new_folder
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.errors import CheckpointError, ConfigError
 from impresa.foreign_text import printable
@@ -47,7 +45,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     from impresa.training.run import train
 
-    train(config, run_dir, command=_command(), resume=args.resume)
+    train(config, run_dir, command=command_line(), resume=args.resume)
     if is_main_process():
         _print_results(run_dir)
     return end_process()
@@ -69,24 +67,10 @@ def _run_dir(args: argparse.Namespace, config: ExperimentConfig) -> Path:
     from impresa.training.processes import check_shared_folder, is_main_process
 
     check_shared_folder(named=args.output_dir is not None)
-    run_dir: Path = args.output_dir or _new_run_dir(config_name(args) or "default")
+    run_dir: Path = args.output_dir or new_folder("runs", config_name(args) or "default")
     if is_main_process():
         claim(run_dir, config, resume=args.resume)
     return run_dir
-
-
-def _new_run_dir(name: str) -> Path:
-    """runs/NAME/DATE-TIME, made at once, so that two training runs of the same second do not share it."""
-    folder = Path("runs") / Path(name).stem
-    moment = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in count(1):
-        run_dir = folder / (moment if number == 1 else f"{moment}-{number}")
-        try:
-            run_dir.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return run_dir
-    raise AssertionError("count() does not end")
 
 
 def _print_results(run_dir: Path) -> None:
@@ -106,9 +90,3 @@ def _print_results(run_dir: Path) -> None:
         print(line)
     print(f"report: {run_dir / REPORT}")
     print(run_dir)
-
-
-def _command() -> list[str]:
-    """The command line, as one would type it again."""
-    program = Path(sys.argv[0]).name
-    return [*(["python"] if program.endswith(".py") else []), program, *sys.argv[1:]]

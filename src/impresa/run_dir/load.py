@@ -13,8 +13,9 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded, looked_in
 from impresa.data.preprocessing import Preprocessing
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.run_dir.integrity import check_golden, verify
+from impresa.run_dir.integrity import check_golden
 from impresa.run_dir.layout import CONFIG
+from impresa.run_dir.manifest import verify
 from impresa.tasks import task_of
 from impresa.tasks.devices import Device, usable_device
 

@@ -14,8 +14,9 @@ from impresa.config.locations import record_of
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.files import replacing_folder, write_atomic
-from impresa.run_dir.integrity import save_golden, write_manifest
+from impresa.run_dir.integrity import save_golden
 from impresa.run_dir.layout import BACKBONES, CONFIG, MANIFEST, PATHS, WEIGHTS
+from impresa.run_dir.manifest import write_manifest
 from impresa.run_dir.weights import write_weights
 from impresa.tasks import task_of
 from impresa.tasks.base import TrainableModel

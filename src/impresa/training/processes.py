@@ -104,10 +104,16 @@ class GracefulStop:
     """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
 
     In a process that our launcher has started, SIGTERM means that another has died: it ends at once.
+
+    Args:
+        notice: the line that answers the first signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, notice: str = "stopping after this step, and its validation if one is due; once more to stop at once"
+    ) -> None:
         self.requested = False
+        self._notice = notice
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -129,7 +135,7 @@ class GracefulStop:
         if self.requested:
             raise TrainingInterrupted
         self.requested = True
-        logger.warning("stopping after this step, and its validation if one is due; once more to stop at once")
+        logger.warning(self._notice)
 
 
 def can_handle_signals() -> bool:

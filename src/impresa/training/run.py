@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,16 @@ def dry_run(config: ExperimentConfig) -> str:
     Raises:
         ImpresaError: as `train` does.
     """
+    with trial(config) as (parts, training, world_size):
+        train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
+        metrics = validate(training, num_batches=1)
+        check_names(config.trainer.checkpoint, metrics)
+        return "\n".join(_summary(parts, training, world_size, metrics))
+
+
+@contextmanager
+def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
+    """A training run in this process that writes nothing, and the number of processes that the run itself starts."""
     config = prepare(config)
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
@@ -116,11 +126,7 @@ def dry_run(config: ExperimentConfig) -> str:
     _name_idle_keys(config, group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
-        training = set_up(config, parts, group, num_shares=world_size)
-        train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-        metrics = validate(training, num_batches=1)
-        check_names(config.trainer.checkpoint, metrics)
-        return "\n".join(_summary(parts, training, world_size, metrics))
+        yield parts, set_up(config, parts, group, num_shares=world_size), world_size
 
 
 def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:

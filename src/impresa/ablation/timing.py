@@ -1,0 +1,82 @@
+"""How long the runs of a study will take: from runs that have finished, else from a short timing of the base."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from impresa.config.compose import to_yaml
+from impresa.config.experiment import ExperimentConfig
+from impresa.errors import CheckpointError, TrainingError
+from impresa.files import write_atomic
+from impresa.run_dir.cost import read_cost
+
+USER_ERROR = 2
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Time of one run."""
+
+    seconds: float
+    source: str
+    """Where it comes from, and what is assumed, for people."""
+
+    def in_all(self, num_runs: int, num_jobs: int) -> float:
+        """Seconds for so many runs, so many at once."""
+        return math.ceil(num_runs / num_jobs) * self.seconds
+
+
+def from_finished(run_dirs: Sequence[Path]) -> RunTime | None:
+    """The mean of the training times of finished runs; None where none has one."""
+    found: list[float] = []
+    for run_dir in run_dirs:
+        with suppress(CheckpointError):
+            cost = read_cost(run_dir)
+            found += [] if cost is None else [cost.training_seconds]
+    if not found:
+        return None
+    runs = "one finished run" if len(found) == 1 else f"{len(found)} finished runs"
+    return RunTime(sum(found) / len(found), f"training alone, by {runs}")
+
+
+def from_trial(config: ExperimentConfig, environment: Mapping[str, str]) -> RunTime:
+    """A timing of some steps of a config in a process of its own; nothing is written.
+
+    Args:
+        config: of the base.
+        environment: variables of the process, those of a run of the study.
+
+    Raises:
+        TrainingError: the config cannot be trained; the lines are those of the training.
+    """
+    with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
+        settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "impresa.training.pace", str(settings)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=dict(environment),
+        )
+        seconds = time.monotonic() - begun
+    said = done.stdout.splitlines()[-1:]
+    if done.returncode == USER_ERROR and said:
+        raise TrainingError(*json.loads(said[0]))
+    if done.returncode or not said:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise TrainingError(f"the base cannot be trained ({reason}); `impresa train` tells more")
+    pace = json.loads(said[0])
+    start = seconds - pace["measuring_seconds"]
+    steps = f"{pace['num_steps']} steps of the base" if pace["num_steps"] > 1 else "one step of the base"
+    return RunTime(start + pace["training_seconds"], f"by {steps}, as if all variants took as long")

@@ -1,0 +1,75 @@
+"""How long a training run will take, from some steps of it; nothing is written.
+
+python -m impresa.training.pace CONFIG
+
+CONFIG is a file as in a run directory. Prints a `Pace` as a line of JSON, or with exit code 2 the lines of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from impresa.config import ExperimentConfig, read_config
+from impresa.errors import ImpresaError
+from impresa.training.distributed import leave_cores_to_workers
+from impresa.training.loop import steps_of, train_step, validate
+from impresa.training.run import trial
+
+USER_ERROR = 2
+MOST_STEPS = 20
+MOST_SECONDS = 4.0
+"""Of measured steps."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What some steps and a batch of validation have taken, and what follows for the whole run."""
+
+    num_steps: int
+    """Measured, after the first one, which takes longer."""
+    measuring_seconds: float
+    training_seconds: float
+    """Of all steps and validations of the run, and of an evaluation at its end that takes as long as a validation."""
+
+
+def measure_pace(config: ExperimentConfig) -> Pace:
+    """The pace of an experiment in this process.
+
+    Raises:
+        ImpresaError: as `impresa.training.run.train` does.
+    """
+    with trial(config) as (_, training, _):
+        leave_cores_to_workers(config.dataset.num_workers)
+        begun = time.monotonic()
+        ends: list[float] = []
+        for batches in islice(steps_of(training.train_loader, config.trainer.accumulate_grad_batches), MOST_STEPS + 1):
+            train_step(training, batches)["loss"].item()  # waits for a GPU
+            ends.append(time.monotonic())
+            if ends[-1] - ends[0] > MOST_SECONDS:
+                break
+        validate(training, num_batches=1)
+        end = time.monotonic()
+    plan, num_steps = training.plan, len(ends) - 1
+    step_seconds = (ends[-1] - ends[0]) / num_steps if num_steps else ends[0] - begun
+    num_validations = sum(map(plan.evaluates_after, range(1, plan.total_steps + 1)))
+    validation_seconds = (end - ends[-1]) * len(training.val_loader)
+    return Pace(num_steps, end - begun, plan.total_steps * step_seconds + (num_validations + 1) * validation_seconds)
+
+
+def main(path: str) -> int:
+    """Measure the config in a file; returns the exit code."""
+    try:
+        print(json.dumps(asdict(measure_pace(read_config(Path(path))))))  # noqa: T201
+    except ImpresaError as error:
+        print(json.dumps(error.lines))  # noqa: T201
+        return USER_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,31 @@
+"""How long a training run will take, from some steps of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from impresa.config import to_yaml
+from impresa.training.pace import MOST_STEPS, main, measure_pace
+from tiny_run import tiny_experiment
+
+
+def test_the_pace_grows_with_the_run_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short, long = (measure_pace(tiny_experiment(f"trainer.epochs={epochs}")) for epochs in (3, 30_000))
+    assert short.num_steps == long.num_steps == MOST_STEPS
+    assert 0 < short.measuring_seconds < 60
+    assert long.training_seconds > 100 * short.training_seconds
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_prints_json_or_the_lines_of_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(tiny_experiment()))
+    assert main(str(path)) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_steps"] == MOST_STEPS
+    path.write_text("optimization:\n  lr: fast\n")
+    assert main(str(path)) == 2
+    assert "optimization.lr" in json.loads(capsys.readouterr().out.splitlines()[-1])[0]
