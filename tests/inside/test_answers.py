@@ -101,6 +101,7 @@ def test_qwen_shows_its_own_answer_before_the_recursion(recursion: bool, tmp_pat
         "decoder.load_in_4bit=false",
     )
     config = tiny_qwen_vlm(save_qwen(tmp_path / "qwen"), *overrides)
+    assert config.decoder is not None
     model = answering(config, prepare_chat(config.decoder, ()))
     found = model.explain(picture(1), QUESTION)
     table = found.sections[0]

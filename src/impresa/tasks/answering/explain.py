@@ -31,6 +31,8 @@ def explain_answer(model: AnsweringModel, picture: Image.Image, question: str | 
     written, answer = model.likeliest(model.prefix(batch), prompt, MAX_TOKENS)
     sections: list[Section] = []
     notes, on_patches = [], None
+    if answer.finish_reason == "length" and len(written) == MAX_TOKENS:
+        notes.append(f"The answer is shown up to its token {MAX_TOKENS}.")
     with recording_attention(network) as recorded:
         prefix = model.prefix(batch)
         try:
