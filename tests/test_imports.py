@@ -26,6 +26,7 @@ LEVELS = {
             ("data",),
             ("evaluation",),
             ("reports",),
+            ("inside",),
             ("run_dir.weights", "run_dir.integrity", "run_dir.golden"),
             ("tasks",),
             ("run_dir",),

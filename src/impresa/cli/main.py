@@ -40,6 +40,7 @@ VERBS = {
     "ask": "answer a question about images",
     "caption": "describe images",
     "chat": "talk about one image, line by line",
+    "explain": "draw what a run looks at in an image",
     "export": "write the language model that a run has trained as a folder for other libraries",
     "data": "export the embedded data, or check your own",
     "config": "show a config, list the shipped ones, print the JSON schema",

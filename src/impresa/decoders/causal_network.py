@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from impresa.decoders.context import CausalContext, Past
 from impresa.errors import ConfigError
+from impresa.layers.attention import WeighingModule, attention_weights
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import GatedMLP
 from impresa.layers.norms import at_least_float32, rms_normalise
@@ -82,7 +83,7 @@ class CausalBlock(nn.Module):
         return x + self.dropout(self.mlp(rms_normalise(x)))
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(WeighingModule):
     """Multi-head self-attention to the positions up to one's own."""
 
     def __init__(self, dim: int, num_heads: int, *, damping: float) -> None:
@@ -96,15 +97,24 @@ class CausalAttention(nn.Module):
         init_linear(self.out, std=damping * dim**-0.5)
 
     def forward(self, x: Tensor, inputs: AttentionInputs, slot: int) -> Tensor:
-        # Queries and keys are turned in one go.
-        turned = _rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), inputs.rotation)
-        queries, keys = turned.transpose(1, 2).chunk(2, dim=1)  # (B, H, S, D / H) each
+        queries, keys = self._queries_and_keys(x, inputs)
         values = self.value(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if inputs.cache is not None:
             keys, values = inputs.cache.update(keys, values, slot)  # (B, H, C, D / H) each
         is_causal = inputs.visible is None
         read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=inputs.visible, is_causal=is_causal)
         return self.out(read.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, inputs: AttentionInputs, slot: int) -> Tensor:
+        assert inputs.cache is None  # it would take up the keys once more
+        queries, keys = self._queries_and_keys(x, inputs)
+        return attention_weights(queries, keys, inputs.visible, is_causal=inputs.visible is None)
+
+    def _queries_and_keys(self, x: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """(B, H, S, D / H) each, turned in one go."""
+        turned = _rotate(self.query_key(x).unflatten(-1, (2 * self.num_heads, -1)), inputs.rotation)
+        queries, keys = turned.transpose(1, 2).chunk(2, dim=1)
+        return queries, keys
 
 
 def _rotation(position_ids: Tensor, head_dim: int) -> Tensor:

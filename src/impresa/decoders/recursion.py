@@ -11,6 +11,8 @@ Letters of shapes: B batch, S new positions, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +167,42 @@ class RecursionHead(nn.Module):
         of the language model."""
         h = hidden.to(self.norm.weight.dtype)
         rounds = self.recursion(h, h, context)
-        return tuple(hidden + (self.gate * self.norm(answer)).to(hidden.dtype) for answer in rounds)
+        return tuple(self.refined(hidden, answer) for answer in rounds)
+
+    def refined(self, hidden: Tensor, answer: Tensor) -> Tensor:
+        """Hidden states h and the recursion's H, (B, S, D) each, to the output."""
+        return hidden + (self.gate * self.norm(answer)).to(hidden.dtype)
+
+
+@contextmanager
+def recording_cycles(decoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the hidden states (B, S, H) that the LM head would read after each cycle of a decoder's recursion.
+
+    Behind a language model the first are its own, before the recursion. The list stays empty where nothing is recursed.
+    """
+    states: list[Tensor] = []
+    head = next((module for module in decoder.modules() if isinstance(module, RecursionHead)), None)
+    found = next((module for module in decoder.modules() if isinstance(module, LatentRecursion)), None)
+    if found is None or not (found.config.recursive or head):
+        yield states
+        return
+    passes = 0
+    per_cycle = found.config.num_steps + 1 if found.config.recursive else 1
+
+    def start(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        states.append(inputs[0])
+
+    def end_of_pass(_: nn.Module, __: tuple[Any, ...], answer: Tensor) -> None:
+        nonlocal passes
+        passes += 1
+        if passes % per_cycle == 0:  # the last pass of a cycle updates H, those before it Z
+            states.append(answer if head is None else head.refined(states[0], answer))
+
+    with ExitStack() as hooks:
+        if head is not None:
+            hooks.enter_context(head.register_forward_pre_hook(start))
+        hooks.enter_context(found.network.register_forward_hook(end_of_pass))
+        yield states
 
 
 def _check_room(context: CausalContext) -> None:

@@ -17,8 +17,9 @@ from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.evaluation.results import BadSampleNote
 from impresa.evaluation.retrieval import unit_rows
+from impresa.reports.pictures import thumbnail
 from impresa.tasks.alignment.sound import SOUNDS_AT_A_TIME
-from impresa.tasks.gallery import spread, thumbnail
+from impresa.tasks.gallery import spread
 from impresa.tasks.samples import Embedder, nothing_usable, progress_bar, read_samples
 
 if TYPE_CHECKING:

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The places of a backbone's tokens in the sequence that its blocks attend over; registers have none."""
+
+    patches: slice
+    """The patches, in reading order."""
+    cls: int | None = None
+    memory: slice | None = None
+
+
 @dataclass
 class Features:
     """The output of a backbone for B inputs, after its last norm."""

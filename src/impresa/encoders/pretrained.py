@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impresa.encoders.output import Layout
 from impresa.encoders.pooling import Summary
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import from_pretrained, read_config, reading, recompute_activations
@@ -50,6 +51,11 @@ class PretrainedBackbone(nn.Module):
         """Remove the head and return it; None if there is none of `embed_dim` outputs."""
         head, self.head = self.head, None
         return head if head is not None and _num_outputs(head, self.dim) == embed_dim else None
+
+    @property
+    def layout(self) -> Layout | None:
+        """The places of an image's tokens in what the blocks attend over; None where there are none to name."""
+        return None
 
     @property
     def blocks(self) -> Any:

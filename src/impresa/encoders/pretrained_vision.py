@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.locations import TIMM
-from impresa.encoders.output import Features
+from impresa.encoders.output import Features, Layout
 from impresa.encoders.pooling import Summary
 from impresa.encoders.pretrained import Family, PretrainedBackbone, load_backbone
 from impresa.errors import ConfigError
@@ -30,9 +30,13 @@ class CLIPVision(PretrainedBackbone):
         super().__init__(tower, dim=tower.config.hidden_size, summary="cls")
         self.head = getattr(model, "visual_projection", None)
 
+    @property
+    def layout(self) -> Layout:
+        return Layout(slice(1, None), 0)
+
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         out = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model))
-        tokens = None if summary_only else self.model.post_layernorm(out.last_hidden_state[:, 1:])
+        tokens = None if summary_only else self.model.post_layernorm(out.last_hidden_state[:, self.layout.patches])
         return Features(out.pooler_output, tokens)
 
 
@@ -47,6 +51,10 @@ class SigLIPVision(PretrainedBackbone):
         if tower.use_head:
             self.pooler, tower.head, tower.use_head = tower.head, None, False
             self.head = nn.Identity()
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(slice(0, None))
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image, interpolate_pos_encoding=_is_other_size(image, self.model)).last_hidden_state
@@ -64,9 +72,13 @@ class DINOv2Vision(PretrainedBackbone):
         self.num_registers = getattr(model.config, "num_register_tokens", 0)
         model.embeddings.mask_token = None  # used only in its own pretraining
 
+    @property
+    def layout(self) -> Layout:
+        return Layout(slice(1 + self.num_registers, None), 0)
+
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         tokens = self.model(image).last_hidden_state
-        return Features(tokens[:, 0], None if summary_only else tokens[:, 1 + self.num_registers :])
+        return Features(tokens[:, 0], None if summary_only else tokens[:, self.layout.patches])
 
 
 class TimmVision(PretrainedBackbone):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from impresa.config.experiment import EncoderConfig, is_from_scratch
 from impresa.encoders.memory import MemoryTokens
-from impresa.encoders.output import Features
+from impresa.encoders.output import Features, Layout
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.encoders.tower import Tower
@@ -83,20 +83,25 @@ class VisionTransformer(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.blocks
 
+    @property
+    def layout(self) -> Layout:
+        """CLS, then memory tokens and patches in the order of `memory_position`."""
+        if self.memory is None:
+            return Layout(slice(1, 1 + self.num_patches), 0)
+        num_memory = len(self.memory.tokens)
+        border = 1 + (num_memory if self.prepends else self.num_patches)
+        first, second = slice(1, border), slice(border, 1 + num_memory + self.num_patches)
+        return Layout(second, 0, first) if self.prepends else Layout(first, 0, second)
+
     def _embed(self, image: Tensor) -> Tensor:
         patches = self.patch_embedding(image)
         cls = self.cls.expand(len(patches), 1, -1)
         return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
 
     def _split(self, x: Tensor) -> Features:
-        if self.memory is None:
-            return Features(summary=x[:, 0], tokens=x[:, 1:])
-        num_memory = x.shape[1] - 1 - self.num_patches
-        if self.prepends:
-            cls, memory, patches = x.split([1, num_memory, self.num_patches], dim=1)
-        else:
-            cls, patches, memory = x.split([1, self.num_patches, num_memory], dim=1)
-        return Features(summary=cls.squeeze(1), tokens=patches, memory=memory)
+        layout = self.layout
+        memory = None if layout.memory is None else x[:, layout.memory]
+        return Features(summary=x[:, 0], tokens=x[:, layout.patches], memory=memory)
 
 
 class VisionEncoder(Tower):

@@ -233,6 +233,24 @@ class Example:
 
 
 @dataclass(frozen=True)
+class PictureMap:
+    """A map drawn over a picture."""
+
+    title: str
+    image: DataUri
+
+
+@dataclass(frozen=True)
+class ExplainedPicture:
+    """What the model looks at in one image."""
+
+    image: DataUri
+    words: str
+    """The text that the image is compared with, or question and answer."""
+    maps: tuple[PictureMap, ...]
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Examples for the report: a few queries at even distances through the data, not picked by hand."""
 
@@ -242,6 +260,7 @@ class Gallery:
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
     questions: tuple[AnsweredQuestion, ...] = ()
+    explained: tuple[ExplainedPicture, ...] = ()
 
     def __post_init__(self) -> None:
         num = len(self.similarity)

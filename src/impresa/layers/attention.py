@@ -5,6 +5,10 @@ Letters of shapes: B batch, N tokens, Q queries, D width, H heads.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +21,23 @@ def fitting_heads(dim: int, num_heads: int) -> int:
     return max(heads for heads in range(1, num_heads + 1) if dim % heads == 0)
 
 
-class Attention(nn.Module):
+class WeighingModule(nn.Module, ABC):
+    """An attention whose weights can be asked for; `forward` never makes them. See `impresa.layers.recording`."""
+
+    @abstractmethod
+    def weights(self, *inputs: Any, **options: Any) -> Tensor:
+        """The weights (B, H, Q, N) float32 of a call of `forward` with the same arguments, without dropout."""
+
+
+def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
+    """The softmax inside `scaled_dot_product_attention`: (B, H, Q, d) and (B, H, N, d) to (B, H, Q, N) float32."""
+    scores = queries.float() @ keys.float().mT * queries.shape[-1] ** -0.5
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+
+
+class Attention(WeighingModule):
     """Multi-head attention of queries to a context (Vaswani et al. 2017, arXiv:1706.03762).
 
     Args:
@@ -53,16 +73,25 @@ class Attention(nn.Module):
             mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
             is_causal: query i sees tokens 0 to i; excludes `mask`.
         """
-        keys, values = self.key_value(context).chunk(2, dim=-1)
         read = F.scaled_dot_product_attention(
-            self._split_heads(self.query(queries)).expand(len(context), -1, -1, -1),
-            self._split_heads(keys),
-            self._split_heads(values),
+            *self._split(queries, context),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=is_causal,
         )
         return self.out(read.transpose(1, 2).flatten(2))
+
+    def weights(
+        self, queries: Tensor, context: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        own, keys, _ = self._split(queries, context)
+        return attention_weights(own, keys, mask, is_causal=is_causal)
+
+    def _split(self, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, Q, D / H), keys and values (B, H, N, D / H)."""
+        keys, values = self.key_value(context).chunk(2, dim=-1)
+        own = self._split_heads(self.query(queries)).expand(len(context), -1, -1, -1)
+        return own, self._split_heads(keys), self._split_heads(values)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, D / H)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from PIL import Image
 from torch import Tensor, nn
 
 from impresa.config.experiment import ExperimentConfig, towers
@@ -20,11 +21,16 @@ from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.tower import Tower
+from impresa.errors import DataError
 from impresa.evaluation.results import Evaluation
+from impresa.inside.explanation import Explanation, Method
+from impresa.inside.occlusion import MOST_ROWS
 from impresa.run_dir.golden import Golden
 from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
+from impresa.tasks.arguments import text_of
 from impresa.tasks.devices import Device, move, usable_device
+from impresa.tasks.inputs import Picture, picture_of
 from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
 
 if TYPE_CHECKING:
@@ -97,6 +103,31 @@ class UsableModel(ABC):
         move(self.model, found, self.device)
         self.device = found
         return self
+
+    def explain(
+        self, image: Picture, words: str | None = None, *, method: Method = "last", max_rows: int = MOST_ROWS
+    ) -> Explanation:
+        """What the model looks at in an image; drawn by `impresa.inside.figure` or `impresa.inside.page`.
+
+        Args:
+            image: one image, not preprocessed.
+            words: of an alignment a text, and the map shows which parts of the image their similarity hangs on; of a
+                model that answers the question, by default that for a description.
+            method: how attention is read.
+            max_rows: rows and columns at most of the squares that are covered one after the other for a text.
+
+        Raises:
+            DataError: the image cannot be read, or the words are empty or no UTF-8 text.
+            ConfigError: the image tower gives nothing away, and there are no words.
+        """
+        picture = picture_of("image", image, self.preprocessing.image.size)
+        if words is not None and not text_of("words", words).value.strip():
+            raise DataError("words: are empty; say something, or leave them out")
+        return self.explained(picture, words, method, max_rows)
+
+    @abstractmethod
+    def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
+        """`explain` of an RGB image and checked words."""
 
     @abstractmethod
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:

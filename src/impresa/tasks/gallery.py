@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TypeVar
 
-from PIL import Image
 from torch import Tensor
 
+from impresa.data.sample import Sample
 from impresa.data.sources.base import Source
-from impresa.evaluation.results import Answer, Example, Gallery
+from impresa.errors import ConfigError, DataError
+from impresa.evaluation.results import Answer, Example, ExplainedPicture, Gallery, PictureMap
 from impresa.evaluation.retrieval import TIE, RightAnswers, unit_rows
+from impresa.inside.drawing import overlay
+from impresa.inside.explanation import Explanation, Maps
+from impresa.reports.pictures import data_uri
+from impresa.tasks.base import UsableModel
+from impresa.tasks.samples import read_samples
 
 NUM_QUERIES = 6
 NUM_ANSWERS = 5
 NUM_SIMILARITY = 32
-THUMBNAIL_PX = 160
+NUM_EXPLAINED, NUM_MAPS = 3, 4
+NUM_ROWS = 8
+"""Rows of squares that are covered for a text: 64 passes of the tower for each image."""
 Item = TypeVar("Item")
 
 
@@ -67,21 +74,34 @@ def retrieval_gallery(
     )
 
 
-def data_uri(image: Image.Image) -> str:
-    """The thumbnail of a picture as a data URI."""
-    kind, content = thumbnail(image)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def explained(
+    model: UsableModel, source: Source, words_of: Callable[[Sample], str | None]
+) -> tuple[ExplainedPicture, ...]:
+    """What the model looks at in a few images at even distances; without those of which nothing can be shown.
+
+    Args:
+        model: the model for users.
+        source: the data that were evaluated.
+        words_of: the text or question that goes with a sample, see `UsableModel.explain`.
+    """
+    found = []
+    for _, sample in read_samples(source, spread(range(len(source)), NUM_EXPLAINED, offset=0.5), bad=[]):
+        if sample.image is not None:
+            with suppress(ConfigError, DataError):
+                found.append(_drawn(model.explain(sample.image, words_of(sample), max_rows=NUM_ROWS)))
+    return tuple(found)
 
 
-def thumbnail(image: Image.Image) -> tuple[str, bytes]:
-    """Kind and content of a file with a picture of at most 160 pixels a side: small images stay as they are (`png`),
-    others become `jpeg`."""
-    small = image.convert("RGB")
-    kind = "png" if max(small.size) <= THUMBNAIL_PX else "jpeg"
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, kind, quality=85, optimize=True)
-    return kind, buffer.getvalue()
+def _drawn(explanation: Explanation) -> ExplainedPicture:
+    """The first map of each kind, and more of the last kind where there are few kinds."""
+    kinds = [section for section in explanation.sections if isinstance(section, Maps)]
+    chosen = [(kind.title, kind.tiles[0]) for kind in kinds[:NUM_MAPS]]
+    chosen += [(kinds[-1].title, tile) for tile in kinds[-1].tiles[1 : 1 + NUM_MAPS - len(chosen)]] if kinds else []
+    maps = (
+        PictureMap(f"{title}: {tile.label}", data_uri(overlay(explanation.picture, tile.values)))
+        for title, tile in chosen
+    )
+    return ExplainedPicture(data_uri(explanation.picture), explanation.headline, tuple(maps))
 
 
 def spread(items: Sequence[Item], num: int, *, offset: float = 0.0) -> list[Item]:

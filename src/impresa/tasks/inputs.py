@@ -93,14 +93,28 @@ def _read(default_name: str, item: Any, read: Callable[[Any], Any]) -> Any:
 def _pixels_of_one(image: Any, transform: ImageTransform) -> Tensor:
     if isinstance(image, Tensor) and image.is_floating_point():
         return _preprocessed(image, transform.size)
+    return transform(_picture_of_one(image, transform.size))
+
+
+def picture_of(argument: str, image: Any, size: int) -> Image.Image:
+    """The one image that a user gives as `argument`, upright and RGB; `size` is that of the model's images.
+
+    Raises:
+        DataError: it cannot be read, or is preprocessed already.
+    """
+    with naming(argument):
+        return _picture_of_one(image, size)
+
+
+def _picture_of_one(image: Any, size: int) -> Image.Image:
     if isinstance(image, Tensor | np.ndarray):
-        image = _image_of_array(image, transform.size)
+        image = _image_of_array(image, size)
     opened = image if isinstance(image, Image.Image) else _file_of(image)
     if opened is None:
         raise DataError(f"got {kind(image)}; give a path, bytes, an open file, a PIL image, an array or a tensor")
     if isinstance(opened, Image.Image) and 0 in opened.size:
         raise DataError("the image has no pixels; leave it out")
-    return transform(load_image(opened))
+    return load_image(opened)
 
 
 def _preprocessed(image: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict, Unpack
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +15,9 @@ from impresa.data.audio import Clip
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.errors import DataError
+from impresa.inside.explanation import Explanation, Method
 from impresa.run_dir.golden import Golden, packed
+from impresa.tasks.alignment.explain import explain_image
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.arguments import Inputs, Named, Vectors, as_whole, flag, shown, texts_of, vectors_of, whole_number
 from impresa.tasks.base import UsableModel
@@ -118,6 +121,9 @@ class EmbeddingModel(UsableModel):
             fault = f"embeddings of {others.shape[1]} numbers, and those of a have {rows.shape[1]}"
             raise DataError(f"b: {fault}; embed both with the same model and `dim`")
         return _unit(rows) @ _unit(others.to(rows.device)).T
+
+    def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
+        return explain_image(self, picture, words, method, max_rows)
 
     @torch.no_grad()
     def _encode(

@@ -109,5 +109,9 @@ class AlignmentTask(Task):
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.alignment.evaluate import evaluate
+        from impresa.tasks.gallery import explained
 
-        return replace(evaluate(model, source, **options), notes=self.notes(source, model.preprocessing))
+        evaluation = evaluate(model, source, **options)
+        looks = explained(model, source, lambda sample: next(iter(sample.captions), None))
+        gallery = replace(evaluation.gallery, explained=looks)
+        return replace(evaluation, gallery=gallery, notes=self.notes(source, model.preprocessing))

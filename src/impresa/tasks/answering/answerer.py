@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
 from impresa.errors import DataError
 from impresa.fusion import Prefix
+from impresa.inside.explanation import Explanation, Method
 from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.answering.answer import Answer, Reader
 from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.explain import explain_answer
 from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.arguments import Named, inputs_of, kind, naming, text_of, texts_of, whole_number
 from impresa.tasks.base import UsableModel
@@ -191,6 +194,27 @@ class AnsweringModel(UsableModel):
             is_stop=reader.is_stop if reader.stops else None,
         )
         return [reader.answer(ids, prompt) for ids, prompt in zip(found.tolist(), prompts, strict=True)]
+
+    @torch.inference_mode()
+    def likeliest(self, prefix: Prefix, prompt: Prompt, most: int) -> tuple[list[int], Answer]:
+        """The token ids, `most` at most, that greedy decoding writes behind a prompt, the end token included, and the
+        answer that they are."""
+        settings = replace(self.generation, temperature=0.0, num_beams=1)
+        settings = replace(settings, max_new_tokens=min(most, settings.max_new_tokens))
+        ids = torch.tensor([prompt.ids], device=self.device)
+        reader = self._reader(settings)
+        given = (ids, torch.ones_like(ids), prefix.tokens, prefix.mask)
+        written: list[int] = []
+        for column in self.model.decoder.write(
+            *given, settings=settings, end_ids=self.chat.end_ids, pad_id=self.chat.pad_id
+        ):
+            written.append(int(column))
+            if reader.is_stop(written):
+                break
+        return written, reader.answer(written, prompt)
+
+    def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
+        return explain_answer(self, picture, words, method)
 
     @torch.inference_mode()
     def prefix(self, batch: DialogueBatch) -> Prefix:

@@ -28,9 +28,10 @@ from impresa.evaluation.results import (
 )
 from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score
 from impresa.fusion import Prefix
+from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import data_uri, spread
+from impresa.tasks.gallery import spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12

@@ -15,6 +15,7 @@ from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.lengths import notes_on_dialogues
 from impresa.data.preprocessing import Preprocessing
+from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import ConfigError
 from impresa.evaluation.results import Evaluation
@@ -94,8 +95,12 @@ class AnsweringTask(Task):
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.answering.evaluate import evaluate_answers
+        from impresa.tasks.gallery import explained
 
-        return replace(evaluate_answers(model, source, **options), notes=self.notes(source, model.preprocessing))
+        evaluation = evaluate_answers(model, source, **options)
+        looks = explained(model, source, _first_question)
+        gallery = replace(evaluation.gallery, explained=looks)
+        return replace(evaluation, gallery=gallery, notes=self.notes(source, model.preprocessing))
 
     def save_architectures(self, model: Any, folder: Path) -> None:
         super().save_architectures(model, folder)
@@ -108,3 +113,7 @@ class AnsweringTask(Task):
         if (folder / "config.json").is_file():
             config = replace(config, decoder=replace(self.decoder, model=str(folder)))
         return AnsweringTask(config)
+
+
+def _first_question(sample: Sample) -> str | None:
+    return sample.dialogues[0].turns[0].question if sample.dialogues else None

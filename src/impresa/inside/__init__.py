@@ -1,0 +1,1 @@
+"""Looking inside a model: attention drawn on the picture, and an answer traced back to it."""
