@@ -18,8 +18,10 @@ from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
+from impresa.evaluation.intervals import digest, with_intervals
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
+from impresa.evaluation.space import embedding_space
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 from impresa.tasks.alignment.sound import EncodeText, Rows
 from impresa.tasks.gallery import retrieval_gallery, spread
@@ -38,6 +40,8 @@ class _Seen:
 
     positions: list[int] = field(default_factory=list)
     """Of the first sample with each image."""
+    ids: list[str] = field(default_factory=list)
+    """The same samples' names."""
     captions: list[list[str]] = field(default_factory=list)
     histograms: list[Tensor] = field(default_factory=list)
     labels: dict[tuple[int, str], None] = field(default_factory=dict)
@@ -52,12 +56,17 @@ class _Seen:
         row = self._row.setdefault(sample.image_key, len(self._row))
         if is_new := row == len(self.positions):
             self.positions.append(position)
+            self.ids.append(sample.id)
             self.captions.append([])
             self.histograms.append(colour_histogram(sample.image))
         self.captions[row] += sample.captions
         if sample.label is not None:
             self.labels[row, sample.label] = None
         return row, is_new
+
+    def digest(self) -> str:
+        """The same for the same images, captions and labels in the same order."""
+        return digest((*zip(self.ids, map(tuple, self.captions), strict=True), *self.labels))
 
     @property
     def classes(self) -> set[str]:
@@ -114,22 +123,27 @@ def evaluate(
             **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
+        items=test.digest(),
     )
+    spaces = {"image": embeddings, **({"audio": sounds.embeddings()} if sounds else {})}
     if evaluation.num_texts:
         num_captions = torch.tensor([len(captions) for captions in test.captions])
         image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
         right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
         texts = encode_text(list(right.texts))
-        return replace(
+        evaluation = replace(
             evaluation,
             retrieval=metrics_of_texts(embeddings, texts, right),
             by_dimension={dim: metrics_of_texts(embeddings[:, :dim], texts[:, :dim], right) for dim in dims},
             baselines=_baselines(right, test, train),
+            space=embedding_space({**spaces, "text": texts}, right),
             gallery=retrieval_gallery(source, test.positions, embeddings, texts, right),
         )
-    if evaluation.zero_shot is None and not evaluation.sound:
+    elif evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
-    return evaluation
+    else:
+        evaluation = replace(evaluation, space=embedding_space(spaces))
+    return with_intervals(evaluation)
 
 
 class _Inputs:
@@ -201,4 +215,4 @@ def _zero_shot(
         return None
     rows, labels = zip(*test.labels, strict=True)
     of_classes = class_embeddings(encode_text, classes, templates)
-    return zero_shot_metrics(images[list(rows)], labels, of_classes, classes, templates)
+    return zero_shot_metrics(images[list(rows)], labels, of_classes, classes, templates, item=rows)
