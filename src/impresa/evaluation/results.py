@@ -51,6 +51,10 @@ class Column(Generic[Scores]):
         value = self.value(scores)
         return "-" if value is None else format(value, self.format)
 
+    def between(self, interval: Interval) -> str:
+        """The bounds of an interval as text, in the numbers' unit."""
+        return " to ".join(format(bound, self.format).rstrip("%") for bound in (interval.low, interval.high))
+
 
 @dataclass(frozen=True)
 class DirectionMetrics:
@@ -81,13 +85,13 @@ def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
 
 RETRIEVAL_COLUMNS: tuple[Column[DirectionMetrics], ...] = (
     *(Column(f"R@{k}", ".1%", _recall_at(k), headline=k == 1, figure=f"recall_at_{k}") for k in RECALL_AT),
-    Column("median rank", "g", lambda found: found.median_rank),
-    Column("mean rank", ".1f", lambda found: found.mean_rank),
 )
 RANKING_COLUMNS: tuple[Column[DirectionMetrics], ...] = (
     Column("MRR", ".3f", lambda found: found.mrr),
     Column("mAP", ".3f", lambda found: found.mean_average_precision),
     Column("NDCG", ".3f", lambda found: found.ndcg),
+    Column("median rank", "g", lambda found: found.median_rank),
+    Column("mean rank", ".1f", lambda found: found.mean_rank),
 )
 
 

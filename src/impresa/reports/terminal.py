@@ -8,7 +8,7 @@ from rich.text import Text
 
 from impresa.evaluation.results import Evaluation
 from impresa.foreign_text import printable
-from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
+from impresa.reports.tables import MODEL, Table, interval_note, make_tables, summary, warnings
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
@@ -18,25 +18,29 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
         console.print(Text(printable(text), style=style), soft_wrap=True)
 
     line(summary(evaluation), "dim")
-    for table in make_tables(evaluation):
-        console.print(_grid(table))
+    tables = make_tables(evaluation)
+    for table in tables:
+        console.print(grid(table))
         if table.figures:
             line(table.figures)
+    if note := interval_note(tables):
+        line(note, "dim")
     for warning in warnings(evaluation):
         line(warning, "yellow")
     if bad := evaluation.bad_samples:
         line(f"bad samples, skipped: {len(bad):,}; the first is {bad[0].id}: {bad[0].reason}", "yellow")
 
 
-def _grid(table: Table) -> Grid:
-    grid = Grid(box=None, pad_edge=False)
-    grid.add_column(table.title, no_wrap=True)
+def grid(table: Table) -> Grid:
+    """A table for the console, the model's rows in bold."""
+    found = Grid(box=None, pad_edge=False)
+    found.add_column(table.title, no_wrap=True)
     for label in table.columns:
-        grid.add_column(label, justify="right", no_wrap=True)
+        found.add_column(label, justify="right", no_wrap=True)
     for heading, rows in table.groups.items():
         if heading:
-            grid.add_row(Text(heading), style="dim")
+            found.add_row(Text(heading), style="dim")
         for row in rows:
             name = Text(f"{'  ' if heading else ''}{printable(row.name)}")  # a plain string would be read as markup
-            grid.add_row(name, *row.cells, style="bold" if row.name == MODEL else "")
-    return grid
+            found.add_row(name, *row.texts, style="bold" if row.name == MODEL else "")
+    return found
