@@ -72,7 +72,7 @@ EMBEDDING = Evaluation(
         "text_to_image+audio": {"model": direction(0.7)},
     },
     zero_shot=ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((9, 1), (0, 0)), 0.5, 0.6),
-    linear_probe=LinearProbe(0.85, 0.55, 200, 10, 2, 10.0, True),
+    linear_probe=LinearProbe(0.85, 0.55, 200, 10, 2, 10.0),
     space=EmbeddingSpace({"image": ModalitySpace(12, -1.5, 6.54), "text": ModalitySpace(20, None, 7.0)}, 0.5, 0.25),
     intervals={
         "model": {
@@ -187,7 +187,7 @@ def test_the_tables_of_a_model_that_embeds() -> None:
     assert list(sound.groups) == ["audio → text", "text → image+audio"]
     assert [row.texts for row in classification.groups[""]] == [("90.0% (80.0 to 100.0)",), ("60.0%",), ("50.0%",)]
     assert [row.cells for row in probe.groups[""]] == [("85.0%",), ("55.0%",)]
-    assert "200 training images. Its C, 10, was chosen on the validation split" in probe.note
+    assert "200 training images. Its C, 10, is the best of seven" in probe.note
     assert space.columns == ("embeddings", "effective rank", "uniformity")
     assert [row.cells for row in space.groups[""]] == [("12", "6.5", "-1.50"), ("20", "7.0", "-")]
     assert space.figures == "alignment 0.500, modality gap 0.250"

@@ -54,7 +54,7 @@ def kind_of(name: str) -> FigureKind:
     """How a figure is shown and compared, by its name with or without suffix."""
     base = name.partition("@")[0].partition(":")[0]
     lower = any(base.endswith(word) for word in LOWER_IS_BETTER)
-    label = base.replace("_to_", " → ").replace("recall_at_", "R@").replace("_", " ")
+    label = base.replace("_to_", " → ").replace("recall_at_", "R@").replace("_", " ").replace("zero shot", "zero-shot")
     for word, short in _SHORT.items():
         label = f"{label.removesuffix(word)}{short}" if f" {label}".endswith(f" {word}") else label
     suffix = name[len(base) :]

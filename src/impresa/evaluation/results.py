@@ -155,14 +155,13 @@ class LinearProbe:
     majority: float
     """Accuracy of always naming the most frequent class of the training images."""
     num_train: int
+    """Training images with a label, counted in the same way."""
     num_samples: int
     """Test images with a label; one with two labels counts once with each."""
     classes: int
     """Classes of the training images."""
     c: float
-    """Inverse strength of the regularisation."""
-    c_chosen: bool
-    """True if it was chosen on the validation split, false for the fixed value."""
+    """Inverse strength of the regularisation, chosen on training images."""
     queries: Queries = field(default=None, compare=False, repr=False)
     """`right` of each image and label."""
 

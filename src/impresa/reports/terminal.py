@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from impresa.evaluation.comparison import Comparison
 from impresa.evaluation.results import Evaluation
 from impresa.foreign_text import printable
+from impresa.reports.comparison import comparison_tables, letter, reading
 from impresa.reports.tables import MODEL, Table, interval_note, make_tables, summary, warnings
+
+_WIDEST = 1000
+"""Columns that a table may have at most."""
 
 
 def print_results(evaluation: Evaluation, console: Console) -> None:
     """Print all tables of an evaluation, and what was wrong with the model or the data."""
-
-    def line(text: str, style: str = "") -> None:
-        console.print(Text(printable(text), style=style), soft_wrap=True)
-
+    line = partial(_line, console)
     line(summary(evaluation), "dim")
     tables = make_tables(evaluation)
     for table in tables:
-        console.print(grid(table))
+        _print_table(console, table)
         if table.figures:
             line(table.figures)
     if note := interval_note(tables):
@@ -31,16 +35,37 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
         line(f"bad samples, skipped: {len(bad):,}; the first is {bad[0].id}: {bad[0].reason}", "yellow")
 
 
-def grid(table: Table) -> Grid:
-    """A table for the console, the model's rows in bold."""
-    found = Grid(box=None, pad_edge=False)
-    found.add_column(table.title, no_wrap=True)
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print runs side by side."""
+    line = partial(_line, console)
+    line(f"{comparison.data}: {comparison.num_items:,} images", "dim")
+    for place, run in enumerate(comparison.runs):
+        line(f"{letter(place)}  {run}")
+    for table in comparison_tables(comparison):
+        _print_table(console, table, gap=1)
+    line(reading(comparison), "dim")
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def _print_table(console: Console, table: Table, gap: int = 2) -> None:
+    """Print a table whole: where the terminal is too narrow lines are broken, and no number is cut."""
+    grid = _grid(table, gap)
+    natural = console.measure(grid, options=console.options.update(max_width=_WIDEST)).maximum
+    console.print(grid, width=max(console.width, natural), crop=False, no_wrap=True, overflow="ignore")
+
+
+def _grid(table: Table, gap: int) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    grid.add_column(table.title, no_wrap=True)
     for label in table.columns:
-        found.add_column(label, justify="right", no_wrap=True)
+        grid.add_column(label, justify="right", no_wrap=True)
     for heading, rows in table.groups.items():
         if heading:
-            found.add_row(Text(heading), style="dim")
+            grid.add_row(Text(heading), style="dim")
         for row in rows:
             name = Text(f"{'  ' if heading else ''}{printable(row.name)}")  # a plain string would be read as markup
-            found.add_row(name, *row.texts, style="bold" if row.name == MODEL else "")
-    return found
+            grid.add_row(name, *row.texts, style="bold" if row.name == MODEL else "")
+    return grid

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
@@ -19,6 +20,7 @@ from impresa.data.sources import Source
 from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
 from impresa.evaluation.intervals import digest, with_intervals
+from impresa.evaluation.linear_probe import linear_probe
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.space import embedding_space
@@ -79,6 +81,7 @@ def evaluate(
     *,
     data: str,
     train_source: Source | None = None,
+    probe_source: Source | None = None,
     batch_size: int | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
@@ -106,6 +109,7 @@ def evaluate(
         if train_source is not None:  # at even distances, so that sorted data are seen whole
             chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
             train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
+        probed = None if probe_source is None else _labelled(model, probe_source, batch_size, bar)
     sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
@@ -123,6 +127,7 @@ def evaluate(
             **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
+        linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
         items=test.digest(),
     )
     spaces = {"image": embeddings, **({"audio": sounds.embeddings()} if sounds else {})}
@@ -152,7 +157,7 @@ class _Inputs:
     Images are preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
     """
 
-    def __init__(self, model: EmbeddingModel, batch_size: int) -> None:
+    def __init__(self, model: EmbeddingModel, batch_size: int, *, images_only: bool = False) -> None:
         def encode_pairs(pairs: list[tuple[Tensor, Clip]]) -> Tensor:
             pixels, clips = zip(*pairs, strict=True)
             return model.encode_image_audio(pixels, clips, batch_size=batch_size)
@@ -161,6 +166,8 @@ class _Inputs:
         self.images = Embedder(partial(model.encode_image, batch_size=batch_size), batch_size)
         self.sounds: Rows[Clip] | None = None
         self.fused: Rows[tuple[Tensor, Clip]] | None = None
+        if images_only:
+            return
         if model.config.audio_encoder is not None:
             self.sounds = Rows("audio", partial(model.encode_audio, batch_size=batch_size))
         if FUSED_PAIR in (model.config.losses.pairs or ()):
@@ -193,6 +200,15 @@ def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = Non
         if inputs is not None and not inputs.add(sample, row, is_new):
             seen.bad.append(BadSampleNote(sample.id, "no image"))
     return seen
+
+
+def _labelled(
+    model: EmbeddingModel, source: Source, batch_size: int, bar: Progress
+) -> tuple[Tensor, list[tuple[int, str]]]:
+    """Embeddings of the images of a source, and the pairs of row and label."""
+    inputs = _Inputs(model, batch_size, images_only=True)
+    seen = _read(source, bar.track(range(len(source)), description="embedding training images"), inputs)
+    return inputs.images.embeddings(), list(seen.labels)
 
 
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
