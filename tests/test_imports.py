@@ -44,6 +44,7 @@ names, the environment, the weights and the checksums are below the tasks, savin
 ONLY_IN = {
     "lightning": (),
     "torchmetrics": ("evaluation/text_scores.py",),
+    "sklearn": ("evaluation/linear_probe.py",),
     "hydra": ("config/compose.py",),
     "omegaconf": ("config/compose.py",),
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from fake_model import ColourModel, colour_source
@@ -29,6 +31,12 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (run / "config.yaml").write_text(to_yaml(CONFIG))
     use(CONFIG, monkeypatch)
     return run
+
+
+@pytest.fixture(scope="module")
+def vlm() -> Path:
+    """A finished run with a decoder, trained before any stand-in takes the place of `load`."""
+    return finished_vlm()
 
 
 @pytest.fixture
@@ -196,20 +204,26 @@ def test_what_cannot_be_printed_is_written_before(run_dir: Path, monkeypatch: py
     assert "evaluation.json" in files(run_dir)
 
 
-def test_validation_of_a_decoder_has_all_that_the_test_has(capsys: pytest.CaptureFixture[str]) -> None:
-    run = finished_vlm()
-    assert main(["eval", str(run), "--split", "val", "--device", "cpu"]) == 0
+def test_validation_of_a_decoder_has_all_that_the_test_has(vlm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(vlm), "--split", "val", "--device", "cpu"]) == 0
     table = capsys.readouterr().out
     rows = [line.split("  ")[0].strip() for line in table.splitlines()]
     assert {"model", "other images", "most frequent answer"} <= set(rows)
     assert "shapes, val split: 6 images" in table
     assert "perplexity" in table
+    assert "In brackets: 95% intervals" in table
     assert "ROUGE-L" in table
-    assert main(["eval", str(run), "--split", "val", "--device", "cpu", "--json"]) == 0
+    assert main(["eval", str(vlm), "--split", "val", "--device", "cpu", "--json"]) == 0
     found = TypeAdapter(Evaluation).validate_python(json.loads(capsys.readouterr().out))
     assert found.answers is not None
     assert found.answers.shuffled.num_questions == found.answers.model.num_questions == found.num_texts
     assert found.answers.kinds
+    named = {"exact_match", "token_f1", "rouge_l", "answer_loss", "perplexity"}
+    assert named <= found.intervals["model"].keys()
+    assert (
+        found.intervals["model"]["answer_loss"].low < found.answers.loss < found.intervals["model"]["answer_loss"].high
+    )
+    assert {"exact_match", "token_f1"} <= found.intervals["other images"].keys()
     for kind, scores in found.answers.kinds.items():
         assert kind in table
         assert list(scores) == ["model", "shuffled", "blind"]
@@ -300,3 +314,158 @@ def test_a_run_whose_test_data_have_labels_alone_gets_its_report(
     assert "zero-shot accuracy" in capsys.readouterr().out
     assert read_evaluation(run_dir).retrieval is None
     assert "zero-shot accuracy" in (run_dir / "report.html").read_text()
+
+
+def second_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch, **model: object) -> Path:
+    """A second run, whose stand-in model is `ColourModel(**model)`."""
+    other = run_dir.parent / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text(to_yaml(CONFIG))
+    models = {run_dir: ColourModel, other: lambda config: ColourModel(config=config, **model)}
+    monkeypatch.setattr("impresa.run_dir.load.load", lambda path, device=None: models[path](config=CONFIG))
+    return other
+
+
+class BlindToBlue(ColourModel):
+    """Sees red and green alone."""
+
+    def encode_image(self, images: list[torch.Tensor], **options: object) -> torch.Tensor:
+        return super().encode_image([image * torch.tensor([1.0, 1.0, 0.0]) for image in images], **options)
+
+
+def test_runs_are_compared_on_the_same_items_and_nothing_is_written(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = second_run(run_dir, monkeypatch)
+    monkeypatch.setattr("impresa.run_dir.load.load", lambda path, device=None: (
+        BlindToBlue if path == other else ColourModel)(config=CONFIG))  # fmt: skip
+    words = ["eval", str(run_dir), str(other), "--data", str(folder)]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    assert f"{folder}: 9 images" in table
+    assert f"A  {run_dir}" in table
+    assert f"B  {other}" in table
+    assert "B - A" in table
+    assert "no difference shown" in table
+    assert "judged, each by itself" in table
+    assert main([*words, "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["runs"] == [str(run_dir), str(other)]
+    shot = tree["figures"]["zero_shot_accuracy"]
+    assert shot["values"][0] == 1.0
+    assert shot["differences"][0] is None
+    found = shot["differences"][1]
+    assert found["value"] == pytest.approx(shot["values"][1] - 1.0)
+    assert found["interval"]["low"] <= found["value"] <= found["interval"]["high"]
+    assert found["differs"] is (found["interval"]["high"] < 0)
+    assert files(run_dir) == files(other) == ["config.yaml"]
+
+
+def test_a_run_compared_with_itself_shows_no_difference(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = second_run(run_dir, monkeypatch)
+    assert main(["eval", str(run_dir), str(other), str(other), "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["data"] == "shapes, test split"
+    differences = [one for found in tree["figures"].values() for one in found["differences"][1:]]
+    assert {one["value"] for one in differences} == {0.0}
+    assert not any(one["differs"] for one in differences)
+
+
+def test_one_model_is_in_memory_at_a_time_and_baselines_are_made_once(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = second_run(run_dir, monkeypatch)
+    alive: list[weakref.ref[ColourModel]] = []
+    most, baselines = [], []
+
+    def load(path: Path, device: object = None) -> ColourModel:
+        model = ColourModel(config=CONFIG)
+        alive.append(weakref.ref(model))
+        most.append(sum(one() is not None for one in alive))
+        return model
+
+    from impresa.tasks.alignment import evaluate
+
+    real = evaluate._baselines
+    monkeypatch.setattr("impresa.run_dir.load.load", load)
+    monkeypatch.setattr(evaluate, "_baselines", lambda *rest: baselines.append(rest[2].positions) or real(*rest))
+    assert main(["eval", str(run_dir), str(other), str(other)]) == 0
+    assert most == [1, 1, 1]
+    assert [len(positions) for positions in baselines] == [SHAPES.num_train, 0, 0]
+
+
+def test_runs_of_two_kinds_are_refused(vlm: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for first, second, verb in ((run_dir, vlm, "answers questions"), (vlm, run_dir, "embeds")):
+        assert main(["eval", str(first), str(second)]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"{second}: {verb} and {first} ")
+        assert shown.err.count("\n") == 1
+        assert shown.out == ""
+
+
+def test_runs_that_cannot_use_the_same_items_are_refused(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = second_run(run_dir, monkeypatch)
+    loaded: list[Path] = []
+
+    def load(path: Path, device: object = None) -> ColourModel:
+        loaded.append(path)
+        if len(loaded) == 2:  # a picture is gone by now
+            (folder / "0.png").write_bytes(b"gone")
+        return ColourModel(config=CONFIG)
+
+    monkeypatch.setattr("impresa.run_dir.load.load", load)
+    assert main(["eval", str(run_dir), str(other), "--data", str(folder)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"{other}: of {folder} it can use other images, captions or questions than {run_dir};")
+    assert shown.err.count("\n") == 1
+
+
+def test_answering_runs_are_compared(vlm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(vlm)
+    assert main(["eval", run, run, "--device", "cpu", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert {"exact_match", "token_f1", "rouge_l", "answer_loss", "perplexity"} <= figures.keys()
+    assert any(name.startswith("exact_match:") for name in figures)
+    assert figures["answer_loss"]["differences"][1]["value"] == 0
+
+
+def test_a_linear_probe_is_fitted_on_the_labels_of_training(
+    run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, sample in enumerate(colour_source(30, labels=True).items):
+        sample.image.save(folder / f"{i}.png")
+        row = {"image": f"{i}.png", "caption": sample.captions[0], "label": sample.label}
+        with (folder / "metadata.jsonl").open("a" if i else "w") as table:
+            table.write(json.dumps(row) + "\n")
+    dataset = replace(CONFIG.dataset, train_path=str(folder), val_path=str(folder))
+    use(replace(CONFIG, dataset=dataset), monkeypatch)
+    words = ["eval", str(run_dir), "--linear-probe"]
+    assert main(words) == 0
+    assert "linear probe accuracy" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    probe = json.loads(capsys.readouterr().out)["linear_probe"]
+    assert (probe["accuracy"], probe["num_train"], probe["num_samples"], probe["classes"]) == (1.0, 30, 30, 6)
+
+
+@pytest.mark.parametrize("case", ["no labels", "no scikit-learn"])
+def test_a_probe_that_cannot_be_fitted_is_refused_in_one_line(
+    run_dir: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if case == "no scikit-learn":
+        monkeypatch.setattr("impresa.cli.eval.find_spec", lambda _: None)
+    assert main(["eval", str(run_dir), "--linear-probe"]) == 2
+    shown = capsys.readouterr()
+    fault = {"no labels": "the training images have no labels", "no scikit-learn": "pip install 'impresa[probe]'"}
+    assert fault[case] in shown.err
+    assert shown.err.startswith("--linear-probe: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_model_with_a_decoder_has_no_probe(vlm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(vlm), "--linear-probe", "--device", "cpu"]) == 2
+    fault = "--linear-probe: a model with a decoder embeds nothing; name the run of an alignment\n"
+    assert capsys.readouterr().err.endswith(fault)

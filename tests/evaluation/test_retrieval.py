@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from impresa.errors import DataError
 from impresa.evaluation import retrieval
@@ -45,6 +48,38 @@ def reference_ranks(
     return ranks_of_images, ranks_of_captions
 
 
+def reference_by_torchmetrics(
+    images: torch.Tensor, texts: torch.Tensor, image_of_caption: list[int], captions: list[str]
+) -> list[dict[str, float]]:
+    """MRR, mAP and NDCG in both directions, query by query, by torchmetrics; for scores without ties."""
+    from torchmetrics.functional.retrieval import (
+        retrieval_average_precision,
+        retrieval_normalized_dcg,
+        retrieval_reciprocal_rank,
+    )
+
+    functions = {
+        "mrr": retrieval_reciprocal_rank,
+        "mean_average_precision": retrieval_average_precision,
+        "ndcg": retrieval_normalized_dcg,
+    }
+    names = list(dict.fromkeys(captions))
+    unit_images, unit_texts = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (images, texts))
+    # It takes what scores 0 or less for not found at all.
+    scores = 2 + unit_images @ unit_texts[[captions.index(name) for name in names]].T
+    target = torch.zeros(scores.shape, dtype=torch.long)
+    for caption, image in zip(captions, image_of_caption, strict=True):
+        target[image, names.index(caption)] = 1
+    queries = (
+        [(scores[i], target[i]) for i in range(len(images)) if target[i].any()],
+        [(scores[:, g], target[:, g]) for g in map(names.index, captions)],
+    )
+    return [
+        {name: float(np.mean([float(found(*query)) for query in side])) for name, found in functions.items()}
+        for side in queries
+    ]
+
+
 def check_against_reference(
     images: torch.Tensor, texts: torch.Tensor, image_of_caption: torch.Tensor, captions: list[str]
 ) -> RetrievalMetrics:
@@ -56,6 +91,9 @@ def check_against_reference(
         assert direction.median_rank == pytest.approx(np.median(ranks), abs=1e-12)
         for k in (1, 5, 10):
             assert direction.recall_at[k] == pytest.approx(np.mean(np.array(ranks) <= k), abs=1e-12)
+    by_torchmetrics = reference_by_torchmetrics(images, texts, image_of_caption.tolist(), captions)
+    for direction, values in zip((metrics.image_to_text, metrics.text_to_image), by_torchmetrics, strict=True):
+        assert {name: getattr(direction, name) for name in values} == pytest.approx(values, abs=1e-6)
     return metrics
 
 
@@ -113,6 +151,35 @@ def test_constant_embedding_is_never_above_chance(dim: int, scale: float) -> Non
         assert all(direction.recall_at[k] <= guessed.recall_at[k] for k in (1, 5, 10))
 
 
+def test_chance_is_the_mean_over_all_orders() -> None:
+    """Embeddings that mean nothing have the expected metrics on average, several right answers per query too."""
+    generator = torch.Generator().manual_seed(0)
+    image_of_caption = torch.arange(12).repeat_interleave(2)
+    captions = [f"caption {i // 3}" for i in range(24)]
+    right = RightAnswers(image_of_caption, captions, 12)
+    names = ("mrr", "mean_average_precision", "ndcg", "mean_rank")
+    found = []
+    for _ in range(200):
+        rows = [torch.randn(num, 40, generator=generator) for num in (12, len(right.texts))]
+        metrics = metrics_of_texts(rows[0], rows[1], right)
+        sides = (metrics.image_to_text, metrics.text_to_image)
+        found.append([getattr(side, name) for side in sides for name in names])
+    guess = chance(right)
+    expected = [getattr(side, name) for side in (guess.image_to_text, guess.text_to_image) for name in names]
+    assert np.mean(found, axis=0) == pytest.approx(expected, rel=0.04)
+
+
+def test_ties_cost_every_right_answer() -> None:
+    # Two right texts and two wrong ones, all alike: the right ones stand at places 3 and 4.
+    metrics = retrieval_metrics(
+        torch.eye(2), torch.tensor([[1.0, 1.0]] * 4), torch.tensor([0, 0, 1, 1]), ["a", "b", "c", "d"]
+    ).image_to_text
+    assert (metrics.mean_rank, metrics.mrr) == (3.0, pytest.approx(1 / 3))
+    assert metrics.mean_average_precision == pytest.approx((1 / 3 + 2 / 4) / 2)
+    ideal = 1 + 1 / np.log2(3)
+    assert metrics.ndcg == pytest.approx((1 / np.log2(4) + 1 / np.log2(5)) / ideal)
+
+
 def test_one_tie_costs_one_rank() -> None:
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     texts = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -139,18 +206,24 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -
     assert retrieval_metrics(*case) == whole
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = []
-    real = RightAnswers.mask
+@pytest.mark.parametrize("num_distinct", [60, 2])
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, num_distinct: int) -> None:
+    """No tensor over queries and candidates is larger than a chunk, also where a text is right for many images."""
+    largest = 0
 
-    def spy(self: RightAnswers, start: int, stop: int) -> torch.Tensor:
-        blocks.append((stop - start) * len(self.texts))
-        return real(self, start, stop)
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor) and found.ndim == 2 and min(found.shape) > 6:
+                largest = max(largest, found.numel())
+            return found
 
-    monkeypatch.setattr(RightAnswers, "mask", spy)
-    monkeypatch.setattr(retrieval, "CHUNK_ELEMENTS", 500)
-    retrieval_metrics(*random_case(50, 2, 60))
-    assert max(blocks) <= 500
+    case = random_case(80, 4, num_distinct)
+    monkeypatch.setattr(retrieval, "CHUNK_ELEMENTS", 1600)
+    with Watch():
+        retrieval_metrics(*case)
+    assert 0 < largest <= 1600
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score, token_f1
+from impresa.evaluation.text_scores import answer_statistics, bleu_statistic, exact_match, rouge_l, score, token_f1
+
+
+def bleu(answers: list[str], expected: list[str]) -> float:
+    return bleu_statistic(answers, expected, range(len(answers))).value
 
 
 def test_exact_match_compares_what_is_normalised() -> None:
@@ -41,20 +47,36 @@ def test_bleu() -> None:
     said = ["a red circle is left of it"]
     assert bleu(said, ["A red circle is left of it"]) == pytest.approx(1.0)
     assert bleu(["a red circle is left of it"], ["there is no such thing"]) == 0
-    assert bleu(["green", "red"], ["red", "a red circle"]) is None  # of four words there are none
+    # Of four words there are none.
+    assert list(answer_statistics(["green", "red"], ["red", "a red circle"], [0, 1])) == ["rouge_l"]
     # 6 of 7 words, 4 of 6 pairs, 2 of 5 triples and 1 of 4 quadruples are right, and the lengths are equal.
     expected = (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25
     assert bleu(["a red square is left of it"], said) == pytest.approx(expected)
 
 
+def test_bleu_is_that_of_torchmetrics_for_the_whole_corpus() -> None:
+    from torchmetrics.functional.text import bleu_score
+
+    draw = random.Random(0)
+    expected = [" ".join(draw.choices("abcde", k=draw.randint(1, 12))) for _ in range(60)]
+    answers = [" ".join(word if draw.random() < 0.8 else "x" for word in text.split()) for text in expected]
+    answers[3], answers[4] = "", expected[4].upper()
+    whole = float(bleu_score([text.lower() for text in answers], [[text] for text in expected]))
+    assert bleu(answers, expected) == pytest.approx(whole, abs=1e-6)
+    without_last = float(bleu_score([text.lower() for text in answers[:-1]], [[text] for text in expected[:-1]]))
+    left_out = bleu_statistic(answers, expected, range(60)).leave_one_out()
+    assert left_out[-1] == pytest.approx(without_last, abs=1e-6)
+
+
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     # "red circle" of three words here and two there: precision 2/3, recall 1.
-    assert rouge_l(["red big circle"], ["red circle"]) == pytest.approx(4 / 5)
-    assert rouge_l(["red circle", "x"], ["red circle", "y"]) == pytest.approx(1 / 2)
+    assert rouge_l("red big circle", "red circle") == pytest.approx(4 / 5)
+    mean = answer_statistics(["red circle", "x"], ["red circle", "y"], [0, 1])["rouge_l"]
+    assert mean.value == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"), [("大きい 赤い 円", "赤い 円"), ("большой красный круг", "красный круг")]
 )
 def test_rouge_l_reads_every_script(answer: str, expected: str) -> None:
-    assert rouge_l([answer], [expected]) == pytest.approx(4 / 5)
+    assert rouge_l(answer, expected) == pytest.approx(4 / 5)

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from impresa.errors import CheckpointError
+from impresa.evaluation.bootstrap import Interval
 from impresa.evaluation.results import (
     RETRIEVAL_COLUMNS,
     AnswerMetrics,
@@ -24,7 +25,10 @@ from impresa.evaluation.results import (
     BadSampleNote,
     Column,
     DirectionMetrics,
+    EmbeddingSpace,
     Evaluation,
+    LinearProbe,
+    ModalitySpace,
     RetrievalMetrics,
     ZeroShotMetrics,
     save_evaluation,
@@ -32,7 +36,7 @@ from impresa.evaluation.results import (
 from impresa.foreign_text import markdown
 from impresa.reports.card import model_card
 from impresa.reports.html import render_report
-from impresa.reports.tables import make_tables
+from impresa.reports.tables import interval_note, make_tables
 from impresa.reports.terminal import print_results
 from impresa.run_dir.layout import GALLERY
 from tiny_run import tiny_experiment
@@ -45,7 +49,8 @@ ENVIRONMENT = {
 
 
 def direction(share: float) -> DirectionMetrics:
-    return DirectionMetrics({1: share, 5: share + 0.1, 10: share + 0.2}, 2 + share, 1.5, 1234, 1234)
+    recall_at = {1: share, 5: share + 0.1, 10: share + 0.2}
+    return DirectionMetrics(recall_at, 2 + share, 1.5, 1234, 1234, share + 0.05, share + 0.02, share + 0.1)
 
 
 def retrieval(share: float) -> RetrievalMetrics:
@@ -67,6 +72,16 @@ EMBEDDING = Evaluation(
         "text_to_image+audio": {"model": direction(0.7)},
     },
     zero_shot=ZeroShotMetrics(("a", "b"), ("{}",), 10, 0.9, {"a": 0.9}, ((9, 1), (0, 0)), 0.5, 0.6),
+    linear_probe=LinearProbe(0.85, 0.55, 200, 10, 2, 10.0),
+    space=EmbeddingSpace({"image": ModalitySpace(12, -1.5, 6.54), "text": ModalitySpace(20, None, 7.0)}, 0.5, 0.25),
+    intervals={
+        "model": {
+            "image_to_text_recall_at_1": Interval(0.4712, 0.53),
+            "image_to_text_recall_at_5": Interval(0.5, 0.6),
+            "zero_shot_accuracy": Interval(0.8, 1.0),
+        },
+        "colour histogram": {"image_to_text_recall_at_1": Interval(0.1, 0.3)},
+    },
 )
 KINDS = {
     "count": {"model": scores(0.5), "shuffled": AnswerScores(0, 0.0, 0.0), "blind": scores(0.2)},
@@ -148,7 +163,7 @@ def expected(evaluation: Evaluation) -> Iterator[list[str]]:
         for heading, rows in table.groups.items():
             if heading:
                 yield [heading]
-            yield from ([row.name, *row.cells] for row in rows)
+            yield from ([row.name, *row.texts] for row in rows)
 
 
 @pytest.mark.parametrize("printed", [on_page, on_card, on_terminal])
@@ -160,14 +175,39 @@ def test_all_print_the_same_tables(
 
 
 def test_the_tables_of_a_model_that_embeds() -> None:
-    retrieval_table, sound, classification = make_tables(EMBEDDING)
-    assert retrieval_table.columns == ("R@1", "R@5", "R@10", "median rank", "mean rank")
+    retrieval_table, ranking, sound, _, classification, probe, space = make_tables(EMBEDDING)
+    assert retrieval_table.columns == ("R@1", "R@5", "R@10")
+    assert ranking.columns == ("MRR", "mAP", "NDCG", "median rank", "mean rank")
     assert list(retrieval_table.groups) == ["image → text", "text → image"]
     names = ["model", "first 16 dimensions", "first 8 dimensions", "colour histogram", "chance"]
     assert [row.name for row in retrieval_table.groups["text → image"]] == names
-    assert retrieval_table.groups["image → text"][0].cells == ("50.0%", "60.0%", "70.0%", "1.5", "2.5")
+    assert retrieval_table.groups["image → text"][0].texts == ("50.0% (47.1 to 53.0)", "60.0%", "70.0%")
+    assert retrieval_table.groups["image → text"][3].texts == ("20.0%", "30.0%", "40.0%")  # no headline row
+    assert ranking.groups["image → text"][0].cells == ("0.550", "0.520", "0.600", "1.5", "2.5")
     assert list(sound.groups) == ["audio → text", "text → image+audio"]
-    assert [row.cells for row in classification.groups[""]] == [("90.0%",), ("60.0%",), ("50.0%",)]
+    assert [row.texts for row in classification.groups[""]] == [("90.0% (80.0 to 100.0)",), ("60.0%",), ("50.0%",)]
+    assert [row.cells for row in probe.groups[""]] == [("85.0%",), ("55.0%",)]
+    assert "200 training images. Its C, 10, is the best of seven" in probe.note
+    assert space.columns == ("embeddings", "effective rank", "uniformity")
+    assert [row.cells for row in space.groups[""]] == [("12", "6.5", "-1.50"), ("20", "7.0", "-")]
+    assert space.figures == "alignment 0.500, modality gap 0.250"
+
+
+def test_an_evaluation_of_an_older_version_has_the_tables_that_it_can() -> None:
+    old = DirectionMetrics({1: 0.5, 5: 0.6, 10: 0.7}, 2.5, 1.5, 10, 10)
+    tables = make_tables(Evaluation("old", 10, 10, 10, retrieval=RetrievalMetrics(old, old)))
+    assert [table.columns for table in tables] == [("R@1", "R@5", "R@10"), ("median rank", "mean rank")]
+    assert interval_note(tables) == ""
+
+
+def test_brackets_are_explained_wherever_they_are_printed(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    print_results(EMBEDDING, Console(file=stream, width=80))
+    save_evaluation(EMBEDDING, tmp_path)
+    card = model_card(tiny_experiment(), EMBEDDING, ENVIRONMENT, Path("run"), 1)
+    for text in (stream.getvalue(), render_report(tmp_path), card):
+        assert "In brackets: 95% intervals" in text
+        assert "50.0% (47.1 to 53.0)" in text
 
 
 def test_the_tables_of_a_model_that_answers() -> None:
@@ -190,9 +230,9 @@ def test_a_column_that_is_declared_is_printed_where_it_was_measured(
     columns = (*RETRIEVAL_COLUMNS, Column("candidates", ",", candidates), Column("lost", ".1f", lambda _: None))
     monkeypatch.setattr("impresa.reports.tables.RETRIEVAL_COLUMNS", columns)
     rows = list(printed(EMBEDDING, tmp_path))
-    assert rows[0] == ["Retrieval", "R@1", "R@5", "R@10", "median rank", "mean rank", "candidates"]
-    assert rows[2] == ["model", "50.0%", "60.0%", "70.0%", "1.5", "2.5", "1,234"]
-    assert rows[6] == ["chance", "10.0%", "20.0%", "30.0%", "1.5", "2.1", "-"]
+    assert rows[0] == ["Retrieval", "R@1", "R@5", "R@10", "candidates"]
+    assert rows[2] == ["model", "50.0% (47.1 to 53.0)", "60.0%", "70.0%", "1,234"]
+    assert rows[6] == ["chance", "10.0%", "20.0%", "30.0%", "-"]
 
 
 def test_the_main_columns_stand_on_top_of_the_page(tmp_path: Path) -> None:
@@ -202,9 +242,10 @@ def test_the_main_columns_stand_on_top_of_the_page(tmp_path: Path) -> None:
         return [f"{title} {share}" for title, share in re.findall(cards, render_report(tmp_path))]
 
     shares = ["image → text, R@1 50.0%", "text → image, R@1 51.0%", "zero-shot accuracy 90.0%"]
+    shares.append("linear probe accuracy 85.0%")
     assert on_top(EMBEDDING) == shares
     assert on_top(ANSWERING) == ["exact match 80.0%", "token F1 85.0%"]
-    only_sound = replace(EMBEDDING, retrieval=None, zero_shot=None)
+    only_sound = replace(EMBEDDING, retrieval=None, zero_shot=None, linear_probe=None)
     assert on_top(only_sound) == ["audio → text, R@1 60.0%", "text → image+audio, R@1 70.0%"]
 
 
@@ -238,7 +279,7 @@ def test_reports_import_neither_torch_nor_a_plotting_library() -> None:
 
 def test_metrics_import_no_more_than_torch() -> None:
     heavy = ("matplotlib", "torchmetrics", "transformers", "PIL", "rich")
-    modules = ("retrieval", "zero_shot", "text_scores")
+    modules = ("retrieval", "zero_shot", "text_scores", "intervals", "space")
     code = f"import sys, {', '.join(f'impresa.evaluation.{name}' for name in modules)}\n"
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

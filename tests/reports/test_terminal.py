@@ -32,15 +32,19 @@ def test_table_shows_model_and_baselines_in_both_directions(evaluation: Evaluati
     lines = [line.split() for line in shown(evaluation).splitlines()]
     for direction in ("image_to_text", "text_to_image"):
         metrics = getattr(evaluation.retrieval, direction)
-        row = ["model", *(f"{metrics.recall_at[k]:.1%}" for k in (1, 5, 10))]
-        assert [*row, f"{metrics.median_rank:g}", f"{metrics.mean_rank:.1f}"] in [line[:6] for line in lines]
-    of_retrieval = [" ".join(line[:-5]) for line in lines if len(line) > 5]
-    assert of_retrieval.count("chance") == of_retrieval.count("colour histogram") == 2
+        bounds = evaluation.intervals["model"][f"{direction}_recall_at_1"]
+        first = [f"{metrics.recall_at[1]:.1%}", f"({bounds.low * 100:.1f}", "to", f"{bounds.high * 100:.1f})"]
+        assert ["model", *first, *(f"{metrics.recall_at[k]:.1%}" for k in (5, 10))] in lines
+        ranks = [f"{metrics.mrr:.3f}", f"{metrics.mean_average_precision:.3f}", f"{metrics.ndcg:.3f}"]
+        assert ["model", *ranks, f"{metrics.median_rank:g}", f"{metrics.mean_rank:.1f}"] in lines
     text = shown(evaluation)
+    assert text.count("  chance ") == text.count("  colour histogram ") == 4
+    assert max(map(len, text.splitlines()[:-5])) <= 80
+    assert "…" not in text
     assert "zero-shot accuracy" in text
-    assert [["model", "100.0%"], ["chance", f"{1 / 6:.1%}"]] == [
-        line for line in lines if len(line) == 2 and "%" in line[1]
-    ]
+    least = 100 * 0.025 ** (1 / 23)
+    assert ["model", "100.0%", f"({least:.1f}", "to", "100.0)"] in lines
+    assert ["chance", f"{1 / 6:.1%}"] in lines
     assert "23 of 23 images are named right; 6 classes" in text
     assert "bad samples, skipped: 1; the first is bad [red]one[/red]: [no] pixels" in text
 

@@ -1,18 +1,23 @@
-"""Evaluate a finished run, on its own test data or on others.
+"""Evaluate a finished run, on its own test data or on others, or compare several.
 
 Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
 labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
 evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's columns, but not
 from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+
+Several runs are evaluated on the test data of the first, or on --data, and compared with the first item by item; then
+nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.overrides import check_data_overrides
@@ -21,13 +26,14 @@ from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import DatasetConfig
+    from impresa.config.experiment import DatasetConfig, ExperimentConfig
     from impresa.data.sources import Reading, Source
+    from impresa.evaluation.comparison import Comparison
     from impresa.evaluation.results import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory that `impresa train` printed")
     parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
     splits = ("train", "val", "test")
     parser.add_argument(
@@ -37,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=count, metavar="N", help="images or texts at a time (default: that of training)"
     )
     add_device(parser)
+    parser.add_argument(
+        "--linear-probe", action="store_true", help="also fit a linear classifier on the labelled training images"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -49,41 +58,99 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             f"{overrides[0]}: is for other data than the run's own; name them with --data, or leave it out"
         )
     check_data_overrides(overrides)
+    if args.linear_probe and find_spec("sklearn") is None:
+        raise ConfigError("--linear-probe: needs scikit-learn; pip install 'impresa[probe]' installs it")
     from rich.console import Console
 
-    from impresa.config.compose import with_overrides
-    from impresa.data.sources import open_source, reading_of
-    from impresa.reports.terminal import print_results
+    from impresa.reports.terminal import print_comparison, print_results
+
+    if len(args.runs) > 1:
+        comparison = _compare(args, overrides)
+        print(json_text(comparison.to_dict())) if args.json else print_comparison(comparison, Console())
+        return
+    evaluation = _evaluate_one(args, overrides)
+    try:
+        if not args.data and args.split == "test":
+            _renew(args.runs[0], evaluation)
+    finally:
+        print(json_text(evaluation.to_dict())) if args.json else print_results(evaluation, Console())
+
+
+def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
     from impresa.run_dir.load import load
+
+    model = load(args.runs[0], device=checked_device(args.device))
+    trained = model.config
+    model.config = _reading_config(args, overrides, trained)
+    return _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
+
+
+def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
+    """The runs on the data of the first, one in memory at a time."""
+    from impresa.evaluation.comparison import compare
+    from impresa.evaluation.results import Gallery
+    from impresa.run_dir.load import load
+
+    first = _config_of_all(args.runs)
+    device = checked_device(args.device)
+    reading = _reading_config(args, overrides, first).dataset
+    evaluations: list[Evaluation] = []
+    for run_dir in args.runs:
+        model = load(run_dir, device=device)
+        dataset = reading
+        if evaluations and (shot := evaluations[0].zero_shot) is not None:
+            dataset = replace(reading, class_names=shot.classes)  # those of the training data are among them
+        model.config = replace(model.config, dataset=dataset)
+        found = _evaluated(args, model, reading, first, has_baselines=not evaluations)
+        evaluations.append(replace(found, gallery=Gallery()))
+        del model  # before the next one is loaded
+    return compare([str(run_dir) for run_dir in args.runs], evaluations)
+
+
+def _config_of_all(runs: Sequence[Path]) -> ExperimentConfig:
+    """The config of the first run, once it is known that the others can be compared with it."""
+    from impresa.run_dir.load import read_run_config
+
+    first, *others = map(read_run_config, runs)
+    for run_dir, other in zip(runs[1:], others, strict=True):
+        if (other.decoder is None) != (first.decoder is None):
+            does = ("embeds", "answers questions") if other.decoder is None else ("answers questions", "embeds")
+            raise ConfigError(f"{run_dir}: {does[0]} and {runs[0]} {does[1]}; compare runs of one kind")
+    return first
+
+
+def _reading_config(args: argparse.Namespace, overrides: list[str], trained: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with its data read as asked for."""
+    from impresa.config.compose import with_overrides
+
+    config = trained
+    if args.data:  # the run's own images, under names that other data may have too
+        config = replace(trained, dataset=replace(trained.dataset, image_root=None))
+    return with_overrides(config, overrides) if overrides else config
+
+
+def _evaluated(
+    args: argparse.Namespace, model: Any, dataset: DatasetConfig, trained: ExperimentConfig, *, has_baselines: bool
+) -> Evaluation:
+    """A model on the data; baselines and linear probe are fitted on the training data of `trained`."""
+    from impresa.data.sources import open_source, reading_of
     from impresa.tasks import task_of
 
-    model = load(args.run, device=checked_device(args.device))
-    trained = model.config
-    task = task_of(trained)
-    if args.data:  # the run's own images, under names that other data may have too
-        model.config = replace(trained, dataset=replace(trained.dataset, image_root=None))
-    if overrides:
-        model.config = with_overrides(model.config, overrides)
-    source, name = _open_data(args, model.config.dataset, reading_of(trained, labels=True))
+    task = task_of(model.config)
+    source, name = _open_data(args, dataset, reading_of(model.config, labels=True))
+    train_source = None
     try:
         # With sounds as in training: what a row without an image is called decides its part.
-        train_source = open_source(trained.dataset, "train", reading_of(trained))
+        train_source = open_source(trained.dataset, "train", reading_of(trained)) if has_baselines else None
     except DataError as error:
         baseline = f"no {task.blind_baseline} beside the model"
         print(printable(f"{baseline}, because the training data cannot be read: {error}"), file=sys.stderr)
-        train_source = None
-    show = sys.stderr.isatty()
-    evaluation = task.evaluate(
-        model, source, data=name, train_source=train_source, batch_size=args.batch_size, show_progress=show
-    )
-    try:
-        if not args.data and args.split == "test":
-            _renew(args.run, evaluation)
-    finally:
-        if args.json:
-            print(json_text(evaluation.to_dict()))
-        else:
-            print_results(evaluation, Console())
+    options: dict[str, Any] = {"data": name, "train_source": train_source, "batch_size": args.batch_size}
+    if args.linear_probe:
+        if task.answers:
+            raise ConfigError("--linear-probe: a model with a decoder embeds nothing; name the run of an alignment")
+        options["probe_source"] = open_source(trained.dataset, "train", reading_of(trained, labels=True))
+    return task.evaluate(model, source, **options, show_progress=sys.stderr.isatty())
 
 
 def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:

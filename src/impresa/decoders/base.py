@@ -39,6 +39,8 @@ class DecoderOutput:
     hits: Tensor | None = None
     """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
     training."""
+    row_losses: Tensor | None = None
+    """(B,) float32, the loss of each row summed over its supervised tokens; None as `hits` is."""
 
 
 class Decoder(nn.Module, ABC):
@@ -147,11 +149,13 @@ class Decoder(nn.Module, ABC):
             return DecoderOutput(None, self.head(rounds[-1]), rounds[-1])
         answers = [self.head(states[rows, before]).float() for states in rounds]
         loss = torch.stack([F.cross_entropy(logits, targets) for logits in answers]).mean()
-        hits = None
+        hits = row_losses = None
         if not self.training:
             misses = rows[answers[-1].argmax(dim=-1) != targets]
             hits = torch.ones(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, misses, False)
-        return DecoderOutput(loss, self.head(rounds[-1]) if return_logits else None, rounds[-1], hits)
+            of_token = torch.stack([F.cross_entropy(logits, targets, reduction="none") for logits in answers]).mean(0)
+            row_losses = of_token.new_zeros(len(labels)).index_add(0, rows, of_token)
+        return DecoderOutput(loss, self.head(rounds[-1]) if return_logits else None, rounds[-1], hits, row_losses)
 
     @torch.inference_mode()
     def generate(

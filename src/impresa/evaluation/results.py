@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, InstanceOf, StringConstraints, TypeAdapter
 
+from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.files import refuse_links, write_atomic
 from impresa.json_files import read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
@@ -23,6 +24,10 @@ RECALL_AT = (1, 5, 10)
 MAX_SIMILARITY = 256
 """Images in a stored similarity matrix."""
 Scores = TypeVar("Scores")
+Queries = Annotated[InstanceOf[PerQuery] | None, Field(exclude=True)]
+"""Scores of single queries, kept in memory for intervals and comparisons and never stored."""
+Statistics = Annotated[dict[str, InstanceOf[Statistic]], Field(exclude=True)]
+"""Figures by name as functions of sums over items, kept as `Queries` are."""
 DataUri = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
 """A picture within a page: a stored one that points elsewhere would be fetched by whoever opens the report."""
 
@@ -38,11 +43,17 @@ class Column(Generic[Scores]):
     """Gets the number out of the results of one row; None where it was not measured."""
     headline: bool = False
     """A share (0 to 1) that the report shows on top as well."""
+    figure: str = ""
+    """Name of a headline in `impresa.evaluation.figures`, without the direction; its interval is found by it."""
 
     def cell(self, scores: Scores) -> str:
         """The number as text; "-" where it was not measured."""
         value = self.value(scores)
         return "-" if value is None else format(value, self.format)
+
+    def between(self, interval: Interval) -> str:
+        """The bounds of an interval as text, in the numbers' unit."""
+        return " to ".join(format(bound, self.format).rstrip("%") for bound in (interval.low, interval.high))
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,14 @@ class DirectionMetrics:
     num_queries: int
     """Queries that have a right answer."""
     num_candidates: int
+    mrr: float | None = None
+    """Mean of 1 / rank of the best right answer, 0 to 1; None, as the next two, in evaluations of older versions."""
+    mean_average_precision: float | None = None
+    """Mean over queries of the average precision, 0 to 1: the ranks of all right answers count."""
+    ndcg: float | None = None
+    """Mean over queries of the normalised discounted cumulative gain, 0 to 1, without a cut."""
+    queries: Queries = field(default=None, compare=False, repr=False)
+    """`rank`, `mrr`, `map` and `ndcg` of each query."""
 
 
 def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
@@ -65,7 +84,12 @@ def _recall_at(k: int) -> Callable[[DirectionMetrics], float | None]:
 
 
 RETRIEVAL_COLUMNS: tuple[Column[DirectionMetrics], ...] = (
-    *(Column(f"R@{k}", ".1%", _recall_at(k), headline=k == 1) for k in RECALL_AT),
+    *(Column(f"R@{k}", ".1%", _recall_at(k), headline=k == 1, figure=f"recall_at_{k}") for k in RECALL_AT),
+)
+RANKING_COLUMNS: tuple[Column[DirectionMetrics], ...] = (
+    Column("MRR", ".3f", lambda found: found.mrr),
+    Column("mAP", ".3f", lambda found: found.mean_average_precision),
+    Column("NDCG", ".3f", lambda found: found.ndcg),
     Column("median rank", "g", lambda found: found.median_rank),
     Column("mean rank", ".1f", lambda found: found.mean_rank),
 )
@@ -99,6 +123,8 @@ class ZeroShotMetrics:
     """Expected accuracy of guessing: 1 / number of classes."""
     majority: float
     """Accuracy of always naming the most frequent class of these very images."""
+    queries: Queries = field(default=None, compare=False, repr=False)
+    """`right` of each image and label."""
 
     def __post_init__(self) -> None:
         if {len(self.classes)} != {len(self.confusion), *map(len, self.confusion)}:
@@ -115,7 +141,76 @@ class ZeroShotMetrics:
         return [[count / max(sum(row), 1) for count in row] for row in self.confusion]
 
 
-ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (Column("zero-shot accuracy", ".1%", float, headline=True),)
+ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (
+    Column("zero-shot accuracy", ".1%", float, headline=True, figure="zero_shot_accuracy"),
+)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression from the training images' embeddings to their labels, on the images of the test."""
+
+    accuracy: float
+    """Share of test images named right; those of a class that training has not are wrong."""
+    majority: float
+    """Accuracy of always naming the most frequent class of the training images."""
+    num_train: int
+    """Training images with a label, counted in the same way."""
+    num_samples: int
+    """Test images with a label; one with two labels counts once with each."""
+    classes: int
+    """Classes of the training images."""
+    c: float
+    """Inverse strength of the regularisation, chosen on training images."""
+    queries: Queries = field(default=None, compare=False, repr=False)
+    """`right` of each image and label."""
+
+    def rows(self) -> dict[str, float]:
+        """Accuracies by name, in the order of a table."""
+        return {"model": self.accuracy, "most frequent class": self.majority}
+
+
+PROBE_COLUMNS: tuple[Column[float], ...] = (
+    Column("linear probe accuracy", ".1%", float, headline=True, figure="linear_probe_accuracy"),
+)
+
+
+@dataclass(frozen=True)
+class ModalitySpace:
+    """How the embeddings of one modality, scaled to length one, fill their space."""
+
+    num_rows: int
+    """Different images, texts or sounds."""
+    uniformity: float | None
+    """log of the mean of exp(-2 d^2) over pairs at distance d (Wang & Isola 2020, t = 2): 0 where all are equal, the
+    lower the more evenly they lie. None of a single row."""
+    effective_rank: float
+    """exp of the entropy of the singular values (Roy & Vetterli 2007): 1 for a line, the width at most."""
+    statistics: Statistics = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """Geometry of the joint embeddings, see `impresa.evaluation.space`."""
+
+    modalities: dict[str, ModalitySpace] = field(default_factory=dict)
+    """By modality: `image`, `text`, `audio`."""
+    alignment: float | None = None
+    """Mean squared distance of an image and its caption (Wang & Isola 2020, alpha = 2); 0 is perfect."""
+    modality_gap: float | None = None
+    """Distance between the mean of the images and that of their captions (Liang et al. 2022)."""
+    statistics: Statistics = field(default_factory=dict, compare=False, repr=False)
+
+
+SPACE_COLUMNS: tuple[Column[ModalitySpace], ...] = (
+    Column("embeddings", ",", lambda found: found.num_rows),
+    Column("effective rank", ".1f", lambda found: found.effective_rank),
+    Column("uniformity", ".2f", lambda found: found.uniformity),
+)
+PAIR_COLUMNS: tuple[Column[EmbeddingSpace], ...] = (
+    Column("alignment", ".3f", lambda found: found.alignment),
+    Column("modality gap", ".3f", lambda found: found.modality_gap),
+)
 
 
 @dataclass(frozen=True)
@@ -127,12 +222,14 @@ class AnswerScores:
     """Share of answers that are the right one, word for word."""
     token_f1: float
     """Mean over answers of the F1 of their words with those of the right one."""
+    queries: Queries = field(default=None, compare=False, repr=False)
+    """`exact_match` and `token_f1` of each question."""
 
 
 SCORE_COLUMNS: tuple[Column[AnswerScores], ...] = (
     Column("questions", ",", lambda scores: scores.num_questions),
-    Column("exact match", ".1%", lambda scores: scores.exact_match, headline=True),
-    Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True),
+    Column("exact match", ".1%", lambda scores: scores.exact_match, headline=True, figure="exact_match"),
+    Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True, figure="token_f1"),
 )
 SCORED = {"model": "model", "shuffled": "other images", "blind": "most frequent answer"}
 """The answers that are scored: their name in `AnswerMetrics`, and in tables."""
@@ -158,6 +255,8 @@ class AnswerMetrics:
     """exp(loss)."""
     kinds: dict[str, dict[str, AnswerScores]] = field(default_factory=dict)
     """By type of question: scores of `model`, `shuffled` and `blind`; empty where questions have no type."""
+    statistics: Statistics = field(default_factory=dict, compare=False, repr=False)
+    """Of `bleu`, `rouge_l`, `answer_loss` and `perplexity`."""
 
     @property
     def looks_at_images(self) -> bool:
@@ -296,8 +395,16 @@ class Evaluation:
     """Zero-shot classification; None when the data have fewer than two classes."""
     answers: AnswerMetrics | None = None
     """Answers to questions; None for an alignment model. `num_texts` are the questions then."""
+    linear_probe: LinearProbe | None = None
+    """None unless it was asked for."""
+    space: EmbeddingSpace | None = None
+    """None for a model that answers."""
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """95% intervals over items, by row of a table (`model`, a baseline) and name of `impresa.evaluation.figures`."""
     notes: tuple[str, ...] = ()
     """Sentences about texts of the data that the model does not read whole."""
+    items: str = field(default="", compare=False, repr=False)
+    """Digest of the names of all items in order: equal for evaluations that can be compared item by item."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
 
     def retrieval_rows(self) -> dict[str, RetrievalMetrics]:
@@ -308,7 +415,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the gallery, as JSON types."""
-        return _ADAPTER.dump_python(self, mode="json", exclude={"gallery"})
+        return _ADAPTER.dump_python(self, mode="json", exclude={"gallery", "items"})
 
 
 _ADAPTER = TypeAdapter(Evaluation)

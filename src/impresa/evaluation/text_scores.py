@@ -7,6 +7,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from impresa.evaluation.bootstrap import Floats, PerQuery, Statistic
 from impresa.evaluation.normalizing import normalized
 from impresa.evaluation.results import AnswerScores
 
@@ -28,35 +31,69 @@ def token_f1(answer: str, expected: str) -> float:
     return 2 * common / (len(ours) + len(theirs))
 
 
-def score(pairs: Iterable[tuple[str, str]]) -> AnswerScores:
-    """Means over pairs of an answer and the right one; 0 where there are none."""
+def score(pairs: Iterable[tuple[str, str]], item: Sequence[int] | None = None) -> AnswerScores:
+    """Means over pairs of an answer and the right one; 0 where there are none.
+
+    `item` has the number, from 0, of the item that each question is about; without it each is one of its own.
+    """
     pairs = list(pairs)
-    num = max(len(pairs), 1)
+    scores = {
+        "exact_match": np.array([exact_match(a, e) for a, e in pairs], dtype=np.float64),
+        "token_f1": np.array([token_f1(a, e) for a, e in pairs], dtype=np.float64),
+    }
     return AnswerScores(
         num_questions=len(pairs),
-        exact_match=sum(exact_match(a, e) for a, e in pairs) / num,
-        token_f1=sum(token_f1(a, e) for a, e in pairs) / num,
+        **{name: float(found.sum()) / max(len(pairs), 1) for name, found in scores.items()},
+        queries=per_question(scores, range(len(pairs)) if item is None else item),
     )
 
 
-def bleu(answers: Sequence[str], expected: Sequence[str]) -> float | None:
-    """Corpus BLEU (Papineni et al. 2002) of up to four words, by torchmetrics.
+def per_question(scores: dict[str, Floats], item: Sequence[int]) -> PerQuery:
+    """Scores (Q,) of questions about the items with these numbers."""
+    items = np.asarray(item, dtype=np.int64)
+    return PerQuery(scores, items, int(items.max(initial=-1)) + 1)
 
-    It is 0 where no four words in a row are right anywhere, and says nothing about shorter texts: None where no right
-    one has four words.
+
+def answer_statistics(answers: Sequence[str], expected: Sequence[str], item: Sequence[int]) -> dict[str, Statistic]:
+    """`rouge_l`, and `bleu` where a right answer has four words, as functions of the questions about each item."""
+    rouge = np.array([rouge_l(answer, right) for answer, right in zip(answers, expected, strict=True)])
+    found = {"rouge_l": per_question({"rouge_l": rouge}, item).mean("rouge_l", bounds=(0, 1))}
+    if any(len(text.split()) >= _BLEU_WORDS for text in expected):
+        found["bleu"] = bleu_statistic(answers, expected, item)
+    return found
+
+
+def bleu_statistic(answers: Sequence[str], expected: Sequence[str], item: Sequence[int]) -> Statistic:
+    """Corpus BLEU (Papineni et al. 2002) of up to four words, from the counts of single answers by torchmetrics.
+
+    It is 0 where no four words in a row are right anywhere, and says nothing about shorter texts.
     """
-    if all(len(text.split()) < _BLEU_WORDS for text in expected):
-        return None
-    from torchmetrics.functional.text import bleu_score
+    from torchmetrics.text import BLEUScore
 
-    return float(bleu_score([a.lower() for a in answers], [[e.lower()] for e in expected]))
+    counts = []
+    metric = BLEUScore(n_gram=_BLEU_WORDS)
+    for answer, right in zip(answers, expected, strict=True):
+        metric.reset()
+        metric.update([answer.lower()], [[right.lower()]])
+        counts.append([*metric.numerator, metric.preds_len, *metric.denominator, metric.target_len])
+    columns = np.array(counts, dtype=np.float64).T
+    questions = per_question({str(number): column for number, column in enumerate(columns)}, item)
+    sums = tuple(questions.sums(str(number)) for number in range(len(columns)))
+    return Statistic(sums[: _BLEU_WORDS + 1], sums[_BLEU_WORDS + 1 :], of_ratios=_bleu_of_ratios, bounds=(0, 1))
 
 
-def rouge_l(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean F1 of the longest common subsequence (Lin 2004), by torchmetrics, of words in any script."""
+def _bleu_of_ratios(ratios: Floats) -> Floats:
+    """BLEU from the shares of right n-grams and the length of the answers over that of the right ones."""
+    *precisions, length = np.maximum(ratios, 1e-300)
+    found: Floats = np.exp(np.log(precisions).mean(axis=0) + np.minimum(0, 1 - 1 / length))
+    return np.where(np.min(precisions, axis=0) > 1e-300, found, 0)
+
+
+def rouge_l(answer: str, expected: str) -> float:
+    """F1 of the longest common subsequence (Lin 2004), by torchmetrics, of words in any script."""
     from torchmetrics.functional.text import rouge_score
 
-    scores = rouge_score(list(answers), list(expected), rouge_keys="rougeL", normalizer=_words)
+    scores = rouge_score(answer, expected, rouge_keys="rougeL", normalizer=_words)
     return float(scores["rougeL_fmeasure"])
 
 

@@ -6,11 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from impresa.errors import ConfigError
+from impresa.evaluation.bootstrap import PerQuery
 from impresa.evaluation.results import ZeroShotMetrics
 from impresa.evaluation.retrieval import TIE, unit_rows
 
@@ -55,6 +57,8 @@ def zero_shot_metrics(
     of_classes: Tensor,
     classes: Sequence[str],
     templates: Sequence[str],
+    *,
+    item: Sequence[int] | None = None,
 ) -> ZeroShotMetrics:
     """Accuracy, accuracy per class and confusion matrix of naming each image by the nearest class embedding.
 
@@ -66,6 +70,7 @@ def zero_shot_metrics(
         of_classes: (C, E) from `class_embeddings`.
         classes: C class names.
         templates: the prompts, for the record.
+        item: N numbers, from 0, of the image that each row is; without them each is one of its own.
     """
     index = {name: i for i, name in enumerate(classes)}
     true = torch.tensor([index[label] for label in labels], dtype=torch.int64)
@@ -84,4 +89,11 @@ def zero_shot_metrics(
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         chance=1 / num_classes,
         majority=max(Counter(labels).values()) / len(labels),
+        queries=rightness(named == true, range(len(true)) if item is None else item),
     )
+
+
+def rightness(is_right: Tensor, item: Sequence[int]) -> PerQuery:
+    """`right` (N,) of naming images, which are the items."""
+    items = np.asarray(item, dtype=np.int64)
+    return PerQuery({"right": is_right.double().numpy()}, items, int(items.max()) + 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from impresa.config.experiment import ExperimentConfig
 from impresa.evaluation.results import Evaluation
 from impresa.reports.rendering import render
-from impresa.reports.tables import make_tables, summary, warnings
+from impresa.reports.tables import interval_note, make_tables, summary, warnings
 from impresa.run_dir.environment import Environment
 
 
@@ -42,5 +42,6 @@ def model_card(
         summary=summary(evaluation),
         warnings=warnings(evaluation),
         tables=make_tables(evaluation),
+        interval_note=interval_note(make_tables(evaluation)),
         facts={name: fact for name, fact in facts.items() if fact is not None},
     )

@@ -18,7 +18,7 @@ from impresa.json_files import parse_json
 from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.overfitting import overfitting
 from impresa.reports.rendering import render
-from impresa.reports.tables import MODEL, Table, make_tables, summary, warnings
+from impresa.reports.tables import MODEL, Table, interval_note, make_tables, summary, warnings
 from impresa.run_dir.cost import Cost, read_cost
 from impresa.run_dir.environment import Environment, read_environment
 from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
@@ -62,6 +62,7 @@ def render_report(run_dir: Path) -> str:
         warnings=[*warnings(evaluation), *filter(None, [config and overfitting(history, config.trainer.checkpoint)])],
         notes=evaluation.notes,
         tables=tables,
+        interval_note=interval_note(tables),
         headlines=_headlines(tables),
         model=MODEL,
         charts=history_charts(history),

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
+from impresa.evaluation.bootstrap import Interval
 from impresa.evaluation.results import (
     ANSWER_COLUMNS,
+    PAIR_COLUMNS,
+    PROBE_COLUMNS,
+    RANKING_COLUMNS,
     RETRIEVAL_COLUMNS,
     SCORE_COLUMNS,
     SCORED,
+    SPACE_COLUMNS,
     ZERO_SHOT_COLUMNS,
     AnswerScores,
     Column,
+    DirectionMetrics,
+    EmbeddingSpace,
     Evaluation,
+    LinearProbe,
     Scores,
     ZeroShotMetrics,
 )
@@ -27,6 +36,17 @@ NOT_LOOKING = (
 _RETRIEVAL_NOTE = (
     "R@k: share of queries with a right answer among the first k. Ties count against the model; captions that read the "
     "same are one text, right for each of its images."
+)
+_RANKING_NOTE = (
+    "MRR: mean of 1 / rank of the best right answer. mAP and NDCG judge the ranks of all right answers; 1 is perfect."
+)
+_SPACE_NOTE = (
+    "Of embeddings scaled to length one. Effective rank: directions that they use, as many as their width at most. "
+    "Uniformity: 0 where all are equal, the lower the more evenly they lie. Alignment: mean squared distance of an "
+    "image and its caption. Modality gap: distance between the mean image and the mean caption."
+)
+_INTERVAL_NOTE = (
+    "In brackets: 95% intervals over the items of these data (BCa bootstrap); the seed of training is not in them."
 )
 _SOUND_NOTE = "Each pair is judged on the samples that have both; sounds that are equal are one."
 _ANSWERS_NOTE = (
@@ -42,6 +62,14 @@ class Row:
 
     name: str
     cells: tuple[str, ...]
+    intervals: tuple[str, ...] = ()
+    """For each cell the bounds of its number, or nothing."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The cells with the bounds in brackets."""
+        pairs = zip_longest(self.cells, self.intervals, fillvalue="")
+        return tuple(f"{cell} ({bounds})" if bounds else cell for cell, bounds in pairs)
 
 
 @dataclass(frozen=True)
@@ -76,13 +104,20 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return [] if answers is None or answers.looks_at_images else [NOT_LOOKING]
 
 
+def interval_note(tables: Sequence[Table]) -> str:
+    """How to read the brackets in the tables; nothing where there are none."""
+    rows = (row for table in tables for group in table.groups.values() for row in group)
+    return _INTERVAL_NOTE if any(any(row.intervals) for row in rows) else ""
+
+
 def make_tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation, most important first."""
     tables = []
+    intervals = evaluation.intervals.get(MODEL, {})
     if answers := evaluation.answers:
-        measured = _measured(ANSWER_COLUMNS, [answers])
-        figures = ", ".join(f"{column.label} {column.cell(answers)}" for column in measured)
-        tables.append(_table("Answers", SCORE_COLUMNS, {"": answers.rows()}, figures=figures, note=_ANSWERS_NOTE))
+        figures = _line_of(ANSWER_COLUMNS, answers)
+        groups = {"": answers.rows()}
+        tables.append(_table("Answers", SCORE_COLUMNS, groups, intervals, figures=figures, note=_ANSWERS_NOTE))
         if answers.kinds:
             tables.append(_by_type_of_question(answers.kinds))
     if rows := evaluation.retrieval_rows():
@@ -90,32 +125,66 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
             "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
             "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
         }
-        tables.append(_table("Retrieval", RETRIEVAL_COLUMNS, directions, note=_RETRIEVAL_NOTE))
+        tables += _retrieval("", directions, intervals, _RETRIEVAL_NOTE)
     if evaluation.sound:
         note = f"{evaluation.num_sounds:,} samples have a sound. {_SOUND_NOTE}"
-        table = _table("Retrieval with sound", RETRIEVAL_COLUMNS, evaluation.sound, note=note)
-        tables.append(replace(table, headlines=()) if rows else table)
+        of_sound = _retrieval(" with sound", evaluation.sound, intervals, note)
+        tables += [replace(table, headlines=()) for table in of_sound] if rows else of_sound
     if evaluation.zero_shot is not None:
-        tables.append(_zero_shot(evaluation.zero_shot))
+        tables.append(_zero_shot(evaluation.zero_shot, intervals))
+    if evaluation.linear_probe is not None:
+        tables.append(_linear_probe(evaluation.linear_probe, intervals))
+    if evaluation.space is not None and evaluation.space.modalities:
+        tables.append(_space(evaluation.space))
     return tables
+
+
+def _retrieval(
+    of: str, directions: Mapping[str, Mapping[str, DirectionMetrics]], intervals: Mapping[str, Interval], note: str
+) -> list[Table]:
+    """The table of R@k and that of the ranks."""
+    return [
+        _table(f"Retrieval{of}", RETRIEVAL_COLUMNS, directions, intervals, note=note),
+        _table(f"Ranking{of}", RANKING_COLUMNS, directions, note=_RANKING_NOTE),
+    ]
+
+
+def _line_of(columns: Sequence[Column[Scores]], scores: Scores) -> str:
+    """Further numbers as a line."""
+    return ", ".join(f"{column.label} {column.cell(scores)}" for column in _measured(columns, [scores]))
 
 
 def _table(
     title: str,
     columns: Sequence[Column[Scores]],
     groups: Mapping[str, Mapping[str, Scores]],
+    intervals: Mapping[str, Interval] | None = None,
     *,
     figures: str = "",
     note: str = "",
 ) -> Table:
-    """Scores by heading and name of the row, in the columns that were measured for any row."""
+    """Scores by heading and name of the row, in the columns that were measured for any row.
+
+    The model's headlines have their `intervals`, by name of the figure, beside them.
+    """
     used = _measured(columns, [scores for rows in groups.values() for scores in rows.values()])
+
+    def bounds(heading: str, name: str, column: Column[Scores]) -> str:
+        figure = f"{heading}_{column.figure}" if heading else column.figure
+        found = (intervals or {}).get(figure) if name == MODEL and column.headline else None
+        return "" if found is None else column.between(found)
+
     return Table(
         title,
         columns=tuple(column.label for column in used),
         groups={
             heading.replace("_to_", " → "): tuple(
-                Row(name, tuple(column.cell(scores) for column in used)) for name, scores in rows.items()
+                Row(
+                    name,
+                    tuple(column.cell(scores) for column in used),
+                    tuple(bounds(heading, name, column) for column in used),
+                )
+                for name, scores in rows.items()
             )
             for heading, rows in groups.items()
         },
@@ -151,7 +220,7 @@ def _by_type_of_question(kinds: Mapping[str, Mapping[str, AnswerScores]]) -> Tab
     )
 
 
-def _zero_shot(scores: ZeroShotMetrics) -> Table:
+def _zero_shot(scores: ZeroShotMetrics, intervals: Mapping[str, Interval]) -> Table:
     templates = ", ".join(f"“{template}”" for template in scores.templates)
     prompts = "one prompt" if len(scores.templates) == 1 else f"the mean of {len(scores.templates)} prompts"
     right = round(scores.accuracy * scores.num_samples)
@@ -159,6 +228,25 @@ def _zero_shot(scores: ZeroShotMetrics) -> Table:
         "Classification",
         ZERO_SHOT_COLUMNS,
         {"": scores.rows()},
+        intervals,
         figures=f"{right:,} of {scores.num_samples:,} images are named right; {len(scores.classes):,} classes",
         note=f"An image is named by the nearest class. A class is {prompts} with its name ({templates}).",
     )
+
+
+def _linear_probe(probe: LinearProbe, intervals: Mapping[str, Interval]) -> Table:
+    right = round(probe.accuracy * probe.num_samples)
+    return _table(
+        "Linear probe",
+        PROBE_COLUMNS,
+        {"": probe.rows()},
+        intervals,
+        figures=f"{right:,} of {probe.num_samples:,} images are named right; {probe.classes:,} classes",
+        note=f"A logistic regression on the embeddings of {probe.num_train:,} training images. Its C, {probe.c:g}, "
+        "is the best of seven at naming every fifth of them from the others.",
+    )
+
+
+def _space(space: EmbeddingSpace) -> Table:
+    figures = _line_of(PAIR_COLUMNS, space)
+    return _table("Embedding space", SPACE_COLUMNS, {"": space.modalities}, figures=figures, note=_SPACE_NOTE)

@@ -240,6 +240,7 @@ class Task(ABC):
         *,
         data: str,
         train_source: Source | None = None,
+        probe_source: Source | None = None,
         batch_size: int | None = None,
         show_progress: bool = False,
     ) -> Evaluation:
@@ -250,6 +251,7 @@ class Task(ABC):
             source: the data.
             data: the data's name in the result.
             train_source: the training data, which some baselines are fitted on; None leaves these out.
+            probe_source: of an alignment, training data with labels that a linear probe is fitted on; None: no probe.
             batch_size: samples at a time. None: the config's evaluation batch size.
             show_progress: progress bars on standard error.
 

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from impresa.config.experiment import FUSED_PAIR
@@ -18,8 +19,11 @@ from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
 from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
+from impresa.evaluation.intervals import digest, with_intervals
+from impresa.evaluation.linear_probe import linear_probe
 from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
+from impresa.evaluation.space import embedding_space
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
 from impresa.tasks.alignment.sound import EncodeText, Rows
 from impresa.tasks.gallery import retrieval_gallery, spread
@@ -38,6 +42,8 @@ class _Seen:
 
     positions: list[int] = field(default_factory=list)
     """Of the first sample with each image."""
+    ids: list[str] = field(default_factory=list)
+    """The same samples' names."""
     captions: list[list[str]] = field(default_factory=list)
     histograms: list[Tensor] = field(default_factory=list)
     labels: dict[tuple[int, str], None] = field(default_factory=dict)
@@ -52,12 +58,17 @@ class _Seen:
         row = self._row.setdefault(sample.image_key, len(self._row))
         if is_new := row == len(self.positions):
             self.positions.append(position)
+            self.ids.append(sample.id)
             self.captions.append([])
             self.histograms.append(colour_histogram(sample.image))
         self.captions[row] += sample.captions
         if sample.label is not None:
             self.labels[row, sample.label] = None
         return row, is_new
+
+    def digest(self) -> str:
+        """The same for the same images, captions and labels in the same order."""
+        return digest((*zip(self.ids, map(tuple, self.captions), strict=True), *self.labels))
 
     @property
     def classes(self) -> set[str]:
@@ -70,6 +81,7 @@ def evaluate(
     *,
     data: str,
     train_source: Source | None = None,
+    probe_source: Source | None = None,
     batch_size: int | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
@@ -97,6 +109,7 @@ def evaluate(
         if train_source is not None:  # at even distances, so that sorted data are seen whole
             chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
             train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
+        probed = None if probe_source is None else _labelled(model, probe_source, batch_size, bar)
     sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
@@ -114,22 +127,28 @@ def evaluate(
             **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
         },
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
+        linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
+        items=test.digest(),
     )
+    spaces = {"image": embeddings, **({"audio": sounds.embeddings()} if sounds else {})}
     if evaluation.num_texts:
         num_captions = torch.tensor([len(captions) for captions in test.captions])
         image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
         right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
         texts = encode_text(list(right.texts))
-        return replace(
+        evaluation = replace(
             evaluation,
             retrieval=metrics_of_texts(embeddings, texts, right),
             by_dimension={dim: metrics_of_texts(embeddings[:, :dim], texts[:, :dim], right) for dim in dims},
             baselines=_baselines(right, test, train),
+            space=embedding_space({**spaces, "text": texts}, right),
             gallery=retrieval_gallery(source, test.positions, embeddings, texts, right),
         )
-    if evaluation.zero_shot is None and not evaluation.sound:
+    elif evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")
-    return evaluation
+    else:
+        evaluation = replace(evaluation, space=embedding_space(spaces))
+    return with_intervals(evaluation)
 
 
 class _Inputs:
@@ -138,7 +157,7 @@ class _Inputs:
     Images are preprocessed one by one: a batch of photographs would not fit into memory, a batch of small squares does.
     """
 
-    def __init__(self, model: EmbeddingModel, batch_size: int) -> None:
+    def __init__(self, model: EmbeddingModel, batch_size: int, *, images_only: bool = False) -> None:
         def encode_pairs(pairs: list[tuple[Tensor, Clip]]) -> Tensor:
             pixels, clips = zip(*pairs, strict=True)
             return model.encode_image_audio(pixels, clips, batch_size=batch_size)
@@ -147,6 +166,8 @@ class _Inputs:
         self.images = Embedder(partial(model.encode_image, batch_size=batch_size), batch_size)
         self.sounds: Rows[Clip] | None = None
         self.fused: Rows[tuple[Tensor, Clip]] | None = None
+        if images_only:
+            return
         if model.config.audio_encoder is not None:
             self.sounds = Rows("audio", partial(model.encode_audio, batch_size=batch_size))
         if FUSED_PAIR in (model.config.losses.pairs or ()):
@@ -181,6 +202,15 @@ def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = Non
     return seen
 
 
+def _labelled(
+    model: EmbeddingModel, source: Source, batch_size: int, bar: Progress
+) -> tuple[Tensor, list[tuple[int, str]]]:
+    """Embeddings of the images of a source, and the pairs of row and label."""
+    inputs = _Inputs(model, batch_size, images_only=True)
+    seen = _read(source, bar.track(range(len(source)), description="embedding training images"), inputs)
+    return inputs.images.embeddings(), list(seen.labels)
+
+
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
     described = [(histogram, texts) for histogram, texts in zip(train.histograms, train.captions, strict=True) if texts]
     if not described:
@@ -201,4 +231,4 @@ def _zero_shot(
         return None
     rows, labels = zip(*test.labels, strict=True)
     of_classes = class_embeddings(encode_text, classes, templates)
-    return zero_shot_metrics(images[list(rows)], labels, of_classes, classes, templates)
+    return zero_shot_metrics(images[list(rows)], labels, of_classes, classes, templates, item=rows)

@@ -50,6 +50,10 @@ class Rows(Generic[Item]):
         """Samples so far; those of equal items and one image are one."""
         return len(self._samples)
 
+    def embeddings(self) -> Tensor:
+        """(N, E) of the rows so far."""
+        return self._embedder.embeddings()
+
     def retrieval(self, images: Tensor, encode_text: EncodeText, dims: Sequence[int] = ()) -> Directions:
         """Metrics by direction (`audio_to_text` and so on) and name (`model`, fewer dimensions, `chance`).
 
@@ -73,7 +77,7 @@ class Rows(Generic[Item]):
         index = {row: i for i, row in enumerate(used)}
         of_pair = torch.tensor([index[row] for row, _ in pairs])
         right = RightAnswers(of_pair, [name for _, name in pairs], len(used))
-        rows, others = self._embedder.embeddings()[used], encode_other(list(right.texts))
+        rows, others = self.embeddings()[used], encode_other(list(right.texts))
 
         def metrics(dim: int) -> RetrievalMetrics:
             return metrics_of_texts(rows[:, :dim], others[:, :dim], right)

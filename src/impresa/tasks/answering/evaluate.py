@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, islice
 
@@ -18,6 +17,8 @@ from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
 from impresa.decoders.base import IGNORED
+from impresa.evaluation.bootstrap import Floats, Statistic
+from impresa.evaluation.intervals import digest, with_intervals
 from impresa.evaluation.results import (
     AnsweredQuestion,
     AnswerMetrics,
@@ -26,7 +27,7 @@ from impresa.evaluation.results import (
     Evaluation,
     Gallery,
 )
-from impresa.evaluation.text_scores import bleu, exact_match, rouge_l, score
+from impresa.evaluation.text_scores import answer_statistics, exact_match, per_question, score
 from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
@@ -47,6 +48,10 @@ class _Question:
     kind: str | None
     position: int
     """Index of its sample in the source."""
+    item: int
+    """Number of its sample among those that were asked about."""
+    sample: str
+    """Name of it."""
     answer: str = ""
     shuffled: str | None = None
     """The answer about another image; None if its batch has no other."""
@@ -77,25 +82,30 @@ def evaluate_answers(
     guess = None if train_source is None else _most_frequent(train_source.dialogues())
     kinds = sorted({q.kind for q in questions if q.kind is not None})
     scores = _scores(questions, guess)
-    answers, expected = [q.answer for q in questions], [q.expected for q in questions]
-    loss = asked.loss_sum / asked.num_tokens
-    return Evaluation(
-        data=data,
-        num_images=asked.num_images,
-        num_texts=len(questions),
-        num_distinct_texts=len({q.question for q in questions}),
-        bad_samples=tuple(asked.bad),
-        answers=AnswerMetrics(
-            model=scores["model"],
-            shuffled=scores["shuffled"],
-            blind=scores.get("blind"),
-            bleu=bleu(answers, expected),
-            rouge_l=rouge_l(answers, expected),
-            loss=loss,
-            perplexity=math.exp(min(loss, 700.0)),
-            kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
-        ),
-        gallery=Gallery(questions=tuple(_examples(source, questions))),
+    answers, expected, item = zip(*((q.answer, q.expected, q.item) for q in questions), strict=True)
+    statistics = asked.loss_statistics() | answer_statistics(answers, expected, item)
+    loss = statistics["answer_loss"].value
+    return with_intervals(
+        Evaluation(
+            data=data,
+            num_images=asked.num_images,
+            num_texts=len(questions),
+            num_distinct_texts=len({q.question for q in questions}),
+            bad_samples=tuple(asked.bad),
+            answers=AnswerMetrics(
+                model=scores["model"],
+                shuffled=scores["shuffled"],
+                blind=scores.get("blind"),
+                bleu=statistics["bleu"].value if "bleu" in statistics else None,
+                rouge_l=statistics["rouge_l"].value,
+                loss=loss,
+                perplexity=statistics["perplexity"].value,
+                kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
+                statistics=statistics,
+            ),
+            gallery=Gallery(questions=tuple(_examples(source, questions))),
+            items=digest((q.sample, q.question, q.expected) for q in questions),
+        )
     )
 
 
@@ -105,7 +115,8 @@ class _AnswerCollector:
     def __init__(self, model: AnsweringModel, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size
         self.questions: list[_Question] = []
-        self.loss_sum, self.num_tokens, self.num_images = 0.0, 0, 0
+        self.num_images = 0
+        self._losses: list[tuple[float, int, int]] = []
         self.bad: list[BadSampleNote] = []
 
     def ask(self, source: Source, show_progress: bool) -> None:
@@ -133,6 +144,7 @@ class _AnswerCollector:
         batch = batch.to(model.device)
         prefix = model.prefix(batch)
         self._add_loss(batch, prefix)
+        first_item = self.num_images
         self.num_images += len(batch)
         asked: list[tuple[_Question, Prompt, int]] = []
         assert batch.image_of_row is not None
@@ -140,7 +152,8 @@ class _AnswerCollector:
             for number, turn in enumerate(dialogue.turns):
                 num_new = model.generation.max_new_tokens
                 prompt = model.chat.fitted_prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
-                question = _Question(turn.question, turn.answer, dialogue.kind, positions[image])
+                item, name = first_item + image, batch.ids[image]
+                question = _Question(turn.question, turn.answer, dialogue.kind, positions[image], item, name)
                 asked.append((question, prompt, image))
 
         def answers(asked: Sequence[tuple[_Question, Prompt, int]]) -> Iterator[tuple[_Question, str]]:
@@ -163,9 +176,22 @@ class _AnswerCollector:
             input_ids, mask, labels, index = (tensor[rows] for tensor in tensors if tensor is not None)
             decoder = self._model.model.decoder
             output = decoder(input_ids, mask, prefix.tokens, labels, prefix.mask, prefix_of_row=index)
-            num_tokens = int((labels != IGNORED).sum())
-            self.loss_sum += float(output.loss) * num_tokens
-            self.num_tokens += num_tokens
+            num_tokens = (labels != IGNORED).sum(dim=1)
+            self._losses += zip(
+                output.row_losses.tolist(), num_tokens.tolist(), (index + self.num_images).tolist(), strict=True
+            )
+
+    def loss_statistics(self) -> dict[str, Statistic]:
+        """The mean loss over the tokens of all right answers, and its perplexity."""
+        losses, num_tokens, items = zip(*self._losses, strict=True)
+        rows = per_question({"loss": np.array(losses), "tokens": np.array(num_tokens, dtype=np.float64)}, items)
+        loss = Statistic((rows.sums("loss"),), (rows.sums("tokens"),))
+        return {"answer_loss": loss, "perplexity": replace(loss, of_ratios=_perplexity)}
+
+
+def _perplexity(losses: Floats) -> Floats:
+    perplexity: Floats = np.exp(np.minimum(losses[0], 700.0))
+    return perplexity
 
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
@@ -201,10 +227,14 @@ def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
 
 def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, AnswerScores]:
     """Scores by the names that `AnswerMetrics` has for them."""
-    others = [(q.shuffled, q.expected) for q in questions if q.shuffled is not None]
-    scores = {"model": score((q.answer, q.expected) for q in questions), "shuffled": score(others)}
+    items = [q.item for q in questions]
+    others = [(q.shuffled, q.expected, q.item) for q in questions if q.shuffled is not None]
+    scores = {
+        "model": score([(q.answer, q.expected) for q in questions], items),
+        "shuffled": score([(a, e) for a, e, _ in others], [item for *_, item in others]),
+    }
     if guess is not None:
-        scores["blind"] = score((guess(q.question, q.kind), q.expected) for q in questions)
+        scores["blind"] = score([(guess(q.question, q.kind), q.expected) for q in questions], items)
     return scores
 
 
