@@ -30,7 +30,7 @@ FORMAT = 1
 CHECKED_FILES = (WEIGHTS, PREPROCESSING, GOLDEN)
 CHECKED_FOLDERS = (TOKENIZER, BACKBONES)
 SMALLEST_GOLDEN_COSINE = 0.999
-_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError)
+_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError, LookupError, TypeError)
 """Exceptions that reading a golden file of any content raises."""
 
 
