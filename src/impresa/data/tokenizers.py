@@ -119,7 +119,7 @@ class TextTokenizer:
             stored = read_json(path, _File)
             tokenizer = _spelled(Tokenizer(BPE(stored.model.vocab, stored.model.merges)))
             tokenizer.add_special_tokens([token for token in _SPECIAL if token in stored.model.vocab])
-            tokenizer = _framed(tokenizer, stored.truncation and stored.truncation.max_length)
+            tokenizer = _framed(tokenizer, stored.truncation.max_length if stored.truncation else None)
         except DataError:
             raise
         except CheckpointError as error:
