@@ -111,6 +111,32 @@ def test_a_kernel_of_the_hub_is_code(tmp_path: Path) -> None:
         read_config("vision_encoder.backbone", str(folder))
 
 
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPImageProcessor", "PreTrainedModel", "AutoTokenizer"])
+def test_the_class_of_a_tokenizer_is_that_of_a_tokenizer(kind: str, tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "tokenizer_config.json", tokenizer_class=kind)
+    with pytest.raises(ConfigError, match=r"text_encoder\.backbone: .* cannot be loaded; "):
+        PretrainedTokenizer.from_backbone(str(folder), 8)
+
+
+def test_a_panic_over_a_tokenizer_is_one_line(tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "////AGFh"})
+    with pytest.raises(ConfigError, match="cannot be loaded; Precompiled"):
+        PretrainedTokenizer.from_backbone(str(folder), 8)
+
+
+def test_an_adapter_in_a_model_s_folder_is_not_put_in(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPModel
+
+    folder = tiny_hub.clip(tmp_path / "clip")
+    model = get_peft_model(CLIPModel.from_pretrained(folder), LoraConfig(r=1, target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="it is an adapter of another model; merge the two"):
+        load_vision_backbone(str(folder), 32)
+
+
 def test_only_the_helper_reads_what_others_saved() -> None:
     bare, trusting = [], []
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -69,13 +69,36 @@ def from_pretrained(kind: Any, name: str | Path, **settings: Any) -> Any:
 
     Raises:
         NeedsCode: the files cannot be read without their own code.
+        ValueError: they name another class than one of this kind, or a library panicked over them.
     """
     try:
-        return kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
+        found = kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
     except ValueError as error:
         if "custom code" not in str(error):
             raise
         raise NeedsCode("it needs Python code of its own, which is never run; use a model of transformers") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of libraries in Rust, which is no Exception
+            raise
+        raise ValueError(str(error)) from error
+    _check_kind(kind, found)
+    return found
+
+
+def _check_kind(kind: Any, found: Any) -> None:
+    """transformers takes any class of its own that the files name."""
+    import transformers
+
+    base: Any = {
+        "AutoTokenizer": transformers.PreTrainedTokenizerBase,
+        "AutoImageProcessor": transformers.ImageProcessingMixin,
+        "AutoFeatureExtractor": transformers.FeatureExtractionMixin,
+    }.get(kind.__name__, object)
+    if not isinstance(found, base):
+        raise ValueError(f"its files name the class {type(found).__name__}, which is none of {kind.__name__}")
+    model = found[0] if isinstance(found, tuple) else found
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError("it is an adapter of another model; merge the two and save the whole")
 
 
 def read_config(key: str, name: str, revision: str | None = None) -> Any:
