@@ -254,14 +254,14 @@ class PretrainedTokenizer:
         config = read_config(_BACKBONE, name)
         with reading(_BACKBONE, name):
             tokenizer = from_pretrained(AutoTokenizer, name)
+            longest = min(tokenizer.model_max_length, max_len)
         if tokenizer.pad_token_id is None:
             fault = f"the tokenizer of {name} has no padding token"
             raise ConfigError(f"{_BACKBONE}: {fault}; set its pad_token and save it again")
         tower = getattr(config, "text_config", config)
-        longest = min(tokenizer.model_max_length, getattr(tower, "max_position_embeddings", max_len))
         if config.model_type in _SIGLIP:
             return cls(tokenizer, max_len=tower.max_position_embeddings, pads_fully=True, lower_case=True)
-        return cls(tokenizer, max_len=min(max_len, longest))
+        return cls(tokenizer, max_len=min(longest, getattr(tower, "max_position_embeddings", max_len)))
 
     @property
     def vocab_size(self) -> int:
