@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import impresa
 import tiny_hub
@@ -109,6 +110,70 @@ def test_a_kernel_of_the_hub_is_code(tmp_path: Path) -> None:
     change(folder / "config.json", attn_implementation="stranger/kernel")
     with pytest.raises(ConfigError, match="names a kernel of the hub, which is code and never run"):
         read_config("vision_encoder.backbone", str(folder))
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPImageProcessor", "PreTrainedModel", "AutoTokenizer"])
+def test_the_class_of_a_tokenizer_is_that_of_a_tokenizer(kind: str, tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "tokenizer_config.json", tokenizer_class=kind)
+    with pytest.raises(ConfigError, match=r"text_encoder\.backbone: .* cannot be loaded; "):
+        PretrainedTokenizer.from_backbone(str(folder), 8)
+
+
+@pytest.mark.parametrize("part", [None, "vision_config"])
+def test_a_config_of_endless_labels_is_refused(part: str | None, tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    labels = {"num_labels": 10**12}
+    change(folder / "config.json", **({part: labels} if part else labels))
+    with pytest.raises(ConfigError, match=r"its config\.json has more than 100000 labels"):
+        read_config("key", str(folder))
+
+
+@pytest.mark.parametrize("values", [{"image_std": [0, 0, 0]}, {"image_mean": [1e400, 0, 0]}, {"image_mean": ["x"]}])
+def test_odd_preprocessing_of_a_model_is_refused_before_a_run_has_it(values: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "preprocessor_config.json", **values)
+    with pytest.raises(ConfigError, match=r"^vision_encoder\.backbone: "):
+        pretrained_image_transform(str(folder), 32)
+
+
+def test_an_odd_length_of_texts_is_refused(tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "tokenizer_config.json", model_max_length="x")
+    with pytest.raises(ConfigError, match=r"^text_encoder\.backbone: .* cannot be loaded"):
+        PretrainedTokenizer.from_backbone(str(folder), 8)
+
+
+def test_pickled_weights_run_nothing_and_no_advice_is_passed_on(tmp_path: Path, ran: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    (folder / "model.safetensors").unlink()
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return exec, (f"open({str(ran)!r}, 'w').close()",)
+
+    torch.save({"weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"its weights are pickled, .* save it with safetensors$"):
+        load_vision_backbone(str(folder), 32)
+    assert not ran.exists()
+
+
+def test_a_panic_over_a_tokenizer_is_one_line(tmp_path: Path) -> None:
+    folder = tiny_hub.clip(tmp_path / "clip")
+    change(folder / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "////AGFh"})
+    with pytest.raises(ConfigError, match="cannot be loaded; Precompiled"):
+        PretrainedTokenizer.from_backbone(str(folder), 8)
+
+
+def test_an_adapter_in_a_model_s_folder_is_not_put_in(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPModel
+
+    folder = tiny_hub.clip(tmp_path / "clip")
+    model = get_peft_model(CLIPModel.from_pretrained(folder), LoraConfig(r=1, target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="it is an adapter of another model; merge the two"):
+        load_vision_backbone(str(folder), 32)
 
 
 def test_only_the_helper_reads_what_others_saved() -> None:

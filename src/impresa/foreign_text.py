@@ -12,8 +12,10 @@ _KEPT = frozenset("\u200c\u200d")
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of Unicode that change how other text is shown, or that no terminal can show: controls (C0 and C1),
 formats (overrides of the direction of writing are among them), halves of characters, separators of lines."""
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]|(?<=^\d)[.)])")
-"""Characters that begin or end markup, and those that do at the start of a line."""
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]|:(?=//)|(?<=\bwww)\.)", re.IGNORECASE)
+"""Characters that begin or end markup, those that do at the start of a line, and those that make an address a link."""
+_NUMBER = re.compile(r"^(\d{1,9})([.)])")
+"""The start of a numbered list."""
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -36,7 +38,7 @@ def json_text(values: Any, indent: int | None = 2) -> str:
 
 def markdown(text: object) -> str:
     """Words for a line of Markdown, in which nothing is markup and nothing ends the line."""
-    return _MARKDOWN.sub(r"\\\1", printable(" ".join(str(text).split())))
+    return _NUMBER.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", printable(" ".join(str(text).split()))))
 
 
 def _shown(character: str, lines: bool) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 
 from impresa.config.locations import check_model
 from impresa.errors import ConfigError, ImpresaError
+from impresa.json_files import parse_json
 
 _SAMPLED_BYTES = 1 << 20
+_MOST_LABELS = 100_000
 
 
 @contextmanager
@@ -69,25 +71,64 @@ def from_pretrained(kind: Any, name: str | Path, **settings: Any) -> Any:
 
     Raises:
         NeedsCode: the files cannot be read without their own code.
+        ValueError: they name another class than one of this kind, or a library panicked over them.
     """
     try:
-        return kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
+        found = kind.from_pretrained(location(str(name)), trust_remote_code=False, **settings)
     except ValueError as error:
         if "custom code" not in str(error):
             raise
         raise NeedsCode("it needs Python code of its own, which is never run; use a model of transformers") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of libraries in Rust, which is no Exception
+            raise
+        raise ValueError(str(error)) from error
+    _check_kind(kind, found)
+    return found
+
+
+def _check_kind(kind: Any, found: Any) -> None:
+    """transformers takes any class of its own that the files name."""
+    import transformers
+
+    base: Any = {
+        "AutoTokenizer": transformers.PreTrainedTokenizerBase,
+        "AutoImageProcessor": transformers.ImageProcessingMixin,
+        "AutoFeatureExtractor": transformers.FeatureExtractionMixin,
+    }.get(kind.__name__, object)
+    if not isinstance(found, base):
+        raise ValueError(f"its files name the class {type(found).__name__}, which is none of {kind.__name__}")
+    model = found[0] if isinstance(found, tuple) else found
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError("it is an adapter of another model; merge the two and save the whole")
 
 
 def read_config(key: str, name: str, revision: str | None = None) -> Any:
     """The transformers configuration of a model. Arguments and errors: see `snapshot`."""
     from transformers import AutoConfig
 
+    described = snapshot(key, name, revision) / "config.json"
     with reading(key, name):
+        if any(number > _MOST_LABELS for number in _labels(described)):
+            raise ValueError(f"its config.json has more than {_MOST_LABELS} labels")  # each would be given a name
         config = from_pretrained(AutoConfig, name, revision=revision)
         parts = (config, *(getattr(config, part, None) for part in config.sub_configs))
         if any("/" in str(getattr(part, "_attn_implementation", None)) for part in parts):
             raise NeedsCode("it names a kernel of the hub, which is code and never run; remove attn_implementation")
         return config
+
+
+def _labels(described: Path) -> Iterator[float]:
+    """The numbers of labels in a `config.json`, of the whole and of its parts; none in a damaged file, of which
+    transformers tells more."""
+    try:
+        level = [parse_json(described.read_bytes())] if described.is_file() else []
+    except ValueError:
+        return
+    while level:
+        parts = [part for part in level if isinstance(part, dict)]
+        yield from (part["num_labels"] for part in parts if isinstance(part.get("num_labels"), int | float))
+        level = [value for part in parts for value in part.values()]
 
 
 def import_optional(key: str, package: str, install: str, *, user: str = "it") -> Any:
@@ -184,6 +225,8 @@ def location(name: str) -> str:
 def _reason(name: str, error: Exception) -> str:
     if isinstance(error, NeedsCode):
         return str(error)
+    if "weights_only" in str(error):  # torch's advice is to read them without this protection
+        return "its weights are pickled, with more than tensors in them, and are not read; save it with safetensors"
     first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     folder = Path(location(name))
     if folder.is_dir():

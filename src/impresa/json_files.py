@@ -1,4 +1,4 @@
-"""Reading JSON that another program may have written: bounded, and checked against a type."""
+"""Reading JSON, and plain text, that another program may have written: bounded, JSON checked against a type."""
 
 from __future__ import annotations
 
@@ -33,14 +33,29 @@ def read_json(path: Path, kind: type[T], *, fix: str = RESTORE) -> T:
         CheckpointError: the file is missing or too large, is no JSON, is nested too deeply, or holds something else.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; {fix}")
-        value: T = _adapter(kind).validate_json(path.read_bytes(), strict=True)  # type: ignore[arg-type]
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
+        value: T = _adapter(kind).validate_json(_content(path, fix), strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise CheckpointError(f"{path}: {first_fault(error)}; {fix}") from error
     return value
+
+
+def read_text(path: Path) -> str:
+    """A text that a run adds to, such as its metrics; empty if there is no such file. Bytes that are not UTF-8 are
+    replaced.
+
+    Raises:
+        CheckpointError: the file is too large, or cannot be read.
+    """
+    return _content(path, "remove it").decode("utf-8", errors="replace") if path.is_file() else ""
+
+
+def _content(path: Path, fix: str) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; {fix}")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from error
 
 
 def parse_json(text: str | bytes) -> Any:

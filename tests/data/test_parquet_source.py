@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from impresa.config.experiment import DatasetConfig
-from impresa.data.sources import BadSample, Blocks, Reading, open_path
+from impresa.data.sources import BadSample, Blocks, Reading, open_path, parquet
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError
 from pictures import png
@@ -183,9 +183,11 @@ def test_memory_is_bounded_and_the_last_row_groups_are_kept(tmp_path: Path) -> N
 def test_each_row_group_is_read_once_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ParquetSource(write(tmp_path / "a.parquet", table()), CONFIG)
     reads = []
-    read = pq.ParquetFile.read_row_group
+    read = pq.ParquetFile.iter_batches
     monkeypatch.setattr(
-        pq.ParquetFile, "read_row_group", lambda self, i, **options: reads.append(i) or read(self, i, **options)
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, n, i, *a, **options: reads.extend(i) or read(self, n, i, *a, **options),
     )
     for row in (0, 9, 1, 8, 5, 0):
         source[row]
@@ -251,7 +253,7 @@ def test_arrow_s_errors_and_a_lack_of_memory_are_bad_rows(tmp_path: Path, monkey
         def fail(self: pq.ParquetFile, *_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
         with pytest.raises(BadSample, match=rf"a\.parquet:3: the row cannot be read \({error}\)"):
             source[3]
 
@@ -319,3 +321,33 @@ def test_a_table_of_labels_is_evaluated_and_not_trained_on(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"no column 'caption' .*; labels alone are for .impresa eval"):
         ParquetSource(path, CONFIG)
     assert list(ParquetSource(path, DatasetConfig(caption_column="label")).captions()) == ["cat", "dog"]
+
+
+def test_values_that_are_repeated_without_end_are_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_MOST_BYTES_IN_GROUP", 1 << 20)
+    zeros = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array([png(1) + bytes(100_000)]))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": zeros, "caption": ["a"] * 1_000}), path, store_schema=False)
+    source = ParquetSource(path, CONFIG)
+    before = pa.total_allocated_bytes()
+    for _ in range(2):
+        with pytest.raises(BadSample, match="its row group is decoded to more than 1 MiB"):
+            source[999]
+    assert pa.total_allocated_bytes() - before < 4 << 20
+    assert list(source.captions()) == ["a"] * 1_000
+
+
+def test_rows_without_a_value_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_MOST_BYTES_IN_GROUP", 1 << 20)
+    nothing = pa.table({"image": pa.nulls(20_000, pa.binary()), "caption": pa.nulls(20_000, pa.string())})
+    with pytest.raises(DataError, match="row group 0 takes"):
+        ParquetSource(write(tmp_path / "a.parquet", nothing, 20_000), CONFIG)
+
+
+def test_endless_lists_are_bad_rows(tmp_path: Path) -> None:
+    captions = pa.array([["a"], ["b"] * 20_000], pa.list_(pa.string()))
+    source = ParquetSource(write(tmp_path / "a.parquet", table(range(2), caption=captions)), CONFIG)
+    assert source[0].captions == ("a",)
+    with pytest.raises(BadSample, match="'caption' is a list of 20000 items, more than 10000"):
+        source[1]
+    assert list(source.captions()) == ["a"]

@@ -142,9 +142,39 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         TextTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="Invalid JSON"):
         TextTokenizer.load(tmp_path)
-    foreign = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign))
-    with pytest.raises(DataError, match=r"no token <\|start\|>"):
-        TextTokenizer.load(tmp_path)
+    for vocab, merges, fault in (
+        ({"a": 0}, [], r"no token <\|start\|>"),
+        ({"a": 1_000_000_000}, [], "numbers of the tokens"),
+        ({"a": 0}, [["a", "b"]], "cannot be read"),
+    ):
+        foreign = {"added_tokens": [], "model": {"type": "BPE", "vocab": vocab, "merges": merges}}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(foreign))
+        with pytest.raises(DataError, match=fault):
+            TextTokenizer.load(tmp_path)
+
+
+FIXED = {"direction": "Right", "pad_id": 2, "pad_type_id": 0, "pad_token": "<|pad|>", "pad_to_multiple_of": None}
+GROWTH = {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 1_000}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"padding": {**FIXED, "strategy": {"Fixed": 10**12}}},
+        {"padding": {**FIXED, "strategy": "BatchLongest", "pad_to_multiple_of": 10**12}},
+        {"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 5}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "////AGFh"}},
+        {"truncation": {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 99}},
+        {"post_processor": None, "decoder": None, "pre_tokenizer": None},
+    ],
+    ids=str,
+)
+def test_nothing_but_tokens_merges_and_length_is_taken_from_a_file(
+    tokenizer: TextTokenizer, change: dict[str, object], tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert TextTokenizer.load(tmp_path)._tokenizer.to_str() == tokenizer._tokenizer.to_str()

@@ -59,6 +59,12 @@ def test_labels_and_origin() -> None:
     assert "impresa.load('runs/a')" in text
 
 
+def test_what_an_environment_lacks_is_left_out() -> None:
+    text = model_card(tiny_experiment(), Evaluation("shapes", 4, 4, 4, retrieval=RETRIEVAL), {}, Path("runs/a"), 1)
+    assert "- Seed: 0" in text
+    assert not any(f"- {name}:" in text for name in ("Started", "Command", "Versions", "Commit"))
+
+
 def test_any_tag_is_yaml() -> None:
     from omegaconf import OmegaConf
 

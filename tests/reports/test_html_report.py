@@ -260,6 +260,14 @@ def test_an_environment_of_another_kind_is_one_line(odd: dict[str, object], tmp_
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "bad_samples.jsonl"])
+def test_endless_texts_are_refused(name: str, tmp_path: Path) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=rf"{name}: is larger than 64 MiB; remove it"):
+        write_report(tmp_path)
+
+
 def test_bad_samples_that_are_nested_too_deeply_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "bad_samples.jsonl").write_text("[" * 100_000 + '\n{"split": "train", "id": "row 9", "reason": "no"}')
     assert "row 9" in report(tmp_path)

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from html.parser import HTMLParser
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.console import Console
 
 from impresa.errors import CheckpointError
 from impresa.evaluation.bootstrap import Interval
+from impresa.evaluation.figures import figures
 from impresa.evaluation.results import (
     RETRIEVAL_COLUMNS,
     AnswerMetrics,
@@ -31,14 +34,15 @@ from impresa.evaluation.results import (
     ModalitySpace,
     RetrievalMetrics,
     ZeroShotMetrics,
+    read_evaluation,
     save_evaluation,
 )
 from impresa.foreign_text import markdown
 from impresa.reports.card import model_card
 from impresa.reports.html import render_report
-from impresa.reports.tables import interval_note, make_tables
+from impresa.reports.tables import interval_note, make_tables, warnings
 from impresa.reports.terminal import print_results
-from impresa.run_dir.layout import GALLERY
+from impresa.run_dir.layout import EVALUATION, GALLERY
 from tiny_run import tiny_experiment
 
 EVIL = "<script>alert('x')</script>"
@@ -302,6 +306,52 @@ def test_a_gallery_of_another_program_is_refused(name: str, tmp_path: Path) -> N
     (tmp_path / GALLERY).write_text(json.dumps(FOREIGN[name]))
     with pytest.raises(CheckpointError, match=r"gallery.*run `impresa eval` on this run again"):
         render_report(tmp_path)
+
+
+def odd_evaluations() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stored evaluations, each with one number or key that no evaluation has."""
+    for whole in (EMBEDDING, ANSWERING):
+        tree = whole.to_dict()
+        for path in leaves(tree):
+            for odd in (-1, 2, 10**400, float("nan"), "deleted"):
+                copy = json.loads(json.dumps(tree))
+                *parents, last = path
+                parent = reduce(getitem, parents, copy)
+                if odd == "deleted":
+                    del parent[last]
+                else:
+                    parent[last] = odd
+                yield f"{path} {odd!r:.20}", copy
+
+
+def leaves(tree: Any) -> Iterator[tuple[Any, ...]]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree[:1]) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (key,)
+        yield from ((key, *rest) for rest in leaves(value))
+
+
+def test_odd_numbers_are_shown_or_refused_and_never_raised(tmp_path: Path) -> None:
+    raised = {}
+    for name, tree in odd_evaluations():
+        (tmp_path / EVALUATION).write_text(json.dumps(tree))
+        try:
+            found = read_evaluation(tmp_path)
+            assert found is not None
+            for shown in (make_tables, warnings, figures):
+                shown(found)
+        except CheckpointError:
+            continue
+        except Exception as error:
+            raised[name] = error
+    assert not raised
+
+
+def test_answers_to_no_questions_are_shown(tmp_path: Path) -> None:
+    assert ANSWERING.answers is not None
+    none = AnswerScores(0, 0.0, 0.0)
+    save_evaluation(replace(ANSWERING, answers=replace(ANSWERING.answers, model=none, shuffled=none)), tmp_path)
+    assert "exact match" in render_report(tmp_path)
 
 
 def test_words_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

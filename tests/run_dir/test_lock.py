@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_a_second_training_is_told_who_holds_it_until_that_dies(tmp_path: Path) 
             holder.kill()
             os.kill(child, 9)
     assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"process": 1e999, "host": 1}', b"3", b"\xff"])
+def test_a_lock_of_odd_content_is_a_lock(content: bytes, tmp_path: Path) -> None:
+    handle = os.open(tmp_path / ".lock", os.O_CREAT | os.O_RDWR)
+    os.write(handle, content)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(CheckpointError, match="is being trained; wait for it"):
+            refuse_running(tmp_path)
+    finally:
+        os.close(handle)
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from impresa.config.locations import TIMM
 from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, import_optional, reading
+from impresa.json_files import first_fault
 
 Resampling = Literal["lanczos", "bilinear", "bicubic"]
 
@@ -117,13 +118,16 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
         if own["interpolation"] not in get_args(Resampling):
             raise _unknown_filter(name, own["interpolation"])
         squashes = own["crop_mode"] == "squash"
-        return ImageTransform(
-            size=image_size,
-            mean=_colours(own["mean"]),
-            std=_colours(own["std"]),
-            resize="squash" if squashes else "crop",
-            crop_fraction=1.0 if squashes else own["crop_pct"],
-            resample=own["interpolation"],
+        return _checked(
+            name,
+            ImageTransform(
+                size=image_size,
+                mean=_colours(own["mean"]),
+                std=_colours(own["std"]),
+                resize="squash" if squashes else "crop",
+                crop_fraction=1.0 if squashes else own["crop_pct"],
+                resample=own["interpolation"],
+            ),
         )
     from transformers import AutoImageProcessor
 
@@ -132,14 +136,24 @@ def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:
     if own.resample not in _FILTERS:
         raise _unknown_filter(name, f"Pillow's filter {int(own.resample)}")
     crops = bool(getattr(own, "do_center_crop", False))
-    return ImageTransform(
-        size=image_size,
-        mean=_colours(own.image_mean) if own.do_normalize else (0.0, 0.0, 0.0),
-        std=_colours(own.image_std) if own.do_normalize else (1.0, 1.0, 1.0),
-        resize="crop" if crops or own.size.height is None else "squash",
-        crop_fraction=own.crop_size.height / (own.size.shortest_edge or own.size.height) if crops else 1.0,
-        resample=_FILTERS[own.resample],
-    )
+    with reading(_BACKBONE, name):
+        found = ImageTransform(
+            size=image_size,
+            mean=_colours(own.image_mean) if own.do_normalize else (0.0, 0.0, 0.0),
+            std=_colours(own.image_std) if own.do_normalize else (1.0, 1.0, 1.0),
+            resize="crop" if crops or own.size.height is None else "squash",
+            crop_fraction=own.crop_size.height / (own.size.shortest_edge or own.size.height) if crops else 1.0,
+            resample=_FILTERS[own.resample],
+        )
+    return _checked(name, found)
+
+
+def _checked(name: str, transform: ImageTransform) -> ImageTransform:
+    """The same, within the bounds that its own run will be read with."""
+    try:
+        return TypeAdapter(ImageTransform).validate_python(asdict(transform))
+    except ValidationError as error:
+        raise ConfigError(f"{_BACKBONE}: {name} prepares images oddly ({first_fault(error)}); use another") from error
 
 
 def _unknown_filter(name: str, filter: str) -> ConfigError:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
-from impresa.errors import ConfigError, DataError
+from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.hub import from_pretrained, read_config, reading
-from impresa.json_files import read_json
+from impresa.json_files import RESTORE, read_json
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
 _SPECIAL = [_START, _END, _PAD]
@@ -106,6 +106,9 @@ class TextTokenizer:
     def load(cls, directory: Path) -> TextTokenizer:
         """Read what `save` wrote.
 
+        Only the tokens, their merges and the longest text are taken from the file: a normalizer or a padding of
+        somebody else could take all memory, or all time.
+
         Raises:
             DataError: the file is missing or damaged.
         """
@@ -113,9 +116,16 @@ class TextTokenizer:
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the tokenizer folder of a run")
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for a damaged file
-            raise DataError(f"{path}: cannot be read ({error}); restore the file") from error
+            stored = read_json(path, _File)
+            tokenizer = _spelled(Tokenizer(BPE(stored.model.vocab, stored.model.merges)))
+            tokenizer.add_special_tokens([token for token in _SPECIAL if token in stored.model.vocab])
+            tokenizer = _framed(tokenizer, stored.truncation.max_length if stored.truncation else None)
+        except DataError:
+            raise
+        except CheckpointError as error:
+            raise DataError(*error.lines) from error
+        except Exception as error:  # the library raises bare Exception for merges of unknown tokens
+            raise DataError(f"{path}: cannot be read ({error}); {RESTORE}") from error
         return cls(tokenizer)
 
 
@@ -141,13 +151,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
         raise ConfigError(f"vocab_size: {vocab_size} tokens cannot hold all bytes; give at least {_SMALLEST}")
     if max_len is not None and max_len < 3:
         raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
-    tokenizer = Tokenizer(BPE())
-    one_space = normalizers.Replace(Regex(r"\s+"), " ")
-    steps = [normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    # A space before the first word as well: "red" is the same token at the start and later on.
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _spelled(Tokenizer(BPE()))
     trainer = BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -156,14 +160,58 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
-    start, end = tokenizer.token_to_id(_START), tokenizer.token_to_id(_END)
+    return TextTokenizer(_framed(tokenizer, max_len))
+
+
+def _spelled(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with our way from texts to bytes, and back."""
+    one_space = normalizers.Replace(Regex(r"\s+"), " ")
+    steps = [normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    # A space before the first word as well: "red" is the same token at the start and later on.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _framed(tokenizer: Tokenizer, max_len: int | None) -> Tokenizer:
+    """The same with the start and end token around each text, and what follows from their numbers."""
+    start, end, pad = (_special_id(tokenizer, token) for token in _SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_START} $A {_END}", special_tokens=[(_START, start), (_END, end)]
     )
     if max_len is not None:
         tokenizer.enable_truncation(max_len)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(_PAD), pad_token=_PAD)
-    return TextTokenizer(tokenizer)
+    tokenizer.enable_padding(pad_id=pad, pad_token=_PAD)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Tokens with their numbers, and merges."""
+
+    type: Literal["BPE"]
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        if sorted(self.vocab.values()) != list(range(len(self.vocab))):
+            raise ValueError("the numbers of the tokens are not those from 0 on")
+
+
+@dataclass(frozen=True)
+class _Truncation:
+    """Where texts are cut."""
+
+    max_length: Annotated[int, Field(ge=3, le=1 << 20)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The parts of the library's own file that are read; all else is the same in each."""
+
+    model: _Model
+    truncation: _Truncation | None = None
 
 
 @dataclass(frozen=True)
@@ -206,14 +254,14 @@ class PretrainedTokenizer:
         config = read_config(_BACKBONE, name)
         with reading(_BACKBONE, name):
             tokenizer = from_pretrained(AutoTokenizer, name)
+            longest = min(tokenizer.model_max_length, max_len)
         if tokenizer.pad_token_id is None:
             fault = f"the tokenizer of {name} has no padding token"
             raise ConfigError(f"{_BACKBONE}: {fault}; set its pad_token and save it again")
         tower = getattr(config, "text_config", config)
-        longest = min(tokenizer.model_max_length, getattr(tower, "max_position_embeddings", max_len))
         if config.model_type in _SIGLIP:
             return cls(tokenizer, max_len=tower.max_position_embeddings, pads_fully=True, lower_case=True)
-        return cls(tokenizer, max_len=min(max_len, longest))
+        return cls(tokenizer, max_len=min(longest, getattr(tower, "max_position_embeddings", max_len)))
 
     @property
     def vocab_size(self) -> int:

@@ -30,6 +30,9 @@ Statistics = Annotated[dict[str, InstanceOf[Statistic]], Field(exclude=True)]
 """Figures by name as functions of sums over items, kept as `Queries` are."""
 DataUri = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
 """A picture within a page: a stored one that points elsewhere would be fetched by whoever opens the report."""
+Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
+"""Sums of shares are rounded."""
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,20 @@ class Column(Generic[Scores]):
 class DirectionMetrics:
     """Ranks of the right answers to queries of one modality among candidates of the other."""
 
-    recall_at: dict[int, float]
+    recall_at: dict[int, Share]
     """R@k: share of queries (0 to 1) with a right answer among the first k."""
     mean_rank: float
     """Mean rank of the best right answer; 1 is perfect."""
     median_rank: float
     """Median of the same ranks."""
-    num_queries: int
+    num_queries: Count
     """Queries that have a right answer."""
-    num_candidates: int
-    mrr: float | None = None
+    num_candidates: Count
+    mrr: Share | None = None
     """Mean of 1 / rank of the best right answer, 0 to 1; None, as the next two, in evaluations of older versions."""
-    mean_average_precision: float | None = None
+    mean_average_precision: Share | None = None
     """Mean over queries of the average precision, 0 to 1: the ranks of all right answers count."""
-    ndcg: float | None = None
+    ndcg: Share | None = None
     """Mean over queries of the normalised discounted cumulative gain, 0 to 1, without a cut."""
     queries: Queries = field(default=None, compare=False, repr=False)
     """`rank`, `mrr`, `map` and `ndcg` of each query."""
@@ -102,6 +105,10 @@ class RetrievalMetrics:
     image_to_text: DirectionMetrics
     text_to_image: DirectionMetrics
 
+    def __post_init__(self) -> None:
+        if self.image_to_text.recall_at.keys() != self.text_to_image.recall_at.keys():
+            raise ValueError("the two directions have the recall at other numbers of answers")
+
 
 @dataclass(frozen=True)
 class ZeroShotMetrics:
@@ -111,17 +118,17 @@ class ZeroShotMetrics:
     """Class names; their order is that of the confusion matrix."""
     templates: tuple[str, ...]
     """Prompts whose text embeddings are averaged for each class."""
-    num_samples: int
+    num_samples: Count
     """Images that have a label; one with two labels counts once with each, and can be named right only once."""
-    accuracy: float
+    accuracy: Share
     """Share of images named right."""
-    per_class_accuracy: dict[str, float]
+    per_class_accuracy: dict[str, Share]
     """The same for the images of each class; classes without an image are left out."""
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[Count, ...], ...]
     """Number of images: rows are true classes, columns the classes named."""
-    chance: float
+    chance: Share
     """Expected accuracy of guessing: 1 / number of classes."""
-    majority: float
+    majority: Share
     """Accuracy of always naming the most frequent class of these very images."""
     queries: Queries = field(default=None, compare=False, repr=False)
     """`right` of each image and label."""
@@ -217,10 +224,10 @@ PAIR_COLUMNS: tuple[Column[EmbeddingSpace], ...] = (
 class AnswerScores:
     """Agreement of answers with the right ones, both normalised (see `impresa.evaluation.text_scores`)."""
 
-    num_questions: int
-    exact_match: float
+    num_questions: Count
+    exact_match: Share
     """Share of answers that are the right one, word for word."""
-    token_f1: float
+    token_f1: Share
     """Mean over answers of the F1 of their words with those of the right one."""
     queries: Queries = field(default=None, compare=False, repr=False)
     """`exact_match` and `token_f1` of each question."""
@@ -258,6 +265,10 @@ class AnswerMetrics:
     statistics: Statistics = field(default_factory=dict, compare=False, repr=False)
     """Of `bleu`, `rouge_l`, `answer_loss` and `perplexity`."""
 
+    def __post_init__(self) -> None:
+        if any("model" not in scores for scores in self.kinds.values()):
+            raise ValueError("a type of question has no scores of the model")
+
     @property
     def looks_at_images(self) -> bool:
         """True if the right image helps: exact match, or the F1 that long answers are judged by, exceeds that with
@@ -276,7 +287,11 @@ class AnswerMetrics:
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table; without other images where there were none to try."""
         found: dict[str, AnswerScores | None] = {title: getattr(self, name) for name, title in SCORED.items()}
-        return {title: scores for title, scores in found.items() if scores is not None and scores.num_questions}
+        return {
+            title: scores
+            for title, scores in found.items()
+            if scores is not None and (scores.num_questions or scores is self.model)
+        }
 
 
 ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
@@ -373,11 +388,11 @@ class Evaluation:
 
     data: str
     """The data that were evaluated: a path and a split."""
-    num_images: int
+    num_images: Count
     """Images that were used; equal ones are one, with the captions of all."""
-    num_texts: int
+    num_texts: Count
     """Captions of these images, repeated ones included."""
-    num_distinct_texts: int
+    num_distinct_texts: Count
     bad_samples: tuple[BadSampleNote, ...] = ()
     retrieval: RetrievalMetrics | None = None
     """The model's retrieval; None when the data have no captions."""
@@ -385,7 +400,7 @@ class Evaluation:
     """The same metric for simple baselines, by name."""
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
-    num_sounds: int = 0
+    num_sounds: Count = 0
     """Samples with a sound; those with equal sounds and equal images are one."""
     sound: dict[str, dict[str, DirectionMetrics]] = field(default_factory=dict)
     """Retrieval with sounds by direction (`audio_to_text`, `text_to_audio`, `audio_to_image`, `image_to_audio`, and

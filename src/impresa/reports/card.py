@@ -16,7 +16,9 @@ def model_card(
     config: ExperimentConfig, evaluation: Evaluation, environment: Environment, run_dir: Path, num_parameters: int
 ) -> str:
     """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
-    labels, git = config.labels, environment["git"]
+    labels, git = config.labels, environment.get("git")
+    versions = {"impresa": environment.get("impresa"), "torch": environment.get("packages", {}).get("torch")}
+    versions["python"] = environment.get("python")
     answers, has_audio = config.decoder is not None, config.audio_encoder is not None
     modalities = ["visual-question-answering" if answers else "image-text", *(["audio"] if has_audio else [])]
     about = f"Images{', texts and sounds' if has_audio else ' and texts'} in one embedding space."
@@ -24,11 +26,10 @@ def model_card(
         "Model": labels.model or None,
         "Parameters": f"{num_parameters:,}",
         "Trained on": config.dataset.train_path,
-        "Started": environment["started"],
-        "Command": shlex.join(environment["command"]),
-        "Seed": environment["seed"],
-        "Versions": f"impresa {environment['impresa']}, torch {environment['packages']['torch']}, "
-        f"python {environment['python']}",
+        "Started": environment.get("started"),
+        "Command": shlex.join(environment.get("command", ())) or None,
+        "Seed": environment.get("seed", config.seed),
+        "Versions": ", ".join(f"{name} {found}" for name, found in versions.items() if found) or None,
         "Commit": git and git["commit"] + (" with changes" if git["has_changes"] else ""),
     }
     return render(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup, escape
 
+from impresa.json_files import read_text
 from impresa.run_dir.layout import METRICS
 
 if TYPE_CHECKING:
@@ -55,12 +56,9 @@ def read_history(run_dir: Path) -> dict[str, Curve]:
 
     A cell that is empty, not finite or cut off is left out, as is a line without a step, and all from a damaged one on.
     """
-    path = run_dir / METRICS
-    if not path.is_file():
-        return {}
     rows: list[dict[str, str]] = []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):  # a damaged line
-        rows.extend(csv.DictReader(file))
+    with suppress(csv.Error):  # a damaged line
+        rows.extend(csv.DictReader(io.StringIO(read_text(run_dir / METRICS), newline="")))
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         step = _number(row.get("step"))

@@ -14,7 +14,7 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
-from impresa.json_files import parse_json
+from impresa.json_files import parse_json, read_text
 from impresa.reports.charts import history_charts, matrix_png, read_history
 from impresa.reports.overfitting import overfitting
 from impresa.reports.rendering import render
@@ -133,7 +133,7 @@ def _costs(cost: Cost | None) -> dict[str, str]:
 
 def _read_bad_samples(path: Path) -> Iterator[tuple[str, object, object]]:
     """Split, id and reason of the samples that training skipped; a last line that was cut off is left out."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in read_text(path).splitlines():
         try:
             row = parse_json(line)
         except ValueError:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from impresa.tasks.base import UsableModel
 
 SMALLEST_GOLDEN_COSINE = 0.999
-_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError)
+_DAMAGE = (SafetensorError, DataError, RuntimeError, ValueError, OSError, LookupError, TypeError)
 """Exceptions that reading a golden file of any content raises."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from impresa.errors import CheckpointError
 from impresa.files import naming
+from impresa.json_files import parse_json
 from impresa.run_dir.layout import LOCK
 
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
@@ -96,9 +97,10 @@ def _lock(handle: int, path: Path) -> None:
 
 def _by_whom(path: Path) -> str:
     try:
-        holder = json.loads(path.read_bytes()[:1000])
+        with path.open("rb") as file:
+            holder = parse_json(file.read(1000))
         return f" by process {int(holder['process'])} on {str(holder['host'])[:100]!r}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return ""
 
 

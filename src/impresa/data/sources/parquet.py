@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES_KEPT = 256 << 20
 _MOST_BYTES_IN_GROUP = 2 << 30
 """A row group is read as a whole, in each worker: larger ones are refused."""
+_LEAST_BYTES_IN_ROW = 64
+"""That a row counts for, whatever the file says: rows without a value take no bytes there, but time and memory here."""
+_MOST_ITEMS = 10_000
+"""Of a list in one cell."""
 _ROWS_PER_SCAN = 256
 _CONTENTS = {
     **dict.fromkeys(("binary", "large_binary", "binary_view"), "bytes"),
@@ -107,6 +111,7 @@ class ParquetSource(RowSource):
         self._groups = [group for file in files for group in self._row_groups(file)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
+        self._damaged: dict[int, ValueError] = {}  # what is wrong with a row group, by number
         if not self._groups:
             raise DataError(f"{files[0]}: no rows; name parquet files that have some")
         self._largest = max(group.num_bytes for group in self._groups)
@@ -124,8 +129,12 @@ class ParquetSource(RowSource):
         group = self._groups[number]
         row = index - self._ends[number] + group.num_rows
         try:
+            if number in self._damaged:
+                raise self._damaged[number]
             cells = {name: column[row] for name, column in self._read(number).items()}
         except _UNREADABLE as error:
+            if isinstance(error, ValueError):  # it would be the same for the next row; memory may be free again
+                self._damaged[number] = error
             return group.row(row, {}, f"the row cannot be read ({getattr(error, 'strerror', None) or error})")
         values = {name: _value(cell) for name, cell in cells.items()}
         damaged = (f"column {name!r} {value}" for name, value in values.items() if isinstance(value, _Damage))
@@ -163,8 +172,8 @@ class ParquetSource(RowSource):
             parts = map(group.column, range(group.num_columns))
             read = (part for part in parts if part.path_in_schema.split(".")[0] in names)
             num_bytes = sum(part.total_uncompressed_size for part in read)
-            if num_bytes > _MOST_BYTES_IN_GROUP:
-                fault = f"row group {number} takes {num_bytes / (1 << 30):.1f} GiB, and at most 2 GiB are read at once"
+            if (most := max(num_bytes, _LEAST_BYTES_IN_ROW * group.num_rows)) > _MOST_BYTES_IN_GROUP:
+                fault = f"row group {number} takes {most / (1 << 30):.1f} GiB, and at most 2 GiB are read at once"
                 fix = "write the file with smaller ones (`row_group_size=256` of pyarrow's write_table)"
                 raise DataError(f"{file}: {fault}; {fix}")
             if min(group.num_rows, num_bytes) < 0:
@@ -200,7 +209,7 @@ class ParquetSource(RowSource):
             used = group.num_bytes + sum(self._groups[kept].num_bytes for kept in self._kept)
             while self._kept and used > self._max_bytes_kept:
                 used -= self._groups[self._kept.popitem(last=False)[0]].num_bytes
-            table = _open(group.file).read_row_group(group.number, columns=list(group.columns), use_threads=False)
+            table = _decoded(group)
             self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
         self._kept.move_to_end(number)
         return self._kept[number]
@@ -241,12 +250,28 @@ class _Damage(str):
 
 
 def _value(cell: pa.Scalar) -> Any:
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar) and len(cell.values or ()) > _MOST_ITEMS:
+        return _Damage(f"is a list of {len(cell.values)} items, more than {_MOST_ITEMS}")
     try:
         return cell.as_py()
     except UnicodeDecodeError:
         return _Damage("is not UTF-8 text")
     except _UNREADABLE as error:
         return _Damage(f"cannot be read ({error})")
+
+
+def _decoded(group: _RowGroup) -> pa.Table:
+    """The columns of a row group. It is decoded piece by piece, as the footer does not tell how often a value that the
+    file has once is repeated. Raises ValueError for more than 2 GiB."""
+    opened = _open(group.file)
+    at_once = max(_MOST_BYTES_IN_GROUP // max(group.num_bytes, 1), 1)  # as no value is larger than the group
+    pieces, num_bytes = [], 0
+    for piece in opened.iter_batches(min(at_once, group.num_rows), [group.number], group.columns, use_threads=False):
+        pieces.append(piece)
+        num_bytes += piece.nbytes
+        if num_bytes > _MOST_BYTES_IN_GROUP:
+            raise ValueError(f"its row group is decoded to more than {_MOST_BYTES_IN_GROUP >> 20} MiB")
+    return pa.Table.from_batches(pieces)
 
 
 def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
