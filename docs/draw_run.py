@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from impresa.errors import CheckpointError, ImpresaError
-from impresa.evaluation.results import Evaluation, Example, read_evaluation
+from impresa.evaluation.gallery import Example
+from impresa.evaluation.results import Evaluation, read_evaluation
 from impresa.files import write_atomic
 from impresa.reports.charts import CHARTS, curves_of, draw_curves, read_history
 

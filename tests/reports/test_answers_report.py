@@ -11,14 +11,8 @@ import pytest
 from rich.console import Console
 
 from impresa.config import ExperimentConfig, load_experiment, to_yaml
-from impresa.evaluation.results import (
-    AnsweredQuestion,
-    AnswerMetrics,
-    AnswerScores,
-    Evaluation,
-    Gallery,
-    save_evaluation,
-)
+from impresa.evaluation.gallery import AnsweredQuestion, Gallery
+from impresa.evaluation.results import AnswerMetrics, AnswerScores, Evaluation, save_evaluation
 from impresa.reports.card import model_card
 from impresa.reports.html import write_report
 from impresa.reports.terminal import print_results

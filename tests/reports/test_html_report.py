@@ -17,7 +17,8 @@ from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError
-from impresa.evaluation.results import Evaluation, Example, save_evaluation
+from impresa.evaluation.gallery import Example
+from impresa.evaluation.results import Evaluation, save_evaluation
 from impresa.reports.html import write_report
 from impresa.tasks.alignment.evaluate import evaluate
 

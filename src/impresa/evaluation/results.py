@@ -13,23 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, InstanceOf, StringConstraints, TypeAdapter
+from pydantic import Field, InstanceOf, TypeAdapter
 
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
+from impresa.evaluation.gallery import Gallery
 from impresa.files import refuse_links, write_atomic
 from impresa.json_files import read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
-MAX_SIMILARITY = 256
-"""Images in a stored similarity matrix."""
 Scores = TypeVar("Scores")
 Queries = Annotated[InstanceOf[PerQuery] | None, Field(exclude=True)]
 """Scores of single queries, kept in memory for intervals and comparisons and never stored."""
 Statistics = Annotated[dict[str, InstanceOf[Statistic]], Field(exclude=True)]
 """Figures by name as functions of sums over items, kept as `Queries` are."""
-DataUri = Annotated[str, StringConstraints(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$")]
-"""A picture within a page: a stored one that points elsewhere would be fetched by whoever opens the report."""
 Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
 """Sums of shares are rounded."""
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -303,83 +300,11 @@ ANSWER_COLUMNS: tuple[Column[AnswerMetrics], ...] = (
 
 
 @dataclass(frozen=True)
-class AnsweredQuestion:
-    """A question of some type (`kind`), its expected answer and the model's, for the report."""
-
-    image: DataUri | None
-    question: str
-    expected: str
-    answer: str
-    right: bool
-    kind: str | None = None
-
-
-@dataclass(frozen=True)
 class BadSampleNote:
     """A sample that could not be used, and why."""
 
     id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One candidate that a query found."""
-
-    score: float
-    """Cosine similarity."""
-    right: bool
-    caption: str | None = None
-    """The text found, for an image query."""
-    image: DataUri | None = None
-    """The picture found, for a text query."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A query and the first answers it found, best first."""
-
-    captions: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Text query: the query. Image query: the captions that would be right."""
-    image: DataUri | None
-    """Image query: the picture."""
-    answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class PictureMap:
-    """A map drawn over a picture."""
-
-    title: str
-    image: DataUri
-
-
-@dataclass(frozen=True)
-class ExplainedPicture:
-    """What the model looks at in one image."""
-
-    image: DataUri
-    words: str
-    """The text that the image is compared with, or question and answer."""
-    maps: tuple[PictureMap, ...]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Examples for the report: a few queries at even distances through the data, not picked by hand."""
-
-    image_queries: tuple[Example, ...] = ()
-    text_queries: tuple[Example, ...] = ()
-    similarity: tuple[tuple[float, ...], ...] = ()
-    """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
-    similarity_captions: tuple[str, ...] = ()
-    questions: tuple[AnsweredQuestion, ...] = ()
-    explained: tuple[ExplainedPicture, ...] = ()
-
-    def __post_init__(self) -> None:
-        num = len(self.similarity)
-        if num > MAX_SIMILARITY or (num and {num} != {len(self.similarity_captions), *map(len, self.similarity)}):
-            raise ValueError(f"the similarity matrix is not square, has other captions, or over {MAX_SIMILARITY} rows")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from impresa.data.sample import Sample
 from impresa.data.sources.base import Source
 from impresa.errors import ConfigError, DataError
-from impresa.evaluation.results import Answer, Example, ExplainedPicture, Gallery, PictureMap
+from impresa.evaluation.gallery import Answer, Example, ExplainedPicture, Gallery, PictureMap
 from impresa.evaluation.retrieval import TIE, RightAnswers, unit_rows
 from impresa.inside.drawing import overlay
 from impresa.inside.explanation import Explanation, Maps

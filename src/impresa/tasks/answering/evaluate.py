@@ -18,15 +18,9 @@ from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
 from impresa.decoders.base import IGNORED
 from impresa.evaluation.bootstrap import Floats, Statistic
+from impresa.evaluation.gallery import AnsweredQuestion, Gallery
 from impresa.evaluation.intervals import digest, with_intervals
-from impresa.evaluation.results import (
-    AnsweredQuestion,
-    AnswerMetrics,
-    AnswerScores,
-    BadSampleNote,
-    Evaluation,
-    Gallery,
-)
+from impresa.evaluation.results import AnswerMetrics, AnswerScores, BadSampleNote, Evaluation
 from impresa.evaluation.text_scores import answer_statistics, exact_match, per_question, score
 from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
