@@ -14,6 +14,7 @@ from torch import Tensor
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
+from impresa.errors import ConfigError
 
 COLOURS = {
     "red": (220, 20, 20),
@@ -45,6 +46,9 @@ class ColourModel:
     @staticmethod
     def _mean_colour(image: Image.Image) -> Tensor:
         return _vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+
+    def explain(self, *args: object, **options: object) -> Any:
+        raise ConfigError("a mean colour looks everywhere")
 
     def encode_image(self, images: list[Tensor], *, batch_size: int = 32, device: object = None) -> Tensor:
         self.calls.append(("image", len(images)))

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from browser import needs_chromium
+from browser import WITH_CHROMIUM
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,7 +21,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return draw_ablation
 
 
-@needs_chromium
+@WITH_CHROMIUM
 def test_upper_part_of_the_page_is_drawn(tmp_path: Path, script: ModuleType) -> None:
     (tmp_path / "ablation.html").write_text('<body style="margin:0;background:#14803c"><p>verdicts</p></body>')
     picture = tmp_path / "docs" / "study.png"

@@ -10,8 +10,10 @@ from impresa.config.paths import EMBEDDED
 from impresa.evaluation.results import RECALL_AT
 
 _OF_ANSWERS = ("exact_match", "token_f1", "bleu", "rouge_l", "answer_loss", "perplexity")
-_BY_KIND = "exact_match:"
+_BY_KIND = ("exact_match:", "token_f1:")
+_SHARES = (*(f"recall_at_{k}" for k in RECALL_AT), "mrr", "map", "ndcg")
 _RANKS = ("mean_rank", "median_rank")
+_OF_SPACE = ("effective_rank", "uniformity")
 
 
 def default_metric(config: ExperimentConfig) -> str:
@@ -25,7 +27,8 @@ def fault_of_metric(name: str, config: ExperimentConfig) -> str | None:
     The types of questions, and the labels of data in files, are not known before.
     """
     known = list(_names(config))
-    if name in known or (config.decoder is not None and len(name) > len(_BY_KIND) and name.startswith(_BY_KIND)):
+    of_kind = config.decoder is not None and name.startswith(_BY_KIND) and not name.endswith(":")
+    if name in known or of_kind:
         return None
     base, at, _ = name.partition("@")
     if at and base in _of_retrieval():
@@ -43,22 +46,22 @@ def _names(config: ExperimentConfig) -> Iterator[str]:
         yield from _OF_ANSWERS
         return
     vision, data = config.vision_encoder, config.dataset
-    yield from _of_retrieval()
-    yield from (
-        f"{name}@{dim}" for name in _of_retrieval() for dim in (vision.mrl_dimensions if vision.use_mrl else ())
-    )
+    retrieval, modalities = _of_retrieval(), ["image", "text"]
     if config.audio_encoder is not None:
         fused = ("image+audio_to_text", "text_to_image+audio") if FUSED_PAIR in (config.losses.pairs or ()) else ()
         heard = ("audio_to_text", "text_to_audio", "audio_to_image", "image_to_audio")
-        yield from (name for direction in (*heard, *fused) for name in _of_direction(direction))
+        retrieval += [name for direction in (*heard, *fused) for name in _of_direction(direction)]
+        modalities.append("audio")
+    yield from retrieval
+    yield from (f"{name}@{dim}" for name in retrieval for dim in (vision.mrl_dimensions if vision.use_mrl else ()))
+    yield from ("alignment", "modality_gap", *(f"{one}_{name}" for one in modalities for name in _OF_SPACE))
     if (data.test_path or data.train_path) != EMBEDDED:  # the scenes have no labels
         yield "zero_shot_accuracy"
 
 
 def _of_retrieval() -> list[str]:
-    both = [f"recall_at_{k}" for k in RECALL_AT]
-    return [*both, *_of_direction("image_to_text"), *_of_direction("text_to_image")]
+    return [*_SHARES, *_of_direction("image_to_text"), *_of_direction("text_to_image")]
 
 
 def _of_direction(direction: str) -> list[str]:
-    return [f"{direction}_{name}" for name in (*(f"recall_at_{k}" for k in RECALL_AT), *_RANKS)]
+    return [f"{direction}_{name}" for name in (*_SHARES, *_RANKS)]

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         return
     evaluation = _evaluate_one(args, overrides)
     try:
-        if not args.data and args.split == "test":
+        if _renews(args):
             _renew(args.runs[0], evaluation)
     finally:
         print(json_text(evaluation.to_dict())) if args.json else print_results(evaluation, Console())
@@ -102,7 +102,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
             dataset = replace(reading, class_names=shot.classes)  # those of the training data are among them
         model.config = replace(model.config, dataset=dataset)
         found = _evaluated(args, model, reading, first, has_baselines=not evaluations)
-        evaluations.append(replace(found, gallery=Gallery()))
+        evaluations.append(replace(found, gallery=Gallery()))  # its pictures are shown nowhere
         del model  # before the next one is loaded
     return compare([str(run_dir) for run_dir in args.runs], evaluations)
 
@@ -135,6 +135,7 @@ def _evaluated(
     """A model on the data; baselines and linear probe are fitted on the training data of `trained`."""
     from impresa.data.sources import open_source, reading_of
     from impresa.tasks import task_of
+    from impresa.tasks.gallery import with_explanations
 
     task = task_of(model.config)
     source, name = _open_data(args, dataset, reading_of(model.config, labels=True))
@@ -150,7 +151,8 @@ def _evaluated(
         if task.answers:
             raise ConfigError("--linear-probe: a model with a decoder embeds nothing; name the run of an alignment")
         options["probe_source"] = open_source(trained.dataset, "train", reading_of(trained, labels=True))
-    return task.evaluate(model, source, **options, show_progress=sys.stderr.isatty())
+    evaluation = task.evaluate(model, source, **options, show_progress=sys.stderr.isatty())
+    return with_explanations(evaluation, task, model, source) if _renews(args) else evaluation
 
 
 def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:
@@ -163,6 +165,11 @@ def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Readin
     if args.data:
         dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
     return open_source(dataset, args.split, reading), name_of_data(dataset, args.split)
+
+
+def _renews(args: argparse.Namespace) -> bool:
+    """True if the run's own evaluation and report are written anew."""
+    return len(args.runs) == 1 and not args.data and args.split == "test"
 
 
 def _renew(run_dir: Path, evaluation: Evaluation) -> None:

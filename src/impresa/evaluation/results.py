@@ -154,15 +154,15 @@ ZERO_SHOT_COLUMNS: tuple[Column[float], ...] = (
 class LinearProbe:
     """A logistic regression from the training images' embeddings to their labels, on the images of the test."""
 
-    accuracy: float
+    accuracy: Share
     """Share of test images named right; those of a class that training has not are wrong."""
-    majority: float
+    majority: Share
     """Accuracy of always naming the most frequent class of the training images."""
-    num_train: int
+    num_train: Count
     """Training images with a label, counted in the same way."""
-    num_samples: int
+    num_samples: Count
     """Test images with a label; one with two labels counts once with each."""
-    classes: int
+    classes: Count
     """Classes of the training images."""
     c: float
     """Inverse strength of the regularisation, chosen on training images."""
@@ -183,7 +183,7 @@ PROBE_COLUMNS: tuple[Column[float], ...] = (
 class ModalitySpace:
     """How the embeddings of one modality, scaled to length one, fill their space."""
 
-    num_rows: int
+    num_rows: Count
     """Different images, texts or sounds."""
     uniformity: float | None
     """log of the mean of exp(-2 d^2) over pairs at distance d (Wang & Isola 2020, t = 2): 0 where all are equal, the

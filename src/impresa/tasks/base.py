@@ -259,6 +259,10 @@ class Task(ABC):
             DataError: no sample is usable.
         """
 
+    @abstractmethod
+    def words_of(self, sample: Sample) -> str | None:
+        """The text or the question of a sample that `UsableModel.explain` takes beside its image."""
+
     def save_architectures(self, model: TrainableModel, folder: Path) -> None:
         """Write the architecture of each pretrained part, so that a run does not depend on the part's origin."""
         for part, encoder in model.named_children():

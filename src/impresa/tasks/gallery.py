@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
 from torch import Tensor
 
-from impresa.data.sample import Sample
 from impresa.data.sources.base import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.gallery import Answer, Example, ExplainedPicture, Gallery, PictureMap
+from impresa.evaluation.results import Evaluation
 from impresa.evaluation.retrieval import TIE, RightAnswers, unit_rows
 from impresa.inside.drawing import overlay
 from impresa.inside.explanation import Explanation, Maps
 from impresa.reports.pictures import data_uri
-from impresa.tasks.base import UsableModel
+from impresa.tasks.base import Task, UsableModel
 from impresa.tasks.samples import read_samples
 
 NUM_QUERIES = 6
@@ -74,22 +75,15 @@ def retrieval_gallery(
     )
 
 
-def explained(
-    model: UsableModel, source: Source, words_of: Callable[[Sample], str | None]
-) -> tuple[ExplainedPicture, ...]:
-    """What the model looks at in a few images at even distances; without those of which nothing can be shown.
-
-    Args:
-        model: the model for users.
-        source: the data that were evaluated.
-        words_of: the text or question that goes with a sample, see `UsableModel.explain`.
-    """
+def with_explanations(evaluation: Evaluation, task: Task, model: UsableModel, source: Source) -> Evaluation:
+    """The evaluation with what the model looks at in a few images of its source, at even distances; without those of
+    which nothing can be shown."""
     found = []
     for _, sample in read_samples(source, spread(range(len(source)), NUM_EXPLAINED, offset=0.5), bad=[]):
         if sample.image is not None:
             with suppress(ConfigError, DataError):
-                found.append(_drawn(model.explain(sample.image, words_of(sample), max_rows=NUM_ROWS)))
-    return tuple(found)
+                found.append(_drawn(model.explain(sample.image, task.words_of(sample), max_rows=NUM_ROWS)))
+    return replace(evaluation, gallery=replace(evaluation.gallery, explained=tuple(found)))
 
 
 def _drawn(explanation: Explanation) -> ExplainedPicture:

@@ -21,6 +21,7 @@ from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load
 from impresa.run_dir.lock import check_lock
 from impresa.run_dir.save import save_run
+from impresa.tasks.gallery import with_explanations
 from impresa.tasks.samples import name_of_data, read_samples
 from impresa.training.checkpoints import discard_last
 from impresa.training.costs import Spent, cost_of
@@ -40,14 +41,15 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     save_run(run_dir, parts.model, config, preprocessing, examples=examples, device=device)
     del parts.model  # its memory is for the evaluation, which loads what was saved
     gc.collect()
+    model, source = load(run_dir, device), open_source(config.dataset, "test", reading_of(config, labels=True))
     evaluation = parts.task.evaluate(
-        load(run_dir, device),
-        open_source(config.dataset, "test", reading_of(config, labels=True)),
+        model,
+        source,
         data=name_of_data(config.dataset, "test"),
         train_source=data.train_source,
         show_progress=sys.stderr.isatty(),
     )
-    save_evaluation(evaluation, run_dir)
+    save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)
     environment["finished"] = now()

@@ -16,6 +16,7 @@ from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.lengths import notes_on_captions
 from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_tokenizer
+from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.results import Evaluation
@@ -109,9 +110,9 @@ class AlignmentTask(Task):
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.alignment.evaluate import evaluate
-        from impresa.tasks.gallery import explained
 
         evaluation = evaluate(model, source, **options)
-        looks = explained(model, source, lambda sample: next(iter(sample.captions), None))
-        gallery = replace(evaluation.gallery, explained=looks)
-        return replace(evaluation, gallery=gallery, notes=self.notes(source, model.preprocessing))
+        return replace(evaluation, notes=self.notes(source, model.preprocessing))
+
+    def words_of(self, sample: Sample) -> str | None:
+        return next(iter(sample.captions), None)

@@ -95,12 +95,12 @@ class AnsweringTask(Task):
 
     def evaluate(self, model: Any, source: Source, **options: Any) -> Evaluation:
         from impresa.tasks.answering.evaluate import evaluate_answers
-        from impresa.tasks.gallery import explained
 
         evaluation = evaluate_answers(model, source, **options)
-        looks = explained(model, source, _first_question)
-        gallery = replace(evaluation.gallery, explained=looks)
-        return replace(evaluation, gallery=gallery, notes=self.notes(source, model.preprocessing))
+        return replace(evaluation, notes=self.notes(source, model.preprocessing))
+
+    def words_of(self, sample: Sample) -> str | None:
+        return sample.dialogues[0].turns[0].question if sample.dialogues else None
 
     def save_architectures(self, model: Any, folder: Path) -> None:
         super().save_architectures(model, folder)
@@ -113,7 +113,3 @@ class AnsweringTask(Task):
         if (folder / "config.json").is_file():
             config = replace(config, decoder=replace(self.decoder, model=str(folder)))
         return AnsweringTask(config)
-
-
-def _first_question(sample: Sample) -> str | None:
-    return sample.dialogues[0].turns[0].question if sample.dialogues else None
