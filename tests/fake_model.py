@@ -14,6 +14,7 @@ from torch import Tensor
 from impresa.config.experiment import DatasetConfig, ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
+from impresa.errors import ConfigError
 
 COLOURS = {
     "red": (220, 20, 20),
@@ -32,6 +33,9 @@ class ColourModel:
     config: ExperimentConfig = field(default_factory=ExperimentConfig)
     calls: list[tuple[str, int]] = field(default_factory=list)
     broken: bool = False
+
+    def explain(self, image: Image.Image, words: str | None, **options: Any) -> Any:
+        raise ConfigError("vision_encoder.backbone: there is nothing to look into")
 
     @classmethod
     def with_templates(cls, *templates: str) -> ColourModel:
