@@ -34,6 +34,9 @@ class ColourModel:
     calls: list[tuple[str, int]] = field(default_factory=list)
     broken: bool = False
 
+    def explain(self, image: Image.Image, words: str | None, **options: Any) -> Any:
+        raise ConfigError("vision_encoder.backbone: there is nothing to look into")
+
     @classmethod
     def with_templates(cls, *templates: str) -> ColourModel:
         return cls(config=replace(ExperimentConfig(), dataset=DatasetConfig(prompt_templates=templates)))
