@@ -50,9 +50,6 @@ class ColourModel:
     def _mean_colour(image: Image.Image) -> Tensor:
         return _vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
 
-    def explain(self, *args: object, **options: object) -> Any:
-        raise ConfigError("a mean colour looks everywhere")
-
     def encode_image(self, images: list[Tensor], *, batch_size: int = 32, device: object = None) -> Tensor:
         self.calls.append(("image", len(images)))
         return torch.stack(images) * (float("nan") if self.broken else 1)
