@@ -52,9 +52,12 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant"]
 PoolingName = Literal["auto", "cls", "mean", "eot"]
+Projection = Literal["mlp", "linear", "none", "auto"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
 """The pair of the embedding that image and sound are fused into, and the caption."""
+PAIR = ("vision_encoder", "text_encoder")
+"""The towers that a pretrained pair has."""
 FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "audio": "spectrogram"}
 """The backbone of each modality that is trained from scratch; any other name is a pretrained one."""
 
@@ -191,9 +194,11 @@ class EncoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    projection: Literal["mlp", "linear", "none"] = "mlp"
+    projection: Projection = "mlp"
     """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
-    gives `embed_dim`: it starts as the very model that it comes from."""
+    gives `embed_dim`: it starts as the very model that it comes from. `auto`: the same where image and text tower are
+    of one pretrained pair (CLIP, SigLIP), used whole and with `embed_dim` the width of its space; otherwise `mlp`, and
+    a line at the start says so."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
     perceiver_num_latents: Width = 64
@@ -376,6 +381,19 @@ def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderCon
 def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
     """True when the backbone is one of ours, false when it is a pretrained one."""
     return tower.backbone == FROM_SCRATCH[modality]
+
+
+def is_pair(config: ExperimentConfig) -> bool:
+    """True when image and text tower are the two halves of one pretrained model, with nothing new before their heads
+    but what `projection: auto` decides. A model without such halves fails when it is read."""
+    halves = [getattr(config, part) for part in PAIR]
+    return (
+        config.decoder is None
+        and config.vision_encoder.backbone == config.text_encoder.backbone
+        and config.vision_encoder.backbone not in FROM_SCRATCH.values()
+        and all(tower.checkpoint is None and tower.projection in ("auto", "none") for tower in halves)
+        and not any(tower.use_attention_pooling or tower.use_perceiver or tower.pooling != "auto" for tower in halves)
+    )
 
 
 def is_frozen(tower: EncoderConfig) -> bool:

@@ -42,14 +42,21 @@ class Tower(nn.Module):
                 num_layers=config.perceiver_num_layers,
                 num_heads=config.perceiver_num_heads,
             )
-        self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
+        own_head = backbone.take_head(config.embed_dim) if isinstance(backbone, PretrainedBackbone) else None
+        projection = config.projection
+        if projection == "auto":
+            projection = "mlp" if own_head is None else "none"
+        self.projection = build_projection("none" if config.use_perceiver else projection, dim)
         # Runs have stored the one pooling that has weights under this name.
         self.attention_pooling = build_pooling(config, dim, self.summary)
         self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
-        self.has_own_head = False
+        # Kept where nothing new stands before it: the tower then starts as the pretrained model.
+        self.has_own_head = own_head is not None and self.pooling.reads_summary and projection == "none"
         self.is_frozen = is_frozen(config)
         self.comes_from_a_run = config.checkpoint is not None
         self.reads_memory = False
+        if own_head is not None and self.has_own_head:
+            self.head = own_head.requires_grad_(not self.is_frozen)
         if isinstance(backbone, PretrainedBackbone):
             self._fit(backbone, config)
         if self.is_frozen:
@@ -64,11 +71,7 @@ class Tower(nn.Module):
         return self if self.comes_from_a_run else self.backbone
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
-        """Keep only the parts of a pretrained tower that are used. Its head is kept where nothing new stands before it:
-        the tower then starts as the pretrained model. It is frozen together with the backbone."""
-        own_head = backbone.take_head(config.embed_dim)
-        if own_head is not None and self.pooling.reads_summary and config.projection == "none":
-            self.head, self.has_own_head = own_head.requires_grad_(not self.is_frozen), True
+        """Keep only the parts of a pretrained backbone that are used."""
         if not self.pooling.reads_summary:
             backbone.pooler = None
         if config.activation_checkpointing and not self.is_frozen:
