@@ -14,14 +14,16 @@ import transformers
 
 import tiny_hub
 from impresa.config import prepare, read_config
+from impresa.config.decoder import TowerLoraConfig
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.data.sources import open_source, reading_of
+from impresa.errors import ConfigError
 from impresa.layers.mlp import MLP
 from impresa.run_dir.load import load_embedder
 from impresa.tasks import task_of
 from impresa.training.run import train
 from tiny_pair import pair_experiment
-from tiny_run import tiny_experiment, without_charts
+from tiny_run import finished_run, tiny_experiment, without_charts
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -120,3 +122,37 @@ def test_a_trained_pair_is_used_without_its_origin_and_stood_on(
         text_encoder=text,
     )
     torch.testing.assert_close(start(on_it).embed_image(IMAGES), model.model.embed_image(IMAGES))
+
+
+def test_adapters_are_kept_in_the_run_and_stay_frozen_in_what_stands_on_it(
+    hub: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_charts(monkeypatch)
+    config = pair_experiment(hub["clip"], 20, lora=TowerLoraConfig(r=2))
+    run_dir = train(config, tmp_path / "run", command=[])
+    model = load_embedder(run_dir, "cpu").model
+    moved = [name for name, value in model.state_dict().items() if "lora_B" in name and value.abs().max() > 0]
+    assert len(moved) == 24  # q, k, v, out, fc1 and fc2 of two blocks in two towers
+    stored, start_of_it = model.vision_encoder.state_dict(), start(pair_experiment(hub["clip"], 20)).vision_encoder
+    for name, value in start_of_it.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        assert torch.equal(value, stored.get(name, stored.get(f"{layer}.base_layer.{kind}"))), name
+    text = EncoderConfig(backbone="transformer", dim=16, depth=1, num_heads=2, embed_dim=20)
+    vision = EncoderConfig(checkpoint=str(run_dir), embed_dim=20)
+    on_it = start(replace(config, vision_encoder=vision, text_encoder=text))
+    torch.testing.assert_close(on_it.vision_encoder.eval()(IMAGES).pooled, model.embed_image(IMAGES))
+    assert not any(parameter.requires_grad for parameter in on_it.vision_encoder.parameters())
+    lines = r"^vision_encoder\.lora: is .*r.*2.* in .*; leave it out$"
+    with pytest.raises(ConfigError, match=lines):
+        prepare(replace(config, vision_encoder=replace(vision, lora=TowerLoraConfig(r=3)), text_encoder=text))
+
+
+def test_the_last_block_of_a_tower_of_a_run_is_trained_on(tmp_path: Path) -> None:
+    config = tiny_experiment(f"vision_encoder.checkpoint={finished_run()}", "vision_encoder.unfreeze_last=1")
+    tower = start(config).vision_encoder
+    silent = {name.split(".")[1] for name, parameter in tower.named_parameters() if not parameter.requires_grad}
+    assert silent == {"patch_embedding", "cls", "positions", "memory", "transformer"}
+    assert all(parameter.requires_grad for parameter in tower.backbone.blocks.parameters())
+    assert tower.head.weight.requires_grad
+    with pytest.raises(ConfigError, match=r"^vision_encoder\.unfreeze_last: 2 blocks, but the tower has 1"):
+        start(replace(config, vision_encoder=replace(config.vision_encoder, unfreeze_last=2)))

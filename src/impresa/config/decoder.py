@@ -42,6 +42,15 @@ class LoraConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TowerLoraConfig(LoraConfig):
+    """Low-rank adapters (LoRA, Hu et al. 2021) in the blocks of a pretrained tower, made by peft: the tower is frozen,
+    its adapters and what is new behind it are trained, with `optimization.lr`."""
+
+    target_modules: Names = "all-linear"
+    """Linear layers of the blocks that get an adapter, by name; `all-linear` is all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from impresa.config.decoder import DecoderConfig
+from impresa.config.decoder import DecoderConfig, TowerLoraConfig
 from impresa.config.types import (
     Batch,
     CheckpointConfig,
     Count,
+    CountOrZero,
     Depth,
     Flag,
     Float,
@@ -163,6 +164,11 @@ class EncoderConfig(Section):
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
     """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
+    unfreeze_last: CountOrZero = 0
+    """Of a frozen tower so many blocks, counted from the last, are trained all the same, with `lr_pretrained`, and its
+    head with them."""
+    lora: TowerLoraConfig | None = None
+    """Low-rank adapters in a pretrained backbone, which stays as it is. null for none; `{}` for the defaults."""
     embed_dim: Width = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Width = 512
@@ -397,5 +403,12 @@ def is_pair(config: ExperimentConfig) -> bool:
 
 
 def is_frozen(tower: EncoderConfig) -> bool:
-    """True when the backbone is kept as it is."""
-    return tower.checkpoint is not None if tower.freeze is None else tower.freeze
+    """True when the backbone is kept as it is, but for its last blocks (`unfreeze_last`) and its adapters (`lora`)."""
+    if tower.freeze is None:
+        return tower.checkpoint is not None or tower.lora is not None
+    return tower.freeze
+
+
+def has_trained_blocks(tower: EncoderConfig) -> bool:
+    """True when gradients pass blocks of the backbone."""
+    return not is_frozen(tower) or tower.unfreeze_last > 0 or (tower.lora is not None and tower.checkpoint is None)

@@ -73,11 +73,21 @@ def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterato
     if tower.pooling in lacking:
         fault = f"{tower.pooling} is not for {modality} by {backbone}"
         yield Fault(f"{part}.pooling", f"{fault}; use {listed(p for p in get_args(PoolingName) if p not in lacking)}")
+    if tower.lora is not None and tower.checkpoint is None:
+        yield from _check_adapted(part, tower)
     if backbone == own:
         yield from _check_scratch(modality, part, tower)
     elif tower.memory.enabled and modality == "image":
         fault = f"memory tokens need `{part}.backbone` vit, not {backbone}"
         yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
+
+
+def _check_adapted(part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    if tower.freeze is False:
+        yield Fault(f"{part}.freeze", f"false contradicts `{part}.lora`, which keeps the backbone as it is; use one")
+    if tower.unfreeze_last:
+        fault = f"{tower.unfreeze_last} contradicts `{part}.lora`, which trains adapters in place of blocks"
+        yield Fault(f"{part}.unfreeze_last", f"{fault}; use one")
 
 
 def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
