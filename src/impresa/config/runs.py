@@ -46,7 +46,7 @@ def prepare(config: ExperimentConfig) -> ExperimentConfig:
 def with_projections(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment with `mlp` in place of `projection: auto` where there is no pair whose heads could be kept, and a
     line that says so. In a pair the towers decide when they are built, for they know their heads."""
-    chosen = {
+    chosen: dict[str, Any] = {
         part: replace(tower, projection="mlp")
         for _, part, tower in towers(config)
         if tower.projection == "auto" and tower.checkpoint is None and not (part in PAIR and is_pair(config))
