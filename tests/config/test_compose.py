@@ -73,9 +73,9 @@ def test_a_file_of_the_user_goes_before_a_shipped_one(tmp_path: Path, monkeypatc
 
 UNKNOWN = [
     (".", ".: is a directory; name a YAML file in it, or a shipped config"),
-    ("shape", "shape: unknown config; did you mean shapes? shipped are default, "),
-    ("zzz", "zzz: unknown config; shipped are default, "),
-    ("nowhere/shapes.yaml", "nowhere/shapes.yaml: there is no such file; shipped configs are default, "),
+    ("shape", "shape: unknown config; did you mean shapes? shipped are clip, default, "),
+    ("zzz", "zzz: unknown config; shipped are clip, default, "),
+    ("nowhere/shapes.yaml", "nowhere/shapes.yaml: there is no such file; shipped configs are clip, default, "),
     ("configs/shape.yaml", "configs/shape.yaml: unknown config; did you mean shapes?"),
     ("folder", "folder: is a directory; name a YAML file in it, or a shipped config"),
     ("", ": is a directory; name a YAML file in it, or a shipped config"),

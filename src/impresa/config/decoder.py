@@ -127,8 +127,9 @@ class DecoderConfig(Section):
     prefix: PrefixTokens = "tokens"
     """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
     prefix_layer: Literal["auto", "last", "penultimate"] = "auto"
-    """Block of the image tower that they are taken after. `auto`: penultimate for a frozen tower that sums up in CLS
-    (nothing has trained what its last block does to the other tokens) and has more than one block, else last."""
+    """Block of the image tower that they are taken after. `auto`: penultimate for a tower that is frozen whole
+    and sums up in CLS (nothing has trained what its last block does to the other tokens), if it has several blocks,
+    else last."""
     init_from: Text | None = None
     """A finished vision-language run of ours to continue from, as a second stage."""
     activation_checkpointing: Flag = False

@@ -58,10 +58,15 @@ def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
 
 def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     """All rules that cross fields or parts."""
-    for modality, part, tower in towers(config):
-        yield from _check_tower(modality, part, tower)
+    yield from check_towers(config)
     for check in (_check_embedding, _check_losses, _check_decoder, _check_dataset, _check_training):
         yield from check(config)
+
+
+def check_towers(config: ExperimentConfig) -> Iterator[Fault]:
+    """The rules inside each tower."""
+    for modality, part, tower in towers(config):
+        yield from _check_tower(modality, part, tower)
 
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
