@@ -164,6 +164,11 @@ NOTICES: list[tuple[list[Setting], str]] = [
         [("optimization.scheduler", "constant"), ("optimization.min_lr", 1)],
         "optimization.min_lr: does nothing under opt",
     ),
+    ([("optimization.cooldown_epochs", 1)], "optimization.cooldown_epochs: is for optimization.scheduler const_cooldo"),
+    (
+        [("optimization.warmup_epochs", 1), ("optimization.warmup_steps", 0)],
+        "optimization.warmup_epochs: does nothing beside optimization.warmup_steps",
+    ),
     ([("trainer.strategy", "ddp")], "trainer.strategy: is ddp by auto as well"),
     ([("trainer.logging.entity", "me")], "trainer.logging.entity: is for trainer.logging.wandb"),
     (
@@ -176,6 +181,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
 ]
 FINE: list[list[Setting]] = [
+    [("optimization.scheduler", "const_cooldown"), ("optimization.cooldown_epochs", 1), ("optimization.min_lr", 1e-5)],
     [("dataset.image_root", "images"), ("dataset.train_path", "photos")],
     [("text_encoder.depth", 3), ("losses.type", "siglip"), ("optimization.lr_logits", 1)],
     [("dataset.test_path", "x"), ("dataset.max_file_mib", 1), ("dataset.allow_outside", True)],

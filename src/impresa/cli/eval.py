@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.overrides import check_data_overrides
+from impresa.cli.reading import reading_config
 from impresa.config.paths import EMBEDDED
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
@@ -81,7 +82,7 @@ def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
 
     model = load(args.runs[0], device=checked_device(args.device))
     trained = model.config
-    model.config = _reading_config(args, overrides, trained)
+    model.config = reading_config(trained, overrides, other_data=bool(args.data))
     return _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
 
 
@@ -93,7 +94,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
 
     first = _config_of_all(args.runs)
     device = checked_device(args.device)
-    reading = _reading_config(args, overrides, first).dataset
+    reading = reading_config(first, overrides, other_data=bool(args.data)).dataset
     evaluations: list[Evaluation] = []
     for run_dir in args.runs:
         model = load(run_dir, device=device)
@@ -117,16 +118,6 @@ def _config_of_all(runs: Sequence[Path]) -> ExperimentConfig:
             does = ("embeds", "answers questions") if other.decoder is None else ("answers questions", "embeds")
             raise ConfigError(f"{run_dir}: {does[0]} and {runs[0]} {does[1]}; compare runs of one kind")
     return first
-
-
-def _reading_config(args: argparse.Namespace, overrides: list[str], trained: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with its data read as asked for."""
-    from impresa.config.compose import with_overrides
-
-    config = trained
-    if args.data:  # the run's own images, under names that other data may have too
-        config = replace(trained, dataset=replace(trained.dataset, image_root=None))
-    return with_overrides(config, overrides) if overrides else config
 
 
 def _evaluated(

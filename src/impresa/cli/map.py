@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.overrides import check_data_overrides
+from impresa.cli.reading import reading_config
 from impresa.config.paths import EMBEDDED
 from impresa.errors import CheckpointError, ConfigError
 from impresa.foreign_text import printable
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.embedding_map.draw import draw_map
     from impresa.run_dir.load import load_embedder
 
-    sources, data = _open_data(args, _reading_config(config, args.data, overrides))
+    sources, data = _open_data(args, reading_config(config, overrides, other_data=bool(args.data)))
     drawn = draw_map(
         load_embedder(args.run, checked_device(args.device)),
         sources,
@@ -81,15 +81,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         show_progress=sys.stderr.isatty(),
     )
     print(printable(drawn.summary), *map(printable, drawn.notes), drawn.page, sep="\n")
-
-
-def _reading_config(config: ExperimentConfig, data: str | None, overrides: Sequence[str]) -> ExperimentConfig:
-    """The run's config, as other data are read with it."""
-    from impresa.config.compose import with_overrides
-
-    if data:  # the run's own images, under names that other data may have too
-        config = replace(config, dataset=replace(config.dataset, image_root=None))
-    return with_overrides(config, overrides) if overrides else config
 
 
 def _open_data(args: argparse.Namespace, config: ExperimentConfig) -> tuple[dict[str, Source], str]:

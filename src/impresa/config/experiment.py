@@ -17,6 +17,7 @@ from impresa.config.types import (
     Batch,
     CheckpointConfig,
     Count,
+    CountOrZero,
     Depth,
     Flag,
     Float,
@@ -50,7 +51,7 @@ Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
-SchedulerName = Literal["cosine", "linear", "constant"]
+SchedulerName = Literal["cosine", "linear", "constant", "const_cooldown"]
 PoolingName = Literal["auto", "cls", "mean", "eot"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
@@ -288,9 +289,15 @@ class OptimizationConfig(Section):
     clip_grad: NonNegative = 1.0
     """Largest norm of the gradient; 0 does not clip."""
     scheduler: SchedulerName = "cosine"
-    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, or constant."""
+    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, constant, or constant and down by a
+    line over the last `cooldown_epochs` (`const_cooldown`)."""
     warmup_epochs: NonNegative = 5.0
     """Epochs of linear warm-up; cut to fit a shorter run."""
+    warmup_steps: CountOrZero | None = None
+    """Optimizer steps of the warm-up in place of `warmup_epochs`; cut likewise. null: `warmup_epochs`."""
+    cooldown_epochs: NonNegative = 5.0
+    """const_cooldown: epochs of the line at the end; cut to the steps after the warm-up. A longer run stays at the
+    peak for longer."""
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
@@ -381,3 +388,8 @@ def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
 def is_frozen(tower: EncoderConfig) -> bool:
     """True when the backbone is kept as it is."""
     return tower.checkpoint is not None if tower.freeze is None else tower.freeze
+
+
+def warmup_key(optimization: OptimizationConfig) -> str:
+    """The key that says how long the warm-up is."""
+    return f"optimization.{'warmup_epochs' if optimization.warmup_steps is None else 'warmup_steps'}"

@@ -320,6 +320,16 @@ WARNED = (
     ),
     Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and adamw, not for sgd"),
     Rule(
+        ("optimization.warmup_epochs",),
+        lambda c: c.optimization.warmup_steps is not None,
+        "does nothing beside `optimization.warmup_steps`",
+    ),
+    Rule(
+        ("optimization.cooldown_epochs",),
+        lambda c: c.optimization.scheduler != "const_cooldown",
+        "is for `optimization.scheduler` const_cooldown",
+    ),
+    Rule(
         ("optimization.min_lr",),
         lambda c: c.optimization.scheduler == "constant",
         "does nothing under `optimization.scheduler` constant",

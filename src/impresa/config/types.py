@@ -51,6 +51,9 @@ Temperature = Annotated[float, Strict(), AllowInfNan(False), Ge(MIN_TEMPERATURE)
 KeepCount = Annotated[int, Strict(), Ge(-1), Le(1_000_000_000)]
 """How many to keep: 0 none, -1 all."""
 
+EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+"""Numbers that embeddings are stored in, by the names of sentence-transformers."""
+
 MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
 MemoryUpdate = Literal["attention", "gated", "static"]
 MemoryPosition = Literal["prepend", "append"]
