@@ -101,6 +101,8 @@ def test_few_seeds_give_estimates_only() -> None:
     text = render_markdown(found)
     assert "better by" not in text
     assert "5.0 points better on average, no verdict (3 shared seeds)" in text
+    equal = find(study_of({BASE: SEEDS[:2], "a.depth=3": SEEDS[:2]}))
+    assert headlines(equal)[0].text == "no difference on average, no verdict (2 shared seeds)"
 
 
 @pytest.mark.parametrize("num_missing", [1, 3, 5, 20])

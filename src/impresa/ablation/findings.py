@@ -171,9 +171,9 @@ def _in_words(difference: Difference, kind: FigureKind) -> str:
             f"{difference.verdict} by {amount(sign * mean, kind)}{unit} ({amount(low, kind)} to {amount(high, kind)})"
         )
     if difference.verdict == "no verdict":
-        side = "better" if mean >= 0 else "worse"
-        seeds = count(difference.num_seeds, "shared seed")
-        return f"{amount(abs(mean), kind)}{unit} {side} on average, no verdict ({seeds})"
+        side = "better" if mean > 0 else "worse"
+        found = f"{amount(abs(mean), kind)}{unit} {side}" if mean else "no difference"
+        return f"{found} on average, no verdict ({count(difference.num_seeds, 'shared seed')})"
     if low < 0 < high:
         allowed = f"{amount(-low, kind)}{unit} worse to {amount(high, kind)} better"
     elif low >= 0:

@@ -75,7 +75,7 @@ def power_lines(study: Study, planned: Sequence[PlannedRun], study_dir: Path | N
     if not math.isfinite(found) or found == 0:
         yield f"power: unknown, for {kind.label} is the same in all finished runs"
         return
-    by = f"seeds vary by {_amount(spread.sd, metric)} ({count(spread.df + 1, 'run')})"
+    by = f"seeds vary by {_amount(spread.sd, metric)} ({count(spread.df, 'degree')} of freedom)"
     yield f"power: {num_seeds} seeds can see {_amount(found, metric)} of {kind.label} ({chance}); {by}"
 
 
