@@ -160,7 +160,7 @@ def test_device_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch
     (["--device", "toaster"], "--device: toaster cannot be used here"),
     (["--device", "meta"], "--device: meta cannot be used here (it holds no numbers)"),
     (["--data", "no/such/place"], "no/such/place: no such file or folder"),
-    (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is evaluated whole"),
+    (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is taken whole"),
 ])  # fmt: skip
 def test_refusals_are_one_line(
     run_dir: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str

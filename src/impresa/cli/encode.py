@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from impresa.cli.options import add_device, checked_device, count
+from impresa.cli.other_data import reading_config
 from impresa.cli.overrides import check_data_overrides
-from impresa.cli.reading import reading_config
 from impresa.config.experiment import Modality
 from impresa.config.types import EmbeddingPrecision
 from impresa.errors import CheckpointError, ConfigError
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.tasks.samples import evaluation_batch_size
 
     ranges = read_ranges(args.ranges_of) if args.ranges_of else None
-    config = reading_config(config, overrides, other_data=True)
+    config = reading_config(config, args.data, overrides)
     seconds = config.audio_encoder.audio_max_seconds if config.audio_encoder and "audio" in modalities else None
     source = open_path(config.dataset, args.data, Reading(audio_seconds=seconds, parts=modalities))
     embedded = embed_source(

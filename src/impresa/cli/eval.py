@@ -20,22 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impresa.cli.options import add_device, checked_device, count
-from impresa.cli.overrides import check_data_overrides
-from impresa.cli.reading import reading_config
-from impresa.config.paths import EMBEDDED
+from impresa.cli.other_data import add_data, check_other_data, open_data, reading_config
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig, ExperimentConfig
-    from impresa.data.sources import Reading, Source
     from impresa.evaluation.comparison import Comparison
     from impresa.evaluation.results import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory that `impresa train` printed")
-    parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    add_data(parser)
     splits = ("train", "val", "test")
     parser.add_argument(
         "--split", choices=splits, default="test", help="of the run's data or of shapes (default: test)"
@@ -52,13 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate and print."""
-    if args.data and args.data != EMBEDDED and args.split != "test":
-        raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
-    if overrides and not args.data:
-        raise ConfigError(
-            f"{overrides[0]}: is for other data than the run's own; name them with --data, or leave it out"
-        )
-    check_data_overrides(overrides)
+    check_other_data(args.data, overrides, has_split=args.split != "test")
     if args.linear_probe and find_spec("sklearn") is None:
         raise ConfigError("--linear-probe: needs scikit-learn; pip install 'impresa[probe]' installs it")
     from rich.console import Console
@@ -82,7 +73,7 @@ def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
 
     model = load(args.runs[0], device=checked_device(args.device))
     trained = model.config
-    model.config = reading_config(trained, overrides, other_data=bool(args.data))
+    model.config = reading_config(trained, args.data, overrides)
     return _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
 
 
@@ -94,7 +85,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
 
     first = _config_of_all(args.runs)
     device = checked_device(args.device)
-    reading = reading_config(first, overrides, other_data=bool(args.data)).dataset
+    reading = reading_config(first, args.data, overrides).dataset
     evaluations: list[Evaluation] = []
     for run_dir in args.runs:
         model = load(run_dir, device=device)
@@ -129,7 +120,7 @@ def _evaluated(
     from impresa.tasks.gallery import with_explanations
 
     task = task_of(model.config)
-    source, name = _open_data(args, dataset, reading_of(model.config, labels=True))
+    source, name = open_data(dataset, args.data, args.split, reading_of(model.config, labels=True))
     train_source = None
     try:
         # With sounds as in training: what a row without an image is called decides its part.
@@ -144,18 +135,6 @@ def _evaluated(
         options["probe_source"] = open_source(trained.dataset, "train", reading_of(trained, labels=True))
     evaluation = task.evaluate(model, source, **options, show_progress=sys.stderr.isatty())
     return with_explanations(evaluation, task, model, source) if _renews(args) else evaluation
-
-
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:
-    """The data to evaluate on, and their name in the results."""
-    from impresa.data.sources import open_path, open_source
-    from impresa.tasks.samples import name_of_data
-
-    if args.data and args.data != EMBEDDED:
-        return open_path(dataset, args.data, reading), args.data
-    if args.data:
-        dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
-    return open_source(dataset, args.split, reading), name_of_data(dataset, args.split)
 
 
 def _renews(args: argparse.Namespace) -> bool:

@@ -15,11 +15,10 @@ from importlib import import_module
 from typing import NoReturn
 
 from impresa import __version__
-from impresa.errors import ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.errors import USER_ERROR, ImpresaError, is_out_of_memory, reason_of, system_error
 from impresa.foreign_text import printable
 from impresa.streams import accept_any_text
 
-USER_ERROR = 2
 INTERRUPTED = 130
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The errors of printing when the file behind standard output is full; all other writing names its file."""

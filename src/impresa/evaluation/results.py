@@ -18,7 +18,7 @@ from pydantic import Field, InstanceOf, TypeAdapter
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.evaluation.gallery import Gallery
 from impresa.files import refuse_links, write_atomic
-from impresa.json_files import read_json
+from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
@@ -29,7 +29,6 @@ Statistics = Annotated[dict[str, InstanceOf[Statistic]], Field(exclude=True)]
 """Figures by name as functions of sums over items, kept as `Queries` are."""
 Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
 """Sums of shares are rounded."""
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from typing import Annotated
 from pydantic import Field
 
 from impresa.files import write_atomic
-from impresa.json_files import read_json
+from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import COST
 
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 
 

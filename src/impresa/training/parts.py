@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.decoders.quantization import num_weights
+from impresa.run_dir.environment import num_cores
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
@@ -121,7 +121,7 @@ class TrainingData:
 
 def _say_if_too_many_workers(config: DatasetConfig) -> None:
     """A notice for all loaders of a run, in place of torch's warning in each loader and process."""
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cpus = num_cores()
     num_processes = this_process().local_world_size
     if config.num_workers * num_processes > num_cpus:
         each = f" in each of {num_processes} processes" if num_processes > 1 else ""

@@ -25,7 +25,7 @@ from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetri
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.space import embedding_space
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import EncodeText, Rows
+from impresa.tasks.alignment.sound import Directions, EncodeText, Rows
 from impresa.tasks.gallery import retrieval_gallery, spread
 from impresa.tasks.samples import Embedder, evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
@@ -110,7 +110,7 @@ def evaluate(
             chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
             train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
         probed = None if probe_source is None else _labelled(model, probe_source, batch_size, bar)
-    sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
+    sounds, embeddings = inputs.sounds, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
 
@@ -122,19 +122,14 @@ def evaluate(
         num_distinct_texts=len(set(chain(*test.captions))),
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
-        sound={
-            **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
-            **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
-        },
+        sound=inputs.retrieval_of_sounds(embeddings, encode_text, dims),
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
         linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
         items=test.digest(),
     )
     spaces = {"image": embeddings, **({"audio": sounds.embeddings()} if sounds else {})}
     if evaluation.num_texts:
-        num_captions = torch.tensor([len(captions) for captions in test.captions])
-        image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
-        right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
+        right = _right_answers(test)
         texts = encode_text(list(right.texts))
         evaluation = replace(
             evaluation,
@@ -191,6 +186,11 @@ class _Inputs:
             fused.add((pixels, clip), (row, sample.audio_key), image=None, captions=captions)
         return True
 
+    def retrieval_of_sounds(self, images: Tensor, encode_text: EncodeText, dims: Sequence[int]) -> Directions:
+        """Retrieval by and of sounds, alone and beside their images, as far as the model takes them."""
+        rows = [rows.retrieval(images, encode_text, dims) for rows in (self.sounds, self.fused) if rows]
+        return {direction: found for part in rows for direction, found in part.items()}
+
 
 def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = None) -> _Seen:
     """The images of the usable samples; all parts of the usable ones are embedded by `inputs`."""
@@ -209,6 +209,12 @@ def _labelled(
     inputs = _Inputs(model, batch_size, images_only=True)
     seen = _read(source, bar.track(range(len(source)), description="embedding training images"), inputs)
     return inputs.images.embeddings(), list(seen.labels)
+
+
+def _right_answers(test: _Seen) -> RightAnswers:
+    num_captions = torch.tensor([len(captions) for captions in test.captions])
+    image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+    return RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
 
 
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
