@@ -1,9 +1,9 @@
 """Evaluate a finished run, on its own test data or on others, or compare several.
 
-Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
-labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
-evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's columns, but not
-from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+Retrieval in both directions beside a colour histogram, a ridge regression and chance, and zero-shot classification
+where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own test
+data the run's evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's
+columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 
 Several runs are evaluated on the test data of the first, or on --data, and compared with the first item by item; then
 nothing is written.
@@ -69,12 +69,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
+    from impresa.reports.verdict import with_reasons
     from impresa.run_dir.load import load
 
     model = load(args.runs[0], device=checked_device(args.device))
     trained = model.config
     model.config = reading_config(trained, args.data, overrides)
-    return _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
+    evaluation = _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
+    return with_reasons(evaluation, trained, args.runs[0])
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:

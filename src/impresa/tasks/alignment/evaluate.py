@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -18,10 +19,24 @@ from impresa.data.class_names import configured_names
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
-from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
+from impresa.evaluation.baselines import (
+    Baseline,
+    ColourHistogramModel,
+    PixelRidgeModel,
+    colour_histogram,
+    fits_in_seconds,
+    small_pixels,
+)
 from impresa.evaluation.intervals import digest, with_intervals
 from impresa.evaluation.linear_probe import linear_probe
-from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
+from impresa.evaluation.results import (
+    HISTOGRAM,
+    RIDGE,
+    BadSampleNote,
+    Evaluation,
+    RetrievalMetrics,
+    ZeroShotMetrics,
+)
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.space import embedding_space
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
@@ -32,8 +47,12 @@ from impresa.tasks.samples import Embedder, evaluation_batch_size, nothing_usabl
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
 
-HISTOGRAM = "colour histogram"
 NUM_BASELINE_SAMPLES = 4096
+FITTED: dict[str, tuple[Callable[[Image], Tensor], Callable[[Tensor, Sequence[Sequence[str]]], Baseline]]] = {
+    HISTOGRAM: (colour_histogram, ColourHistogramModel),
+    RIDGE: (small_pixels, PixelRidgeModel),
+}
+"""By name of a baseline: the features of an image, and the model that is fitted to them and to captions."""
 
 
 @dataclass
@@ -45,7 +64,10 @@ class _Seen:
     ids: list[str] = field(default_factory=list)
     """The same samples' names."""
     captions: list[list[str]] = field(default_factory=list)
-    histograms: list[Tensor] = field(default_factory=list)
+    features: dict[str, list[Tensor]] = field(default_factory=lambda: {name: [] for name in FITTED})
+    """By baseline."""
+    sides_px: list[int] = field(default_factory=list)
+    """The shorter side of each image."""
     labels: dict[tuple[int, str], None] = field(default_factory=dict)
     """Different pairs of row and label, in order."""
     bad: list[BadSampleNote] = field(default_factory=list)
@@ -60,7 +82,9 @@ class _Seen:
             self.positions.append(position)
             self.ids.append(sample.id)
             self.captions.append([])
-            self.histograms.append(colour_histogram(sample.image))
+            self.sides_px.append(min(sample.image.size))
+            for name, (feature_of, _) in FITTED.items():
+                self.features[name].append(feature_of(sample.image))
         self.captions[row] += sample.captions
         if sample.label is not None:
             self.labels[row, sample.label] = None
@@ -89,8 +113,8 @@ def evaluate(
 
     A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part;
     samples with equal images are one image with all their captions, wherever it is counted. Bad samples are skipped and
-    listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and their class names, and
-    `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
+    listed. Colour histogram and ridge baseline are fitted on up to 4096 samples of `train_source`, and its class names,
+    and `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
         DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
@@ -105,10 +129,11 @@ def evaluate(
     inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
         test = _read(source, bar.track(range(len(source)), description="embedding images"), inputs)
-        train = _Seen()
+        train, num_train = _Seen(), None
         if train_source is not None:  # at even distances, so that sorted data are seen whole
             chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
-            train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
+            train = _read(train_source, bar.track(chosen, description="fitting the baselines"))
+            num_train = len(train.positions) if len(chosen) == len(train_source) else len(train_source)
         probed = None if probe_source is None else _labelled(model, probe_source, batch_size, bar)
     sounds, embeddings = inputs.sounds, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
@@ -122,6 +147,8 @@ def evaluate(
         num_distinct_texts=len(set(chain(*test.captions))),
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
+        num_train=num_train,
+        image_side_px=sorted(test.sides_px)[len(test.sides_px) // 2] if test.sides_px else None,
         sound=inputs.retrieval_of_sounds(embeddings, encode_text, dims),
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
         linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
@@ -218,13 +245,16 @@ def _right_answers(test: _Seen) -> RightAnswers:
 
 
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
-    described = [(histogram, texts) for histogram, texts in zip(train.histograms, train.captions, strict=True) if texts]
-    if not described:
-        return {CHANCE: chance(right)}
-    histograms, captions = zip(*described, strict=True)
-    baseline = ColourHistogramModel(torch.stack(histograms), captions)
-    images, texts = baseline.embed_images(torch.stack(test.histograms)), baseline.embed_texts(right.texts)
-    return {HISTOGRAM: metrics_of_texts(images, texts, right), CHANCE: chance(right)}
+    """Those that can be fitted and take seconds, then chance."""
+    found = {}
+    described = [row for row, texts in enumerate(train.captions) if texts]
+    captions = [train.captions[row] for row in described]
+    for name, (_, model_of) in FITTED.items() if described else ():
+        model = model_of(torch.stack([train.features[name][row] for row in described]), captions)
+        if fits_in_seconds(model, right.num_images, len(right.texts)):
+            images, texts = model.embed_images(torch.stack(test.features[name])), model.embed_texts(right.texts)
+            found[name] = metrics_of_texts(images, texts, right)
+    return {**found, CHANCE: chance(right)}
 
 
 def _zero_shot(
