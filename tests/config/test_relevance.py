@@ -36,6 +36,8 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (ALIGNMENT, ("dataset.question_column", "q"), "without a decoder, which"),
     (ALIGNMENT, ("dataset.answer_column", "a"), "without a decoder, which"),
     (ALIGNMENT, ("dataset.kind_column", "k"), "without a decoder, which"),
+    (ALIGNMENT, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
+    (TRM, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
     (QWEN, ("decoder.lora.r", 4), "without decoder.use_lora; set that to true or leave it out"),
 ]
 NOTICES: list[tuple[list[Setting], str]] = [

@@ -50,6 +50,7 @@ from impresa.config.types import (
 
 Modality = Literal["image", "text", "audio"]
 Augmentation = Literal["none", "clip", "strong"]
+AudioAugmentation = Literal["none", "light", "strong"]
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
@@ -136,6 +137,10 @@ class DatasetConfig(Section):
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
     because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
     brightness and contrast). Validation images are never augmented."""
+    audio_augmentation: AudioAugmentation = "none"
+    """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
+    faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time
+    and two of pitch covered, each up to 15%). Validation sounds are never changed."""
     caption_dropout: Rate = 0.0
     """Probability of dropping each word of a training caption."""
     num_workers: ProcessesOrZero = 4

@@ -216,6 +216,7 @@ REFUSED = (
         f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
         f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
     ),
+    Rule(("dataset.audio_augmentation",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
     Rule(
         ("fusion.layers",),
         lambda c: c.fusion.strategy != "cross_attention",

@@ -108,8 +108,9 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(dim, config) for _ in range(num_blocks))
         self.recomputes = config.activation_checkpointing
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.halving(x)
+    def forward(self, x: Tensor, positions: Tensor | float = 0.0) -> Tensor:
+        """`positions` (C', R/2, R/2) are added before the blocks."""
+        x = self.halving(x) + positions
         for block in self.blocks:
             recomputes = self.recomputes and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
@@ -117,7 +118,8 @@ class Stage(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Images to the cells of a last feature map, in reading order; there is no CLS and no position embedding.
+    """Images to the cells of a last feature map, in reading order; there is no CLS. The blocks of the last stage see
+    learned positions: captions say left and right, and a mean over cells would forget them.
 
     A stage for each halving; the `depth` residual blocks are shared evenly among the stages but the first, whose map is
     the largest, and the last ones have one more where they do not come out even.
@@ -140,12 +142,18 @@ class ConvNet(nn.Module):
         self.stages = nn.Sequential(
             *(Stage(before, after, num, config) for (before, after), num in zip(pairwise(widths), nums, strict=True))
         )
+        side = image_size // config.patch_size
+        self.positions = nn.Parameter(drawn(config.dim, side, side, std=config.dim**-0.5))
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         """Encode normalised images (B, 3, S, S). There is no summary, so `summary_only` is never true."""
         check_size(image, self.image_size)
-        return Features(tokens=self.norm(cells_in_order(self.stages(image))))
+        *earlier, last = self.stages
+        x = image
+        for stage in earlier:
+            x = stage(x)
+        return Features(tokens=self.norm(cells_in_order(last(x, self.positions))))
 
     @property
     def blocks(self) -> nn.ModuleList:
