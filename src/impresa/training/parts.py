@@ -74,7 +74,9 @@ class TrainingData:
         sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)
-        view = TrainingView(self._seed, *draws, identifies=self._identifies)
+        view = TrainingView(
+            self._seed, *draws, audio_augmentation=config.audio_augmentation, identifies=self._identifies
+        )
         return self._loader("train", self.train_source, sampler, view, sampler.least)
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader[Any]:
