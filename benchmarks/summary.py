@@ -104,6 +104,13 @@ FIGURES = (
         faster(PLAIN),
     ),
     Figure("the same: memory", "matryoshka", 1.0, smaller(PLAIN)),
+    Figure(
+        "step of a ViT-B/16 image tower, `patch_dropout` 0.5: speed against all patches",
+        "patch_dropout",
+        1.5,
+        faster("patch dropout 0", ours="patch dropout 0.5"),
+    ),
+    Figure("the same: memory", "patch_dropout", 1.5, smaller("patch dropout 0", ours="patch dropout 0.5")),
     Figure("vision-language step, 4 layers: speed against full logits", "vlm_step", 2.3, faster(FULL, "4 layers")),
     Figure("the same: memory above the weights", "vlm_step", 2.5, smaller(FULL, "4 layers")),
     Figure("the same: speed against `logits_to_keep`", "vlm_step", 1.3, faster(KEPT, "4 layers")),

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from sklearn.datasets import load_digits
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
@@ -59,18 +58,27 @@ def answers(digit: int) -> dict[str, str]:
     }
 
 
+def scanned(split: str) -> tuple[list[bytes], list[int]]:
+    """The images of a split as PNG files, and the digits that they show."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise SystemExit("scikit-learn is not installed: pip install scikit-learn") from None
+    digits, rows = load_digits(), SPLITS[split]
+    return [png(pixels) for pixels in digits.images[rows]], digits.target[rows].tolist()
+
+
 def write(directory: Path) -> None:
     """Write the three splits in both layouts below `directory`."""
-    digits = load_digits()
-    for split, rows in SPLITS.items():
-        images = [png(pixels) for pixels in digits.images[rows]]
-        labels = [WORDS[target] for target in digits.target[rows]]
+    for split in SPLITS:
+        images, targets = scanned(split)
+        labels = [WORDS[target] for target in targets]
         captions = [[template.format(label) for template in TEMPLATES] for label in labels]
         columns = {
             "caption": captions,
             "label": labels,
             "question": [list(QUESTIONS.values())] * len(labels),
-            "answer": [list(answers(target).values()) for target in digits.target[rows]],
+            "answer": [list(answers(target).values()) for target in targets],
             "kind": [list(QUESTIONS)] * len(labels),
         }
         folder = directory / "folders" / split

@@ -9,13 +9,13 @@ import pytest
 
 import impresa
 from impresa.errors import CheckpointError
-from impresa.run_dir import integrity
+from impresa.run_dir.manifest import checksum
 
 
 def forge(run_dir: Path, name: str) -> None:
     """Make the manifest agree with a changed file."""
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    manifest["sha256"][name] = integrity.checksum(run_dir / name)
+    manifest["sha256"][name] = checksum(run_dir / name)
     (run_dir / "manifest.json").write_text(json.dumps(manifest))
 
 

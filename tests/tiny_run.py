@@ -27,6 +27,11 @@ TINY = (
 )
 """18 samples in batches of 4, two for each step: 5 batches and 3 steps an epoch, the last batch and step smaller.
 What the tests count on is set here, so that `shapes` can be tuned."""
+HEARING = (
+    *("audio_encoder.backbone=spectrogram", "audio_encoder.dim=16", "audio_encoder.depth=1"),
+    *("audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", "audio_encoder.audio_max_seconds=0.3"),
+)
+"""An audio tower beside the others."""
 
 STEPS_PER_EPOCH = 3
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from impresa.run_dir.load import load as load
+    from impresa.search.cosine import semantic_search as semantic_search
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["load", "semantic_search"]
 
 
 def _pass_on_cache_folder() -> None:
@@ -29,12 +31,13 @@ def _pass_on_cache_folder() -> None:
 _pass_on_cache_folder()
 
 
-def __getattr__(name: str) -> Any:
-    # torch is imported with the first use of a model, so that `import impresa` stays fast.
-    if name == "load":
-        from impresa.run_dir.load import load
+_HOME = {"load": "impresa.run_dir.load", "semantic_search": "impresa.search.cosine"}
 
-        return load
+
+def __getattr__(name: str) -> Any:
+    # torch is imported with the first use, so that `import impresa` stays fast.
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'impresa' has no attribute {name!r}")
 
 

@@ -11,6 +11,9 @@ import errno
 import os
 import re
 
+USER_ERROR = 2
+"""Exit code of a command that a user, or the machine, is at fault for."""
+
 
 class ImpresaError(Exception):
     """A fault of the input, described by one or more lines that say what is wrong and what would be right."""

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from impresa.errors import CheckpointError
 
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A whole number from 0 that numpy and torch can hold."""
 MAX_BYTES = 64 << 20
 """Of a file. A gallery, the largest that is written, takes a few hundred kilobytes."""
 MAX_DEPTH = 64

@@ -26,7 +26,7 @@ from small_study import finished_stand_in, planned_runs, trained
 from stand_in import COMMAND
 
 Diary = Callable[[], Counter[str]]
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 @pytest.fixture

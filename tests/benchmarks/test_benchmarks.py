@@ -80,6 +80,12 @@ def test_loop_overhead(run: Run) -> None:
     assert math.isfinite(figures["overhead"])
 
 
+def test_patch_dropout(run: Run) -> None:
+    figures = run("patch_dropout")
+    whole, half, quarter = figures["costs"].values()
+    assert quarter["peak_bytes"] < half["peak_bytes"] < whole["peak_bytes"]  # counted, so the same at each run
+
+
 def test_gpu(run: Run) -> None:
     """The skeleton: on a CPU the compiled towers and the tests that need CUDA are left out."""
     pytest.importorskip("bitsandbytes")

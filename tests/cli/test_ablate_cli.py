@@ -138,7 +138,7 @@ def test_the_pilot_comes_first_and_tells_the_power_in_points(
     found = re.match(r"power: 5 seeds can see ([\d.]+) points of R@1 \(80% chance, at 5% false alarms over 1 v", power)
     assert found is not None
     assert 6.5 < float(found[1]) < 7.5  # 2.4 standard deviations of 3 points
-    assert power.endswith("; seeds vary by 3 points (3 runs)")
+    assert power.endswith("; seeds vary by 3 points (2 degrees of freedom)")
 
 
 def test_a_dry_run_trains_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def test_folder_with_a_bad_sample(run_dir: Path, folder: Path, capsys: pytest.Ca
     assert (tree["data"], tree["num_images"]) == (str(folder), 9)
     assert [note["id"] for note in tree["bad_samples"]] == ["broken.png"]
     assert tree["zero_shot"]["accuracy"] == 1.0
-    assert list(tree["baselines"]) == ["colour histogram", "chance"]
+    assert list(tree["baselines"]) == ["colour histogram", "ridge baseline", "chance"]
     assert files(run_dir) == ["config.yaml"]
 
 
@@ -111,7 +111,7 @@ def test_lost_training_data_cost_only_the_histogram(
     assert main(["eval", str(run_dir), "--data", str(folder), "--json"]) == 0
     shown = capsys.readouterr()
     assert list(json.loads(shown.out)["baselines"]) == ["chance"]
-    assert "no colour histogram" in shown.err
+    assert "no colour histogram and ridge baseline beside the model" in shown.err
     assert "lost/train" in shown.err
 
 
@@ -160,7 +160,7 @@ def test_device_reaches_the_model(run_dir: Path, monkeypatch: pytest.MonkeyPatch
     (["--device", "toaster"], "--device: toaster cannot be used here"),
     (["--device", "meta"], "--device: meta cannot be used here (it holds no numbers)"),
     (["--data", "no/such/place"], "no/such/place: no such file or folder"),
-    (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is evaluated whole"),
+    (["--data", "a.parquet", "--split", "val"], "--split: a.parquet is taken whole"),
 ])  # fmt: skip
 def test_refusals_are_one_line(
     run_dir: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
@@ -246,7 +246,11 @@ def test_other_data_may_have_columns_and_prompts_of_their_own(
     assert main([*words, *keys]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert (tree["num_images"], tree["zero_shot"]["templates"]) == (9, ["all {}"])
-    assert list(tree["baselines"]) == ["colour histogram", "chance"]  # fitted on the run's own data, read as before
+    assert list(tree["baselines"]) == [
+        "colour histogram",
+        "ridge baseline",
+        "chance",
+    ]  # fitted on the run's own data, read as before
     assert files(run_dir) == ["config.yaml"]
 
 

@@ -23,7 +23,7 @@ RUNS = {"alignment": ExperimentConfig(), "answers": ExperimentConfig(decoder=Dec
 REFUSED = {
     "answers": "answers: answers questions and embeds nothing; name the run of an alignment",
     "nowhere": "RUN: nowhere does not exist; ",
-    "alignment --split all --data photos": "--split: photos is drawn whole; leave --split out",
+    "alignment --split all --data photos": "--split: photos is taken whole; leave --split out",
     "alignment --split some": "impresa map: argument --split: invalid choice: 'some'",
     "alignment dataset.caption_column=text": "dataset.caption_column=text: is for other data than the run's own",
     "alignment --data photos dataset.batch_size=2": "dataset.batch_size: changes nothing here",

@@ -36,6 +36,8 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (ALIGNMENT, ("dataset.question_column", "q"), "without a decoder, which"),
     (ALIGNMENT, ("dataset.answer_column", "a"), "without a decoder, which"),
     (ALIGNMENT, ("dataset.kind_column", "k"), "without a decoder, which"),
+    (ALIGNMENT, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
+    (TRM, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
     (QWEN, ("decoder.lora.r", 4), "without decoder.use_lora; set that to true or leave it out"),
 ]
 NOTICES: list[tuple[list[Setting], str]] = [
@@ -132,6 +134,14 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
     ([("vision_encoder.freeze", True), ("vision_encoder.drop_rate", 0.1)], "vision_encoder.drop_rate: does nothing in"),
     (
+        [("vision_encoder.freeze", True), ("vision_encoder.patch_dropout", 0.1)],
+        "vision_encoder.patch_dropout: does nothing in a frozen tower",
+    ),
+    (
+        [("dataset.image_size", 16), ("vision_encoder.patch_dropout", 0.1)],
+        "vision_encoder.patch_dropout: does nothing where dataset.image_size is a single patch",
+    ),
+    (
         [("dataset.val_path", "a"), ("dataset.val_fraction", 0.1)],
         "dataset.val_fraction: does nothing beside dataset.val",
     ),
@@ -144,6 +154,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
         "dataset.prefetch_factor: does nothing where dataset",
     ),
     ([("trainer.accelerator", "cpu"), ("dataset.pin_memory", False)], "dataset.pin_memory: is for a GPU"),
+    (
+        [("losses.learn_temperature", False), ("losses.max_logit_scale", 10)],
+        "losses.max_logit_scale: does nothing without losses.learn_temperature",
+    ),
     ([("losses.siglip_bias", 1.0)], "losses.siglip_bias: is for losses.type siglip, not for clip"),
     (
         [("trainer.devices", 1), ("losses.gather_distributed", True)],
@@ -164,6 +178,11 @@ NOTICES: list[tuple[list[Setting], str]] = [
         [("optimization.scheduler", "constant"), ("optimization.min_lr", 1)],
         "optimization.min_lr: does nothing under opt",
     ),
+    ([("optimization.cooldown_epochs", 1)], "optimization.cooldown_epochs: is for optimization.scheduler const_cooldo"),
+    (
+        [("optimization.warmup_epochs", 1), ("optimization.warmup_steps", 0)],
+        "optimization.warmup_epochs: does nothing beside optimization.warmup_steps",
+    ),
     ([("trainer.strategy", "ddp")], "trainer.strategy: is ddp by auto as well"),
     ([("trainer.logging.entity", "me")], "trainer.logging.entity: is for trainer.logging.wandb"),
     (
@@ -176,6 +195,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
 ]
 FINE: list[list[Setting]] = [
+    [("optimization.scheduler", "const_cooldown"), ("optimization.cooldown_epochs", 1), ("optimization.min_lr", 1e-5)],
     [("dataset.image_root", "images"), ("dataset.train_path", "photos")],
     [("text_encoder.depth", 3), ("losses.type", "siglip"), ("optimization.lr_logits", 1)],
     [("dataset.test_path", "x"), ("dataset.max_file_mib", 1), ("dataset.allow_outside", True)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ SINGLE = [
     ("optimization.betas", [0.9, 0.8, 0.7], "optimization.betas: got [0.9, 0.8, 0.7]; it must be a list of 2"),
     ("losses.type", "clop", "losses.type: got 'clop'; it must be clip or siglip (did you mean clip?)"),
     ("losses.temperature", 0.005, "losses.temperature: got 0.005; it must be a number at least 0.01 or null"),
+    ("losses.max_logit_scale", 101, "losses.max_logit_scale: got 101; it must be a number at least 1 and at most 100"),
+    ("losses.max_logit_scale", 0.5, "losses.max_logit_scale: got 0.5; it must be a number at least 1 and at most 100"),
     ("losses.siglip_bias", True, "losses.siglip_bias: got true; it must be auto or a number"),
     ("trainer.devices", 0, "trainer.devices: got 0; it must be auto or a whole number at least 1"),
     ("trainer.strategy", "deepspeed", "trainer.strategy: got 'deepspeed'; it must be auto, ddp or fsdp"),
@@ -74,6 +77,11 @@ SINGLE = [
     ("text_encoder", None, "text_encoder: got null; it must be a mapping of keys"),
     ("vision_encoder.memory", [], "vision_encoder.memory: got []; it must be a mapping of keys"),
     ("vision_encoder.drop_rate", 1.0, "vision_encoder.drop_rate: got 1.0; it must be a number at least 0 and below 1"),
+    (
+        "vision_encoder.patch_dropout",
+        0.95,
+        "vision_encoder.patch_dropout: got 0.95; it must be a number at least 0 and b",
+    ),
     ("vision_encoder.memory.mem_alpha", 1.5, "vision_encoder.memory.mem_alpha: got 1.5; it must be a number at least"),
     ("decoder.load_in_4bit", True, "decoder.type: this experiment has no decoder; set it to qwen or trm to add one"),
 ]
@@ -115,6 +123,53 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     ([("vision_encoder.max_len", 5)], "vision_encoder.max_len: means nothing for image; leave it out"),
     ([("vision_encoder.vocab_size", 500)], "vision_encoder.vocab_size: means nothing for image"),
+    (
+        [("vision_encoder.stem", "conv"), ("vision_encoder.patch_size", 14)],
+        "vision_encoder.patch_size: 14 cannot be reached by halving, as vision_encoder.stem conv does; 16 can",
+    ),
+    (
+        [("vision_encoder.stem", "conv"), ("vision_encoder.patch_size", 1), ("dataset.image_size", 16)],
+        "vision_encoder.patch_size: 1 cannot be reached by halving, as vision_encoder.stem conv does; 2 can",
+    ),
+    (
+        [("vision_encoder.backbone", "convnet"), ("vision_encoder.patch_size", 28)],
+        "vision_encoder.patch_size: 28 cannot be reached by halving, as a convnet does; 32 can",
+    ),
+    (
+        [("vision_encoder.backbone", "convnet"), ("vision_encoder.memory.enabled", True)],
+        "vision_encoder.memory.enabled: memory tokens need vision_encoder.backbone vit, not convnet; turn it off",
+    ),
+    (
+        [("vision_encoder.backbone", "convnet"), ("vision_encoder.pooling", "cls")],
+        "vision_encoder.pooling: cls is not for image by convnet; use auto or mean",
+    ),
+    *(
+        (
+            [("vision_encoder.backbone", "convnet"), (f"vision_encoder.{key}", value)],
+            f"vision_encoder.{key}: is not for convnet, which is no transformer; leave it out",
+        )
+        for key, value in {
+            "num_heads": 4,
+            "mlp_ratio": 2.0,
+            "activation": "quick_gelu",
+            "pre_norm": True,
+            "patch_bias": False,
+            "stem": "conv",
+            "attn_drop_rate": 0.1,
+            "patch_dropout": 0.5,
+        }.items()
+    ),
+    ([("text_encoder.backbone", "convnet")], "text_encoder.backbone: convnet is not for text; use transformer"),
+    (
+        [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.stem", "conv")],
+        "vision_encoder.stem: is for a backbone from scratch, not for openai/clip; leave it out",
+    ),
+    ([("text_encoder.patch_dropout", 0.5)], "text_encoder.patch_dropout: means nothing for text"),
+    ([("audio_encoder.patch_dropout", 0.5)], "audio_encoder.patch_dropout: means nothing for audio"),
+    (
+        [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.patch_dropout", 0.5)],
+        "vision_encoder.patch_dropout: is for a backbone from scratch, not for openai/clip; leave it out",
+    ),
     ([("text_encoder.patch_size", 8)], "text_encoder.patch_size: means nothing for text"),
     ([("text_encoder.memory.enabled", True)], "text_encoder.memory: means nothing for text"),
     ([("text_encoder.use_mrl", True)], "text_encoder.use_mrl: means nothing for text"),
@@ -122,7 +177,10 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("audio_encoder.max_len", 5)], "audio_encoder.max_len: means nothing for audio"),
     ([("audio_encoder.memory.enabled", True)], "audio_encoder.memory: means nothing for audio"),
     ([("audio_encoder.patch_size", 24)], "audio_encoder.patch_size: 24 does not divide the 128 mel bins; 16 does"),
-    ([("vision_encoder.backbone", "transformer")], "vision_encoder.backbone: transformer is not for image; use vit or"),
+    (
+        [("vision_encoder.backbone", "transformer")],
+        "vision_encoder.backbone: transformer is not for image; use vit, convnet",
+    ),
     ([("text_encoder.backbone", "vit")], "text_encoder.backbone: vit is not for text; use transformer or a pretrained"),
     (
         [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.depth", 3)],
@@ -148,6 +206,10 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("text_encoder.vocab_size", 100)], "text_encoder.vocab_size: 100 cannot hold all bytes; at least 259"),
     ([("text_encoder.max_len", 2)], "text_encoder.max_len: 2 leaves no room between start and end token; at least 3"),
     ([("losses.contrastive_weight", 0)], "losses.contrastive_weight: is 0 and nothing else is trained"),
+    (
+        [("losses.temperature", 0.05), ("losses.max_logit_scale", 10)],
+        "losses.max_logit_scale: 10 is below the start, 1 / losses.temperature; raise it to 20, or start warmer",
+    ),
     ([("losses.pairs", [])], "losses.pairs: [] must name each pair once; null stands for every pair"),
     ([("losses.pairs", ["image-text", "image-text"])], "losses.pairs: ['image-text', 'image-text'] must name each"),
     ([("losses.pairs", ["image-audio"])], "losses.pairs: image-audio needs an audio_encoder; add one or leave"),
@@ -218,6 +280,23 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
 @pytest.mark.parametrize(("settings", "line"), CROSSING, ids=[line.partition(":")[0] for _, line in CROSSING])
 def test_an_impossible_combination(settings: list[tuple[str, Any]], line: str) -> None:
     assert only_line(*settings).startswith(line)
+
+
+CONVNET = ("vision_encoder.backbone", "convnet")
+POSSIBLE: list[list[tuple[str, Any]]] = [
+    [("losses.temperature", 0.05), ("losses.max_logit_scale", 20)],
+    [("losses.temperature", 0.05), ("losses.max_logit_scale", 10), ("losses.learn_temperature", False)],
+    [("losses.temperature", 0.01)],
+    [CONVNET, ("vision_encoder.depth", 3), ("vision_encoder.drop_rate", 0.1)],
+    [CONVNET, ("vision_encoder.dim", 100), ("vision_encoder.patch_size", 32)],
+    [CONVNET, ("vision_encoder.use_attention_pooling", True), ("vision_encoder.num_heads", 4)],
+    [("vision_encoder.stem", "conv"), ("vision_encoder.patch_dropout", 0.5), ("vision_encoder.memory.enabled", True)],
+]
+
+
+@pytest.mark.parametrize("settings", POSSIBLE, ids=lambda settings: " ".join(f"{key}={x}" for key, x in settings))
+def test_a_possible_combination(settings: list[tuple[str, Any]]) -> None:
+    assert told(reduce(merge, (nested(*item) for item in settings))) == ()
 
 
 MAXIMA = {

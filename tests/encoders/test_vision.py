@@ -25,6 +25,9 @@ VARIANTS: dict[str, EncoderConfig] = {
     "clip": replace(PLAIN, pre_norm=True, patch_bias=False),
     "checkpointing": replace(MEMORY, activation_checkpointing=True),
     "dropout": replace(MEMORY, drop_rate=0.1, attn_drop_rate=0.1),
+    "conv_stem": replace(MEMORY, stem="conv"),
+    "conv_stem without bias": replace(PLAIN, stem="conv", patch_bias=False, patch_size=2),
+    "patch_dropout": replace(MEMORY, patch_dropout=0.5),
     **{
         f"memory={init}-{update}-{position}-{dim}": replace(
             PLAIN,
@@ -64,13 +67,13 @@ def test_every_choice_trains_every_parameter(name: str) -> None:
         assert gradient.abs().max() > 1e-7, parameter
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if "memory=" not in name and name != "dropout"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "memory=" not in name and "dropout" not in name])
 def test_asking_for_tokens_does_not_change_the_embedding(name: str) -> None:
     model, image = VisionEncoder(VARIANTS[name], S), images()
     output = model(image, return_tokens=True)
-    assert output.tokens.shape == (B, 4, D)
+    assert output.tokens.shape == (B, (S // VARIANTS[name].patch_size) ** 2, D)
     assert output.mask is None
-    assert (output.memory is None) == (name == "clip")
+    assert (output.memory is None) == (not VARIANTS[name].memory.enabled)
     assert model(image).tokens is None
     torch.testing.assert_close(output.pooled, model(image).pooled)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from impresa.config.experiment import EncoderConfig, MemoryConfig
-from impresa.encoders.vision import PatchEmbedding, VisionTransformer
+from impresa.encoders.vision import PatchDropout, PatchEmbedding, VisionTransformer
 from impresa.errors import ConfigError, DataError
 
 B, S, D, M = 2, 12, 16, 3
@@ -88,6 +90,47 @@ def test_drop_rate_acts_on_the_embeddings() -> None:
     model.transformer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
     model(torch.randn(8, 3, S, S))
     assert 0.4 < (entering[0] == 0).float().mean() < 0.6
+
+
+@pytest.mark.parametrize("config", [small(), with_memory(), with_memory(memory_position="append")])
+def test_patch_dropout_takes_patches_out_of_the_sequence_in_training_alone(config: EncoderConfig) -> None:
+    """CLS, memory tokens and the features of what stays are those of a ViT without it that sees the same patches."""
+    model = VisionTransformer(replace(config, patch_dropout=0.5), S)
+    plain = VisionTransformer(config, S)
+    plain.load_state_dict(model.state_dict())
+    image, entering = torch.randn(8, 3, S, S), []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    kept, summary = model(image), model(image, summary_only=True).summary
+    num_memory = M if config.memory.enabled else 0
+    assert [len(x[0]) for x in entering] == [1 + num_memory + 4] * 2
+    assert kept.tokens.shape == (8, 4, D)
+    assert kept.memory is None or kept.memory.shape == (8, M, D)
+    assert not torch.allclose(kept.summary, summary, atol=1e-4)  # other draws
+    whole = plain(image)
+    assert not torch.allclose(kept.summary, whole.summary, atol=1e-4)
+    torch.testing.assert_close(model.eval()(image).tokens, plain.eval()(image).tokens, rtol=0, atol=0)
+
+
+def test_patch_dropout_draws_for_each_image_and_keeps_the_reading_order() -> None:
+    """Draws come from torch's generator, which a training step seeds: the same step repeats them."""
+    x = torch.arange(10.0).expand(64, 10).unsqueeze(-1)  # CLS is 0, patch i is i
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(PatchDropout(0.6)(x).squeeze(-1))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].shape == (64, 1 + 3)  # 3.6 of 9 patches, rounded down
+    assert (draws[0][:, 0] == 0).all()
+    assert (draws[0].diff(dim=1) > 0).all()
+    assert len(draws[0].unique(dim=0)) > 32
+    assert draws[0][:, 1:].unique().tolist() == list(range(1, 10))
+
+
+@pytest.mark.parametrize(("rate", "num_kept"), [(0.0, 100), (0.001, 99), (0.42, 58), (0.9, 10), (0.949, 5)])
+def test_patch_dropout_leaves_its_share(rate: float, num_kept: int) -> None:
+    assert PatchDropout(rate).num_kept(100) == num_kept
+    assert PatchDropout(0.9).num_kept(1) == 1
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

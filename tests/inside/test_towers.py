@@ -90,6 +90,9 @@ def test_a_tower_that_gives_nothing_away_is_refused_by_name() -> None:
     model = tower()
     with pytest.raises(ConfigError, match="attention of VisionTransformer cannot be shown"):
         SeenByTower(model, {}, "last")
+    net = tower("backbone=convnet", "num_heads=8", "memory.enabled=false")
+    with pytest.raises(ConfigError, match="backbone: a convnet has no attention to show; a vit, CLIP, SigLIP or DINOv"):
+        SeenByTower(net, recorded_pass(net), "last")
 
 
 @pytest.mark.parametrize("strategy", ["concat", "cross_attention", "gated"])

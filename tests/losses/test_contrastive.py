@@ -97,6 +97,25 @@ def test_a_learned_scale_is_clamped_at_one_hundred() -> None:
         assert loss.logit_scale.item() == pytest.approx(expected)
 
 
+def test_a_learned_scale_has_a_limit_of_its_own_and_can_fall_from_it() -> None:
+    """A start that nobody has set is no higher; a fixed temperature has nothing of it."""
+    loss, inputs = ContrastiveLoss(LossConfig(max_logit_scale=10)), embeddings("image", "text")
+    for stored in (None, 3.0):
+        if stored is not None:
+            loss.logit_scale.data.fill_(stored)
+            loss.commit(1)
+        output = loss(inputs)
+        assert output.logs["logit_scale"].item() == pytest.approx(10)
+        torch.testing.assert_close(output.loss, clip_loss(*inputs.values(), torch.tensor(10.0)))
+        loss.zero_grad()
+        output.loss.backward()
+        assert loss.logit_scale.grad.abs() > 0
+    fixed = ContrastiveLoss(LossConfig(temperature=0.05, max_logit_scale=10, learn_temperature=False))
+    assert fixed(inputs).logs["logit_scale"].item() == pytest.approx(20)
+    siglip = ContrastiveLoss(LossConfig(type="siglip", max_logit_scale=5))
+    assert siglip.logit_scale.exp().item() == pytest.approx(5, rel=1e-5)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_similarities_are_multiplied_by_one_hundred_at_most(learned: bool, dtype: torch.dtype) -> None:

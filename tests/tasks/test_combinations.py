@@ -45,6 +45,8 @@ ALIGNMENT: dict[str, tuple[str, ...]] = {
     "vision_encoder.activation": ("gelu", "quick_gelu"),
     "vision_encoder.pre_norm": ("false", "true"),
     "vision_encoder.patch_bias": ("true", "false"),
+    "vision_encoder.stem": ("patch", "conv"),
+    "vision_encoder.patch_dropout": ("0", "0.5"),
     "vision_encoder.activation_checkpointing": ("false", "true"),
     "vision_encoder.freeze": ("null", "true"),
     "text_encoder.pooling": ("auto", "mean", "eot"),

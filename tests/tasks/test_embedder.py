@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +13,7 @@ from torch import Tensor
 import impresa
 from impresa.errors import DataError
 from impresa.tasks.alignment.embedder import EmbeddingModel
+from impresa.tasks.quantization import quantized
 from tiny_run import finished_run
 
 TEXTS = ["a red circle", "a large blue square above a small green triangle", "circle"]
@@ -66,6 +69,57 @@ def test_a_prefix_is_cut_first_and_scaled_then(model: EmbeddingModel) -> None:
 def test_a_prefix_longer_than_the_embedding_is_refused(dim: Any, model: EmbeddingModel) -> None:
     with pytest.raises(DataError, match=rf"^dim: {dim!r} is not within 1 to 16"):
         model.encode_text(TEXTS, dim=dim)
+
+
+def test_embeddings_come_as_arrays_too(model: EmbeddingModel) -> None:
+    array = model.encode_text(TEXTS, convert_to_numpy=True)
+    assert isinstance(array, np.ndarray)
+    assert (array.shape, array.dtype) == ((3, 16), np.float32)
+    assert np.array_equal(array, model.encode_text(TEXTS).numpy())
+    assert model.encode_image(picture(0), convert_to_numpy=True, precision="binary").shape == (2,)
+    with pytest.raises(DataError, match=r"^convert_to_numpy: 1 is neither True nor False"):
+        model.encode_text(TEXTS, convert_to_numpy=1)  # type: ignore[call-overload]
+
+
+def test_a_precision_is_taken_of_the_prefix_at_length_one(model: EmbeddingModel) -> None:
+    expected = quantized(model.encode_text(TEXTS, dim=8), "int8")
+    assert torch.equal(model.encode_text(TEXTS, dim=8, precision="int8"), expected)
+    signs = model.encode_text(TEXTS, precision="ubinary")
+    assert (signs.shape, signs.dtype) == ((3, 2), torch.uint8)
+    assert model.encode_text([], precision="binary").shape == (0, 2)
+
+
+def test_queries_take_the_ranges_of_their_corpus(model: EmbeddingModel) -> None:
+    corpus = model.encode_text(TEXTS)
+    ranges = torch.stack([corpus.amin(0), corpus.amax(0)])
+    query = model.encode_text(TEXTS[1], precision="uint8", ranges=ranges)
+    assert query.shape == (16,)
+    assert torch.allclose(query.float(), model.encode_text(TEXTS, precision="uint8")[1].float(), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "line"),
+    [
+        (TEXTS, {"precision": "int4"}, "precision: 'int4' is none of float32, int8, uint8, binary, ubinary; give one"),
+        (TEXTS, {"precision": None}, "precision: None is none of float32"),
+        ("a", {"precision": "int8"}, "precision: the range of int8 cannot be told from one embedding; give `ranges`"),
+        (TEXTS, {"ranges": [[0.0] * 16] * 2}, "ranges: are for precision int8 and uint8, not for float32; leave"),
+        (TEXTS, {"precision": "int8", "ranges": [[0.0] * 8] * 2}, "ranges: shape (2, 8) or their order does not fit;"),
+        (TEXTS, {"precision": "int8", "ranges": [[1.0] * 16, [0.0] * 16]}, "ranges: shape (2, 16) or their order"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(
+    texts: Any, options: dict[str, Any], line: str, model: EmbeddingModel
+) -> None:
+    with pytest.raises(DataError, match=f"^{re.escape(line)}"):
+        model.encode_text(texts, **options)
+
+
+def test_quantised_embeddings_have_no_cosines(model: EmbeddingModel) -> None:
+    rows = model.encode_text(TEXTS)
+    for other in (quantized(rows, "int8"), quantized(rows, "ubinary").numpy(), list(quantized(rows, "int8"))):
+        with pytest.raises(DataError, match=r"^b(\[0\])?: holds quantised embeddings"):
+            model.similarity(rows, other)
 
 
 def test_the_batch_size_changes_nothing(model: EmbeddingModel) -> None:

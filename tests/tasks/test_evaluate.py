@@ -19,10 +19,10 @@ from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentCo
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError
-from impresa.evaluation.results import Evaluation, read_evaluation, save_evaluation
+from impresa.evaluation.results import HISTOGRAM, RIDGE, Evaluation, read_evaluation, save_evaluation
 from impresa.evaluation.retrieval import CHANCE, retrieval_metrics
 from impresa.run_dir.layout import EVALUATION, GALLERY
-from impresa.tasks.alignment.evaluate import HISTOGRAM, evaluate
+from impresa.tasks.alignment.evaluate import evaluate
 
 DIRECTION = '{"recall_at": {"1": 0.5, "5": 1.0, "10": 1.0}, "mean_rank": 1.5, "median_rank": 1.0, %s}'
 DIRECTION %= '"num_queries": 2, "num_candidates": 2'
@@ -49,7 +49,7 @@ def test_counts_metrics_and_baselines() -> None:
     source, model = colour_source(24, captions=2), ColourModel()
     result = evaluate(model, source, data="squares", train_source=colour_source(60))
     assert (result.data, result.num_images, result.num_texts, result.num_distinct_texts) == ("squares", 24, 48, 48)
-    assert list(result.baselines) == [HISTOGRAM, CHANCE]
+    assert list(result.baselines) == [HISTOGRAM, RIDGE, CHANCE]
     captions = list(source.captions())
     images = torch.stack([model.preprocessing.image(source[i].image) for i in range(24)])
     direct = retrieval_metrics(images, model.encode_text(captions), torch.arange(24).repeat_interleave(2), captions)
@@ -72,6 +72,34 @@ def test_matryoshka_dimensions_are_evaluated_each() -> None:
         assert result.by_dimension[dim] == cut
     assert list(result.retrieval_rows()) == ["model", "first 2 dimensions", "first 1 dimensions", CHANCE]
     assert result.by_dimension[1] != result.retrieval
+
+
+def test_margins_are_paired_with_each_fitted_baseline() -> None:
+    result = evaluate(ColourModel(), colour_source(24), data="squares", train_source=colour_source(60, size=(300, 200)))
+    assert (result.num_train, result.image_side_px) == (56, 8)  # the brightest squares are equal
+    assert list(result.margins) == [HISTOGRAM, RIDGE]
+    for name, margin in result.margins.items():
+        mrr = [
+            (found.image_to_text.mrr + found.text_to_image.mrr) / 2
+            for found in (result.retrieval, result.baselines[name])
+        ]
+        assert (margin.model, margin.baseline) == pytest.approx(tuple(mrr))
+        assert margin.interval is not None
+        assert margin.interval.low <= margin.value <= margin.interval.high
+        widths = [
+            bounds["mrr"].high - bounds["mrr"].low for bounds in (result.intervals["model"], result.intervals[name])
+        ]
+        assert margin.interval.high - margin.interval.low < sum(widths)
+
+
+def test_a_baseline_that_takes_longer_than_seconds_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.evaluation.baselines.MAX_PRODUCTS", 24 * 24 * 40)
+    train = colour_source(200)  # more words than colours
+    result = evaluate(ColourModel(), colour_source(24), data="squares", train_source=train)
+    assert list(result.baselines) == [CHANCE]
+    monkeypatch.setattr("impresa.evaluation.baselines.MAX_PRODUCTS", 24 * 24 * 64)
+    result = evaluate(ColourModel(), colour_source(24), data="squares", train_source=train)
+    assert list(result.baselines) == [*result.margins, CHANCE] == [HISTOGRAM, CHANCE]
 
 
 def test_no_training_source_leaves_the_histogram_out() -> None:

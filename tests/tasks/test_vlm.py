@@ -285,6 +285,30 @@ def test_a_tower_of_a_run_can_be_trained_on() -> None:
     assert not torch.equal(model.vision_encoder.backbone.memory.state, state)
 
 
+CONVNET = ("vision_encoder.backbone=convnet", "vision_encoder.num_heads=8")
+
+
+@pytest.mark.parametrize(
+    ("settings", "num"),
+    [
+        ((), 4),
+        (("decoder.prefix_layer=penultimate", "vision_encoder.depth=4"), 4),
+        ((*PERCEIVER, "decoder.prefix=perceiver"), 5),
+    ],
+    ids=["tokens", "penultimate", "perceiver"],
+)
+def test_a_convolutional_net_gives_a_prefix_of_its_cells(settings: tuple[str, ...], num: int) -> None:
+    model, batch = built(tiny_vlm(*CONVNET, *settings)), collated(samples())
+    assert model.prefix(batch).tokens.shape[1] == num
+    assert without_gradient(model, batch) == (set(), set())
+
+
+def test_patch_dropout_shortens_the_prefix_in_training_alone() -> None:
+    model, batch = built(tiny_vlm("vision_encoder.patch_dropout=0.5")), collated(samples())
+    assert [model.train(mode).prefix(batch).tokens.shape[1] for mode in (True, False)] == [2, 4]
+    assert without_gradient(model, batch) == (set(), set())
+
+
 def test_a_switch_in_the_decoder_leaves_the_start_of_the_rest() -> None:
     states = []
     for settings in ((), ("decoder.recursion.num_layers=2",)):

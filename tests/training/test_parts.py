@@ -12,7 +12,7 @@ import torch
 from impresa.config.runs import adopt_towers
 from impresa.run_dir.layout import PREPROCESSING
 from impresa.training.parts import Parts, build_parts
-from tiny_run import copy_of_run, finished_run, tiny_experiment
+from tiny_run import HEARING, copy_of_run, finished_run, tiny_experiment
 
 
 def weights(parts: Parts) -> torch.Tensor:
@@ -79,3 +79,16 @@ def test_parameters_are_counted_by_part(tmp_path: Path) -> None:
     assert counted["loss"] == 1
     assert sum(counted.values()) == parts.num_parameters == len(weights(parts))
     assert not list(tmp_path.iterdir())
+
+
+def test_sounds_are_changed_in_training_batches_alone() -> None:
+    batches = {}
+    for kind in ("none", "light", "strong"):
+        data = build_parts(tiny_experiment(*HEARING, f"dataset.audio_augmentation={kind}"), None).data
+        batches[kind] = next(iter(data.train_loader())), next(iter(data.val_loader()))
+    for kind in ("light", "strong"):
+        (plain, plain_val), (changed, val) = batches["none"], batches[kind]
+        assert not torch.equal(changed.audio, plain.audio)
+        assert torch.equal(changed.keys["audio"], plain.keys["audio"])
+        assert torch.equal(changed.image, plain.image)
+        assert torch.equal(val.audio, plain_val.audio)

@@ -24,7 +24,7 @@ from impresa.training import finish as finish_module
 from impresa.training.run import train
 from impresa.training.state import TrainState, WeightAverage
 from run_metrics import interrupt_after, rows
-from tiny_run import STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
+from tiny_run import HEARING, STEPS_PER_EPOCH, finished_run, tiny_experiment, without_charts
 
 COMMAND = ["impresa", "train", "shapes"]
 TOTAL = 3 * STEPS_PER_EPOCH
@@ -145,14 +145,24 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished_run() / "model.safetensors").read_bytes()
 
 
-def test_a_resumed_run_keeps_the_average_of_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    averaged = tiny_experiment("optimization.ema_decay=0.6")
-    straight = train(averaged, tmp_path / "straight", command=COMMAND)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["optimization.ema_decay=0.6"], id="the average of the weights"),
+        pytest.param(
+            ["vision_encoder.patch_dropout=0.5", *HEARING, "dataset.audio_augmentation=strong"],
+            id="what is drawn",
+        ),
+    ],
+)
+def test_a_resumed_run_goes_on_with(settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_experiment(*settings)
+    straight = train(config, tmp_path / "straight", command=COMMAND)
     with monkeypatch.context() as patch:
         interrupt_after(5, patch)
         with pytest.raises(KeyboardInterrupt):
-            train(averaged, tmp_path / "run", command=COMMAND)
-    train(averaged, tmp_path / "run", command=COMMAND, resume=True)
+            train(config, tmp_path / "run", command=COMMAND)
+    train(config, tmp_path / "run", command=COMMAND, resume=True)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert rows(tmp_path / "run") == rows(straight)
 

@@ -34,6 +34,49 @@ def test_constant_stays() -> None:
     assert rates("constant")[4:] == [1.0] * 6
 
 
+def test_a_cooldown_is_a_line_at_the_end_of_a_constant_rate() -> None:
+    schedule = Schedule("const_cooldown", 10, 2, 0.1, cooldown_steps=3)
+    found = [schedule.learning_rate(step, peak=1.0) for step in range(1, 11)]
+    assert found == pytest.approx([0.5, *[1.0] * 6, 0.7, 0.4, 0.1])
+    assert schedule.learning_rate(9, peak=0.05) == 0.05  # below the minimum it stays
+
+
+def test_without_a_cooldown_it_is_constant_and_with_one_as_long_as_the_run_linear() -> None:
+    def of(cooldown: int) -> list[float]:
+        schedule = Schedule("const_cooldown", 10, 4, 0.1, cooldown)
+        return [schedule.learning_rate(step, peak=1.0) for step in range(1, 11)]
+
+    assert of(0) == rates("constant")
+    assert of(6) == rates("linear")
+
+
+def test_a_longer_run_stays_constant_for_longer() -> None:
+    config = OptimizationConfig(scheduler="const_cooldown", warmup_epochs=1, cooldown_epochs=2.5)
+    short, long = (make_schedule(config, Plan(4, 4 * epochs, LoggingConfig())) for epochs in (5, 8))
+    assert (short.cooldown_steps, long.cooldown_steps) == (10, 10)
+    assert short.learning_rate(15, 1.0) < 1
+    assert [long.learning_rate(step, 1.0) for step in range(4, 23)] == [1.0] * 19
+    resumed = make_schedule(config, Plan(4, 32, LoggingConfig()), warmup_steps=3)
+    assert (resumed.warmup_steps, resumed.cooldown_steps) == (3, 10)
+
+
+def test_a_cooldown_that_does_not_fit_is_cut_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    config = OptimizationConfig(scheduler="const_cooldown", warmup_steps=5, cooldown_epochs=9)
+    schedule = make_schedule(config, Plan(4, 20, LoggingConfig()))
+    assert schedule.cooldown_steps == 15
+    assert caplog.messages == [
+        "optimization.cooldown_epochs: a cooldown of 36 steps does not fit behind the warm-up in a run of 20; cut to 15"
+    ]
+
+
+def test_steps_of_warm_up_take_the_place_of_epochs(caplog: pytest.LogCaptureFixture) -> None:
+    plan = Plan(20, 200, LoggingConfig())
+    assert make_schedule(OptimizationConfig(warmup_epochs=2, warmup_steps=7), plan).warmup_steps == 7
+    assert make_schedule(OptimizationConfig(warmup_steps=0), plan).warmup_steps == 0
+    assert make_schedule(OptimizationConfig(warmup_steps=200), plan).warmup_steps == 20
+    assert caplog.messages == ["optimization.warmup_steps: a warm-up of 200 steps does not fit a run of 200; cut to 20"]
+
+
 def test_without_warm_up_the_first_step_is_already_on_the_way_down() -> None:
     assert rates("linear", total=2, warmup=0, min_lr=0.0) == pytest.approx([0.5, 0.0])
 

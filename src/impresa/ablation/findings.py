@@ -105,13 +105,13 @@ def lead(findings: Findings) -> str:
     if not result.with_status("finished"):
         return "No run has finished yet."
     if seeds < LEAST_SEEDS:
-        return f"No verdict, estimates only: {_count(seeds, 'seed')}, and verdicts need {LEAST_SEEDS}."
+        return f"No verdict, estimates only: {count(seeds, 'seed')}, and verdicts need {LEAST_SEEDS}."
     parts = [f"{found[verdict]} {verdict}" for verdict in ("better", "worse") if found[verdict]]
     if found["no difference shown"]:
         parts.append(f"for {found['no difference shown']} no difference was shown")
     if found["no verdict"]:
         parts.append(f"{found['no verdict']} without a verdict")
-    variants = _count(len(judged), "variant")
+    variants = count(len(judged), "variant")
     return f"Of {variants}, compared with the base on {label} over {seeds} seeds: {', '.join(parts) or 'none'}."
 
 
@@ -130,14 +130,17 @@ def notes(findings: Findings) -> Iterator[str]:
     """What limits the result: runs that are missing or failed, metrics that were not measured; and the control's."""
     result = findings.result
     if missing := result.with_status("missing"):
-        yield f"Unfinished: {len(missing)} of {_count(len(result.runs), 'run')} are missing, and verdicts may change."
+        yield f"Unfinished: {len(missing)} of {count(len(result.runs), 'run')} are missing, and verdicts may change."
     if failed := result.with_status("failed"):
-        yield f"{_count(len(failed), 'run')} of {len(result.runs)} failed; they are named at the end."
+        yield f"{count(len(failed), 'run')} of {len(result.runs)} failed; they are named at the end."
     finished = result.with_status("finished")
     for metric in findings.comparisons:
         without = [run for run in finished if metric not in run.figures]
         if without:
-            yield f"{printable(metric)} was not measured in {len(without)} of {_count(len(finished), 'finished run')}."
+            yield f"{printable(metric)} was not measured in {len(without)} of {count(len(finished), 'finished run')}."
+    for name, variant in zip(findings.names[1:], result.variants[1:], strict=True):
+        if _is_base_again(result, variant):
+            yield f"{name} has the numbers of the base to the last digit with every seed: it changed nothing here."
     for variant, difference in zip(result.variants, findings.judge.differences, strict=True):
         if variant.name != NULL or difference is None or difference.verdict == "no verdict":
             continue
@@ -146,6 +149,13 @@ def notes(findings: Findings) -> Iterator[str]:
             words = _in_words(difference, findings.kind)
             found = f"is {words}: chance in one study of twenty, else a reason to doubt the other verdicts"
         yield f"The null control, which differs from the base by its seeds alone, {found}."
+
+
+def _is_base_again(result: StudyResult, variant: Variant) -> bool:
+    """True if all runs that a variant and the base have with equal seeds came to equal figures and curves."""
+    runs = zip(result.runs_of(variant), result.runs_of(result.variants[0]), strict=True)
+    pairs = [pair for pair in runs if all(run.figures for run in pair)] if not variant.seed_offset else []
+    return bool(pairs) and all((run.figures, run.curves) == (base.figures, base.curves) for run, base in pairs)
 
 
 def _in_words(difference: Difference, kind: FigureKind) -> str:
@@ -161,9 +171,9 @@ def _in_words(difference: Difference, kind: FigureKind) -> str:
             f"{difference.verdict} by {amount(sign * mean, kind)}{unit} ({amount(low, kind)} to {amount(high, kind)})"
         )
     if difference.verdict == "no verdict":
-        side = "better" if mean >= 0 else "worse"
-        seeds = _count(difference.num_seeds, "shared seed")
-        return f"{amount(abs(mean), kind)}{unit} {side} on average, no verdict ({seeds})"
+        side = "better" if mean > 0 else "worse"
+        found = f"{amount(abs(mean), kind)}{unit} {side}" if mean else "no difference"
+        return f"{found} on average, no verdict ({count(difference.num_seeds, 'shared seed')})"
     if low < 0 < high:
         allowed = f"{amount(-low, kind)}{unit} worse to {amount(high, kind)} better"
     elif low >= 0:
@@ -189,7 +199,8 @@ def wrapped(name: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

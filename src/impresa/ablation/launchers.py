@@ -20,6 +20,7 @@ from impresa.config.describe import did_you_mean, listed
 from impresa.config.experiment import ExperimentConfig, TrainerConfig
 from impresa.errors import ConfigError
 from impresa.files import append
+from impresa.run_dir.environment import num_cores
 
 _OF_A_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
 """Variables by which a process takes itself for one of several that train together; a run of a study is alone."""
@@ -272,11 +273,6 @@ def threads_of(config: ExperimentConfig, num_jobs: int) -> int:
     share = max(num_cores() // num_jobs - config.dataset.num_workers, 1)
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

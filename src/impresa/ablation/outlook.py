@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from impresa.ablation.findings import count
+from impresa.ablation.judging import ALPHA, LEAST_SEEDS
 from impresa.ablation.launchers import threads_of
 from impresa.ablation.plan import PlannedRun
+from impresa.ablation.power import smallest_difference, spread_of
 from impresa.ablation.progress import duration
 from impresa.ablation.runner import Standing
-from impresa.ablation.statistics import LEAST_SEEDS
 from impresa.ablation.study import NULL, Study
 from impresa.ablation.timing import RunTime
 from impresa.config.experiment import ExperimentConfig
@@ -22,7 +24,7 @@ from impresa.evaluation.figures import figures, kind_of
 from impresa.evaluation.results import read_evaluation
 from impresa.run_dir.environment import read_environment
 
-POWER, ALPHA = 0.8, 0.05
+POWER = 0.8
 
 
 def numbers(study: Study, planned: Sequence[PlannedRun], standing: Standing) -> str:
@@ -31,9 +33,9 @@ def numbers(study: Study, planned: Sequence[PlannedRun], standing: Standing) -> 
     num_different = len(done) + len(standing.to_do) + len(damaged)
     equal = f", {num_different} of them different" if num_different < len(planned) else ""
     broken = f", {len(damaged)} damaged" if damaged else ""
-    product = f"{num_variants} variants x {_plural(len(study.seeds), 'seed')}"
+    product = f"{num_variants} variants x {count(len(study.seeds), 'seed')}"
     have = f"{len(done)} finished{broken}, {len(standing.to_do)} to do"
-    return f"{_plural(len(planned), 'run')} ({product}{equal}): {have}"
+    return f"{count(len(planned), 'run')} ({product}{equal}): {have}"
 
 
 def time_line(estimate: RunTime | None, num_runs: int, num_jobs: int) -> str:
@@ -49,20 +51,17 @@ def time_line(estimate: RunTime | None, num_runs: int, num_jobs: int) -> str:
 
 def power_lines(study: Study, planned: Sequence[PlannedRun], study_dir: Path | None) -> Iterator[str]:
     """The smallest difference that the study finds with `POWER`, from the finished runs' spread over seeds."""
-    from impresa.ablation.power import smallest_difference, spread_of
-
     metric, num_seeds = study.metrics[0], max(len(study.seeds), LEAST_SEEDS)
     if len(study.seeds) < LEAST_SEEDS:
-        yield f"{_plural(len(study.seeds), 'seed')}: no verdict is given with fewer than {LEAST_SEEDS}, only estimates"
+        yield f"{count(len(study.seeds), 'seed')}: no verdict is given with fewer than {LEAST_SEEDS}, only estimates"
     names = list(dict.fromkeys(run.variant.name for run in planned))
     num_controls = int(NULL in names)
     num_variants = max(len(names) - 1 - num_controls, 1)
     kind = kind_of(metric)
-    chance = f"{POWER:.0%} chance, at {ALPHA:.0%} false alarms over {_plural(len(names) - 1, 'variant')}"
+    chance = f"{POWER:.0%} chance, at {ALPHA:.0%} false alarms over {count(len(names) - 1, 'variant')}"
 
     def smallest(sd: float, correlation: float) -> float:
-        kept = {"power": POWER, "alpha": ALPHA}
-        return smallest_difference(sd, num_variants, num_seeds, correlation, num_controls=num_controls, **kept)
+        return smallest_difference(sd, num_variants, num_seeds, correlation, power=POWER, num_controls=num_controls)
 
     spread = spread_of(_scores(study, planned, study_dir, names)) if study_dir is not None else None
     if spread is None:
@@ -76,7 +75,7 @@ def power_lines(study: Study, planned: Sequence[PlannedRun], study_dir: Path | N
     if not math.isfinite(found) or found == 0:
         yield f"power: unknown, for {kind.label} is the same in all finished runs"
         return
-    by = f"seeds vary by {_amount(spread.sd, metric)} ({_plural(spread.df + 1, 'run')})"
+    by = f"seeds vary by {_amount(spread.sd, metric)} ({count(spread.df, 'degree')} of freedom)"
     yield f"power: {num_seeds} seeds can see {_amount(found, metric)} of {kind.label} ({chance}); {by}"
 
 
@@ -113,7 +112,3 @@ def _scores(study: Study, planned: Sequence[PlannedRun], study_dir: Path, names:
 def _amount(difference: float, metric: str) -> str:
     kind = kind_of(metric)
     return f"{difference * kind.scale:.2g} {kind.unit}".rstrip()
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

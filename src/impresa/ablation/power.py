@@ -51,7 +51,7 @@ def power_of(
     seed_correlation: float = 0.0,
     *,
     num_controls: int = 0,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> float:
     """Probability that a variant which differs by `effect_in_sd` standard deviations over seeds is found.
 
@@ -73,7 +73,7 @@ def smallest_difference(
     *,
     power: float = 0.8,
     num_controls: int = 0,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> float:
     """The smallest true difference of one variant that is found with probability `power`, in units of `sd`.
 

@@ -81,7 +81,7 @@ def render_csv(result: StudyResult) -> str:
 
 
 def print_result(result: StudyResult, console: Console) -> None:
-    """Print verdicts, tables and failed runs."""
+    """Print tables and verdicts."""
     findings = find(result)
 
     def line(text: str, style: str = "") -> None:
@@ -97,8 +97,6 @@ def print_result(result: StudyResult, console: Console) -> None:
         line(f"{MARKS[headline.verdict]} {headline.name}: {headline.text}")
     for note in notes(findings):
         line(note, "yellow")
-    for run in result.with_status("failed"):
-        line(f"failed: {run.variant}, seed {run.seed}: {run.reason}", "red")
 
 
 def _words(findings: Findings) -> dict[str, Any]:

@@ -12,15 +12,13 @@ from impresa.ablation.folder import is_done, log_of
 from impresa.ablation.launchers import Ended, Job, Launcher
 from impresa.ablation.plan import PlannedRun
 from impresa.ablation.study import BASE
-from impresa.errors import CheckpointError, TrainingError
+from impresa.errors import USER_ERROR, CheckpointError, TrainingError
 from impresa.foreign_text import printable
 from impresa.run_dir.layout import METRICS
 from impresa.run_dir.lock import refuse_running
 from impresa.training.processes import GracefulStop, TrainingInterrupted
 
 POLL_S = 0.2
-USER_ERROR = 2
-"""Exit code of a run that the user, or the machine, is at fault for."""
 STOPPING = "stopping: the runs end their step and save; once more to stop at once"
 
 

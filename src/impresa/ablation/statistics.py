@@ -1,4 +1,4 @@
-"""Verdicts on variants from their scores over seeds. `docs/ablations.md` says why these methods, and what they hold."""
+"""Verdicts on variants from their scores over seeds. `docs/ablation-statistics.md` says why so, and what holds."""
 
 from __future__ import annotations
 

@@ -11,15 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from impresa.config.compose import to_yaml
 from impresa.config.experiment import ExperimentConfig
-from impresa.errors import CheckpointError, TrainingError
+from impresa.errors import USER_ERROR, CheckpointError, TrainingError
 from impresa.files import write_atomic
-from impresa.run_dir.cost import read_cost
-
-USER_ERROR = 2
+from impresa.run_dir.environment import read_environment
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,18 @@ class RunTime:
 
 
 def from_finished(run_dirs: Sequence[Path]) -> RunTime | None:
-    """The mean of the training times of finished runs; None where none has one."""
+    """The mean time of the finished runs that were never resumed; None without one."""
     found: list[float] = []
     for run_dir in run_dirs:
-        with suppress(CheckpointError):
-            cost = read_cost(run_dir)
-            found += [] if cost is None else [cost.training_seconds]
+        with suppress(CheckpointError, KeyError, TypeError, ValueError):  # times of a damaged file
+            environment = read_environment(run_dir)
+            if not environment.get("resumed"):
+                start, end = (datetime.fromisoformat(environment[name]) for name in ("started", "finished"))
+                found.append((end - start).total_seconds())
     if not found:
         return None
     runs = "one finished run" if len(found) == 1 else f"{len(found)} finished runs"
-    return RunTime(sum(found) / len(found), f"training alone, by {runs}")
+    return RunTime(sum(found) / len(found), f"by {runs}")
 
 
 def from_trial(config: ExperimentConfig, environment: Mapping[str, str]) -> RunTime:

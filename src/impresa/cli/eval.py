@@ -1,9 +1,9 @@
 """Evaluate a finished run, on its own test data or on others, or compare several.
 
-Retrieval in both directions beside a colour histogram and chance, and zero-shot classification where the data have
-labels; of a run with a decoder its answers, beside those to other images. On the run's own test data the run's
-evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's columns, but not
-from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+Retrieval in both directions beside a colour histogram, a ridge regression and chance, and zero-shot classification
+where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own test
+data the run's evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's
+columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 
 Several runs are evaluated on the test data of the first, or on --data, and compared with the first item by item; then
 nothing is written.
@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impresa.cli.options import add_device, checked_device, count
-from impresa.cli.overrides import check_data_overrides
-from impresa.config.paths import EMBEDDED, check_data_paths, expanded, shipped_names
+from impresa.cli.other_data import add_data, check_other_data, open_data, reading_config
+from impresa.config.paths import check_data_paths, expanded, shipped_names
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig, ExperimentConfig
-    from impresa.data.sources import Reading, Source
     from impresa.evaluation.comparison import Comparison
     from impresa.evaluation.results import Evaluation
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="directory that `impresa train` printed, or a config"
     )
-    parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    add_data(parser)
     splits = ("train", "val", "test")
     parser.add_argument(
         "--split", choices=splits, default="test", help="of the run's data or of shapes (default: test)"
@@ -58,14 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate and print."""
-    if args.data and args.data != EMBEDDED and args.split != "test":
-        raise ConfigError(f"--split: {args.data} is evaluated whole; leave --split out")
-    if not _is_one_config(args):
-        if overrides and not args.data:
-            raise ConfigError(
-                f"{overrides[0]}: is for other data than the run's own; name them with --data, or leave it out"
-            )
-        check_data_overrides(overrides)
+    check_other_data(args.data, [] if _is_one_config(args) else overrides, has_split=args.split != "test")
     if args.linear_probe and find_spec("sklearn") is None:
         raise ConfigError("--linear-probe: needs scikit-learn; pip install 'impresa[probe]' installs it")
     from rich.console import Console
@@ -85,15 +77,18 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
+    from impresa.reports.verdict import with_reasons
+
     run = args.runs[0]
     if _is_one_config(args) and not args.data:
         check_data_paths(_config_of(run, overrides))  # before anything is fetched
     model = _opened(run, overrides, checked_device(args.device))
     trained = model.config
     if not _is_one_config(args):
-        model.config = _reading_config(args, overrides, trained)
+        model.config = reading_config(trained, args.data, overrides)
     has_baselines = not (_is_one_config(args) and args.data)
-    return _evaluated(args, model, model.config.dataset, trained, has_baselines=has_baselines)
+    evaluation = _evaluated(args, model, model.config.dataset, trained, has_baselines=has_baselines)
+    return evaluation if _is_one_config(args) else with_reasons(evaluation, trained, run)
 
 
 def _is_config(run: Path) -> bool:
@@ -137,7 +132,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
 
     first = _config_of_all(args.runs)
     device = checked_device(args.device)
-    reading = _reading_config(args, overrides, first).dataset
+    reading = reading_config(first, args.data, overrides).dataset
     evaluations: list[Evaluation] = []
     for run_dir in args.runs:
         model = _opened(run_dir, [], device)
@@ -161,16 +156,6 @@ def _config_of_all(runs: Sequence[Path]) -> ExperimentConfig:
     return first
 
 
-def _reading_config(args: argparse.Namespace, overrides: list[str], trained: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with its data read as asked for."""
-    from impresa.config.compose import with_overrides
-
-    config = trained
-    if args.data:  # the run's own images, under names that other data may have too
-        config = replace(trained, dataset=replace(trained.dataset, image_root=None))
-    return with_overrides(config, overrides) if overrides else config
-
-
 def _evaluated(
     args: argparse.Namespace, model: Any, dataset: DatasetConfig, trained: ExperimentConfig, *, has_baselines: bool
 ) -> Evaluation:
@@ -180,7 +165,7 @@ def _evaluated(
     from impresa.tasks.gallery import with_explanations
 
     task = task_of(model.config)
-    source, name = _open_data(args, dataset, reading_of(model.config, labels=True))
+    source, name = open_data(dataset, args.data, args.split, reading_of(model.config, labels=True))
     train_source = None
     try:
         # With sounds as in training: what a row without an image is called decides its part.
@@ -195,18 +180,6 @@ def _evaluated(
         options["probe_source"] = open_source(trained.dataset, "train", reading_of(trained, labels=True))
     evaluation = task.evaluate(model, source, **options, show_progress=sys.stderr.isatty())
     return with_explanations(evaluation, task, model, source) if _renews(args) else evaluation
-
-
-def _open_data(args: argparse.Namespace, dataset: DatasetConfig, reading: Reading) -> tuple[Source, str]:
-    """The data to evaluate on, and their name in the results."""
-    from impresa.data.sources import open_path, open_source
-    from impresa.tasks.samples import name_of_data
-
-    if args.data and args.data != EMBEDDED:
-        return open_path(dataset, args.data, reading), args.data
-    if args.data:
-        dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
-    return open_source(dataset, args.split, reading), name_of_data(dataset, args.split)
 
 
 def _renews(args: argparse.Namespace) -> bool:

@@ -15,11 +15,10 @@ from importlib import import_module
 from typing import NoReturn
 
 from impresa import __version__
-from impresa.errors import ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.errors import USER_ERROR, ImpresaError, is_out_of_memory, reason_of, system_error
 from impresa.foreign_text import printable
 from impresa.streams import accept_any_text
 
-USER_ERROR = 2
 INTERRUPTED = 130
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The errors of printing when the file behind standard output is full; all other writing names its file."""
@@ -36,6 +35,7 @@ VERBS = {
     "train": "train a model and write its run directory",
     "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
     "eval": "evaluate a run on its own or on other data",
+    "encode": "embed a folder or a table, and write the vectors to a file",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
     "caption": "describe images",
@@ -47,8 +47,8 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "eval", "map")
-_NAMING_DATA = ("data", "eval", "map")
+_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "map")
+_NAMING_DATA = ("data", "encode", "eval", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
 usage: impresa VERB ...

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.options import add_device, checked_device, count
-from impresa.cli.overrides import check_data_overrides
-from impresa.config.paths import EMBEDDED
-from impresa.errors import CheckpointError, ConfigError
+from impresa.cli.other_data import add_data, check_other_data, is_path, open_data, reading_config, with_splits
+from impresa.errors import CheckpointError
 from impresa.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ _ALL = "all"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
-    parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    add_data(parser)
     what = "of the run's data or of shapes; may be given several times (default: test)"
     parser.add_argument("--split", action="append", choices=(*_SPLITS, _ALL), help=what)
     what = "pca: an exact projection; tsne: keeps neighbourhoods, needs openTSNE (default: pca)"
@@ -50,14 +47,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.config.runs import read_run
     from impresa.embedding_map.request import check_folder, check_method
 
-    others = bool(args.data) and args.data != EMBEDDED
-    if others and args.split:
-        raise ConfigError(f"--split: {args.data} is drawn whole; leave --split out")
-    if overrides and not args.data:
-        raise ConfigError(
-            f"{overrides[0]}: is for other data than the run's own; name them with --data, or leave it out"
-        )
-    check_data_overrides(overrides)
+    check_other_data(args.data, overrides, has_split=bool(args.split))
     config = read_run("RUN", str(args.run))
     if config.decoder is not None:
         raise CheckpointError(f"{args.run}: answers questions and embeds nothing; name the run of an alignment")
@@ -68,7 +58,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.embedding_map.draw import draw_map
     from impresa.run_dir.load import load_embedder
 
-    sources, data = _open_data(args, _reading_config(config, args.data, overrides))
+    sources, data = _sources(args, reading_config(config, args.data, overrides))
     drawn = draw_map(
         load_embedder(args.run, checked_device(args.device)),
         sources,
@@ -83,26 +73,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     print(printable(drawn.summary), *map(printable, drawn.notes), drawn.page, sep="\n")
 
 
-def _reading_config(config: ExperimentConfig, data: str | None, overrides: Sequence[str]) -> ExperimentConfig:
-    """The run's config, as other data are read with it."""
-    from impresa.config.compose import with_overrides
-
-    if data:  # the run's own images, under names that other data may have too
-        config = replace(config, dataset=replace(config.dataset, image_root=None))
-    return with_overrides(config, overrides) if overrides else config
-
-
-def _open_data(args: argparse.Namespace, config: ExperimentConfig) -> tuple[dict[str, Source], str]:
+def _sources(args: argparse.Namespace, config: ExperimentConfig) -> tuple[dict[str, Source], str]:
     """The splits to draw by name, and the name of the data."""
-    from impresa.data.sources import open_path, open_source, reading_of, split_read
-    from impresa.tasks.samples import name_of_data
+    from impresa.data.sources import reading_of, split_read
 
     dataset, reading = config.dataset, reading_of(config, labels=True)
-    if args.data and args.data != EMBEDDED:
-        return {"all": open_path(dataset, args.data, reading)}, args.data
-    if args.data:
-        dataset = replace(dataset, source="auto", train_path=EMBEDDED, val_path=None, test_path=None)
-    asked = args.split or ["test"]
-    chosen = dict.fromkeys(split_read(dataset, split) for split in (_SPLITS if _ALL in asked else asked))
-    sources: dict[str, Source] = {split: open_source(dataset, split, reading) for split in chosen}
-    return sources, "; ".join(name_of_data(dataset, split) for split in chosen)
+    asked = _SPLITS if _ALL in (args.split or ()) else args.split or ["test"]
+    splits = dict.fromkeys(split_read(with_splits(dataset, args.data), split) for split in asked)
+    opened = {split: open_data(dataset, args.data, split, reading) for split in splits}
+    sources = {_ALL if is_path(args.data) else split: source for split, (source, _) in opened.items()}
+    return sources, "; ".join(name for _, name in opened.values())

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from impresa.config.decoder import DecoderConfig, TowerLoraConfig
 from impresa.config.types import (
+    MAX_LOGIT_SCALE,
     Batch,
     CheckpointConfig,
     Count,
@@ -23,11 +25,13 @@ from impresa.config.types import (
     Float,
     Fraction,
     LoggingConfig,
+    LogitScale,
     Mebibytes,
     MemoryConfig,
     Multiple,
     Name,
     NonNegative,
+    PatchRate,
     PixelCount,
     Pixels,
     Positive,
@@ -47,20 +51,26 @@ from impresa.config.types import (
 
 Modality = Literal["image", "text", "audio"]
 Augmentation = Literal["none", "clip", "strong"]
+AudioAugmentation = Literal["none", "light", "strong"]
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 LossType = Literal["clip", "siglip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
-SchedulerName = Literal["cosine", "linear", "constant"]
+SchedulerName = Literal["cosine", "linear", "constant", "const_cooldown"]
 PoolingName = Literal["auto", "cls", "mean", "eot"]
 Projection = Literal["mlp", "linear", "none", "auto"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
 """The pair of the embedding that image and sound are fused into, and the caption."""
-PAIR = ("vision_encoder", "text_encoder")
-"""The towers that a pretrained pair has."""
-FROM_SCRATCH: dict[Modality, str] = {"image": "vit", "text": "transformer", "audio": "spectrogram"}
-"""The backbone of each modality that is trained from scratch; any other name is a pretrained one."""
+FROM_SCRATCH: dict[Modality, tuple[str, ...]] = {
+    "image": ("vit", "convnet"),
+    "text": ("transformer",),
+    "audio": ("spectrogram",),
+}
+"""The backbones of each modality that are trained from scratch, first the default; any other is a pretrained one."""
+OURS = tuple(chain.from_iterable(FROM_SCRATCH.values()))
+TRANSFORMERS = ("vit", "transformer", "spectrogram")
+"""Those of ours that are blocks of attention and MLPs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,10 @@ class DatasetConfig(Section):
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
     because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
     brightness and contrast). Validation images are never augmented."""
+    audio_augmentation: AudioAugmentation = "none"
+    """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
+    faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time
+    and two of pitch covered, each up to 15%). Validation sounds are never changed."""
     caption_dropout: Rate = 0.0
     """Probability of dropping each word of a training caption."""
     num_workers: ProcessesOrZero = 4
@@ -158,8 +172,8 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` (image), `transformer` (text), `spectrogram` (audio). Anything else is a Hugging Face id, a
-    local path or `timm:NAME`."""
+    """From scratch: `vit` or `convnet`, a small residual network (image), `transformer` (text), `spectrogram` (audio).
+    Anything else is a Hugging Face id, a local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
@@ -172,9 +186,10 @@ class EncoderConfig(Section):
     embed_dim: Width = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Width = 512
-    """Width of a from-scratch backbone."""
+    """Width of a from-scratch backbone; of a `convnet` that of its last stage, half of it for each stage before."""
     depth: Depth = 12
-    """Transformer blocks of a from-scratch backbone."""
+    """Blocks of a from-scratch backbone. A `convnet` has a stage for each halving, and shares its residual blocks among
+    all but the first, evenly or with one more in the last ones."""
     num_heads: Width = 8
     """Attention heads of a from-scratch backbone."""
     mlp_ratio: Multiple = 4.0
@@ -185,12 +200,19 @@ class EncoderConfig(Section):
     """Image: a LayerNorm on the embeddings before the blocks, as CLIP has it."""
     patch_bias: Flag = True
     """Image: bias in the patch embedding (CLIP has none)."""
+    stem: Literal["patch", "conv"] = "patch"
+    """Image: how patches enter a `vit`: `patch` (a linear map of each), `conv` (convolutions that halve the image until
+    a cell is a patch; they often learn faster from little data). Needs a `patch_size` that is a power of two."""
     drop_rate: Rate = 0.0
     """Dropout after the embeddings, on attention output and MLP."""
     attn_drop_rate: Rate = 0.0
     """Dropout on attention weights."""
+    patch_dropout: PatchRate = 0.0
+    """Image: share of an image's patches that a training step leaves out, drawn anew for each image: faster steps for
+    less detail (FLIP). Evaluation reads all."""
     patch_size: Pixels = 16
-    """Image: side of a patch in pixels. Audio: mel bins and frames of a patch."""
+    """Image: side of a patch in pixels; with a `convnet` of a cell of its last feature map, and a power of two. Audio:
+    mel bins and frames of a patch."""
     vocab_size: Vocabulary = 49408
     """Text: upper bound of the vocabulary; the table has the size of the tokenizer trained on the captions."""
     max_len: Tokens = 77
@@ -251,10 +273,13 @@ class LossConfig(Section):
     mrl_weight: NonNegative = 1.0
     """Weight of the mean of the losses at the Matryoshka dimensions."""
     temperature: Temperature | None = None
-    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`).
-    Learned or fixed it is at least 0.01: similarities are multiplied by 100 at most."""
+    """Start (or fixed value) of the temperature that divides similarities. null: 0.07 (`clip`), 0.1 (`siglip`), or more
+    under `max_logit_scale`. Learned or fixed it is at least 0.01: similarities are multiplied by 100 at most."""
     learn_temperature: Flag = True
     """Learn the temperature; false keeps it fixed."""
+    max_logit_scale: LogitScale = MAX_LOGIT_SCALE
+    """Most that similarities are multiplied by while the temperature is learned. On little data it falls until the
+    model is sure of all that it has seen; a limit below 100 keeps it from that."""
     siglip_bias: Literal["auto"] | Float = "auto"
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
@@ -299,9 +324,15 @@ class OptimizationConfig(Section):
     clip_grad: NonNegative = 1.0
     """Largest norm of the gradient; 0 does not clip."""
     scheduler: SchedulerName = "cosine"
-    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, or constant."""
+    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, constant, or constant and down by a
+    line over the last `cooldown_epochs` (`const_cooldown`)."""
     warmup_epochs: NonNegative = 5.0
     """Epochs of linear warm-up; cut to fit a shorter run."""
+    warmup_steps: CountOrZero | None = None
+    """Optimizer steps of the warm-up in place of `warmup_epochs`; cut likewise. null: `warmup_epochs`."""
+    cooldown_epochs: NonNegative = 5.0
+    """const_cooldown: epochs of the line at the end; cut to the steps after the warm-up. A longer run stays at the
+    peak for longer."""
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
@@ -386,17 +417,17 @@ def towers(config: ExperimentConfig) -> Iterator[tuple[Modality, str, EncoderCon
 
 def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
     """True when the backbone is one of ours, false when it is a pretrained one."""
-    return tower.backbone == FROM_SCRATCH[modality]
+    return tower.backbone in FROM_SCRATCH[modality]
 
 
 def is_pair(config: ExperimentConfig) -> bool:
     """True when image and text tower are the two halves of one pretrained model, with nothing new before their heads
     but what `projection: auto` decides. A model without such halves fails when it is read."""
-    halves = [getattr(config, part) for part in PAIR]
+    halves = image, text = config.vision_encoder, config.text_encoder
     return (
         config.decoder is None
-        and config.vision_encoder.backbone == config.text_encoder.backbone
-        and config.vision_encoder.backbone not in FROM_SCRATCH.values()
+        and image.backbone == text.backbone
+        and image.backbone not in OURS
         and all(tower.checkpoint is None and tower.projection in ("auto", "none") for tower in halves)
         and not any(tower.use_attention_pooling or tower.use_perceiver or tower.pooling != "auto" for tower in halves)
     )
@@ -412,3 +443,8 @@ def is_frozen(tower: EncoderConfig) -> bool:
 def has_trained_blocks(tower: EncoderConfig) -> bool:
     """True when gradients pass blocks of the backbone."""
     return not is_frozen(tower) or tower.unfreeze_last > 0 or (tower.lora is not None and tower.checkpoint is None)
+
+
+def warmup_key(config: OptimizationConfig) -> str:
+    """The key that says how long the warm-up is."""
+    return "optimization.warmup_epochs" if config.warmup_steps is None else "optimization.warmup_steps"

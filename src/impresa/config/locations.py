@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-from impresa.config.experiment import FROM_SCRATCH, ExperimentConfig, towers
+from impresa.config.experiment import ExperimentConfig, is_from_scratch, towers
 from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, looked_in
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError
@@ -115,7 +115,7 @@ def check_model(key: str, name: str) -> None:
 def _models_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Key and name of each pretrained model that is read by name."""
     for modality, part, tower in towers(config):
-        if tower.checkpoint is None and tower.backbone != FROM_SCRATCH[modality]:
+        if tower.checkpoint is None and not is_from_scratch(modality, tower):
             yield f"{part}.backbone", tower.backbone
     if config.decoder is not None and config.decoder.type == "qwen":
         yield "decoder.model", config.decoder.model

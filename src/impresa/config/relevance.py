@@ -14,8 +14,8 @@ from typing import Any
 from impresa.config.decoder import DecoderConfig
 from impresa.config.describe import Fault, listed
 from impresa.config.experiment import (
-    FROM_SCRATCH,
     FUSED_PAIR,
+    OURS,
     EncoderConfig,
     ExperimentConfig,
     Modality,
@@ -48,7 +48,7 @@ OWN = ("checkpoint", "freeze", "unfreeze_last", "activation_checkpointing")
 """Settings of how a tower of another run is used, not of what it is: these are no settings of that run."""
 _LATENTS = ("perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
 _PERCEIVER = ("use_perceiver", *_LATENTS)
-_IMAGE_ONLY = ("pre_norm", "patch_bias", "memory", "use_mrl", "mrl_dimensions")
+_IMAGE_ONLY = ("pre_norm", "patch_bias", "stem", "patch_dropout", "memory", "use_mrl", "mrl_dimensions")
 _UNUSED: dict[Modality, tuple[str, ...]] = {
     "image": ("vocab_size", "max_len", "audio_max_seconds"),
     "text": (*_IMAGE_ONLY, *_PERCEIVER, "patch_size", "audio_max_seconds"),
@@ -57,9 +57,13 @@ _UNUSED: dict[Modality, tuple[str, ...]] = {
 """Fields of `EncoderConfig` that mean nothing for a modality."""
 _SCRATCH_ONLY = (
     *("dim", "depth", "mlp_ratio", "activation", "pre_norm", "patch_bias", "drop_rate", "attn_drop_rate"),
-    *("patch_size", "vocab_size"),
+    *("stem", "patch_dropout", "patch_size", "vocab_size"),
 )
 """Fields that shape a backbone from scratch and mean nothing for a pretrained one, as does `num_heads`."""
+_NOT_OF: dict[str, tuple[str, ...]] = {
+    "convnet": ("mlp_ratio", "activation", "pre_norm", "patch_bias", "stem", "attn_drop_rate", "patch_dropout"),
+}
+"""Fields of which those of our backbones that are no transformers make nothing."""
 _QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
 _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
 _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
@@ -127,7 +131,7 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
         return any(name == part for _, name, _ in towers(config))
 
     def is_pretrained(config: ExperimentConfig) -> bool:
-        return exists(config) and getattr(config, part).backbone not in FROM_SCRATCH.values()
+        return exists(config) and getattr(config, part).backbone not in OURS
 
     def has_no_heads(config: ExperimentConfig) -> bool:  # attention pooling has heads, whatever the backbone
         return is_pretrained(config) and not getattr(config, part).use_attention_pooling
@@ -135,13 +139,24 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
     def is_drawn(config: ExperimentConfig) -> bool:
         return exists(config) and not is_pretrained(config)
 
+    def is_by(name: str, also: Callable[[EncoderConfig], bool] = lambda _: True) -> Callable[[ExperimentConfig], bool]:
+        return lambda config: any(
+            own == part and tower.backbone == name and also(tower) for _, own, tower in towers(config)
+        )
+
     scratch_only = [name for name in _SCRATCH_ONLY if name not in _UNUSED[modality]]
     why = f"is for a backbone from scratch, not for {{{part}.backbone}}"
+    unread = f"is not for {{{part}.backbone}}, which is no transformer"
     return (
         Rule(_below(part, *_UNUSED[modality]), exists, f"means nothing for {modality}"),
         Rule(_below(part, *scratch_only), is_pretrained, why),
         Rule(_below(part, "num_heads"), has_no_heads, why),
         Rule((f"{part}.lora",), is_drawn, f"adapts a pretrained backbone, and {{{part}.backbone}} is none"),
+        *(Rule(_below(part, *names), is_by(name), unread) for name, names in _NOT_OF.items()),
+        *(
+            Rule(_below(part, "num_heads"), is_by(name, lambda tower: not tower.use_attention_pooling), unread)
+            for name in _NOT_OF
+        ),
     )
 
 
@@ -151,7 +166,7 @@ def _switched_off(part: str) -> tuple[Rule, ...]:
     def where(holds: Callable[[EncoderConfig], bool]) -> Callable[[ExperimentConfig], bool]:
         return lambda config: any(name == part and holds(tower) for _, name, tower in towers(config))
 
-    training = ("drop_rate", "attn_drop_rate", "activation_checkpointing")
+    training = ("drop_rate", "attn_drop_rate", "patch_dropout", "activation_checkpointing")
     state = ("memory.mem_reinit_steps", "memory.memory_momentum")
     latents = f"does nothing under `{part}.use_perceiver`, "
     return (
@@ -208,6 +223,7 @@ REFUSED = (
         f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
         f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
     ),
+    Rule(("dataset.audio_augmentation",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
     Rule(
         ("fusion.layers",),
         lambda c: c.fusion.strategy != "cross_attention",
@@ -277,6 +293,11 @@ WARNED = (
     *_switched_off("vision_encoder"),
     *_switched_off("text_encoder"),
     *_switched_off("audio_encoder"),
+    Rule(
+        ("vision_encoder.patch_dropout",),
+        lambda c: c.dataset.image_size == c.vision_encoder.patch_size,
+        "does nothing where `dataset.image_size` is a single patch",
+    ),
     Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
     Rule(
         _below("dataset", *_OF_FILES),
@@ -304,6 +325,11 @@ WARNED = (
         "does nothing where `vision_encoder.mrl_dimensions` has a single one",
     ),
     Rule(("losses.siglip_bias",), lambda c: c.losses.type == "clip", "is for `losses.type` siglip, not for clip"),
+    Rule(
+        ("losses.max_logit_scale",),
+        lambda c: not c.losses.learn_temperature,
+        "does nothing without `losses.learn_temperature`",
+    ),
     Rule(("losses.gather_distributed",), _is_one_process, "does nothing in one process"),
     Rule(
         ("losses.pairs",),
@@ -326,6 +352,16 @@ WARNED = (
         "does nothing without `losses.learn_temperature`, for clip has no other logits to learn",
     ),
     Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and adamw, not for sgd"),
+    Rule(
+        ("optimization.warmup_epochs",),
+        lambda c: c.optimization.warmup_steps is not None,
+        "does nothing beside `optimization.warmup_steps`",
+    ),
+    Rule(
+        ("optimization.cooldown_epochs",),
+        lambda c: c.optimization.scheduler != "const_cooldown",
+        "is for `optimization.scheduler` const_cooldown",
+    ),
     Rule(
         ("optimization.min_lr",),
         lambda c: c.optimization.scheduler == "constant",

@@ -11,6 +11,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
+from math import log2
 from operator import attrgetter
 from pathlib import Path
 from typing import get_args
@@ -20,6 +21,8 @@ from impresa.config.describe import Fault, listed, raise_faults, show
 from impresa.config.experiment import (
     FROM_SCRATCH,
     FUSED_PAIR,
+    OURS,
+    TRANSFORMERS,
     EncoderConfig,
     ExperimentConfig,
     Modality,
@@ -32,12 +35,9 @@ from impresa.config.types import CheckpointConfig
 from impresa.files import inside
 from impresa.run_dir.layout import FOLDERS
 
-_LACKING: dict[Modality, dict[bool, tuple[str, ...]]] = {
-    "image": {True: ("eot",), False: ("eot",)},
-    "text": {True: ("cls",), False: ()},
-    "audio": {True: ("cls", "eot"), False: ("eot",)},
-}
-"""Values of `pooling` whose token a tower lacks, by modality and by whether the backbone is from scratch."""
+_LACKING = {"vit": ("eot",), "convnet": ("cls", "eot"), "transformer": ("cls",), "spectrogram": ("cls", "eot")}
+"""Values of `pooling` whose token a backbone of ours lacks."""
+_PRETRAINED_LACKING: dict[Modality, tuple[str, ...]] = {"image": ("eot",), "text": (), "audio": ("eot",)}
 _MIN_VOCABULARY = 259
 """All bytes, and the start, end and padding token."""
 _NUM_MELS = 128
@@ -71,18 +71,19 @@ def check_towers(config: ExperimentConfig) -> Iterator[Fault]:
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
     backbone, own = tower.backbone, FROM_SCRATCH[modality]
-    if backbone in FROM_SCRATCH.values() and backbone != own:
-        yield Fault(f"{part}.backbone", f"{backbone} is not for {modality}; use {own} or a pretrained one")
+    if backbone in OURS and backbone not in own:
+        fix = f"use {listed([*own, 'a pretrained one'])}"
+        yield Fault(f"{part}.backbone", f"{backbone} is not for {modality}; {fix}")
         return
-    lacking = _LACKING[modality][backbone == own]
+    lacking = _LACKING.get(backbone, _PRETRAINED_LACKING[modality])
     if tower.pooling in lacking:
         fault = f"{tower.pooling} is not for {modality} by {backbone}"
         yield Fault(f"{part}.pooling", f"{fault}; use {listed(p for p in get_args(PoolingName) if p not in lacking)}")
     if tower.lora is not None and tower.checkpoint is None:
         yield from _check_adapted(part, tower)
-    if backbone == own:
+    if backbone in own:
         yield from _check_scratch(modality, part, tower)
-    elif tower.memory.enabled and modality == "image":
+    if backbone != "vit" and tower.memory.enabled and modality == "image":
         fault = f"memory tokens need `{part}.backbone` vit, not {backbone}"
         yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
 
@@ -96,10 +97,13 @@ def _check_adapted(part: str, tower: EncoderConfig) -> Iterator[Fault]:
 
 
 def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
-    yield from _check_heads(f"{part}.num_heads", tower.num_heads, f"{part}.dim", tower.dim)
+    if tower.backbone in TRANSFORMERS:
+        yield from _check_heads(f"{part}.num_heads", tower.num_heads, f"{part}.dim", tower.dim)
+        yield from _check_mlp(f"{part}.mlp_ratio", tower.dim, tower.mlp_ratio)
     if tower.use_perceiver:
         yield from _check_heads(f"{part}.perceiver_num_heads", tower.perceiver_num_heads, f"{part}.dim", tower.dim)
-    yield from _check_mlp(f"{part}.mlp_ratio", tower.dim, tower.mlp_ratio)
+    if modality == "image" and (tower.backbone == "convnet" or tower.stem == "conv"):
+        yield from _check_halvings(part, tower)
     if modality == "text" and tower.vocab_size < _MIN_VOCABULARY:
         yield Fault(f"{part}.vocab_size", f"{tower.vocab_size} cannot hold all bytes; at least {_MIN_VOCABULARY}")
     if modality == "text" and tower.max_len < 3:
@@ -112,6 +116,14 @@ def _check_heads(key: str, heads: int, width_key: str, width: int) -> Iterator[F
     if width % heads:
         fitting = max(n for n in range(1, min(heads, width) + 1) if width % n == 0)
         yield Fault(key, f"{heads} heads do not divide `{width_key}`, {width}; {fitting} would")
+
+
+def _check_halvings(part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    side = tower.patch_size
+    if side < 2 or side & (side - 1):
+        by = "a convnet" if tower.backbone == "convnet" else f"`{part}.stem` conv"
+        fault = f"{side} cannot be reached by halving, as {by} does; {2 ** max(round(log2(side)), 1)} can"
+        yield Fault(f"{part}.patch_size", fault)
 
 
 def _check_mlp(key: str, width: int, ratio: float) -> Iterator[Fault]:
@@ -149,6 +161,9 @@ def _check_losses(config: ExperimentConfig) -> Iterator[Fault]:
         yield from _check_matryoshka(config.vision_encoder)
     if losses.contrastive_weight == 0 and not (config.vision_encoder.use_mrl and losses.mrl_weight > 0):
         yield Fault("losses.contrastive_weight", "is 0 and nothing else is trained; it must be above 0")
+    if losses.learn_temperature and losses.temperature is not None and losses.temperature * losses.max_logit_scale < 1:
+        fault = f"{losses.max_logit_scale:g} is below the start, 1 / `losses.temperature`"
+        yield Fault("losses.max_logit_scale", f"{fault}; raise it to {1 / losses.temperature:g}, or start warmer")
     if pairs is None:
         return
     if not pairs or len(set(pairs)) < len(pairs):

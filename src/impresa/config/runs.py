@@ -133,7 +133,7 @@ def _has_decoder(run: Path) -> bool:
 
 def _contradictions(modality: Modality, part: str, ours: EncoderConfig, theirs: EncoderConfig) -> list[Fault]:
     """Settings that differ from those of the run; one that has its default was not written and does not count."""
-    default = EncoderConfig(backbone=FROM_SCRATCH[modality])
+    default = EncoderConfig(backbone=FROM_SCRATCH[modality][0])
     return [
         Fault(f"{part}.{name}", f"is {show(getattr(theirs, name))} in {ours.checkpoint}; leave it out")
         for name in (field.name for field in fields(ours) if field.name not in OWN)

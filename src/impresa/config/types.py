@@ -43,13 +43,19 @@ Fraction = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(1)]
 """0 to 1, both included."""
 Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
+PatchRate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(0.95)]
+"""A probability of dropping a patch; nearly all would leave nothing to learn from."""
 Penalty = Annotated[float, Strict(), AllowInfNan(False), Ge(0.01), Le(100)]
 """A factor; beyond these bounds it would overflow."""
-MIN_TEMPERATURE = 0.01
-"""Of contrastive losses, which divide cosines by it: they multiply by 100 at most, whatever is learned."""
-Temperature = Annotated[float, Strict(), AllowInfNan(False), Ge(MIN_TEMPERATURE)]
+MAX_LOGIT_SCALE = 100.0
+"""Of contrastive losses: they multiply cosines by no more, whatever is set or learned."""
+LogitScale = Annotated[float, Strict(), AllowInfNan(False), Ge(1), Le(MAX_LOGIT_SCALE)]
+Temperature = Annotated[float, Strict(), AllowInfNan(False), Ge(1 / MAX_LOGIT_SCALE)]
 KeepCount = Annotated[int, Strict(), Ge(-1), Le(1_000_000_000)]
 """How many to keep: 0 none, -1 all."""
+
+EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+"""Numbers that embeddings are stored in, by the names of sentence-transformers."""
 
 MemoryInit = Literal["learnable", "zeros", "orthogonal", "features"]
 MemoryUpdate = Literal["attention", "gated", "static"]

@@ -50,12 +50,25 @@ _SHORTEST = 400
 
 
 @dataclass(frozen=True)
+class Covered:
+    """A span of a clip's features that training covers."""
+
+    axis: int
+    """0 for a span of time, 1 for one of pitch."""
+    start: float
+    share: float
+    """Beginning and length, as parts of the clip's real frames or of the bins."""
+
+
+@dataclass(frozen=True)
 class Clip:
     """A piece of sound in one channel."""
 
     samples: Tensor
     """(S,) float32, about -1 to 1."""
     rate_hz: int
+    covered: tuple[Covered, ...] = ()
+    """Training alone covers any."""
 
 
 def load_audio(source: Path | str | bytes, max_seconds: float = MOST_SECONDS) -> Clip:
@@ -173,11 +186,22 @@ class LogMelTransform:
         features = [log_mel(resample(clip, RATE_HZ)[: int(self.max_seconds * RATE_HZ)]) for clip in clips]
         lengths = torch.tensor([len(frames) for frames in features])
         padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+        return cover(clips, padded, torch.arange(padded.shape[1]) < lengths[:, None])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
+
+
+def cover(clips: Sequence[Clip], features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill the covered spans of features (B, F, M) with the mean of the clip's real frames, and pass on the mask."""
+    for clip, rows, num_frames in zip(clips, features, mask.sum(dim=1).tolist(), strict=True):
+        real = rows[:num_frames]
+        mean = real.mean() if clip.covered else 0.0
+        for span in clip.covered:  # both rounded down, so that they fit
+            first, length = (int(part * real.shape[span.axis]) for part in (span.start, span.share))
+            real.narrow(span.axis, first, length).fill_(mean)
+    return features, mask
 
 
 def log_mel(samples: Tensor) -> Tensor:
@@ -242,7 +266,7 @@ class PretrainedAudioTransform:
         longest = int(self.max_seconds * rate_hz)
         waveforms = [resample(clip, rate_hz)[:longest].numpy() for clip in clips]
         features, mask = _FEATURES[type(self._extractor).__name__](self._extractor, waveforms)
-        return features.float(), mask
+        return cover(clips, features.float(), mask)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from impresa.config.experiment import Augmentation, DatasetConfig
+from impresa.config.experiment import AudioAugmentation, Augmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.sample import Sample, TensorBatch
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
+from impresa.data.sound_augmentation import augment_sound
 from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
@@ -43,13 +44,21 @@ class TrainingView:
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
     """Dialogues drawn from each sample, all different; all of them where there are no more."""
+    audio_augmentation: AudioAugmentation = "none"
     identifies: bool = False
     """Give each sample its keys."""
 
     def __call__(self, sample: Sample, item: Item) -> Sample:
-        """The sample with one of its captions, an augmented image, and some of its dialogues."""
+        """The sample with one of its captions, image and sound augmented, and some of its dialogues."""
         same_image = self.augmentation == "none" or sample.image is None
-        if same_image and self.caption_dropout == 0 and len(sample.captions) < 2 and len(sample.dialogues) < 2:
+        same_sound = self.audio_augmentation == "none" or sample.audio is None
+        if (
+            same_image
+            and same_sound
+            and self.caption_dropout == 0
+            and len(sample.captions) < 2
+            and len(sample.dialogues) < 2
+        ):
             # Nothing to draw: making the generator would cost more than all else here.
             return identified(sample, item) if self.identifies else sample
         generator = np.random.default_rng((self.seed, *item))
@@ -59,7 +68,8 @@ class TrainingView:
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
-        return replace(sample, image=image, captions=captions, dialogues=dialogues, keys=keys)
+        audio = sample.audio and augment_sound(sample.audio, self.audio_augmentation, generator)
+        return replace(sample, image=image, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
 
     def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
         if self.caption_dropout == 0.0:

@@ -74,13 +74,13 @@ def compare(runs: Sequence[str], evaluations: Sequence[Evaluation]) -> Compariso
             raise DataError(f"{fault}; compare on data of which both can use all, with --data")
     tables = [{figure.name: figure for figure in model_figures(evaluation)} for evaluation in evaluations]
     shared = [name for name in tables[0] if any(name in table for table in tables[1:])]
-    paired = {
+    differences = {
         (name, place): found
         for name in shared
         for place, table in enumerate(tables[1:], start=1)
-        if (found := _paired(tables[0][name], table.get(name))) is not None
+        if (found := paired(tables[0][name], table.get(name))) is not None
     }
-    bounds = intervals(paired)
+    bounds = intervals(differences)
 
     def of(name: str, place: int) -> Difference | None:
         if place == 0 or name not in tables[place]:
@@ -98,7 +98,7 @@ def compare(runs: Sequence[str], evaluations: Sequence[Evaluation]) -> Compariso
     return Comparison(first.data, tuple(runs), first.num_images, figures)
 
 
-def _paired(first: Figure, second: Figure | None) -> Statistic | None:
+def paired(first: Figure, second: Figure | None) -> Statistic | None:
     """The difference item by item; None where a figure is no function of items, or was measured on others."""
     if second is None or not (isinstance(first.statistic, Statistic) and isinstance(second.statistic, Statistic)):
         return None

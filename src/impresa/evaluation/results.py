@@ -18,10 +18,12 @@ from pydantic import Field, InstanceOf, TypeAdapter
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.evaluation.gallery import Gallery
 from impresa.files import refuse_links, write_atomic
-from impresa.json_files import read_json
+from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import EVALUATION, GALLERY
 
 RECALL_AT = (1, 5, 10)
+HISTOGRAM, RIDGE = "colour histogram", "ridge baseline"
+"""Names of the baselines of retrieval that are fitted, see `impresa.evaluation.baselines`."""
 Scores = TypeVar("Scores")
 Queries = Annotated[InstanceOf[PerQuery] | None, Field(exclude=True)]
 """Scores of single queries, kept in memory for intervals and comparisons and never stored."""
@@ -29,7 +31,6 @@ Statistics = Annotated[dict[str, InstanceOf[Statistic]], Field(exclude=True)]
 """Figures by name as functions of sums over items, kept as `Queries` are."""
 Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
 """Sums of shares are rounded."""
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,21 @@ class RetrievalMetrics:
     def __post_init__(self) -> None:
         if self.image_to_text.recall_at.keys() != self.text_to_image.recall_at.keys():
             raise ValueError("the two directions have the recall at other numbers of answers")
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The model beside a baseline, by the mean of both directions' MRR."""
+
+    model: Share
+    baseline: Share
+    interval: Interval | None
+    """95%, of their difference, paired over images."""
+
+    @property
+    def value(self) -> float:
+        """Positive where the model finds more."""
+        return self.model - self.baseline
 
 
 @dataclass(frozen=True)
@@ -323,6 +339,14 @@ class Evaluation:
     """The model's retrieval; None when the data have no captions."""
     baselines: dict[str, RetrievalMetrics] = field(default_factory=dict)
     """The same metric for simple baselines, by name."""
+    margins: dict[str, Margin] = field(default_factory=dict)
+    """By name of the baselines that are fitted; empty in evaluations of older versions."""
+    reasons: tuple[str, ...] = ()
+    """What may have kept the model below a baseline, for a model that is."""
+    num_train: Count | None = None
+    """Training images, or rows where these are too many to be read; None where they were not at hand."""
+    image_side_px: Count | None = None
+    """Median of the images' shorter sides, before the model's transform."""
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: Count = 0

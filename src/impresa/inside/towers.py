@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from impresa.encoders.convolution import ConvNet
 from impresa.encoders.output import Layout
 from impresa.encoders.pooling import AttentionPooling
 from impresa.encoders.tower import Tower
@@ -56,6 +57,8 @@ class SeenByTower:
         if layout is None or not layers:
             name = type(getattr(tower.backbone, "model", tower.backbone)).__name__
             fault = f"the attention of {name} cannot be shown, its library does not give the weights away"
+            if isinstance(tower.backbone, ConvNet):
+                fault = "a convnet has no attention to show"
             raise ConfigError(f"vision_encoder.backbone: {fault}; a vit, CLIP, SigLIP or DINOv2 tower does")
         self.layout = layout
         self.sequence = rollout(layers) if method == "rollout" else layers[-1]

@@ -14,13 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.experiment import LossConfig
-from impresa.config.types import MIN_TEMPERATURE
+from impresa.config.types import MAX_LOGIT_SCALE
 from impresa.losses.kinds import KINDS
 from impresa.losses.pairs import Embedded, Pair, pairs_of
 from impresa.losses.siglip import LogitBias
-
-MAX_T = math.log(1 / MIN_TEMPERATURE) - 1e-6
-"""Largest t: in float32 too exp(t) is at most 100."""
 
 
 @dataclass
@@ -35,8 +32,9 @@ class LossOutput:
 class ContrastiveLoss(nn.Module):
     """contrastive_weight * L(e) + mrl_weight * mean over d of L(e[:d]), averaged over the pairs of modalities.
 
-    L is the loss `config.type`. `logit_scale` is t, of which exp(t), at most 100, multiplies the cosines: a parameter
-    when `learn_temperature`, else a buffer. `logit_bias` is the bias b of a loss that has one, else None.
+    L is the loss `config.type`. `logit_scale` is t, of which exp(t) multiplies the cosines: a parameter when
+    `learn_temperature`, with exp(t) at most `max_logit_scale`, else a buffer, at most 100. `logit_bias` is the bias b
+    of a loss that has one, else None.
 
     Args:
         config: `losses` of the experiment.
@@ -53,7 +51,9 @@ class ContrastiveLoss(nn.Module):
         self.mrl_dimensions = tuple(mrl_dimensions)
         self.seed = seed
         self.kind = KINDS[config.type]
-        start = torch.tensor(math.log(1 / (config.temperature or self.kind.temperature)))
+        limit = config.max_logit_scale if config.learn_temperature else MAX_LOGIT_SCALE
+        self.max_t = math.log(limit) - 1e-6  # so that exp(t) is no more in float32 either
+        start = torch.tensor(min(math.log(1 / (config.temperature or self.kind.temperature)), self.max_t))
         if config.learn_temperature:
             self.logit_scale = nn.Parameter(start)
         else:
@@ -97,13 +97,13 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
-        """Finish an optimizer step: keep a learned t at most at `MAX_T`, and draw the next prefix.
+        """Finish an optimizer step: keep a learned t at most at its limit, and draw the next prefix.
 
         Args:
             step: optimizer steps done since the start of the training run, from 1.
         """
         if self.config.learn_temperature:
-            self.logit_scale.clamp_(max=MAX_T)
+            self.logit_scale.clamp_(max=self.max_t)
         if self._draws:
             self.step.fill_(step)
 
@@ -113,7 +113,7 @@ class ContrastiveLoss(nn.Module):
 
     def _scale(self) -> Tensor:
         """exp(t), also where t comes from a run that was trained without its limit."""
-        return self.logit_scale.clamp(max=MAX_T).exp()
+        return self.logit_scale.clamp(max=self.max_t).exp()
 
     def _dims_of_step(self) -> tuple[int, ...]:
         """All prefixes, or the one that (seed, step) draws: each as often, and on every process the same."""

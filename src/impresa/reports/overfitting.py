@@ -21,19 +21,20 @@ def overfitting(history: Mapping[str, Curve], config: CheckpointConfig) -> str |
     curve = history.get(config.monitor)
     if curve is None:
         return None
-    found, end = _of(curve, config.mode), int(curve.steps[-1])
+    found, end = monitored_curve(curve, config.mode), int(curve.steps[-1])
     if not found.is_worse_for_long(end):
         return None
     kept = f"the model is that of step {found.best_step}"
     if config.save_top_k == 0:
         kept = f"the model is that of step {end}, because trainer.checkpoint.save_top_k is 0"
     line = f"{config.monitor}: best at step {found.best_step} of {end}, and worse since; {kept}"
-    recall = _of(history[RECALL], "max").best_step if RECALL in history else 0
+    recall = monitored_curve(history[RECALL], "max").best_step if RECALL in history else 0
     if config.monitor == "val_loss" and recall > found.best_step:
         how = f"trainer.checkpoint.monitor={RECALL} trainer.checkpoint.mode=max"
         line += f". {RECALL} was best at step {recall}: {how} keeps the model of that step"
     return line
 
 
-def _of(curve: Curve, mode: Mode) -> Monitored:
+def monitored_curve(curve: Curve, mode: Mode) -> Monitored:
+    """The validations of a stored metric."""
     return monitored(mode, [(int(step), value) for step, value in zip(curve.steps, curve.values, strict=True)])

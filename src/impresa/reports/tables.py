@@ -26,6 +26,7 @@ from impresa.evaluation.results import (
     Scores,
     ZeroShotMetrics,
 )
+from impresa.reports.verdict import baseline_note, retrieval_verdict
 
 MODEL = "model"
 """Name of the row that a table is about; the other rows are baselines."""
@@ -86,6 +87,8 @@ class Table:
     """Further results, as a line under the table."""
     note: str = ""
     """How to read the table."""
+    footnote: str = ""
+    """What its rows are, also as a line under the table."""
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -101,7 +104,9 @@ def summary(evaluation: Evaluation) -> str:
 def warnings(evaluation: Evaluation) -> list[str]:
     """Sentences that no reader of the results should miss."""
     answers = evaluation.answers
-    return [] if answers is None or answers.looks_at_images else [NOT_LOOKING]
+    if answers is None:
+        return retrieval_verdict(evaluation)
+    return [] if answers.looks_at_images else [NOT_LOOKING]
 
 
 def interval_note(tables: Sequence[Table]) -> str:
@@ -125,7 +130,8 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
             "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
             "text_to_image": {name: metrics.text_to_image for name, metrics in rows.items()},
         }
-        tables += _retrieval("", directions, intervals, _RETRIEVAL_NOTE)
+        recall, ranking = _retrieval("", directions, intervals, _RETRIEVAL_NOTE)
+        tables += [replace(recall, footnote=baseline_note(evaluation)), ranking]
     if evaluation.sound:
         note = f"{evaluation.num_sounds:,} samples have a sound. {_SOUND_NOTE}"
         of_sound = _retrieval(" with sound", evaluation.sound, intervals, note)

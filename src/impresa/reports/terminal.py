@@ -27,6 +27,8 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
         _print_table(console, table)
         if table.figures:
             line(table.figures)
+        if table.footnote:
+            line(table.footnote, "dim")
     if note := interval_note(tables):
         line(note, "dim")
     for warning in warnings(evaluation):

@@ -10,11 +10,12 @@ from typing import Annotated
 from pydantic import Field
 
 from impresa.files import write_atomic
-from impresa.json_files import read_json
+from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import COST
 
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+"""Three centuries at most."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cost:
     """Training samples over the time of the steps, without validations."""
     peak_memory_bytes: Count
     """Of the GPU, else resident memory of the process."""
-    training_seconds: Amount
+    training_seconds: Seconds
     """From the first step to the last, validations and checkpoints included."""
 
 

@@ -12,17 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Le, MaxLen
+from annotated_types import MaxLen
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
 
 from impresa import __version__
 from impresa.files import write_atomic
-from impresa.json_files import read_json
+from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import ENVIRONMENT
 
 Word = Annotated[str, MaxLen(10_000)]
-Number = Annotated[int, Ge(0), Le(2**63 - 1)]
 Command = Annotated[list[Annotated[str, MaxLen(1_000_000)]], MaxLen(10_000)]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "wandb")
@@ -40,7 +39,7 @@ class Resumption(TypedDict):
     """A later start of the same run."""
 
     time: Word
-    step: Number
+    step: Count
     command: Command
 
 
@@ -52,13 +51,13 @@ class Environment(TypedDict, total=False):
     finished: Word
     resumed: Annotated[list[Resumption], MaxLen(100_000)]
     command: Command
-    seed: Number
+    seed: Count
     impresa: Word
     python: Word
     packages: Annotated[dict[Word, Word | None], MaxLen(1_000)]
     platform: Word
-    cpus: Number | None
-    threads: Number
+    cpus: Count | None
+    threads: Count
     gpus: Annotated[list[Word], MaxLen(1_000)]
     git: Commit | None
 
@@ -104,6 +103,11 @@ def write_environment(run_dir: Path, environment: Environment) -> None:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def installed_version(package: str) -> str | None:

@@ -70,6 +70,7 @@ def load(run_dir: Path | str, device: Device | None = None) -> EmbeddingModel | 
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{run_dir}: {reason}; restore the run from a copy, or train it again") from error
     usable = task_of(config).use(model, preprocessing, device)
+    usable.run_dir = run_dir
     check_golden(run_dir, usable)
     return cast("EmbeddingModel | AnsweringModel", usable)
 

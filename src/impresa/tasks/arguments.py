@@ -86,6 +86,13 @@ def flag(argument: str, value: Any) -> bool:
     return bool(value)
 
 
+def one_of(argument: str, value: Any, words: Sequence[str]) -> str:
+    """One of these words; anything else is a `DataError`."""
+    if not isinstance(value, str) or value not in words:
+        raise DataError(f"{argument}: {shown(value)} is none of {', '.join(words)}; give one of them")
+    return value
+
+
 def vectors_of(argument: str, vectors: Vectors) -> Tensor:
     """Embeddings as rows, (N, E) float32 on the device where the first of them is.
 
@@ -113,6 +120,19 @@ def vectors_of(argument: str, vectors: Vectors) -> Tensor:
     return rows
 
 
+def of_one_width(names: tuple[str, str], a: Vectors, b: Vectors) -> tuple[Tensor, Tensor]:
+    """Two sets of embeddings, (N, E) and (M, E) on the device of the first; see `vectors_of`.
+
+    Raises:
+        DataError: an argument holds no embeddings, or the two differ in width.
+    """
+    rows, others = vectors_of(names[0], a), vectors_of(names[1], b)
+    if len(rows) and len(others) and rows.shape[1] != others.shape[1]:
+        fault = f"embeddings of {others.shape[1]} numbers, and those of {names[0]} have {rows.shape[1]}"
+        raise DataError(f"{names[1]}: {fault}; embed both with the same model and `dim`")
+    return rows, others.to(rows.device)
+
+
 def _stacked(rows: list[Tensor], argument: str) -> Tensor:
     for i, row in enumerate(rows):
         if row.shape != (1, rows[0].shape[1]):
@@ -125,11 +145,19 @@ def _floats(numbers: Any) -> Tensor:
     if isinstance(numbers, Tensor):
         if numbers.dtype is torch.bool or numbers.is_complex() or not has_values(numbers):
             raise DataError(f"got a tensor of {numbers.dtype}; give embeddings, which are floats")
+        _refuse_quantized(numbers.dtype in (torch.int8, torch.uint8))
         return numbers.float()
     array = np.asarray(numbers)
+    _refuse_quantized(array.dtype in (np.int8, np.uint8))
     if array.dtype.kind not in "fiu":
         raise DataError(f"got {kind(numbers)} of {array.dtype}; give embeddings, an array or a tensor of floats")
     return torch.from_numpy(array.astype(np.float32))
+
+
+def _refuse_quantized(is_quantized: bool) -> None:
+    """Refuse numbers of another `precision`: they are counted from another zero, or are eight in one."""
+    if is_quantized:
+        raise DataError("holds quantised embeddings, whose cosines are other ones; embed with precision float32")
 
 
 @contextmanager

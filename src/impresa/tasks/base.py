@@ -29,6 +29,7 @@ from impresa.run_dir.golden import Golden
 from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
 from impresa.tasks.arguments import text_of
+from impresa.tasks.description import description
 from impresa.tasks.devices import Device, move, usable_device
 from impresa.tasks.inputs import Picture, picture_of
 from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
@@ -90,8 +91,13 @@ class UsableModel(ABC):
         self.model = model
         self.config = config
         self.preprocessing = preprocessing
+        self.run_dir: Path | None = None
+        """The run that it was loaded from."""
         self.device = next(model.parameters()).device
         self.to(usable_device(device))
+
+    def __repr__(self) -> str:
+        return description(self)
 
     def to(self, device: Device) -> Self:
         """Move the model to another device; returns itself.

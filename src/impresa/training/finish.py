@@ -15,6 +15,7 @@ from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
 from impresa.reports.html import write_report
+from impresa.reports.verdict import with_reasons
 from impresa.run_dir.cost import write_cost
 from impresa.run_dir.environment import now, read_environment, write_environment
 from impresa.run_dir.layout import MODEL_CARD
@@ -49,6 +50,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         train_source=data.train_source,
         show_progress=sys.stderr.isatty(),
     )
+    evaluation = with_reasons(evaluation, config, run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)

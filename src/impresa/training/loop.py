@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, warmup_key
 from impresa.data.loading import BatchLoader
 from impresa.errors import TrainingError
 from impresa.tasks.base import Task
@@ -182,7 +182,7 @@ def _refuse_divergence(training: Training, batches: Sequence[Any], loss: Tensor,
             bad = [name for name, image in zip(batch.ids, batch.image, strict=True) if not image.isfinite().all()]
             raise TrainingError(f"step {step}: not finite pixels in {', '.join(bad)}; remove these images")
     what = "the gradient is not finite" if loss_is_finite else f"the loss is {loss.item()}"
-    fix = f"lower optimization.lr ({optimization.lr:g}) or lengthen optimization.warmup_epochs"
+    fix = f"lower optimization.lr ({optimization.lr:g}) or lengthen {warmup_key(optimization)}"
     if optimization.clip_grad == 0:
         fix += ", and clip gradients (optimization.clip_grad=1)"
     if optimization.precision == "16-mixed":

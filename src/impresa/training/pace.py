@@ -15,12 +15,11 @@ from itertools import islice
 from pathlib import Path
 
 from impresa.config import ExperimentConfig, read_config
-from impresa.errors import ImpresaError
+from impresa.errors import USER_ERROR, ImpresaError
 from impresa.training.distributed import leave_cores_to_workers
 from impresa.training.loop import steps_of, train_step, validate
 from impresa.training.run import trial
 
-USER_ERROR = 2
 MOST_STEPS = 20
 MOST_SECONDS = 4.0
 """Of measured steps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.decoders.quantization import num_weights
+from impresa.run_dir.environment import num_cores
 from impresa.run_dir.layout import BAD_SAMPLES
 from impresa.tasks import task_of
 from impresa.tasks.base import Task, TrainableModel
@@ -74,7 +74,9 @@ class TrainingData:
         sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)
-        view = TrainingView(self._seed, *draws, identifies=self._identifies)
+        view = TrainingView(
+            self._seed, *draws, audio_augmentation=config.audio_augmentation, identifies=self._identifies
+        )
         return self._loader("train", self.train_source, sampler, view, sampler.least)
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader[Any]:
@@ -121,7 +123,7 @@ class TrainingData:
 
 def _say_if_too_many_workers(config: DatasetConfig) -> None:
     """A notice for all loaders of a run, in place of torch's warning in each loader and process."""
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cpus = num_cores()
     num_processes = this_process().local_world_size
     if config.num_workers * num_processes > num_cpus:
         each = f" in each of {num_processes} processes" if num_processes > 1 else ""

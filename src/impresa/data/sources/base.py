@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from impresa.config.experiment import ExperimentConfig
+from impresa.config.experiment import ExperimentConfig, Modality
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.errors import DataError
@@ -37,6 +37,14 @@ class Reading:
     labels: bool = False
     """Read data that have no captions at all by their labels, which is enough to evaluate on them: then a sample needs
     an image and a label."""
+
+    parts: tuple[Modality, ...] = ()
+    """Read data in order to embed these parts of them: a sample needs one of them, and files of other parts are not
+    opened. Empty for what is said above."""
+
+    def wants(self, part: Modality) -> bool:
+        """True for a part whose files are opened."""
+        return not self.parts or part in self.parts
 
     @property
     def sounds(self) -> bool:

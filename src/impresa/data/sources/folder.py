@@ -3,7 +3,8 @@
 1. Every table called `metadata` or `captions` (`.jsonl`, `.csv`, `.tsv`) in the folder or below it: one row per sample,
    with the image's path (relative to the file that names it) and its caption.
 2. Without such a file: one other table at the top of the folder. Any table can be named itself, in place of its folder.
-   Where questions are read, a single `*.json` file that is a list of rows will do too.
+   Where questions are read, a single `*.json` file that is a list of rows will do too. A `*.txt` that is named itself
+   has a header, or where texts alone are embedded one on each line.
 3. Without any: every image in the folder or below it, its captions in a text file of the same name (`cat.jpg`,
    `cat.txt`), one caption per line, or in a JSON object. Where sounds are read, `cat.wav` (flac, ogg, mp3) lies beside
    `cat.jpg`. If no image has a caption, the names of folders are labels, which is enough to evaluate.
@@ -26,7 +27,16 @@ from impresa.data.disk import files_below, read_regular
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
-from impresa.data.sources.tables import CSV_SUFFIXES, JSON, JSON_LINES, TOKEN, decoded, holds_a_list, open_table
+from impresa.data.sources.tables import (
+    CSV_SUFFIXES,
+    JSON,
+    JSON_LINES,
+    TOKEN,
+    decoded,
+    holds_a_list,
+    may_be_lines,
+    open_table,
+)
 from impresa.errors import DataError
 from impresa.foreign_text import printable
 from impresa.json_files import parse_json
@@ -105,7 +115,8 @@ class FolderSource(RowSource):
 
     def _rows_of_table(self, file: Path) -> list[Row]:
         rows = []
-        with open_table(file, self._config, {*self.columns, *IMAGE_NAMES}) as table:
+        as_lines = self._reading.parts == ("text",) and may_be_lines(file) and not self._fits(file)
+        with open_table(file, self._config, {*self.columns, *IMAGE_NAMES}, as_lines=as_lines) as table:
             found = set(table.columns)
             for number, values in table.rows:
                 id = f"{file.relative_to(self._root)}:{number}"
@@ -153,7 +164,9 @@ class FolderSource(RowSource):
         captions, sounds = self._config.caption_column, self._config.audio_column
         if not any(row.fault or row.cells.keys() & {captions, sounds} for row in rows):
             return self._class_folders(rows)
-        return rows if heard else [row if row.fault or captions in row.cells else _without_caption(row) for row in rows]
+        if heard or self._reading.parts:
+            return rows
+        return [row if row.fault or captions in row.cells else _without_caption(row) for row in rows]
 
     def _row_of_sidecar(self, file: Path, beside: Mapping[str, Path]) -> Row:
         config = self._config
@@ -185,7 +198,8 @@ class FolderSource(RowSource):
         """The rows with the names of their folders as labels."""
         config = self._config
         are_classes = any(row.folder != self._root for row in rows)
-        if rows and not (are_classes and (self._reading.labels or config.caption_column == config.label_column)):
+        needs_none = self._reading.labels or config.caption_column == config.label_column
+        if rows and not (self._reading.parts or (are_classes and needs_none)):
             fault = f"no image has a caption: there is neither {METADATA_NAMES[0]} nor a text file of an image's name"
             raise DataError(f"{self._root}: {fault}; {self.only_labels if are_classes else 'write one of them'}")
         return [

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from PIL import Image
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.describe import listed
+from impresa.config.experiment import DatasetConfig, Modality
 from impresa.config.paths import expanded, looked_in
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
@@ -43,6 +44,10 @@ File = bytes | str
 
 IMAGE_NAMES = ("file_name", "images")
 """Other names of the image's column: that of Hugging Face's image folders, and that of lists of images."""
+_NAMES: dict[Modality, str] = {"image": "image", "text": "caption", "audio": "sound"}
+"""Words for the parts of a sample."""
+_COLUMN_OF: dict[Modality, str] = {"image": "image_column", "text": "caption_column", "audio": "audio_column"}
+"""Fields of `DatasetConfig` that name their columns."""
 TEXT_ALONE, SEVERAL_IMAGES = "text alone", "several images"
 """The kinds of rows that are not read."""
 
@@ -122,6 +127,7 @@ class RowSource(ABC):
             image, sound = self.files(row)
             if not self._reading.dialogues:
                 self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
+            image = image if self._reading.wants("image") else None
             picture = None if image is None else _image(image, self._shrink_to_px, self._config)
             clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
             return Sample(row.id, picture, captions, label, clip, dialogues)
@@ -188,32 +194,43 @@ class RowSource(ABC):
 
     def missing(self, found: Set[str]) -> str | None:
         """All columns that a table with the columns `found` lacks, with the fix; None if it has all."""
-        config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
-        has_image, has_caption = self.image_column_in(found) is not None, config.caption_column in found
-        has_label = config.label_column in found
-        if self._reading.labels and has_image and has_label and not (has_caption or dialogues):
-            return None
-        lacks: list[tuple[str, str]] = []  # each with its fix
-        if not (sounds or has_image):
-            lacks.append((f"no column {config.image_column!r}", "dataset.image_column"))
-        if dialogues:
-            lacks += missing_columns(found, config)
-        elif not (sounds or has_caption):
-            fix = f"dataset.caption_column; {self.only_labels}" if has_label else "dataset.caption_column"
-            if holds_dialogues(found, config):
-                fix += "; questions are read with a decoder (`impresa data check --questions`)"
-            lacks.append((f"no column {config.caption_column!r}", fix))
-        if sounds and config.audio_column not in found:
-            fix = "dataset.audio_column, or leave the audio_encoder out"
-            lacks.append((f"no column {config.audio_column!r} for the sound", fix))
-        elif sounds and not (has_image or has_caption or dialogues):
-            fix = "dataset.image_column or dataset.caption_column"
-            lacks.append(("no column for the image or the caption beside the sound", fix))
+        lacks = list(self._lacking_parts(found) if self._reading.parts else self._lacking(found))
         if not lacks:
             return None
         faults, fixes = zip(*lacks, strict=True)
         there = ", ".join(map(printable, sorted(found)))
         return f"{' and '.join(faults)} (there are: {there}); set {' and '.join(fixes)}"
+
+    def _lacking_parts(self, found: Set[str]) -> Iterator[tuple[str, str]]:
+        """Faults and their fixes where some parts are read alone and a table has none of them."""
+        config, image = self._config, self.image_column_in(found)
+        columns = {"image": image or config.image_column, "text": config.caption_column, "audio": config.audio_column}
+        wanted = {part: columns[part] for part in self._reading.parts}
+        if found.isdisjoint(wanted.values()):
+            yield from ((f"no column {name!r}", f"dataset.{_COLUMN_OF[part]}") for part, name in wanted.items())
+
+    def _lacking(self, found: Set[str]) -> Iterator[tuple[str, str]]:
+        """Faults and their fixes, see `missing`."""
+        config, sounds, dialogues = self._config, self._reading.sounds, self._reading.dialogues
+        has_image, has_caption = self.image_column_in(found) is not None, config.caption_column in found
+        has_label = config.label_column in found
+        if self._reading.labels and has_image and has_label and not (has_caption or dialogues):
+            return
+        if not (sounds or has_image):
+            yield f"no column {config.image_column!r}", "dataset.image_column"
+        if dialogues:
+            yield from missing_columns(found, config)
+        elif not (sounds or has_caption):
+            fix = f"dataset.caption_column; {self.only_labels}" if has_label else "dataset.caption_column"
+            if holds_dialogues(found, config):
+                fix += "; questions are read with a decoder (`impresa data check --questions`)"
+            yield f"no column {config.caption_column!r}", fix
+        if sounds and config.audio_column not in found:
+            fix = "dataset.audio_column, or leave the audio_encoder out"
+            yield f"no column {config.audio_column!r} for the sound", fix
+        elif sounds and not (has_image or has_caption or dialogues):
+            fix = "dataset.image_column or dataset.caption_column"
+            yield "no column for the image or the caption beside the sound", fix
 
     @property
     def only_labels(self) -> str:
@@ -242,7 +259,7 @@ class RowSource(ABC):
 
     def _captions(self, row: Row, *, may_lack: bool = False) -> tuple[str, ...]:
         config, reading = self._config, self._reading
-        may_lack = may_lack or reading.sounds or reading.dialogues or self.labels_alone
+        may_lack = may_lack or reading.sounds or reading.dialogues or bool(reading.parts) or self.labels_alone
         names_are_captions = config.caption_column == config.label_column
         value = self._label(row) if names_are_captions else row.cells.get(config.caption_column)
         return read_captions(value, may_lack=may_lack)
@@ -258,11 +275,15 @@ class RowSource(ABC):
         return class_name(label, self._class_names or row.class_names)
 
     def _check_parts(self, image: bool, sound: bool, caption: bool, label: bool) -> None:
-        """Refuse a sample with fewer than two of its parts."""
-        if self.labels_alone:
+        """Refuse a sample with fewer than two of its parts, or with none of those that are read alone."""
+        there: dict[Modality, bool] = {"image": image, "text": caption, "audio": sound}
+        if parts := self._reading.parts:
+            if not any(there[part] for part in parts):
+                raise ValueError(f"has no {listed(_NAMES[part] for part in parts)}")
+        elif self.labels_alone:
             if image + sound + label < 2:
                 raise ValueError("has only one of image, label and sound" if self._reading.sounds else "has no label")
-        elif image + sound + caption < 2:
+        elif sum(there.values()) < 2:
             raise ValueError("has only one of image, caption and sound")
 
     def _by_sample(self, columns: Sequence[str], read: Callable[[Row], tuple[T, ...]]) -> Iterator[tuple[T, ...]]:
@@ -309,7 +330,7 @@ class RowSource(ABC):
 
     def _file(self, cell: Any, folder: Path, what: Part) -> File | None:
         lacks = is_missing(cell)
-        if lacks and (self._reading.sounds or self._reading.dialogues):
+        if lacks and (self._reading.sounds or self._reading.dialogues or self._reading.parts):
             return None
         if self.only_paths and (lacks or not isinstance(cell, str)):
             raise ValueError(f"no {what} path")

@@ -59,13 +59,16 @@ class Table:
 
 
 @contextmanager
-def open_table(file: Path, config: DatasetConfig, wanted: Set[str] = frozenset()) -> Iterator[Table]:
+def open_table(
+    file: Path, config: DatasetConfig, wanted: Set[str] = frozenset(), *, as_lines: bool = False
+) -> Iterator[Table]:
     """The table in a file; its kind follows from the file's name.
 
     Args:
         file: its name ends with one of the suffixes above, or `.txt`, which is csv.
         config: the columns that captions without a header are given, and the limit of a line's length.
         wanted: columns that tell the separator of a csv file.
+        as_lines: each line of the file is a caption.
 
     Raises:
         DataError: the file cannot be read or is of no such kind.
@@ -73,7 +76,9 @@ def open_table(file: Path, config: DatasetConfig, wanted: Set[str] = frozenset()
     name, max_length = file.name.lower(), config.max_file_mib << 20
     try:
         with _text(file, "" if name.endswith((*CSV_SUFFIXES, ".txt")) else "\n") as text:
-            if name.endswith(JSON):
+            if as_lines:
+                yield Table(_read_plain(_lines(text, max_length), config))
+            elif name.endswith(JSON):
                 yield Table(_read_json(text))
             elif name.endswith(TOKEN):
                 yield Table(_read_token(_lines(text, max_length), config))
@@ -85,6 +90,11 @@ def open_table(file: Path, config: DatasetConfig, wanted: Set[str] = frozenset()
         raise DataError(f"{file}: {error.strerror or error}; name a table that can be read") from error
     except (ValueError, csv.Error) as error:
         raise DataError(f"{file}: {error}") from error
+
+
+def may_be_lines(file: Path) -> bool:
+    """True for a file that may hold one text per line, if it has no header."""
+    return file.name.lower().endswith(".txt") and not file.name.lower().endswith(TOKEN)
 
 
 def holds_a_list(file: Path) -> bool:
@@ -159,6 +169,12 @@ def _read_token(lines: Iterable[str], config: DatasetConfig) -> Iterator[Numbere
             yield number, {config.image_column: found[1], config.caption_column: found[2]}
         elif not is_blank(line):
             yield number, "no image, tab and caption"
+
+
+def _read_plain(lines: Iterable[str], config: DatasetConfig) -> Iterator[NumberedRow]:
+    for number, line in enumerate(lines, start=1):
+        if not is_blank(line):
+            yield number, {config.caption_column: line.rstrip("\r\n")}
 
 
 def _csv(lines: Iterator[str], wanted: Set[str]) -> Table:

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import ExperimentConfig, PairName
+from impresa.config.experiment import ExperimentConfig, PairName, warmup_key
 from impresa.losses.kinds import KINDS
 from impresa.losses.pairs import FUSED, PAIRS
 from impresa.tasks.alignment.batch import Batch
@@ -80,7 +80,7 @@ class CollapseWatch:
         optimization = self.config.optimization
         cause = f"most likely too large steps: lower optimization.lr ({optimization.lr:g})"
         if self._warmup_steps < STEPS_AFTER_WARMUP:
-            cause += ", lengthen optimization.warmup_epochs"
+            cause += f", lengthen {warmup_key(optimization)}"
         if optimization.clip_grad == 0:
             cause += ", clip gradients (optimization.clip_grad=1)"
         logger.warning(f"step {step}: {what}; {cause}, or images and captions do not belong together")

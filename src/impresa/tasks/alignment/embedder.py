@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args, overload
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.types import EmbeddingPrecision
 from impresa.data.audio import Clip
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
@@ -19,10 +21,24 @@ from impresa.inside.explanation import Explanation, Method
 from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.alignment.explain import explain_image
 from impresa.tasks.alignment.model import AlignmentModel
-from impresa.tasks.arguments import Inputs, Named, Vectors, as_whole, flag, shown, texts_of, vectors_of, whole_number
+from impresa.tasks.arguments import (
+    Inputs,
+    Named,
+    Vectors,
+    as_whole,
+    flag,
+    of_one_width,
+    one_of,
+    shown,
+    texts_of,
+    whole_number,
+)
 from impresa.tasks.base import UsableModel
 from impresa.tasks.devices import Device
 from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
+from impresa.tasks.quantization import checked_ranges, quantized
+
+Arrays = NDArray[Any]
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -38,14 +54,21 @@ class EncodeOptions(TypedDict, total=False):
     """Move the model there first; None leaves it where it is."""
     show_progress: bool
     """A progress bar on standard error."""
+    precision: EmbeddingPrecision
+    """Numbers of the result, float32 unless given. `int8` and `uint8` divide the range of each dimension into 256
+    steps; `binary` and `ubinary` keep its sign, of eight dimensions in a number. They are for indices that search such
+    numbers; `similarity` and `impresa.semantic_search` take float32."""
+    ranges: Vectors | None
+    """int8, uint8: (2, E), the smallest and the largest number of each dimension. None takes them from the result,
+    which then can be compared with itself alone: give queries the ranges of their corpus."""
 
 
 class EmbeddingModel(UsableModel):
     """An alignment model with its own preprocessing; `impresa.load` returns one.
 
-    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns float32 embeddings on the CPU:
-    (N, E) of several inputs, (E,) of a single one. Arguments are those of `UsableModel`; the towers are frozen and put
-    into float32.
+    Every `encode_*` method takes the keyword arguments of `EncodeOptions` and returns embeddings on the CPU: (N, E) of
+    several inputs, (E,) of a single one, float32 unless `precision` says otherwise; a tensor, or with
+    `convert_to_numpy` an array. Arguments are those of `UsableModel`; the towers are frozen and put into float32.
     """
 
     model: AlignmentModel
@@ -64,7 +87,21 @@ class EmbeddingModel(UsableModel):
         """E, the width of the embeddings."""
         return self.config.vision_encoder.embed_dim
 
-    def encode_image(self, images: Picture | Sequence[Picture], **options: Unpack[EncodeOptions]) -> Tensor:
+    @overload
+    def encode_image(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        convert_to_numpy: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...
+    @overload
+    def encode_image(
+        self, images: Picture | Sequence[Picture], *, convert_to_numpy: Literal[True], **options: Unpack[EncodeOptions]
+    ) -> Arrays: ...
+    def encode_image(
+        self, images: Picture | Sequence[Picture], *, convert_to_numpy: bool = False, **options: Unpack[EncodeOptions]
+    ) -> Tensor | Arrays:
         """Embed images.
 
         Args:
@@ -74,13 +111,37 @@ class EmbeddingModel(UsableModel):
             DataError: an image cannot be read, or an array or an option is none that is possible.
             ConfigError: the device cannot be used.
         """
-        return self._encode(images_of("images", images), self._embed_images, **options)
+        return self._encode(images_of("images", images), self._embed_images, convert_to_numpy, **options)
 
-    def encode_text(self, texts: str | Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
+    @overload
+    def encode_text(
+        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[False] = False, **options: Unpack[EncodeOptions]
+    ) -> Tensor: ...
+    @overload
+    def encode_text(
+        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[True], **options: Unpack[EncodeOptions]
+    ) -> Arrays: ...
+    def encode_text(
+        self, texts: str | Sequence[str], *, convert_to_numpy: bool = False, **options: Unpack[EncodeOptions]
+    ) -> Tensor | Arrays:
         """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`."""
-        return self._encode(texts_of("texts", texts), self._embed_texts, **options)
+        return self._encode(texts_of("texts", texts), self._embed_texts, convert_to_numpy, **options)
 
-    def encode_audio(self, sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]) -> Tensor:
+    @overload
+    def encode_audio(
+        self,
+        sounds: Sound | Sequence[Sound],
+        *,
+        convert_to_numpy: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...
+    @overload
+    def encode_audio(
+        self, sounds: Sound | Sequence[Sound], *, convert_to_numpy: Literal[True], **options: Unpack[EncodeOptions]
+    ) -> Arrays: ...
+    def encode_audio(
+        self, sounds: Sound | Sequence[Sound], *, convert_to_numpy: bool = False, **options: Unpack[EncodeOptions]
+    ) -> Tensor | Arrays:
         """Embed sounds of any rate; those longer than the model's context are cut.
 
         Args:
@@ -90,11 +151,34 @@ class EmbeddingModel(UsableModel):
             DataError: a sound cannot be read, or the model has no audio encoder.
         """
         self._require_audio("encode_audio")
-        return self._encode(sounds_of("sounds", sounds), self._embed_sounds, **options)
+        return self._encode(sounds_of("sounds", sounds), self._embed_sounds, convert_to_numpy, **options)
 
+    @overload
     def encode_image_audio(
-        self, images: Picture | Sequence[Picture], sounds: Sound | Sequence[Sound], **options: Unpack[EncodeOptions]
-    ) -> Tensor:
+        self,
+        images: Picture | Sequence[Picture],
+        sounds: Sound | Sequence[Sound],
+        *,
+        convert_to_numpy: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...
+    @overload
+    def encode_image_audio(
+        self,
+        images: Picture | Sequence[Picture],
+        sounds: Sound | Sequence[Sound],
+        *,
+        convert_to_numpy: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> Arrays: ...
+    def encode_image_audio(
+        self,
+        images: Picture | Sequence[Picture],
+        sounds: Sound | Sequence[Sound],
+        *,
+        convert_to_numpy: bool = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor | Arrays:
         """Embed N pairs of an image and a sound as one; for a model that was trained with `image+audio-text`.
 
         Raises:
@@ -106,7 +190,7 @@ class EmbeddingModel(UsableModel):
             fault = f"{len(seen.items)} images and {len(heard.items)} sounds"
             raise DataError(f"encode_image_audio: {fault}; give as many of each")
         pairs = [Named("pair", pair) for pair in zip(seen.items, heard.items, strict=True)]
-        return self._encode(Inputs(pairs, seen.is_one and heard.is_one), self._embed_both, **options)
+        return self._encode(Inputs(pairs, seen.is_one and heard.is_one), self._embed_both, convert_to_numpy, **options)
 
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row.
@@ -114,13 +198,10 @@ class EmbeddingModel(UsableModel):
         Raises:
             DataError: an argument holds no embeddings, or the two differ in width.
         """
-        rows, others = vectors_of("a", a), vectors_of("b", b)
+        rows, others = of_one_width(("a", "b"), a, b)
         if not (len(rows) and len(others)):
             return torch.zeros(len(rows), len(others))
-        if rows.shape[1] != others.shape[1]:
-            fault = f"embeddings of {others.shape[1]} numbers, and those of a have {rows.shape[1]}"
-            raise DataError(f"b: {fault}; embed both with the same model and `dim`")
-        return _unit(rows) @ _unit(others.to(rows.device)).T
+        return _unit(rows) @ _unit(others).T
 
     def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
         return explain_image(self, picture, words, method, max_rows)
@@ -130,19 +211,25 @@ class EmbeddingModel(UsableModel):
         self,
         inputs: Inputs,
         embed: Callable[[list[Named]], Tensor],
+        convert_to_numpy: bool,
         *,
         batch_size: int = 32,
         normalize: bool = True,
         dim: int | None = None,
         device: Device | None = None,
         show_progress: bool = False,
-    ) -> Tensor:
+        precision: EmbeddingPrecision = "float32",
+        ranges: Vectors | None = None,
+    ) -> Tensor | Arrays:
         size = whole_number("batch_size", batch_size)
         width = self.embed_dim if dim is None else as_whole(dim)
         if width is None or not 1 <= width <= self.embed_dim:
             fault = f"dim: {shown(dim)} is not within 1 to {self.embed_dim}, the embeddings' width"
             raise DataError(f"{fault}; choose another")
         normalize, show_progress = flag("normalize", normalize), flag("show_progress", show_progress)
+        convert_to_numpy = flag("convert_to_numpy", convert_to_numpy)
+        precision = cast("EmbeddingPrecision", one_of("precision", precision, get_args(EmbeddingPrecision)))
+        limits = checked_ranges(ranges, width, precision)
         if device is not None:
             self.to(device)
         self.model.eval()
@@ -156,7 +243,9 @@ class EmbeddingModel(UsableModel):
         embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :width]
         if normalize:
             embeddings = _unit(embeddings)
-        return embeddings[0] if inputs.is_one else embeddings
+        embeddings = quantized(embeddings, precision, limits)
+        embeddings = embeddings[0] if inputs.is_one else embeddings
+        return embeddings.numpy() if convert_to_numpy else embeddings
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         images = small_images(examples, self.preprocessing.image.size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -18,22 +19,40 @@ from impresa.data.class_names import configured_names
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
-from impresa.evaluation.baselines import ColourHistogramModel, colour_histogram
+from impresa.evaluation.baselines import (
+    Baseline,
+    ColourHistogramModel,
+    PixelRidgeModel,
+    colour_histogram,
+    fits_in_seconds,
+    small_pixels,
+)
 from impresa.evaluation.intervals import digest, with_intervals
 from impresa.evaluation.linear_probe import linear_probe
-from impresa.evaluation.results import BadSampleNote, Evaluation, RetrievalMetrics, ZeroShotMetrics
+from impresa.evaluation.results import (
+    HISTOGRAM,
+    RIDGE,
+    BadSampleNote,
+    Evaluation,
+    RetrievalMetrics,
+    ZeroShotMetrics,
+)
 from impresa.evaluation.retrieval import CHANCE, RightAnswers, chance, metrics_of_texts
 from impresa.evaluation.space import embedding_space
 from impresa.evaluation.zero_shot import check_templates, class_embeddings, zero_shot_metrics
-from impresa.tasks.alignment.sound import EncodeText, Rows
+from impresa.tasks.alignment.sound import Directions, EncodeText, Rows
 from impresa.tasks.gallery import retrieval_gallery, spread
 from impresa.tasks.samples import Embedder, evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
 
-HISTOGRAM = "colour histogram"
 NUM_BASELINE_SAMPLES = 4096
+FITTED: dict[str, tuple[Callable[[Image], Tensor], Callable[[Tensor, Sequence[Sequence[str]]], Baseline]]] = {
+    HISTOGRAM: (colour_histogram, ColourHistogramModel),
+    RIDGE: (small_pixels, PixelRidgeModel),
+}
+"""By name of a baseline: the features of an image, and the model that is fitted to them and to captions."""
 
 
 @dataclass
@@ -45,7 +64,10 @@ class _Seen:
     ids: list[str] = field(default_factory=list)
     """The same samples' names."""
     captions: list[list[str]] = field(default_factory=list)
-    histograms: list[Tensor] = field(default_factory=list)
+    features: dict[str, list[Tensor]] = field(default_factory=lambda: {name: [] for name in FITTED})
+    """By baseline."""
+    sides_px: list[int] = field(default_factory=list)
+    """The shorter side of each image."""
     labels: dict[tuple[int, str], None] = field(default_factory=dict)
     """Different pairs of row and label, in order."""
     bad: list[BadSampleNote] = field(default_factory=list)
@@ -60,7 +82,9 @@ class _Seen:
             self.positions.append(position)
             self.ids.append(sample.id)
             self.captions.append([])
-            self.histograms.append(colour_histogram(sample.image))
+            self.sides_px.append(min(sample.image.size))
+            for name, (feature_of, _) in FITTED.items():
+                self.features[name].append(feature_of(sample.image))
         self.captions[row] += sample.captions
         if sample.label is not None:
             self.labels[row, sample.label] = None
@@ -89,8 +113,8 @@ def evaluate(
 
     A model with an audio encoder is judged on the sounds of the data too. Every caption of every image takes part;
     samples with equal images are one image with all their captions, wherever it is counted. Bad samples are skipped and
-    listed. The colour-histogram baseline is fitted on up to 4096 samples of `train_source`, and their class names, and
-    `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
+    listed. Colour histogram and ridge baseline are fitted on up to 4096 samples of `train_source`, and its class names,
+    and `dataset.class_names`, join those to choose from. Arguments are those of `Task.evaluate`.
 
     Raises:
         DataError: no sample is usable, none has a caption or a label, or an embedding is NaN or infinite.
@@ -105,12 +129,13 @@ def evaluate(
     inputs = _Inputs(model, batch_size)
     with progress_bar(show_progress) as bar:
         test = _read(source, bar.track(range(len(source)), description="embedding images"), inputs)
-        train = _Seen()
+        train, num_train = _Seen(), None
         if train_source is not None:  # at even distances, so that sorted data are seen whole
             chosen = spread(range(len(train_source)), NUM_BASELINE_SAMPLES)
-            train = _read(train_source, bar.track(chosen, description="fitting the baseline"))
+            train = _read(train_source, bar.track(chosen, description="fitting the baselines"))
+            num_train = len(train.positions) if len(chosen) == len(train_source) else len(train_source)
         probed = None if probe_source is None else _labelled(model, probe_source, batch_size, bar)
-    sounds, fused, embeddings = inputs.sounds, inputs.fused, inputs.images.embeddings()
+    sounds, embeddings = inputs.sounds, inputs.images.embeddings()
     if not test.positions and not (sounds and sounds.num_samples):
         raise nothing_usable(data, test.bad, "impresa data check PATH")
 
@@ -122,19 +147,16 @@ def evaluate(
         num_distinct_texts=len(set(chain(*test.captions))),
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
-        sound={
-            **(sounds.retrieval(embeddings, encode_text, dims) if sounds else {}),
-            **(fused.retrieval(embeddings, encode_text, dims) if fused else {}),
-        },
+        num_train=num_train,
+        image_side_px=sorted(test.sides_px)[len(test.sides_px) // 2] if test.sides_px else None,
+        sound=inputs.retrieval_of_sounds(embeddings, encode_text, dims),
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
         linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
         items=test.digest(),
     )
     spaces = {"image": embeddings, **({"audio": sounds.embeddings()} if sounds else {})}
     if evaluation.num_texts:
-        num_captions = torch.tensor([len(captions) for captions in test.captions])
-        image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
-        right = RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
+        right = _right_answers(test)
         texts = encode_text(list(right.texts))
         evaluation = replace(
             evaluation,
@@ -191,6 +213,11 @@ class _Inputs:
             fused.add((pixels, clip), (row, sample.audio_key), image=None, captions=captions)
         return True
 
+    def retrieval_of_sounds(self, images: Tensor, encode_text: EncodeText, dims: Sequence[int]) -> Directions:
+        """Retrieval by and of sounds, alone and beside their images, as far as the model takes them."""
+        rows = [rows.retrieval(images, encode_text, dims) for rows in (self.sounds, self.fused) if rows]
+        return {direction: found for part in rows for direction, found in part.items()}
+
 
 def _read(source: Source, positions: Iterable[int], inputs: _Inputs | None = None) -> _Seen:
     """The images of the usable samples; all parts of the usable ones are embedded by `inputs`."""
@@ -211,14 +238,23 @@ def _labelled(
     return inputs.images.embeddings(), list(seen.labels)
 
 
+def _right_answers(test: _Seen) -> RightAnswers:
+    num_captions = torch.tensor([len(captions) for captions in test.captions])
+    image_of_caption = torch.arange(len(num_captions)).repeat_interleave(num_captions)
+    return RightAnswers(image_of_caption, list(chain(*test.captions)), len(num_captions))
+
+
 def _baselines(right: RightAnswers, test: _Seen, train: _Seen) -> dict[str, RetrievalMetrics]:
-    described = [(histogram, texts) for histogram, texts in zip(train.histograms, train.captions, strict=True) if texts]
-    if not described:
-        return {CHANCE: chance(right)}
-    histograms, captions = zip(*described, strict=True)
-    baseline = ColourHistogramModel(torch.stack(histograms), captions)
-    images, texts = baseline.embed_images(torch.stack(test.histograms)), baseline.embed_texts(right.texts)
-    return {HISTOGRAM: metrics_of_texts(images, texts, right), CHANCE: chance(right)}
+    """Those that can be fitted and take seconds, then chance."""
+    found = {}
+    described = [row for row, texts in enumerate(train.captions) if texts]
+    captions = [train.captions[row] for row in described]
+    for name, (_, model_of) in FITTED.items() if described else ():
+        model = model_of(torch.stack([train.features[name][row] for row in described]), captions)
+        if fits_in_seconds(model, right.num_images, len(right.texts)):
+            images, texts = model.embed_images(torch.stack(test.features[name])), model.embed_texts(right.texts)
+            found[name] = metrics_of_texts(images, texts, right)
+    return {**found, CHANCE: chance(right)}
 
 
 def _zero_shot(

@@ -39,7 +39,7 @@ class AlignmentTask(Task):
     """Contrastive training of the encoders; the result embeds."""
 
     answers = False
-    blind_baseline = "colour histogram"
+    blind_baseline = "colour histogram and ridge baseline"
 
     def prepare_tokenizer(self, source: Source) -> Tokenizer:
         run_dir = self.config.text_encoder.checkpoint

@@ -1,0 +1,1 @@
+"""Embedding whole data into a file, and finding the nearest of many embeddings."""
