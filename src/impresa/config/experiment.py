@@ -62,6 +62,8 @@ Projection = Literal["mlp", "linear", "none", "auto"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
 """The pair of the embedding that image and sound are fused into, and the caption."""
+PAIR = ("vision_encoder", "text_encoder")
+"""The towers that a pretrained pair has."""
 FROM_SCRATCH: dict[Modality, tuple[str, ...]] = {
     "image": ("vit", "convnet"),
     "text": ("transformer",),
@@ -421,8 +423,7 @@ def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
 
 
 def is_pair(config: ExperimentConfig) -> bool:
-    """True when image and text tower are the two halves of one pretrained model, with nothing new before their heads
-    but what `projection: auto` decides. A model without such halves fails when it is read."""
+    """True when image and text tower are the halves of one pretrained model, and `projection: auto` keeps its heads."""
     halves = image, text = config.vision_encoder, config.text_encoder
     return (
         config.decoder is None
@@ -435,9 +436,8 @@ def is_pair(config: ExperimentConfig) -> bool:
 
 def is_frozen(tower: EncoderConfig) -> bool:
     """True when the backbone is kept as it is, but for its last blocks (`unfreeze_last`) and its adapters (`lora`)."""
-    if tower.freeze is None:
-        return tower.checkpoint is not None or tower.lora is not None
-    return tower.freeze
+    stands_on_others = tower.checkpoint is not None or tower.lora is not None
+    return stands_on_others if tower.freeze is None else tower.freeze
 
 
 def has_trained_blocks(tower: EncoderConfig) -> bool:
