@@ -6,9 +6,12 @@ import hashlib
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from impresa.config.locations import check_model
@@ -17,6 +20,9 @@ from impresa.json_files import parse_json
 
 _SAMPLED_BYTES = 1 << 20
 _MOST_LABELS = 100_000
+_PROXY_REFUSES = 407
+_PATIENCE_S, _REMEMBERED_S = 2.0, 60
+"""How long the hub may take to answer at all, where `HF_HUB_ETAG_TIMEOUT` does not say, and how long that counts."""
 
 
 @contextmanager
@@ -29,12 +35,45 @@ def reading(key: str, name: str) -> Iterator[None]:
     """
     check_model(key, name)
     try:
-        with quietly():
+        with quietly(), nullcontext() if is_folder(name) else _offline_where_there_is_no_hub():
             yield
     except ImpresaError:
         raise
     except Exception as error:  # the hub, the formats and the libraries behind them raise nearly everything
         raise ConfigError(f"{key}: {name} cannot be loaded; {_reason(name, error)}") from error
+
+
+@contextmanager
+def _offline_where_there_is_no_hub() -> Iterator[None]:
+    """Read the cache alone while the hub does not answer: its library would try again and again for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or _answers(int(time.monotonic() // _REMEMBERED_S)):
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+@lru_cache(maxsize=1)
+def _answers(_minute: int) -> bool:
+    """True if the hub gives any answer in time. The look-up of its name knows no time limit, so that a thread waits."""
+    from huggingface_hub import constants, get_session
+
+    patience = _PATIENCE_S if "HF_HUB_ETAG_TIMEOUT" not in os.environ else constants.HF_HUB_ETAG_TIMEOUT
+    answered: list[int] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of the library for HTTP, whichever it is; no answer is all that counts
+            answered.append(get_session().head(constants.ENDPOINT, timeout=patience).status_code)
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(patience)
+    return any(status < 500 and status != _PROXY_REFUSES for status in answered)
 
 
 @contextmanager
@@ -233,6 +272,18 @@ def _reason(name: str, error: Exception) -> str:
         if not (folder / "config.json").is_file():
             return "the folder has no config.json; give one that was made by save_pretrained"
         return f"{first_line}; save it again with save_pretrained"
-    if isinstance(error, OSError):
-        return f"no folder has this name and the hub does not give it ({first_line}); check the id, or go online once"
-    return first_line
+    return _why_not_given(name, first_line) if isinstance(error, OSError) else first_line
+
+
+def _why_not_given(name: str, first_line: str) -> str:
+    """Why there is no model of this name, and what to do, with or without a network."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE forbids asking the hub"
+    elif not _answers(int(time.monotonic() // _REMEMBERED_S)):
+        why = f"{constants.ENDPOINT} does not answer"
+    else:
+        return f"no folder has this name and the hub does not give it ({first_line}); check the id"
+    there = f"`hf download {name}` there, copy {constants.HF_HUB_CACHE} here and set HF_HUB_OFFLINE=1"
+    return f"no folder has this name, it is not in the cache, and {why}; where there is a network, {there}"

@@ -44,7 +44,7 @@ def test_a_shipped_config_loads_by_name_and_by_path_and_comes_back_from_its_own_
 def test_the_profiles_are_there() -> None:
     documents = {"default", "model", "training", "project"}
     profiles = {"pixmo_alignment", "perceiver_mrl_alignment", "trm_vlm_qa_3b_reg", "shapes", "shapes_audio", "digits"}
-    profiles |= {"shapes_vqa_trm", "shapes_vqa_qwen", "digits_vqa", "emoji", "spoken"}
+    profiles |= {"clip", "shapes_vqa_trm", "shapes_vqa_qwen", "digits_vqa", "emoji", "spoken"}
     assert documents | profiles <= set(shipped_names())
     assert {path.stem for path in (shipped_folder() / "model").glob("*.yaml")} == {"tiny", "base", "large", "huge"}
 
@@ -73,9 +73,9 @@ def test_a_file_of_the_user_goes_before_a_shipped_one(tmp_path: Path, monkeypatc
 
 UNKNOWN = [
     (".", ".: is a directory; name a YAML file in it, or a shipped config"),
-    ("shape", "shape: unknown config; did you mean shapes? shipped are default, "),
-    ("zzz", "zzz: unknown config; shipped are default, "),
-    ("nowhere/shapes.yaml", "nowhere/shapes.yaml: there is no such file; shipped configs are default, "),
+    ("shape", "shape: unknown config; did you mean shapes? shipped are clip, default, "),
+    ("zzz", "zzz: unknown config; shipped are clip, default, "),
+    ("nowhere/shapes.yaml", "nowhere/shapes.yaml: there is no such file; shipped configs are clip, default, "),
     ("configs/shape.yaml", "configs/shape.yaml: unknown config; did you mean shapes?"),
     ("folder", "folder: is a directory; name a YAML file in it, or a shipped config"),
     ("", ": is a directory; name a YAML file in it, or a shipped config"),

@@ -329,7 +329,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(hub: dict[str, str], tmp_pat
     }.items():
         change(Path(shutil.copytree(hub["clip"], tmp_path / name)))
     lines = {
-        "nobody/nothing": "no folder has this name and the hub does not give it .*; check the id, or go online once",
+        "nobody/nothing": "it is not in the cache, and HF_HUB_OFFLINE forbids asking the hub; .*hf download nobody",
         str(tmp_path / "absent"): "there is no such folder; give the path of one that was made by save_pretrained",
         "./absent": "there is no such folder",
         str(tmp_path / "empty"): r"the folder has no config\.json",

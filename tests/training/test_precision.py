@@ -9,7 +9,7 @@ import torch
 
 import impresa
 from impresa.config import ExperimentConfig
-from impresa.decoders.lora import is_adapter
+from impresa.encoders.lora import is_adapter
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.answering.build import build_vlm
 from impresa.training.run import train

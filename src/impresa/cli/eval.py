@@ -7,6 +7,9 @@ columns, but not from its dataset.image_root, and may have keys of their own: da
 
 Several runs are evaluated on the test data of the first, or on --data, and compared with the first item by item; then
 nothing is written.
+
+In place of a run, a config whose towers are a pretrained pair is measured as it is before any training, as in `impresa
+eval clip --data photos/`; `impresa eval clip RUN --data photos/` compares before and after.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.other_data import add_data, check_other_data, open_data, reading_config
+from impresa.config.paths import check_data_paths, expanded, shipped_names
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
@@ -28,10 +32,14 @@ if TYPE_CHECKING:
     from impresa.config.experiment import DatasetConfig, ExperimentConfig
     from impresa.evaluation.comparison import Comparison
     from impresa.evaluation.results import Evaluation
+    from impresa.tasks.alignment.embedder import EmbeddingModel
+    from impresa.tasks.answering.answerer import AnsweringModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory that `impresa train` printed")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="directory that `impresa train` printed, or a config"
+    )
     add_data(parser)
     splits = ("train", "val", "test")
     parser.add_argument(
@@ -49,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate and print."""
-    check_other_data(args.data, overrides, has_split=args.split != "test")
+    check_other_data(args.data, [] if _is_one_config(args) else overrides, has_split=args.split != "test")
     if args.linear_probe and find_spec("sklearn") is None:
         raise ConfigError("--linear-probe: needs scikit-learn; pip install 'impresa[probe]' installs it")
     from rich.console import Console
@@ -70,32 +78,69 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
     from impresa.reports.verdict import with_reasons
-    from impresa.run_dir.load import load
 
-    model = load(args.runs[0], device=checked_device(args.device))
+    run = args.runs[0]
+    if _is_one_config(args) and not args.data:
+        check_data_paths(_config_of(run, overrides))  # before anything is fetched
+    model = _opened(run, overrides, checked_device(args.device))
     trained = model.config
-    model.config = reading_config(trained, args.data, overrides)
-    evaluation = _evaluated(args, model, model.config.dataset, trained, has_baselines=True)
-    return with_reasons(evaluation, trained, args.runs[0])
+    if not _is_one_config(args):
+        model.config = reading_config(trained, args.data, overrides)
+    has_baselines = not (_is_one_config(args) and args.data)
+    evaluation = _evaluated(args, model, model.config.dataset, trained, has_baselines=has_baselines)
+    return evaluation if _is_one_config(args) else with_reasons(evaluation, trained, run)
+
+
+def _is_config(run: Path) -> bool:
+    """True for the name of a config in place of a run: there is no such folder, and it is shipped or a YAML file."""
+    return not expanded(str(run)).is_dir() and (str(run) in shipped_names() or run.suffix in (".yaml", ".yml"))
+
+
+def _is_one_config(args: argparse.Namespace) -> bool:
+    return len(args.runs) == 1 and _is_config(args.runs[0])
+
+
+def _opened(run: Path, overrides: list[str], device: str | None) -> EmbeddingModel | AnsweringModel:
+    """The model of a run, or of a config as it is before any training; then a line says so."""
+    if not _is_config(run):
+        from impresa.run_dir.load import load
+
+        return load(run, device=device)
+    from impresa.tasks.alignment.untrained import how_untrained, untrained
+
+    model = untrained(_config_of(run, overrides), device)
+    print(f"{run}: {how_untrained(model)}", file=sys.stderr)
+    return model
+
+
+def _config_of(run: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The experiment of a run, or of a config with overrides."""
+    if not _is_config(run):
+        from impresa.run_dir.load import read_run_config
+
+        return read_run_config(run)
+    from impresa.config.compose import load_experiment
+    from impresa.config.runs import with_projections
+
+    return with_projections(load_experiment(str(run), overrides))
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
     """The runs on the data of the first, one in memory at a time."""
     from impresa.evaluation.comparison import compare
     from impresa.evaluation.results import Gallery
-    from impresa.run_dir.load import load
 
     first = _config_of_all(args.runs)
     device = checked_device(args.device)
     reading = reading_config(first, args.data, overrides).dataset
     evaluations: list[Evaluation] = []
     for run_dir in args.runs:
-        model = load(run_dir, device=device)
+        model = _opened(run_dir, [], device)
         dataset = reading
         if evaluations and (shot := evaluations[0].zero_shot) is not None:
             dataset = replace(reading, class_names=shot.classes)  # those of the training data are among them
         model.config = replace(model.config, dataset=dataset)
-        found = _evaluated(args, model, reading, first, has_baselines=not evaluations)
+        found = _evaluated(args, model, reading, first, has_baselines=not (evaluations or _is_config(run_dir)))
         evaluations.append(replace(found, gallery=Gallery()))  # its pictures are shown nowhere
         del model  # before the next one is loaded
     return compare([str(run_dir) for run_dir in args.runs], evaluations)
@@ -103,9 +148,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
 
 def _config_of_all(runs: Sequence[Path]) -> ExperimentConfig:
     """The config of the first run, once it is known that the others can be compared with it."""
-    from impresa.run_dir.load import read_run_config
-
-    first, *others = map(read_run_config, runs)
+    first, *others = map(_config_of, runs)
     for run_dir, other in zip(runs[1:], others, strict=True):
         if (other.decoder is None) != (first.decoder is None):
             does = ("embeds", "answers questions") if other.decoder is None else ("answers questions", "embeds")
@@ -141,7 +184,7 @@ def _evaluated(
 
 def _renews(args: argparse.Namespace) -> bool:
     """True if the run's own evaluation and report are written anew."""
-    return len(args.runs) == 1 and not args.data and args.split == "test"
+    return len(args.runs) == 1 and not args.data and args.split == "test" and not _is_one_config(args)
 
 
 def _renew(run_dir: Path, evaluation: Evaluation) -> None:

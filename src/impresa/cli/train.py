@@ -27,17 +27,15 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # Mistakes are found before torch is imported, where that is possible.
     from impresa.config.compose import load_experiment
     from impresa.config.runs import prepare
+    from impresa.training.processes import end_process, is_main_process, show_notices
 
+    show_notices()  # composing and preparing have some, too
     if args.resume and args.dry_run:
         raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
     if args.resume and args.output_dir is None:
         raise ConfigError("--resume: which run? name its folder with --output-dir")
     config = prepare(load_experiment(_config_to_train(args), overrides))
     run_dir = None if args.dry_run else _run_dir(args, config)
-
-    from impresa.training.processes import end_process, is_main_process, show_notices
-
-    show_notices()
     if run_dir is None:
         from impresa.training.run import dry_run
 

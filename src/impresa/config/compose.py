@@ -7,6 +7,7 @@ short paths must be expanded file by file and untrusted YAML checked first; anot
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -30,10 +31,12 @@ from impresa.config.locations import located
 from impresa.config.memory_vlm import SCHEMAS, expand_short_overrides, expand_short_paths
 from impresa.config.paths import find_config, shipped_folder, shipped_names
 from impresa.config.tree import holds, leaves, locate, lookup, nested, to_tree, without
-from impresa.config.validate import experiment_from_tree
+from impresa.config.validate import experiment_from_tree, is_guide, left_over
 from impresa.config.yaml_text import has_interpolation, one_line, read_mapping, read_scalar
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, WEIGHTS
+
+logger = logging.getLogger(__name__)
 
 _MAIN = "__main__"
 _MARKS = (ENVIRONMENT, MANIFEST, PATHS, PREPROCESSING, WEIGHTS)
@@ -58,7 +61,22 @@ def load_experiment(name: str | Path | None = None, overrides: Sequence[str] = (
         ConfigError: a file, an override or a value is wrong; one line per fault.
     """
     tree, faults = _load(name, overrides)
-    return experiment_from_tree(tree, faults)
+    return experiment_from_tree(_without_left_over(tree, overrides), faults)
+
+
+def _without_left_over(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree without the keys of a file that only the backbone used which an override has replaced; a line names
+    them. What overrides set themselves stays, and is refused if it fits no more."""
+    typed = {text.lstrip("+").partition("=")[0] for text in overrides}
+    parts = {key.partition(".")[0] for key in typed if key.endswith("_encoder.backbone")}
+    if not parts or is_guide(tree):
+        return tree
+    dropped = {
+        key for key in left_over(tree, parts) if not any(other == key or other.startswith(f"{key}.") for other in typed)
+    }
+    if dropped:
+        logger.info(f"{listed(sorted(dropped), 'and')}: left out, they were for the backbone that is replaced")
+    return without(tree, dropped)
 
 
 def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:

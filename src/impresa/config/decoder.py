@@ -42,6 +42,15 @@ class LoraConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TowerLoraConfig(LoraConfig):
+    """Low-rank adapters (LoRA, Hu et al. 2021) in the blocks of a pretrained tower, made by peft: the tower is frozen,
+    its adapters and what is new behind it are trained, with `optimization.lr`."""
+
+    target_modules: Names = "all-linear"
+    """Linear layers of the blocks that get an adapter, by name; `all-linear` is all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
 
@@ -118,8 +127,9 @@ class DecoderConfig(Section):
     prefix: PrefixTokens = "tokens"
     """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
     prefix_layer: Literal["auto", "last", "penultimate"] = "auto"
-    """Block of the image tower that they are taken after. `auto`: penultimate for a frozen tower that sums up in CLS
-    (nothing has trained what its last block does to the other tokens) and has more than one block, else last."""
+    """Block of the image tower that they are taken after. `auto`: penultimate for a tower that is frozen whole
+    and sums up in CLS (nothing has trained what its last block does to the other tokens), if it has several blocks,
+    else last."""
     init_from: Text | None = None
     """A finished vision-language run of ours to continue from, as a second stage."""
     activation_checkpointing: Flag = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
-from impresa.config.decoder import DecoderConfig
+from impresa.config.decoder import DecoderConfig, TowerLoraConfig
 from impresa.config.types import (
     MAX_LOGIT_SCALE,
     Batch,
@@ -58,9 +58,12 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 SchedulerName = Literal["cosine", "linear", "constant", "const_cooldown"]
 PoolingName = Literal["auto", "cls", "mean", "eot"]
+Projection = Literal["mlp", "linear", "none", "auto"]
 PairName = Literal["image-text", "image-audio", "text-audio", "image+audio-text"]
 FUSED_PAIR: PairName = "image+audio-text"
 """The pair of the embedding that image and sound are fused into, and the caption."""
+PAIR = ("vision_encoder", "text_encoder")
+"""The towers that a pretrained pair has."""
 FROM_SCRATCH: dict[Modality, tuple[str, ...]] = {
     "image": ("vit", "convnet"),
     "text": ("transformer",),
@@ -177,6 +180,11 @@ class EncoderConfig(Section):
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
     """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
+    unfreeze_last: CountOrZero = 0
+    """Of a frozen tower so many blocks, counted from the last, are trained all the same, with `lr_pretrained`, and its
+    head with them."""
+    lora: TowerLoraConfig | None = None
+    """Low-rank adapters in a pretrained backbone, which stays as it is. null for none; `{}` for the defaults."""
     embed_dim: Width = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Width = 512
@@ -216,9 +224,11 @@ class EncoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    projection: Literal["mlp", "linear", "none"] = "mlp"
+    projection: Projection = "mlp"
     """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
-    gives `embed_dim`: it starts as the very model that it comes from."""
+    gives `embed_dim`: it starts as the very model that it comes from. `auto`: the same where image and text tower are
+    of one pretrained pair (CLIP, SigLIP), used whole and with `embed_dim` the width of its space; otherwise `mlp`, and
+    a line at the start says so."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
     perceiver_num_latents: Width = 64
@@ -412,11 +422,29 @@ def is_from_scratch(modality: Modality, tower: EncoderConfig) -> bool:
     return tower.backbone in FROM_SCRATCH[modality]
 
 
+def is_pair(config: ExperimentConfig) -> bool:
+    """True when image and text tower are the halves of one pretrained model, and `projection: auto` keeps its heads."""
+    halves = image, text = config.vision_encoder, config.text_encoder
+    return (
+        config.decoder is None
+        and image.backbone == text.backbone
+        and image.backbone not in OURS
+        and all(tower.checkpoint is None and tower.projection in ("auto", "none") for tower in halves)
+        and not any(tower.use_attention_pooling or tower.use_perceiver or tower.pooling != "auto" for tower in halves)
+    )
+
+
 def is_frozen(tower: EncoderConfig) -> bool:
-    """True when the backbone is kept as it is."""
-    return tower.checkpoint is not None if tower.freeze is None else tower.freeze
+    """True when the backbone is kept as it is, but for its last blocks (`unfreeze_last`) and its adapters (`lora`)."""
+    stands_on_others = tower.checkpoint is not None or tower.lora is not None
+    return stands_on_others if tower.freeze is None else tower.freeze
 
 
-def warmup_key(optimization: OptimizationConfig) -> str:
+def has_trained_blocks(tower: EncoderConfig) -> bool:
+    """True when gradients pass blocks of the backbone."""
+    return not is_frozen(tower) or tower.unfreeze_last > 0 or (tower.lora is not None and tower.checkpoint is None)
+
+
+def warmup_key(config: OptimizationConfig) -> str:
     """The key that says how long the warm-up is."""
-    return f"optimization.{'warmup_epochs' if optimization.warmup_steps is None else 'warmup_steps'}"
+    return "optimization.warmup_epochs" if config.warmup_steps is None else "optimization.warmup_steps"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from impresa.config.decoder import DecoderConfig
+from impresa.config.decoder import DecoderConfig, TowerLoraConfig
 from impresa.config.describe import describe
 from impresa.config.experiment import EncoderConfig, ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, LABELS, SCHEMAS, MemoryVLMConfig
@@ -48,7 +48,12 @@ _GUIDE_INTRODUCTION = """\
 additions to the Memory-VLM configuration guide.
 """
 _ROOTS: dict[str, Any] = {
-    ENGINE: ExperimentConfig(audio_encoder=EncoderConfig(backbone="spectrogram"), decoder=DecoderConfig()),
+    ENGINE: ExperimentConfig(
+        vision_encoder=EncoderConfig(lora=TowerLoraConfig()),
+        text_encoder=EncoderConfig(backbone="transformer", lora=TowerLoraConfig()),
+        audio_encoder=EncoderConfig(backbone="spectrogram", lora=TowerLoraConfig()),
+        decoder=DecoderConfig(),
+    ),
     GUIDE: MemoryVLMConfig(),
 }
 _SCHEMA_TITLES = {ENGINE: "Impresa experiment", GUIDE: "Impresa experiment, Memory-VLM dialect"}

@@ -19,7 +19,9 @@ from impresa.config.experiment import (
     EncoderConfig,
     ExperimentConfig,
     Modality,
+    has_trained_blocks,
     is_from_scratch,
+    is_frozen,
     towers,
 )
 from impresa.config.paths import EMBEDDED
@@ -42,7 +44,7 @@ class Rule:
     """The computation is another one with the same result but for rounding: the keys serve an ablation as control."""
 
 
-OWN = ("checkpoint", "freeze", "activation_checkpointing")
+OWN = ("checkpoint", "freeze", "unfreeze_last", "activation_checkpointing")
 """Settings of how a tower of another run is used, not of what it is: these are no settings of that run."""
 _LATENTS = ("perceiver_num_latents", "perceiver_num_layers", "perceiver_num_heads")
 _PERCEIVER = ("use_perceiver", *_LATENTS)
@@ -114,13 +116,10 @@ def _is_one_process(config: ExperimentConfig) -> bool:
     return devices == 1 and trainer.num_nodes == 1
 
 
-def _is_frozen(tower: EncoderConfig) -> bool:
-    return tower.checkpoint is not None if tower.freeze is None else tower.freeze
-
-
 def _trains_pretrained(config: ExperimentConfig) -> bool:
     return any(
-        not _is_frozen(tower) and (tower.checkpoint is not None or not is_from_scratch(modality, tower))
+        (not is_frozen(tower) or tower.unfreeze_last > 0)
+        and (tower.checkpoint is not None or not is_from_scratch(modality, tower))
         for modality, _, tower in towers(config)
     )
 
@@ -137,6 +136,9 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
     def has_no_heads(config: ExperimentConfig) -> bool:  # attention pooling has heads, whatever the backbone
         return is_pretrained(config) and not getattr(config, part).use_attention_pooling
 
+    def is_drawn(config: ExperimentConfig) -> bool:
+        return exists(config) and not is_pretrained(config)
+
     def is_by(name: str, also: Callable[[EncoderConfig], bool] = lambda _: True) -> Callable[[ExperimentConfig], bool]:
         return lambda config: any(
             own == part and tower.backbone == name and also(tower) for _, own, tower in towers(config)
@@ -149,6 +151,7 @@ def _tower_rules(modality: Modality, part: str) -> tuple[Rule, ...]:
         Rule(_below(part, *_UNUSED[modality]), exists, f"means nothing for {modality}"),
         Rule(_below(part, *scratch_only), is_pretrained, why),
         Rule(_below(part, "num_heads"), has_no_heads, why),
+        Rule((f"{part}.lora",), is_drawn, f"adapts a pretrained backbone, and {{{part}.backbone}} is none"),
         *(Rule(_below(part, *names), is_by(name), unread) for name, names in _NOT_OF.items()),
         *(
             Rule(_below(part, "num_heads"), is_by(name, lambda tower: not tower.use_attention_pooling), unread)
@@ -202,7 +205,11 @@ def _switched_off(part: str) -> tuple[Rule, ...]:
             where(lambda t: t.memory.memory_update == "static"),
             f"is not for static tokens (`{part}.memory.memory_update`), which have no state",
         ),
-        Rule(_below(part, *training, *state), where(_is_frozen), "does nothing in a frozen tower"),
+        Rule(_below(part, *training), where(lambda t: not has_trained_blocks(t)), "does nothing in a frozen tower"),
+        Rule(_below(part, *state), where(is_frozen), "does nothing in a frozen tower"),
+        Rule(
+            _below(part, "unfreeze_last"), where(lambda t: not is_frozen(t)), f"is for a frozen tower (`{part}.freeze`)"
+        ),
     )
 
 
@@ -336,7 +343,7 @@ WARNED = (
     ),
     Rule(
         ("optimization.lr_memory",),
-        lambda c: not c.vision_encoder.memory.enabled or _is_frozen(c.vision_encoder),
+        lambda c: not c.vision_encoder.memory.enabled or is_frozen(c.vision_encoder),
         "does nothing without memory tokens that are trained (`vision_encoder.memory.enabled`)",
     ),
     Rule(

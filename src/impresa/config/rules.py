@@ -58,10 +58,15 @@ def check_guide(config: MemoryVLMConfig) -> Iterator[Fault]:
 
 def check_experiment(config: ExperimentConfig) -> Iterator[Fault]:
     """All rules that cross fields or parts."""
-    for modality, part, tower in towers(config):
-        yield from _check_tower(modality, part, tower)
+    yield from check_towers(config)
     for check in (_check_embedding, _check_losses, _check_decoder, _check_dataset, _check_training):
         yield from check(config)
+
+
+def check_towers(config: ExperimentConfig) -> Iterator[Fault]:
+    """The rules inside each tower."""
+    for modality, part, tower in towers(config):
+        yield from _check_tower(modality, part, tower)
 
 
 def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:
@@ -74,11 +79,21 @@ def _check_tower(modality: Modality, part: str, tower: EncoderConfig) -> Iterato
     if tower.pooling in lacking:
         fault = f"{tower.pooling} is not for {modality} by {backbone}"
         yield Fault(f"{part}.pooling", f"{fault}; use {listed(p for p in get_args(PoolingName) if p not in lacking)}")
+    if tower.lora is not None and tower.checkpoint is None:
+        yield from _check_adapted(part, tower)
     if backbone in own:
         yield from _check_scratch(modality, part, tower)
     if backbone != "vit" and tower.memory.enabled and modality == "image":
         fault = f"memory tokens need `{part}.backbone` vit, not {backbone}"
         yield Fault(f"{part}.memory.enabled", f"{fault}; turn it off")
+
+
+def _check_adapted(part: str, tower: EncoderConfig) -> Iterator[Fault]:
+    if tower.freeze is False:
+        yield Fault(f"{part}.freeze", f"false contradicts `{part}.lora`, which keeps the backbone as it is; use one")
+    if tower.unfreeze_last:
+        fault = f"{tower.unfreeze_last} contradicts `{part}.lora`, which trains adapters in place of blocks"
+        yield Fault(f"{part}.unfreeze_last", f"{fault}; use one")
 
 
 def _check_scratch(modality: Modality, part: str, tower: EncoderConfig) -> Iterator[Fault]:

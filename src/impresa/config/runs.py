@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from impresa.config.compose import read_config
-from impresa.config.describe import Fault, raise_faults, show
-from impresa.config.experiment import FROM_SCRATCH, DatasetConfig, EncoderConfig, ExperimentConfig, Modality, towers
+from impresa.config.describe import Fault, listed, raise_faults, show
+from impresa.config.experiment import (
+    FROM_SCRATCH,
+    PAIR,
+    DatasetConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    Modality,
+    is_pair,
+    towers,
+)
 from impresa.config.locations import check_models
 from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
 from impresa.config.relevance import OWN
@@ -17,6 +27,8 @@ from impresa.config.validate import validate
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import CONFIG, MANIFEST
 
+logger = logging.getLogger(__name__)
+
 
 def prepare(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment as it will be run: checked, its towers as in the runs that they come from; idempotent.
@@ -24,11 +36,25 @@ def prepare(config: ExperimentConfig) -> ExperimentConfig:
     Raises:
         ConfigError: a value is impossible, a part is not built yet, or a run or data path does not exist.
     """
-    config = validate(adopt_towers(config))
+    config = validate(with_projections(adopt_towers(config)))
     check_built(config)
     check_data_paths(config)
     check_models(config)
     return config
+
+
+def with_projections(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with `mlp` in place of `projection: auto` where there is no pair whose heads could be kept, and a
+    line that says so. In a pair the towers decide when they are built, for they know their heads."""
+    chosen: dict[str, Any] = {
+        part: replace(tower, projection="mlp")
+        for _, part, tower in towers(config)
+        if tower.projection == "auto" and tower.checkpoint is None and not (part in PAIR and is_pair(config))
+    }
+    if chosen:
+        keys = listed([f"{part}.projection" for part in chosen], "and")
+        logger.info(f"{keys}: auto is mlp here, for image and text tower are not of one pretrained pair, used whole")
+    return replace(config, **chosen)
 
 
 def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:

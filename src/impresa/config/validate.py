@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from impresa.config.describe import Fault, choices, describe, listed, nearest, r
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, GUIDE_KEYS, TOP_LEVEL, MemoryVLMConfig, to_experiment
 from impresa.config.relevance import check_relevance, default_tree
-from impresa.config.rules import check_experiment, check_generation, check_guide, idle_generation
+from impresa.config.rules import check_experiment, check_generation, check_guide, check_towers, idle_generation
 from impresa.config.tree import hints, holds, known_keys, leaves, locate, lookup, merge, section, to_tree, without
 from impresa.errors import ConfigError
 
@@ -60,6 +60,14 @@ def experiment_from_tree(tree: Mapping[str, Any], known_faults: Iterable[Fault] 
     config = _guide_experiment(own, faults) if dialect == GUIDE else _engine_experiment(own, faults)
     raise_faults(faults)
     return config
+
+
+def left_over(tree: Mapping[str, Any], parts: Collection[str]) -> set[str]:
+    """The keys and sections of these towers that their backbones cannot use, in a tree of the engine's dialect."""
+    config: ExperimentConfig = _parse(ExperimentConfig, tree, default_tree(tree), [])
+    refused = [fault.key for fault in chain(check_relevance(config), check_towers(config))]
+    sections = {f"{part}.memory.enabled": f"{part}.memory" for part in parts}
+    return {sections.get(key, key) for key in refused if key.split(".")[0] in parts and "." in key}
 
 
 def generation_settings(

@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from impresa.config.decoder import LoraConfig
-from impresa.config.types import listed_names
 from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
-from impresa.errors import ConfigError
+from impresa.encoders.lora import ADAPTER, check_targets, is_adapter, linear_layers, settings, target_names
 from impresa.hub import import_optional
-
-ALL_LINEAR = "all-linear"
-"""For `target_modules`: every linear layer but the LM head."""
-_ADAPTER = "default"
-"""peft's name of the one adapter that a model gets."""
 
 
 def add_adapters(model: Any, config: LoraConfig) -> Any:
@@ -32,8 +26,8 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
         ConfigError: peft cannot be imported, or the model has no layer of a target's name.
     """
     peft = _import_peft()
-    _check_targets(model, config)
-    tuner = peft.LoraModel(model, _settings(peft, config), _ADAPTER)
+    check_targets(target_names(config), linear_layers(model.model), "decoder.lora.target_modules")
+    tuner = peft.LoraModel(model, _settings(peft, config), ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):
@@ -65,15 +59,10 @@ def save_adapters(
     _settings(peft, config, task_type="CAUSAL_LM", **belongs).save_pretrained(folder)
     # peft leaves the adapter's name out in files, and calls the model that it wraps `base_model.model`.
     adapters = {
-        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": value.contiguous()
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.contiguous()
         for name, value in adapters_of(state).items()
     }
     save_file(adapters, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
-def is_adapter(name: str) -> bool:
-    """True if the parameter of this name belongs to an adapter."""
-    return "lora_" in name  # peft puts it into the names of an adapter's parameters, and transformers into no other
 
 
 def _import_peft() -> Any:
@@ -82,31 +71,4 @@ def _import_peft() -> Any:
 
 
 def _settings(peft: Any, config: LoraConfig, **more: Any) -> Any:
-    return peft.LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=_targets(config),
-        bias="none",
-        **more,
-    )
-
-
-def _targets(config: LoraConfig) -> list[str] | str:
-    """As peft takes them: it would read one name that is no list as a pattern of whole paths."""
-    names = listed_names(config.target_modules)
-    return ALL_LINEAR if names == [ALL_LINEAR] else names
-
-
-def _check_targets(model: Any, config: LoraConfig) -> None:
-    """Refuse targets that are no layers: peft itself checks only that one of them is."""
-    targets = _targets(config)
-    if targets == ALL_LINEAR:
-        return
-    layers = {name.rpartition(".")[2] for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [target for target in targets if target not in layers]
-    if unknown or not targets:
-        wrong = f"no linear layer of the blocks is called {unknown[0]}" if unknown else "it is empty"
-        raise ConfigError(
-            f"decoder.lora.target_modules: {wrong}; choose among {', '.join(sorted(layers))}, or {ALL_LINEAR}"
-        )
+    return peft.LoraConfig(target_modules=target_names(config), **settings(config), **more)

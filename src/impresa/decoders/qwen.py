@@ -19,9 +19,10 @@ from impresa.config.decoder import DecoderConfig
 from impresa.config.experiment import Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
-from impresa.decoders.lora import adapters_of, add_adapters, is_adapter
+from impresa.decoders.lora import adapters_of, add_adapters
 from impresa.decoders.quantization import prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
+from impresa.encoders.lora import is_adapter
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import from_pretrained, is_folder, read_config, reading, recompute_activations, snapshot
 from impresa.layers.outline import is_outlined

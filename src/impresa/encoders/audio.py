@@ -67,6 +67,10 @@ class SpectrogramTransformer(nn.Module):
         times = F.pad(mask, (0, -mask.shape[1] % self.patch_size)).unflatten(1, (-1, self.patch_size)).any(dim=2)
         return times.repeat_interleave(self.num_mels // self.patch_size, dim=1)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.blocks
+
 
 class AudioEncoder(Tower):
     """Sounds to embeddings (B, E) by our transformer over log-mel patches or a pretrained tower: features (B, F, M) and
@@ -79,6 +83,7 @@ class AudioEncoder(Tower):
         load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
+    part = "audio_encoder"
     backbone: SpectrogramTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, max_frames: int, load_weights: bool = True) -> None:

@@ -40,6 +40,7 @@ class PretrainedBackbone(nn.Module):
         self.summary = summary
         self.pooler: nn.Module | None = None  # makes the summary from the tokens by weights of its own; None if unused
         self.head: nn.Module | None = None  # maps the summary into the model's own embedding space, if it has one
+        self.own_width: int | None = None  # outputs of that head, once it has been taken
         self.config: Any = None  # of the whole model, where it is one of transformers
 
     def save_architecture(self, folder: Path) -> None:
@@ -50,7 +51,10 @@ class PretrainedBackbone(nn.Module):
     def take_head(self, embed_dim: int) -> nn.Module | None:
         """Remove the head and return it; None if there is none of `embed_dim` outputs."""
         head, self.head = self.head, None
-        return head if head is not None and _num_outputs(head, self.dim) == embed_dim else None
+        if head is None:
+            return None
+        self.own_width = _num_outputs(head, self.dim)
+        return head if self.own_width == embed_dim else None
 
     @property
     def layout(self) -> Layout | None:

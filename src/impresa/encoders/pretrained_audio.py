@@ -21,6 +21,8 @@ KEY = "audio_encoder.backbone"
 class WhisperAudio(PretrainedBackbone):
     """Whisper's encoder (Radford et al. 2022), one token for two frames; it has no summary."""
 
+    blocks_name = "layers"
+
     def __init__(self, model: Any) -> None:
         super().__init__(model.encoder, dim=model.config.d_model, summary=None)
 
@@ -51,6 +53,8 @@ class ClapAudio(PretrainedBackbone):
 
 class ASTAudio(PretrainedBackbone):
     """The Audio Spectrogram Transformer (Gong et al. 2021); its summary is the mean of its two special tokens."""
+
+    blocks_name = "layers"
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, dim=model.config.hidden_size, summary="own")

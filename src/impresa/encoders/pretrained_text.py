@@ -21,6 +21,8 @@ KEY = "text_encoder.backbone"
 class CLIPText(PretrainedBackbone):
     """CLIP's causal transformer (Radford et al. 2021); its summary is the first end token."""
 
+    blocks_name = "encoder.layers"
+
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "text_model", model)
         super().__init__(tower, dim=tower.config.hidden_size, summary="eot")
@@ -37,6 +39,8 @@ class SigLIPText(PretrainedBackbone):
 
     It was trained on texts padded to its full length, whose padding every token sees: the tokenizer must pad likewise.
     """
+
+    blocks_name = "encoder.layers"
 
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "text_model", model)
@@ -60,6 +64,13 @@ class EncoderText(PretrainedBackbone):
         super().__init__(model, dim=model.config.hidden_size, summary=None)
         self.has_cls = model.config.model_type not in ENCODERS_OF_PAIRS
         model.pooler = None  # of BERT, for next-sentence prediction; unused it would have no gradient
+
+    @property
+    def blocks(self) -> Any:
+        """The stack that is as long as the config says, whatever its name: each of these models has another."""
+        depth = self.model.config.num_hidden_layers
+        stacks = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
+        return next((stack for stack in stacks if len(stack) == depth), None)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
         numbers = None if mask is None else mask.long()  # older towers subtract the mask from one

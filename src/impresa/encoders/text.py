@@ -53,6 +53,10 @@ class TextTransformer(nn.Module):
         x = self.transformer(x)
         return Features(summary=x[torch.arange(len(x), device=x.device), end], tokens=x, mask=mask)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.blocks
+
 
 class TextEncoder(Tower):
     """Texts to embeddings (B, E) by our causal transformer or a pretrained tower: token ids (B, T) int64, padded on the
@@ -65,6 +69,7 @@ class TextEncoder(Tower):
         load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
+    part = "text_encoder"
     backbone: TextTransformer | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:

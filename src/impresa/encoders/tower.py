@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
 from impresa.config.decoder import PrefixTokens
-from impresa.config.experiment import EncoderConfig, is_frozen
+from impresa.config.experiment import EncoderConfig, has_trained_blocks, is_frozen
+from impresa.encoders.lora import add_adapters, is_adapter
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling
 from impresa.encoders.pretrained import PretrainedBackbone
@@ -21,13 +22,17 @@ from impresa.layers.perceiver import PerceiverResampler
 class Tower(nn.Module):
     """backbone -> tokens -> projection or Perceiver -> pooling -> head -> embedding.
 
-    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient; the
-    parts behind it are trained, unless the whole tower comes from another run of Impresa (`config.checkpoint`).
+    A subclass makes the backbone of its modality. A frozen backbone stays in eval mode and gets no gradient, but for
+    blocks and adapters that are trained all the same (`config.unfreeze_last`, `config.lora`); the parts behind it are
+    trained, unless the whole tower comes from another run of Impresa (`config.checkpoint`).
 
     Args:
         config: the tower's settings.
         backbone: a module that returns `Features`; its `dim` is their width D, its `summary` names theirs, if any.
     """
+
+    part: ClassVar[str] = "encoder"
+    """The section of the config that holds its settings, for messages."""
 
     def __init__(self, config: EncoderConfig, backbone: Any) -> None:
         super().__init__()
@@ -42,45 +47,75 @@ class Tower(nn.Module):
                 num_layers=config.perceiver_num_layers,
                 num_heads=config.perceiver_num_heads,
             )
-        self.projection = build_projection("none" if config.use_perceiver else config.projection, dim)
+        own_head = backbone.take_head(config.embed_dim) if isinstance(backbone, PretrainedBackbone) else None
+        projection = config.projection
+        if projection == "auto":
+            projection = "mlp" if own_head is None else "none"
+        self.projection = build_projection("none" if config.use_perceiver else projection, dim)
         # Runs have stored the one pooling that has weights under this name.
         self.attention_pooling = build_pooling(config, dim, self.summary)
         self.head: nn.Module = init_linear(nn.Linear(dim, config.embed_dim, bias=False), std=dim**-0.5)
-        self.has_own_head = False
+        # Kept where nothing new stands before it: the tower then starts as the pretrained model.
+        self.has_own_head = own_head is not None and self.pooling.reads_summary and projection == "none"
         self.is_frozen = is_frozen(config)
+        self.trains_blocks = has_trained_blocks(config)
         self.comes_from_a_run = config.checkpoint is not None
+        self.is_frozen_whole = self.is_frozen and self.comes_from_a_run and not config.unfreeze_last
         self.reads_memory = False
+        if own_head is not None and self.has_own_head:
+            self.head = own_head.requires_grad_(not self.is_frozen or config.unfreeze_last > 0)
         if isinstance(backbone, PretrainedBackbone):
             self._fit(backbone, config)
+        if config.lora is not None:
+            add_adapters(self._stack("lora"), config.lora, f"{self.part}.lora")
         if self.is_frozen:
-            self._frozen_part().requires_grad_(False).eval()
+            self._freeze(config)
 
     @property
     def pooling(self) -> Pooling:
         return self.attention_pooling
 
+    def _freeze(self, config: EncoderConfig) -> None:
+        """Leave nothing to train but what is new, the last `unfreeze_last` blocks, and adapters that are new."""
+        self._frozen_part().requires_grad_(False).eval()
+        if number := config.unfreeze_last:
+            blocks = self._stack("unfreeze_last")
+            if number > len(blocks):
+                fault = f"{number} blocks, but the tower has {len(blocks)}"
+                raise ConfigError(f"{self.part}.unfreeze_last: {fault}; choose at most that")
+            blocks[-number:].requires_grad_(True)
+        if config.lora is not None and not self.comes_from_a_run:
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(is_adapter(name))
+
     def _frozen_part(self) -> nn.Module:
-        """All of a tower that comes from another run, else the backbone: the parts behind it are new."""
-        return self if self.comes_from_a_run else self.backbone
+        """The backbone: the parts behind it are new. All of a tower that comes from another run, unless blocks of it
+        are trained."""
+        return self if self.is_frozen_whole else self.backbone
+
+    def _stack(self, key: str) -> Any:
+        """The backbone's equal blocks; a `ConfigError` for `key` where it has none."""
+        blocks = getattr(self.backbone, "blocks", None)
+        if not blocks:
+            model = getattr(self.backbone, "model", self.backbone)
+            fault = f"{type(model).__name__} has no stack of equal blocks"
+            raise ConfigError(f"{self.part}.{key}: {fault}; leave it out")
+        return blocks
 
     def _fit(self, backbone: PretrainedBackbone, config: EncoderConfig) -> None:
-        """Keep only the parts of a pretrained tower that are used. Its head is kept where nothing new stands before it:
-        the tower then starts as the pretrained model. It is frozen together with the backbone."""
-        own_head = backbone.take_head(config.embed_dim)
-        if own_head is not None and self.pooling.reads_summary and config.projection == "none":
-            self.head, self.has_own_head = own_head.requires_grad_(not self.is_frozen), True
+        """Keep only the parts of a pretrained backbone that are used."""
         if not self.pooling.reads_summary:
             backbone.pooler = None
-        if config.activation_checkpointing and not self.is_frozen:
+        if config.activation_checkpointing and self.trains_blocks:
             backbone.recompute_activations()
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that come from a pretrained model: those of its backbone, and of its head if that is kept; all
-        of a tower that comes from another run."""
+        """The parameters that come from a pretrained model: those of its backbone but for adapters, and of its head if
+        that is kept; all of a tower that comes from another run."""
         if self.comes_from_a_run:
             yield from self.parameters()
         elif isinstance(self.backbone, PretrainedBackbone):
-            yield from self.backbone.parameters()
+            yield from (parameter for name, parameter in self.backbone.named_parameters() if not is_adapter(name))
             if self.has_own_head:
                 yield from self.head.parameters()
 
@@ -89,6 +124,9 @@ class Tower(nn.Module):
         if self.is_frozen:
             for module in self._frozen_part().modules():
                 module.training = False
+            for block in getattr(self.backbone, "blocks", None) or ():
+                if any(parameter.requires_grad for parameter in block.parameters()):
+                    block.train(mode)
         return self
 
     def forward(self, *inputs: Tensor | None, return_tokens: bool = False) -> EncoderOutput:

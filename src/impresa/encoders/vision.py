@@ -145,6 +145,7 @@ class VisionEncoder(Tower):
         load_weights: false builds a pretrained tower without its weights, for those that a run has stored.
     """
 
+    part = "vision_encoder"
     backbone: VisionTransformer | ConvNet | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, image_size: int, *, load_weights: bool = True) -> None:

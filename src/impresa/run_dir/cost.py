@@ -14,6 +14,8 @@ from impresa.json_files import Count, read_json
 from impresa.run_dir.layout import COST
 
 Amount = Annotated[float, Field(ge=0, le=1e30)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+"""Three centuries at most."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Cost:
     """Training samples over the time of the steps, without validations."""
     peak_memory_bytes: Count
     """Of the GPU, else resident memory of the process."""
-    training_seconds: Amount
+    training_seconds: Seconds
     """From the first step to the last, validations and checkpoints included."""
 
 

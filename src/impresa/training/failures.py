@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from impresa.config.experiment import ExperimentConfig, is_frozen, towers
+from impresa.config.experiment import ExperimentConfig, has_trained_blocks, towers
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ImpresaError, TrainingError, is_out_of_memory, reason_of, system_error
 from impresa.run_dir.claim import how_to_go_on
@@ -87,7 +87,7 @@ def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
         yield f"{both_names('dataset.batch_size')} below {batch_size}{_to_keep_the_batch(config)}"
     if config.optimization.precision == "32-true":
         yield f"{both_names('optimization.precision')}=bf16-mixed"
-    parts: list[tuple[str, Any]] = [(name, tower) for _, name, tower in towers(config) if not is_frozen(tower)]
+    parts: list[tuple[str, Any]] = [(name, tower) for _, name, tower in towers(config) if has_trained_blocks(tower)]
     for name, part in (*parts, *([("decoder", decoder)] if decoder else [])):
         if not part.activation_checkpointing:
             yield f"{name}.activation_checkpointing=true"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from impresa.config.experiment import FUSED_PAIR, ExperimentConfig, Modality, is_from_scratch
+import logging
+
+from impresa.config.describe import listed
+from impresa.config.experiment import FUSED_PAIR, PAIR, ExperimentConfig, Modality, is_from_scratch
 from impresa.errors import ConfigError
 from impresa.fusion import FusedEmbedding, build_fusion
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.encoders import build_audio, build_text, build_vision, own_seed
+
+logger = logging.getLogger(__name__)
 
 
 def build_alignment(
@@ -35,4 +40,22 @@ def build_alignment(
             fusion = FusedEmbedding(build_fusion(config.fusion, widths, width), width)
     dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
     loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
-    return AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)
+    model = AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)
+    if load_weights:
+        _name_lost_heads(config, model)
+    return model
+
+
+def _name_lost_heads(config: ExperimentConfig, model: AlignmentModel) -> None:
+    """Say where `projection: auto` cannot keep the pair's own heads."""
+    lost = {
+        part: getattr(model, part).backbone.own_width
+        for part in PAIR
+        if getattr(config, part).projection == "auto"
+        and getattr(config, part).checkpoint is None
+        and not getattr(model, part).has_own_head
+    }
+    if lost:
+        keys, width = listed([f"{part}.projection" for part in lost], "and"), next(iter(lost.values()))
+        own = "the pair has none" if width is None else f"theirs give {width}; set it to that to keep them"
+        logger.info(f"{keys}: auto is mlp here, no own head gives embed_dim {config.vision_encoder.embed_dim} ({own})")

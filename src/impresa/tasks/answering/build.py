@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from impresa.config.decoder import DecoderConfig
 from impresa.config.experiment import ExperimentConfig, Modality
 from impresa.decoders.kinds import build_decoder
-from impresa.decoders.lora import is_adapter
+from impresa.encoders.lora import is_adapter
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import CheckpointError
 from impresa.fusion import build_fusion
@@ -54,7 +54,7 @@ def build_vlm(
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:
     if decoder.prefix_layer == "auto":
-        return tower.is_frozen and tower.sums_up_in_cls and tower.has_block_to_spare
+        return not tower.trains_blocks and tower.sums_up_in_cls and tower.has_block_to_spare
     return decoder.prefix_layer == "penultimate"
 
 
