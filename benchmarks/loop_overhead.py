@@ -24,6 +24,7 @@ from torch import nn
 
 from impresa.config import ExperimentConfig, load_experiment
 from impresa.training.checkpoints import Checkpoints
+from impresa.training.costs import CostMeter
 from impresa.training.distributed import Group
 from impresa.training.logs import MetricsCsv, ProgressReport, Recorder
 from impresa.training.loop import Training, run_steps, seed_step
@@ -84,7 +85,7 @@ class Ours:
     """The loop of `impresa train`, with a plan that ends after the steps of a turn."""
 
     def __init__(self, config: ExperimentConfig, folder: Path) -> None:
-        self.training, self.folder = prepared(config), folder
+        self.training, self.folder, self.costs = prepared(config), folder, CostMeter({})
 
     def turn(self) -> None:
         config, state, group = self.training.config, self.training.state, self.training.group
@@ -92,6 +93,7 @@ class Ours:
         run_steps(
             replace(self.training, plan=plan),
             recorder=Recorder(plan, [MetricsCsv(self.folder / "metrics.csv", state.step)]),
+            costs=self.costs,
             progress=ProgressReport(plan.total_steps, shown=False),
             watch=self.training.task.watch(self.training.schedule.warmup_steps, group),
             monitor=Monitor(config.trainer, plan.total_steps),

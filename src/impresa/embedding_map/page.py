@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from impresa.data.image_files import open_image
 from impresa.embedding_map.layout import Layout, Neighbours
 from impresa.embedding_map.points import MODALITIES, TEXT, Points
 from impresa.embedding_map.request import Method
@@ -146,7 +147,7 @@ class _Tiles:
         side, columns = self.side_px, min(len(files), _SHEET_COLUMNS)
         sheet = Image.new("RGB", (columns * side, math.ceil(len(files) / _SHEET_COLUMNS) * side))
         for number, file in enumerate(files):
-            with Image.open(io.BytesIO(file)) as opened:
+            with open_image(io.BytesIO(file)) as opened:
                 picture = opened.convert("RGB")
             picture.thumbnail((side, side), Image.Resampling.LANCZOS)
             row, column = divmod(number, _SHEET_COLUMNS)

@@ -26,8 +26,8 @@ class Cost:
     """Of the whole model, frozen ones too."""
     trainable_parameters: Count
     flops_per_sample: Amount | None
-    """Floating-point operations of forward and backward pass of one training sample, as torch's `FlopCounterMode`
-    counts them; None where it cannot."""
+    """Floating-point operations of forward and backward pass of one training sample, by the formulas of
+    `torch.utils.flop_counter`; None where it cannot."""
     samples_per_second: Amount
     """Training samples over the time of the steps, without validations."""
     peak_memory_bytes: Count

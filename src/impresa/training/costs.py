@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch import Size, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from impresa.decoders.quantization import num_weights
 from impresa.run_dir.cost import Amount, Cost, Count
@@ -54,9 +55,9 @@ class CostMeter:
             return
         self._started = time.monotonic()
         self._samples += num_samples
-        with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+        with _FlopCounter() as counter:
             yield
-        self._flops_per_sample = counter.get_total_flops() * world_size / num_samples
+        self._flops_per_sample = counter.flops * world_size / num_samples
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -76,6 +77,25 @@ class CostMeter:
             peak_memory_bytes=max(before.peak_memory_bytes, peak_memory_bytes()),
             flops_per_sample=self._flops_per_sample or before.flops_per_sample,
         )
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Counts floating-point operations by torch's own formulas (`torch.utils.flop_counter`).
+
+    torch's `FlopCounterMode` also takes composite operations apart, which changes the last bits of a step; a step that
+    is counted must equal one that is not, or a resumed run would differ from a straight one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def cost_of(spent: Spent, model: nn.Module) -> Cost:
@@ -103,16 +123,20 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _attention_flops(query: Size, key: Size, value: Size, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _attention_backward_flops(gradient: Size, query: Size, key: Size, value: Size, *args: Any, **kwargs: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
+def _attention_backward_flops(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> int:
+    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
-_ON_CPU = {
+_FORMULAS: dict[Any, Any] = {
+    **flop_registry,
+    # Attention on a CPU, which torch's counter leaves out.
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
-"""Operations of attention on a CPU, which torch's counter leaves out."""
+"""By operation."""
