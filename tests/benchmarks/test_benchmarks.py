@@ -128,9 +128,7 @@ def test_the_classifiers_beside_the_digits_are_those_of_the_readme(monkeypatch: 
     pytest.importorskip("sklearn")
     monkeypatch.syspath_prepend(FOLDER)
     table = (FOLDER.parent / "README.md").read_text()
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_of_digits", FOLDER / "digits.py"
-    )  # an example has its name
+    spec = importlib.util.spec_from_file_location("benchmark_of_digits", FOLDER / "digits.py")
     assert spec is not None
     assert spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
