@@ -307,3 +307,11 @@ def test_wrapped_names_lose_no_sign(name: str) -> None:
 def test_numbers_are_short() -> None:
     assert [scaled(n) for n in (0, 5, 999.4, 999.6, 12_345_678, 1.7e9)] == ["0", "5", "999", "1k", "12.3M", "1.7G"]
     assert [duration(n) for n in (0.5, 81.2, 150, 9000)] == ["0.5 s", "81.2 s", "2.5 min", "2.5 h"]
+
+
+def test_charts_call_variants_as_their_study_does() -> None:
+    overrides = ("vision_encoder.use_perceiver=true", "vision_encoder.perceiver_num_layers=3")
+    result = made_up_study(["vision_encoder.depth=3", "pooling=three layers"], null=False)
+    base, plain, named = result.variants
+    given = replace(result, variants=(base, plain, replace(named, overrides=overrides)))
+    assert find(given).short_names == (BASE, "depth=3", "pooling=three layers")

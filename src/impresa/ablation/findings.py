@@ -45,7 +45,8 @@ class Findings:
 
     @cached_property
     def short_names(self) -> tuple[str, ...]:
-        """The same with each key cut to as few of its last words as tell it from the others."""
+        """The same with each key cut to as few of its last words as tell it from the others; a name that a study gives
+        stays as it is."""
         return _short_names(self.result.variants)
 
 
@@ -212,12 +213,15 @@ def _short_names(variants: Sequence[Variant]) -> tuple[str, ...]:
     names = []
     keys = {override.partition("=")[0] for variant in variants for override in variant.overrides}
     for variant in variants:
+        if variant.name != ", ".join(variant.overrides):
+            names.append(printable(variant.name))
+            continue
         changes = []
         for override in variant.overrides:
             key, _, value = override.partition("=")
             cut = value if len(value) <= _VALUE else f"{value[: _VALUE // 2]}…{value[-_VALUE // 2 :]}"
             changes.append(f"{_shortest(key, keys)}={cut}")
-        names.append(printable(", ".join(changes) or variant.name))
+        names.append(printable(", ".join(changes)))
     return tuple(names)
 
 
