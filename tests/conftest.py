@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    # A shell starts what it sends to the background (`make test &`) deaf to ctrl-c, and the commands under test with it.
+    # A shell makes what it sends to the background (`make test &`) deaf to ctrl-c, and with it the commands under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
     os.environ.pop(secret, None)
