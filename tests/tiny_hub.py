@@ -118,3 +118,8 @@ def ast(folder: Path) -> Path:
     )  # fmt: skip
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=20, max_length=40)
     return save(folder, transformers.ASTForAudioClassification(config), extractor)
+
+
+def one_of_each(root: Path) -> dict[str, Path]:
+    """A small model of every family, by name."""
+    return {make.__name__: make(root / make.__name__) for make in (clip, siglip, dinov2, bert, whisper, clap, ast)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from impresa.config.locations import check_model
 from impresa.errors import ConfigError, ImpresaError
-from impresa.json_files import parse_json
+from impresa.json_files import parse_json, read_text
 
 _SAMPLED_BYTES = 1 << 20
 _MOST_LABELS = 100_000
@@ -161,7 +161,7 @@ def _labels(described: Path) -> Iterator[float]:
     """The numbers of labels in a `config.json`, of the whole and of its parts; none in a damaged file, of which
     transformers tells more."""
     try:
-        level = [parse_json(described.read_bytes())] if described.is_file() else []
+        level = [parse_json(read_text(described))] if described.is_file() else []
     except ValueError:
         return
     while level:

@@ -250,3 +250,17 @@ def test_a_real_study_that_was_killed_finds_what_straight_runs_find(
         assert theirs is not None
         assert figures(ours) == pytest.approx(figures(theirs))
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("words", "variants", "judge"),
+    [([], 4, "R@1"), (["--design", "grid"], 5, "R@1"), (["--metric", "recall_at_5,recall_at_1"], 4, "R@5")],
+)
+def test_design_and_metric_make_the_study(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], variants: int, judge: str
+) -> None:
+    """Two learning rates that the base does not have: alone, or with both losses."""
+    assert main([*SWITCH, "optimization.lr=3e-3,4e-3", "--dry-run", *words]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"{5 * variants} runs ({variants} variants x 5 seeds)")
+    assert f"standard deviations of {judge} over seeds" in err

@@ -218,3 +218,19 @@ def test_the_embedded_scenes_and_an_interrupted_write(
         main(["encode", "run", "shapes", "--out", "s.parquet", "--force"])
     assert (place / "s.parquet").read_bytes() == before
     assert not list(place.glob(".s.parquet*"))
+
+
+def test_batch_size_and_device_reach_the_model(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from impresa.run_dir import load
+
+    devices, sizes = list[object](), set[object]()
+    load_embedder, encode_image = load.load_embedder, EmbeddingModel.encode_image
+    monkeypatch.setattr(load, "load_embedder", lambda run, device: devices.append(device) or load_embedder(run, device))
+    monkeypatch.setattr(
+        EmbeddingModel, "encode_image", lambda *a, **k: sizes.add(k.get("batch_size")) or encode_image(*a, **k)
+    )
+    told(capsys, "run squares dataset.caption_column=text --batch-size 4 --device cpu")
+    assert devices == ["cpu"]
+    assert 4 in sizes

@@ -90,3 +90,9 @@ def test_a_page_of_an_answer(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "is it &lt;red&gt;?" in page
     for title in ("The answer from cycle to cycle", "Where each answer token looks", "Answer tokens on the picture"):
         assert f"<h2>{title}</h2>" in page
+
+
+def test_another_method_draws_other_maps(place: Path) -> None:
+    for method in ("last", "rollout"):
+        assert main(["explain", str(finished_run()), "a.png", "--method", method, "--out", f"{method}.png"]) == 0
+    assert Path("last.png").read_bytes() != Path("rollout.png").read_bytes()

@@ -132,3 +132,22 @@ def test_data_without_a_test_split_have_two_to_draw(folder: Path) -> None:
     own, embedded = DatasetConfig(train_path=str(folder)), DatasetConfig()
     assert [split_read(own, split) for split in ("train", "val", "test")] == ["train", "val", "val"]
     assert [split_read(embedded, split) for split in ("train", "val", "test")] == ["train", "val", "test"]
+
+
+def test_method_batch_size_and_device_are_taken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openTSNE")
+    from impresa.run_dir import load
+    from impresa.tasks.alignment.embedder import EmbeddingModel
+
+    devices, sizes = list[object](), set[object]()
+    load_embedder, encode_text = load.load_embedder, EmbeddingModel.encode_text
+    monkeypatch.setattr(load, "load_embedder", lambda run, device: devices.append(device) or load_embedder(run, device))
+    monkeypatch.setattr(
+        EmbeddingModel, "encode_text", lambda *a, **k: sizes.add(k.get("batch_size")) or encode_text(*a, **k)
+    )
+    for method in ("pca", "tsne"):
+        words = ["--split", "all", "--method", method, "--batch-size", "3", "--device", "cpu", "--out", method]
+        assert main(["map", "alignment", *words]) == 0
+    assert pq.read_table("pca/map.parquet")["x"] != pq.read_table("tsne/map.parquet")["x"]
+    assert devices == ["cpu", "cpu"]
+    assert 3 in sizes

@@ -26,17 +26,7 @@ from impresa.errors import ConfigError, DataError
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("hub")
-    makers = (
-        tiny_hub.clip,
-        tiny_hub.siglip,
-        tiny_hub.dinov2,
-        tiny_hub.bert,
-        tiny_hub.whisper,
-        tiny_hub.clap,
-        tiny_hub.ast,
-    )
-    folders = {make.__name__: make(root / make.__name__) for make in makers}
-    return {**folders, "clap_fused": tiny_hub.clap(root / "clap_fused", fused=True)}
+    return {**tiny_hub.one_of_each(root), "clap_fused": tiny_hub.clap(root / "clap_fused", fused=True)}
 
 
 # --- Images

@@ -30,17 +30,7 @@ Case = tuple[Callable[..., Tower], dict[str, Any], tuple[Tensor, ...]]
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("hub")
-    makers = (
-        tiny_hub.clip,
-        tiny_hub.siglip,
-        tiny_hub.dinov2,
-        tiny_hub.bert,
-        tiny_hub.whisper,
-        tiny_hub.ast,
-        tiny_hub.clap,
-    )
-    return {make.__name__: make(root / make.__name__) for make in makers}
+    return tiny_hub.one_of_each(tmp_path_factory.mktemp("hub"))
 
 
 def image(config: EncoderConfig) -> Tower:

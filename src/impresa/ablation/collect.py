@@ -28,7 +28,7 @@ def collect(
     study_dir: Path,
     failures: Mapping[str, str],
 ) -> StudyResult:
-    """What all runs of a study found, as far as it has come.
+    """Read the results of a study, as far as it has come.
 
     Args:
         study: what was asked.

@@ -1,4 +1,4 @@
-"""What the runs of a study say: each metric compared, and in plain words."""
+"""Findings of a study: each metric compared, and in plain words."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def headlines(findings: Findings) -> list[Headline]:
 
 
 def notes(findings: Findings) -> Iterator[str]:
-    """What limits the result: runs that are missing or failed, metrics that were not measured; and the control's."""
+    """Limits of the result: runs that are missing or failed, metrics that were not measured; and the control's."""
     result = findings.result
     if missing := result.with_status("missing"):
         yield f"Unfinished: {len(missing)} of {count(len(result.runs), 'run')} are missing, and verdicts may change."

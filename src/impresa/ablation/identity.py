@@ -1,4 +1,4 @@
-"""What a run is, as a short hash: everything that its results depend on, and nothing else.
+"""The identity of a run, as a short hash: everything that its results depend on, and nothing else.
 
 Equal hashes mean the same run, wherever the study was started and whatever its variants are called.
 """

@@ -154,7 +154,7 @@ class SubmititLauncher:
 
 
 class TrainInJob:
-    """What a job of the cluster does. Ask by SIGTERM or SIGINT, as `scancel` does, and the training saves its state."""
+    """The work of a job. Ask it by SIGTERM or SIGINT, as `scancel` does, and the training saves its state."""
 
     def __init__(self, command: Sequence[str], log: Path, folder: Path) -> None:
         self.command, self.log, self.folder = tuple(command), log, folder

@@ -25,7 +25,7 @@ class PlannedRun:
     config: ExperimentConfig
     """As `impresa.config.prepare` returns it, with the run's own seed."""
     words: tuple[str, ...]
-    """What follows `impresa train`: the config's name and all overrides, the seed's last; not the output directory."""
+    """Words after `impresa train`: the config's name and overrides, the seed's last; no output directory."""
     folder: str
     """`runs/HASH`, relative to the study's."""
 

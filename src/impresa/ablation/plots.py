@@ -98,7 +98,7 @@ def effect_plot(findings: Findings) -> Plot | None:
 
 
 def _by_seed(findings: Findings, position: int) -> np.ndarray:
-    """What each seed gives above the base: with the same seed, or in the mean where the variant has other seeds."""
+    """Difference of each seed to the base: with the same seed, or in the mean where the variant has other seeds."""
     scores = findings.result.scores(findings.result.judge)
     is_paired = findings.result.variants[position].seed_offset == 0
     base = findings.judge.estimates[0]

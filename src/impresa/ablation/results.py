@@ -1,4 +1,4 @@
-"""What a study found: the figures, costs and curves of each run, in `ablation.json`."""
+"""Results of a study: the figures, costs and curves of each run, in `ablation.json`."""
 
 from __future__ import annotations
 

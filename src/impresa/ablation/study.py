@@ -56,14 +56,14 @@ class Variant:
     name: str
     """`base`, `null`, or its changes joined by ", ", as `vision_encoder.depth=3`."""
     overrides: tuple[str, ...] = ()
-    """What it changes of the base, in Hydra's grammar."""
+    """Its changes of the base, in Hydra's grammar."""
     seed_offset: int = 0
     """Added to each seed of the study: 0 for all but the null control."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared with what, decided before the first run."""
+    """The question of an ablation: base, switches, seeds and judge, decided before the first run."""
 
     base: str
     """A shipped config, or the path of a YAML file."""

@@ -32,14 +32,14 @@ class StudyFile(Section):
     base: Name | None = None
     """The config that all others are compared with: a shipped one, or a YAML file, here or beside the study."""
     overrides: dict[str, Any] | tuple[Name, ...] = ()
-    """What is changed in the base itself: keys with values, or `key=value`."""
+    """Changes of the base itself: keys with values, or `key=value`."""
     switches: dict[str, Any] = field(default_factory=dict)
     """By key, or by group, the values that are tried: a list, or a sweep as on the command line. By any other name, the
     variants that set several keys: each has a name and the keys that it sets."""
     seeds: Count | tuple[Seed, ...] | None = None
     """How many seeds, counted from the base's, or which ones. null: five."""
     metric: Names | None = None
-    """What is judged by, and further metrics that are shown. null: R@1, or the exact match of a decoder's answers."""
+    """The metric that judges, and further ones that are shown. null: R@1, or the exact match of a decoder's answers."""
     design: Design | None = None
     """`one-at-a-time` (null is that too) tries each value alone against the base, `grid` all combinations."""
     null: Flag = False

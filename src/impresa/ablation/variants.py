@@ -75,7 +75,7 @@ class Configs:
         return self._fingerprints[paths]
 
     def effect(self, flips: Flips) -> str | None:
-        """What results depend on, as text: equal ones make the same model. None for a config with faults."""
+        """All that results depend on, as text: equal ones make the same model. None for a config with faults."""
         if flips not in self._effects:
             try:
                 config = self.config(flips)

@@ -30,7 +30,7 @@ class Drawn:
 
     page: Path
     summary: str
-    """What is on it, in a few words."""
+    """Its content, in a few words."""
     notes: tuple[str, ...]
     """Sentences on what it shows of the whole, and on what is not on it."""
 

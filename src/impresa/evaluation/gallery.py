@@ -59,7 +59,7 @@ class PictureMap:
 
 @dataclass(frozen=True)
 class ExplainedPicture:
-    """What the model looks at in one image."""
+    """Maps over one image of the parts that the model looks at."""
 
     image: DataUri
     words: str

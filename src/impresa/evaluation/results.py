@@ -342,7 +342,7 @@ class Evaluation:
     margins: dict[str, Margin] = field(default_factory=dict)
     """By name of the baselines that are fitted; empty in evaluations of older versions."""
     reasons: tuple[str, ...] = ()
-    """What may have kept the model below a baseline, for a model that is."""
+    """Likely reasons for a model that is below a baseline."""
     num_train: Count | None = None
     """Training images, or rows where these are too many to be read; None where they were not at hand."""
     image_side_px: Count | None = None

@@ -18,7 +18,7 @@ _FAINT, _STRONG = 0.25, 0.8
 
 
 def seen_square(image: Image.Image, transform: ImageTransform) -> Image.Image:
-    """What a model sees of an RGB image: cut as the model's preprocessing does it, at a size for the eye."""
+    """The part of an RGB image that a model sees: cut as the model's preprocessing does it, at a size for the eye."""
     pixels = replace(transform, size=max(SHOWN_PX, transform.size)).pixels([image])[0]
     return Image.fromarray(pixels.numpy())
 

@@ -38,7 +38,7 @@ def rollout(layers: list[Tensor]) -> Tensor:
 
 
 class SeenByTower:
-    """What the tokens of a tower looked at in the first image of a recorded forward pass.
+    """Maps of where the tokens of a tower looked in the first image of a recorded forward pass.
 
     Args:
         tower: the image tower, whose tokens were asked for in that pass.
@@ -83,7 +83,7 @@ class SeenByTower:
         return self.read_by(self.tower.perceiver, self.patches)
 
     def read_by(self, stack: PerceiverStack, tokens: Tensor) -> Tensor:
-        """What the latents (M) of a stack looked at, (M, N), when its tokens stand for (T, N)."""
+        """Where the latents (M) of a stack looked, (M, N), when its tokens stand for (T, N)."""
         layers = [_mean(weights_within(self.recorded, layer)[0]) for layer in stack.layers]  # (M, T + M) each
         num = len(tokens)
         if self.method == "last":

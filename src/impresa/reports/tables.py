@@ -88,7 +88,7 @@ class Table:
     note: str = ""
     """How to read the table."""
     footnote: str = ""
-    """What its rows are, also as a line under the table."""
+    """Kinds of its rows, also as a line under the table."""
 
 
 def summary(evaluation: Evaluation) -> str:

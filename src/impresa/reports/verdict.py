@@ -15,14 +15,14 @@ BASELINES = {
     HISTOGRAM: ("a colour histogram", "canonical correlations of an image's colours with the words of captions"),
     RIDGE: ("the ridge baseline", "a ridge regression from the image at 16 x 16 pixels to the TF-IDF of its caption"),
 }
-"""What a sentence calls a baseline, and how it works."""
+"""Name of a baseline within a sentence, and how it works."""
 FEW_STEPS = 500
 FEW_SAMPLES = 5000
 SMALL_PX = 64
 
 
 def baseline_note(evaluation: Evaluation) -> str:
-    """What the fitted baselines of a table of retrieval are; nothing where there are none."""
+    """Explains the fitted baselines of a table of retrieval; nothing where there are none."""
     shown = [f"{name}: {how}" for name, (_, how) in BASELINES.items() if name in evaluation.baselines]
     if not shown:
         return ""

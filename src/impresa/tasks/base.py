@@ -113,7 +113,7 @@ class UsableModel(ABC):
     def explain(
         self, image: Picture, words: str | None = None, *, method: Method = "last", max_rows: int = MOST_ROWS
     ) -> Explanation:
-        """What the model looks at in an image; drawn by `impresa.inside.figure` or `impresa.inside.page`.
+        """Maps of where the model looks in an image; drawn by `impresa.inside.figure` or `impresa.inside.page`.
 
         Args:
             image: one image, not preprocessed.

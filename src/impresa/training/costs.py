@@ -22,7 +22,7 @@ _aten = torch.ops.aten
 
 
 class Spent(BaseModel):
-    """What a run has cost so far, over all its parts; in its checkpoints."""
+    """Costs of a run so far, over all its parts; in its checkpoints."""
 
     samples: Count = 0
     step_seconds: Amount = 0.0

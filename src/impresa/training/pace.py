@@ -27,7 +27,7 @@ MOST_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Pace:
-    """What some steps and a batch of validation have taken, and what follows for the whole run."""
+    """Time of some steps and a batch of validation, and what follows for the whole run."""
 
     num_steps: int
     """Measured, after the first one, which takes longer."""
