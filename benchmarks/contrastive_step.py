@@ -24,7 +24,10 @@ from timing import command, largest_difference, measure, report, store
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel

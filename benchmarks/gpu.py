@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from impresa.config import load_experiment
 from impresa.config.decoder import DecoderConfig, GenerationConfig, LoraConfig
-from impresa.config.experiment import Precision
+from impresa.config.optimization import Precision
 from impresa.decoders.qwen import QwenDecoder
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.training.distributed import Group

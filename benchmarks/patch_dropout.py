@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 import torch
 from timing import command, largest_difference, measure, report, store
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.vision import VisionEncoder
 
 RATES = (0.0, 0.5, 0.75)

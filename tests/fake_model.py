@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import ConfigError

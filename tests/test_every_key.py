@@ -20,8 +20,8 @@ import torch
 import impresa
 from impresa.config import ExperimentConfig
 from impresa.config.describe import Fault
-from impresa.config.experiment import OptimizationConfig
 from impresa.config.memory_vlm import ENGINE_KEYS, LABELS
+from impresa.config.optimization import OptimizationConfig
 from impresa.config.relevance import check_relevance, default_tree, notices
 from impresa.config.runs import prepare
 from impresa.config.tree import is_union, known_keys, locate, lookup, merge, nested, to_tree

@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config import ExperimentConfig
-from impresa.config.experiment import (
-    DatasetConfig,
-    EncoderConfig,
-    LoggingConfig,
-    OptimizationConfig,
-    ShapesConfig,
-    TrainerConfig,
-)
+from impresa.config.dataset import DatasetConfig, ShapesConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.optimization import OptimizationConfig
 
 SCENES = ShapesConfig(num_train=24, num_val=8, num_test=8)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import FusionConfig, Modality
+from impresa.config.encoder import Modality
+from impresa.config.experiment import FusionConfig
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.pooling import mean_pool
 from impresa.layers.attention import fitting_heads

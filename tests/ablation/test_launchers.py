@@ -16,7 +16,8 @@ import pytest
 
 from impresa.ablation import launchers
 from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, TrainInJob, slurm_parameters
-from impresa.config.experiment import DatasetConfig, ExperimentConfig, TrainerConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.experiment import ExperimentConfig, TrainerConfig
 from impresa.errors import ConfigError
 from impresa.run_dir.lock import locked
 from small_study import finished_stand_in, planned_runs

@@ -14,7 +14,9 @@ from pydantic import TypeAdapter
 from fake_model import ColourModel, colour_source
 from impresa.cli.main import main
 from impresa.config import to_yaml
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.dataset import DatasetConfig, ShapesConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import Source
 from impresa.evaluation.results import Evaluation, read_evaluation
 from tiny_vlm import finished_vlm

@@ -14,8 +14,9 @@ import pytest
 from fake_model import colour_source
 from impresa.cli.main import main
 from impresa.config import to_yaml
+from impresa.config.dataset import DatasetConfig
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import split_read
 from tiny_run import finished_run
 

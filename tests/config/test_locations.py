@@ -10,7 +10,7 @@ import pytest
 
 from impresa import hub
 from impresa.config import ExperimentConfig, load_experiment, prepare, read_config, to_yaml
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.config.locations import paths_of, record_of
 from impresa.errors import CheckpointError, ConfigError
 

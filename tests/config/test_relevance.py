@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from impresa.config import load_experiment, to_yaml
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import shipped_names
-from impresa.config.relevance import REFUSED, WARNED, idle_keys, notices
+from impresa.config.relevance import idle_keys, notices
+from impresa.config.relevance_tables import REFUSED, WARNED
 from impresa.config.runs import adopt_towers
 from impresa.config.tree import known_keys, merge, nested
 from impresa.config.validate import experiment_from_tree

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from impresa.config import load_experiment
-from impresa.config.experiment import EncoderConfig, MemoryConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.types import MemoryConfig
 from impresa.errors import ConfigError
 
 CLIP = "openai/clip-vit-base-patch32"

@@ -10,7 +10,7 @@ import pytest
 
 from impresa.config import ExperimentConfig, load_experiment, prepare, to_yaml
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.config.runs import adopt_towers, read_run
 from impresa.config.validate import validate
 from impresa.errors import ConfigError

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import impresa.config
+from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import describe
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, OptimizationConfig, TrainerConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig, TrainerConfig
 from impresa.config.memory_vlm import MemoryVLMConfig, ModelConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.config.tree import known_keys, locate, merge, nested, to_tree
 from impresa.config.validate import experiment_from_tree, validate
 from impresa.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from hashlib import blake2b
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.sources.shapes import ShapesSource
 
 

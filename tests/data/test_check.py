@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.check import BadRow, Spread, inspect_source
 from impresa.data.sources import Reading, open_path
 from pictures import numbered, png, write_jsonl

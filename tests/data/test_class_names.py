@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.class_names import class_name, configured_names
 from impresa.data.sources import BadSample, open_path
 from impresa.errors import DataError

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.dialogue import CAPTION_PROMPTS, Dialogue, Turn, ask, dialogues_of_captions
 from impresa.data.sources import BadSample, Reading, Source, open_path, open_source, open_train_and_val
 from impresa.errors import DataError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import Reading, open_path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"

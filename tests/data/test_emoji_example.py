@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from examples_on_path import EXAMPLES, example
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import open_path
 
 emoji = example("emoji")

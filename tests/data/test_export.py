@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig, ShapesConfig
+from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.data.export import export_shapes
 from impresa.data.sources import Reading, open_path
 from impresa.data.sources.shapes import ShapesSource

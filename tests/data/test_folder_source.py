@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.dialogue import ask
 from impresa.data.sources import BadSample, Reading, open_path
 from impresa.data.sources.folder import FolderSource

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.audio import Clip
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.dialogue import ask

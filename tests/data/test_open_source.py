@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig, ShapesConfig
+from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.data.sources import Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource
 from impresa.data.sources.parquet import ParquetSource

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import BadSample, Blocks, Reading, open_path, parquet
 from impresa.data.sources.parquet import ParquetSource
 from impresa.errors import DataError

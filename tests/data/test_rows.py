@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from impresa.config.dataset import DatasetConfig
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data import sources
 from impresa.data.dialogue import ask
 from impresa.data.sources import BadSample, Reading, open_path, open_train_and_val, reading_of

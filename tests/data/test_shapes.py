@@ -16,7 +16,7 @@ import pytest
 import torch
 from shapes_digest import digest
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.shapes.captions import WHERE, describe
 from impresa.data.shapes.draws import Draws
 from impresa.data.shapes.rendering import PALETTE, render

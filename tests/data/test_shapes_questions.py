@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.dialogue import Dialogue
 from impresa.data.shapes.captions import WHERE
 from impresa.data.shapes.draws import Draws

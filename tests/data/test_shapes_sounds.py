@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.shapes.scenes import COLOURS, PLACES, SHAPES, Scene, SceneObject, draw_scene
 from impresa.data.shapes.sounds import HARMONICS, NUM_SAMPLES, PITCH_HZ, RATE_HZ, synthesize
 from impresa.data.sources import Reading

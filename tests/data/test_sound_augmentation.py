@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from impresa.config.experiment import AudioAugmentation
+from impresa.config.dataset import AudioAugmentation
 from impresa.data.audio import NUM_MELS, Clip, Covered, LogMelTransform, cover
 from impresa.data.loading import TrainingView
 from impresa.data.sample import Sample

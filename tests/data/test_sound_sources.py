@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sample import Sample
 from impresa.data.sources import BadSample, Reading, Source, open_path, open_source, open_train_and_val
 from impresa.data.sources.folder import FolderSource

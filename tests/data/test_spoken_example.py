@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from examples_on_path import example
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import Reading, open_path
 from sounds_on_disk import wav
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import BadSample, open_path
 from impresa.errors import DataError
 from pictures import write_jsonl

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
+from impresa.config.dataset import DatasetConfig, ShapesConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.images import ImageTransform
 from impresa.data.loading import BatchLoader
 from impresa.data.preprocessing import Preprocessing

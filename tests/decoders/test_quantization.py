@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import Precision
+from impresa.config.optimization import Precision
 from impresa.decoders.quantization import compute_dtype, quantized_layers
 from impresa.decoders.qwen import QwenDecoder
 from impresa.errors import ConfigError

@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from fake_model import COLOURS, ColourModel, ListSource, colour_source
-from impresa.config.experiment import FUSED_PAIR, EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.sample import Sample
 from impresa.data.sources import BadSample

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import tiny_hub
 from impresa.config.decoder import TowerLoraConfig
-from impresa.config.experiment import EncoderConfig, OptimizationConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.encoders.audio import AudioEncoder, SpectrogramTransformer
 from impresa.errors import ConfigError, DataError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.convolution import ConvNet, ConvStem, Stage, group_norm, widths_of
 from impresa.encoders.vision import VisionEncoder, VisionTransformer
 from impresa.errors import ConfigError, DataError

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tiny_hub
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_audio import load_audio_backbone
 from impresa.encoders.pretrained_text import load_text_backbone

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny_hub
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.data.audio import Clip, PretrainedAudioTransform
 from impresa.encoders.audio import AudioEncoder
 

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 import tiny_hub
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.transformer import Transformer
 
 B, N, D, H = 3, 7, 16, 4

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.config.types import MemoryConfig, MemoryInit, MemoryPosition, MemoryUpdate
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError

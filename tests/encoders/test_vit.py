@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from impresa.config.experiment import EncoderConfig, MemoryConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import MemoryConfig
 from impresa.encoders.vision import PatchDropout, PatchEmbedding, VisionTransformer
 from impresa.errors import ConfigError, DataError
 

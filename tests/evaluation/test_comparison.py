@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fake_model import ColourModel, ListSource, colour_source
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.errors import DataError
 from impresa.evaluation.comparison import Comparison, compare
 from impresa.evaluation.figures import figures, kind_of

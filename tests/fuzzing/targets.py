@@ -20,7 +20,7 @@ from PIL import Image
 import impresa
 from forged_runs import forge
 from fuzzing.mutations import Mutate, mutation_of
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.chat import prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing

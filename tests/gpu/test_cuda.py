@@ -17,7 +17,8 @@ from torch import Tensor
 import impresa
 from impresa.config import ExperimentConfig
 from impresa.config.decoder import DecoderConfig, GenerationConfig
-from impresa.config.experiment import LossConfig, Precision
+from impresa.config.losses import LossConfig
+from impresa.config.optimization import Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.qwen import QwenDecoder
 from impresa.decoders.trm import TRMDecoder

@@ -16,14 +16,10 @@ import impresa
 import tiny_hub
 from impresa.cli.main import main
 from impresa.config import ExperimentConfig, to_yaml
-from impresa.config.experiment import (
-    DatasetConfig,
-    EncoderConfig,
-    LoggingConfig,
-    OptimizationConfig,
-    ShapesConfig,
-    TrainerConfig,
-)
+from impresa.config.dataset import DatasetConfig, ShapesConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.data.tokenizers import PretrainedTokenizer
 from impresa.errors import CheckpointError
 from impresa.training.run import train

@@ -12,7 +12,7 @@ import pytest
 import impresa
 import tiny_hub
 from impresa.cli.main import main
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource
 from run_metrics import numbers

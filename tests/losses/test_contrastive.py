@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from impresa.config.experiment import LossConfig
+from impresa.config.losses import LossConfig
 from impresa.errors import DataError
 from impresa.losses.clip import clip_loss
 from impresa.losses.contrastive import ContrastiveLoss

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from impresa.config.experiment import LossConfig
+from impresa.config.losses import LossConfig
 from impresa.losses.contrastive import ContrastiveLoss, LossOutput
 from two_processes import in_two_processes
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import ExperimentConfig, LossConfig, LossType, OptimizationConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import LossConfig, LossType
+from impresa.config.optimization import OptimizationConfig
 from impresa.losses.clip import unit
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.kinds import KINDS, LossKind

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import LossConfig
+from impresa.config.losses import LossConfig
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.siglip import siglip_loss
 

@@ -7,7 +7,9 @@ from typing import Literal
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel

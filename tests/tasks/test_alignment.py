@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, MemoryConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig, MemoryConfig
 from impresa.errors import DataError
 from impresa.losses.clip import clip_loss
 from impresa.tasks.alignment.batch import Batch

@@ -7,14 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impresa.config.experiment import (
-    DatasetConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    FusionConfig,
-    LossConfig,
-    MemoryConfig,
-)
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig, FusionConfig, MemoryConfig
+from impresa.config.losses import LossConfig
 from impresa.data.audio import NUM_MELS
 from impresa.errors import DataError
 from impresa.losses.clip import clip_loss

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.dataset import DatasetConfig, ShapesConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView

@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, LossConfig, MemoryConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig, MemoryConfig
+from impresa.config.losses import LossConfig
 from impresa.errors import ConfigError
 from impresa.tasks.alignment.build import build_alignment
 

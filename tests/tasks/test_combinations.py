@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from impresa.config import ExperimentConfig
-from impresa.config.experiment import FUSED_PAIR
+from impresa.config.losses import FUSED_PAIR
 from impresa.config.validate import experiment_from_tree
 from impresa.errors import ConfigError
 from impresa.tasks.alignment.batch import Batch

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import DatasetConfig, ExperimentConfig, ShapesConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.data.chat import PlainChat
 from impresa.data.dialogue import Dialogue, Turn, ask

@@ -15,7 +15,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from fake_model import COLOURS, ColourModel, ListSource, colour_source
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import CheckpointError, ConfigError, DataError

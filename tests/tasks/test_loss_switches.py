@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, LossConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import LossConfig
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel, AlignmentOutput

@@ -15,7 +15,8 @@ import transformers
 import tiny_hub
 from impresa.config import prepare, read_config
 from impresa.config.decoder import TowerLoraConfig
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
 from impresa.errors import ConfigError
 from impresa.layers.mlp import MLP

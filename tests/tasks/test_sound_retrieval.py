@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from fake_model import COLOURS, ColourModel, ListSource
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip
 from impresa.data.sample import Sample
 from impresa.errors import DataError

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import tiny_hub
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import adopt_towers
 from impresa.training.distributed import join_group
 from impresa.training.loop import steps_of, train_step

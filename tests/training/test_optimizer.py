@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import tiny_hub
-from impresa.config.experiment import EncoderConfig, ExperimentConfig, OptimizationConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.vision import VisionEncoder
 from impresa.tasks.alignment.build import build_alignment

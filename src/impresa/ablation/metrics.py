@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from impresa.config.describe import did_you_mean, listed
-from impresa.config.experiment import FUSED_PAIR, ExperimentConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
 from impresa.evaluation.results import RECALL_AT
 

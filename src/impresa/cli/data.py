@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
+from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import DatasetConfig, EncoderConfig, ExperimentConfig, ShapesConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import EMBEDDED
 from impresa.errors import ConfigError, DataError
 from impresa.foreign_text import json_text, printable

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.other_data import reading_config
 from impresa.cli.overrides import check_data_overrides
-from impresa.config.experiment import Modality
+from impresa.config.encoder import Modality
 from impresa.config.types import EmbeddingPrecision
 from impresa.errors import CheckpointError, ConfigError
 from impresa.foreign_text import printable

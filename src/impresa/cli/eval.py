@@ -29,7 +29,8 @@ from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import DatasetConfig, ExperimentConfig
+    from impresa.config.dataset import DatasetConfig
+    from impresa.config.experiment import ExperimentConfig
     from impresa.evaluation.comparison import Comparison
     from impresa.evaluation.results import Evaluation
     from impresa.tasks.alignment.embedder import EmbeddingModel

@@ -12,7 +12,8 @@ from impresa.config.paths import EMBEDDED
 from impresa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from impresa.config.experiment import DatasetConfig, ExperimentConfig
+    from impresa.config.dataset import DatasetConfig
+    from impresa.config.experiment import ExperimentConfig
     from impresa.data.sources import Reading, Source, Split
 
 

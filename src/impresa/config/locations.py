@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-from impresa.config.experiment import ExperimentConfig, is_from_scratch, towers
+from impresa.config.encoder import is_from_scratch
+from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, looked_in
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError

@@ -14,16 +14,12 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any
 
+from impresa.config.dataset import Augmentation
 from impresa.config.describe import Fault, raise_faults, show
-from impresa.config.experiment import (
-    Augmentation,
-    EncoderConfig,
-    ExperimentConfig,
-    LossType,
-    OptimizerName,
-    Precision,
-    SchedulerName,
-)
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import LossType
+from impresa.config.optimization import OptimizerName, Precision, SchedulerName
 from impresa.config.tree import hints, leaves, merge, nested
 from impresa.config.types import (
     Batch,

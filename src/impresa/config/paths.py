@@ -6,8 +6,9 @@ import os
 from glob import has_magic, iglob
 from pathlib import Path
 
+from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import Fault, listed, nearest, raise_faults
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ConfigError
 

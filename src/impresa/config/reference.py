@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from impresa.config.decoder import DecoderConfig, TowerLoraConfig
 from impresa.config.describe import describe
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import ENGINE, ENGINE_KEYS, GUIDE, LABELS, SCHEMAS, MemoryVLMConfig
 from impresa.config.paths import shipped_folder
 from impresa.config.tree import hints, locate, section, to_tree

@@ -18,18 +18,17 @@ from typing import get_args
 
 from impresa.config.decoder import GenerationConfig
 from impresa.config.describe import Fault, listed, raise_faults, show
-from impresa.config.experiment import (
+from impresa.config.encoder import (
     FROM_SCRATCH,
-    FUSED_PAIR,
     OURS,
     TRANSFORMERS,
     EncoderConfig,
-    ExperimentConfig,
     Modality,
     PoolingName,
     is_from_scratch,
-    towers,
 )
+from impresa.config.experiment import ExperimentConfig, towers
+from impresa.config.losses import FUSED_PAIR
 from impresa.config.memory_vlm import MemoryVLMConfig, both_names
 from impresa.config.types import CheckpointConfig
 from impresa.files import inside

@@ -8,17 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.compose import read_config
+from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import Fault, listed, raise_faults, show
-from impresa.config.experiment import (
-    FROM_SCRATCH,
-    PAIR,
-    DatasetConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    Modality,
-    is_pair,
-    towers,
-)
+from impresa.config.encoder import FROM_SCRATCH, EncoderConfig, Modality
+from impresa.config.experiment import PAIR, ExperimentConfig, is_pair, towers
 from impresa.config.locations import check_models
 from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
 from impresa.config.relevance import OWN

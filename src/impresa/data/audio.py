@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.data.disk import MAX_BYTES, open_regular
 from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, reading

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from impresa.config.experiment import Augmentation
+from impresa.config.dataset import Augmentation
 from impresa.data.images import centre_square, resample
 
 _CROP_AREA = (0.9, 1.0)

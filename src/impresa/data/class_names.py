@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.disk import read_regular
 from impresa.data.text import is_blank

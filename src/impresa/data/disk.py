@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources import Reading
 from impresa.data.sources.shapes import ShapesSource

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """The formats that are opened, by the content of a file. Pillow knows more, of which some start other programs."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from impresa.config.experiment import AudioAugmentation, Augmentation, DatasetConfig
+from impresa.config.dataset import AudioAugmentation, Augmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.sample import Sample, TensorBatch

@@ -12,7 +12,8 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from impresa.config.experiment import ExperimentConfig, is_from_scratch
+from impresa.config.encoder import is_from_scratch
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform, StoredExtractor
 from impresa.data.chat import ChatFormat, is_chat, load_chat

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from impresa.config.experiment import Modality
+    from impresa.config.encoder import Modality
     from impresa.data.audio import Clip
     from impresa.data.dialogue import Dialogue
 

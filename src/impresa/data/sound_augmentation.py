@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import AudioAugmentation
+from impresa.config.dataset import AudioAugmentation
 from impresa.data.audio import Clip, Covered, resample
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import Precision
+from impresa.config.optimization import Precision
 
 if TYPE_CHECKING:
     from impresa.decoders.base import Decoder

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from impresa.config.experiment import Precision
+from impresa.config.optimization import Precision
 from impresa.errors import ConfigError
 from impresa.hub import import_optional
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import Precision
+from impresa.config.optimization import Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.lora import adapters_of, add_adapters

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import FUSED_PAIR
+from impresa.config.losses import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.sample import Sample
 from impresa.data.sources import Source

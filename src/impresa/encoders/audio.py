@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impresa.config.experiment import EncoderConfig, is_from_scratch
+from impresa.config.encoder import EncoderConfig, is_from_scratch
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_audio import load_audio_backbone

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, distributed, nn
 
-from impresa.config.experiment import MemoryConfig
+from impresa.config.types import MemoryConfig
 from impresa.layers.attention import Attention, fitting_heads
 from impresa.layers.init import drawn
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.encoders.output import Features
 from impresa.errors import ConfigError
 from impresa.layers.attention import Attention, fitting_heads

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import EncoderConfig, is_from_scratch
+from impresa.config.encoder import EncoderConfig, is_from_scratch
 from impresa.encoders.output import Features
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_text import load_text_backbone

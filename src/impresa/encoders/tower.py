@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from impresa.config.decoder import PrefixTokens
-from impresa.config.experiment import EncoderConfig, has_trained_blocks, is_frozen
+from impresa.config.encoder import EncoderConfig, has_trained_blocks, is_frozen
 from impresa.encoders.lora import add_adapters, is_adapter
 from impresa.encoders.output import EncoderOutput, Features
 from impresa.encoders.pooling import MeanPooling, Pooling, SummaryPooling, build_pooling

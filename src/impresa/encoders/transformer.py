@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from impresa.config.experiment import EncoderConfig
+from impresa.config.encoder import EncoderConfig
 from impresa.layers.attention import Attention
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import MLP

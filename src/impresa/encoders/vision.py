@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impresa.config.experiment import EncoderConfig, is_from_scratch
+from impresa.config.encoder import EncoderConfig, is_from_scratch
 from impresa.encoders.convolution import ConvNet, ConvStem, check_size, num_cells
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.output import Features, Layout

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import LossConfig
+from impresa.config.losses import LossConfig
 from impresa.config.types import MAX_LOGIT_SCALE
 from impresa.losses.kinds import KINDS
 from impresa.losses.pairs import Embedded, Pair, pairs_of

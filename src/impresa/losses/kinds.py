@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from impresa.config.experiment import LossType
+from impresa.config.losses import LossType
 from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
 
 

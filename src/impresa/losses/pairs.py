@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import Modality, PairName
+from impresa.config.encoder import Modality
+from impresa.config.losses import PairName
 from impresa.errors import DataError
 
 Embedded = Literal[Modality, "image+audio"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from impresa.config.experiment import ExperimentConfig, is_from_scratch
+from impresa.config.encoder import is_from_scratch
+from impresa.config.experiment import ExperimentConfig
 from impresa.evaluation.results import HISTOGRAM, RIDGE, Evaluation, Margin
 from impresa.reports.charts import Curve, read_history
 from impresa.reports.overfitting import monitored_curve

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import Modality
+from impresa.config.encoder import Modality
 from impresa.config.types import EmbeddingPrecision
 from impresa.data.sample import Sample
 from impresa.data.sources import Source

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from impresa.config.describe import listed
-from impresa.config.experiment import FUSED_PAIR, EncoderConfig, ExperimentConfig, Modality, towers
+from impresa.config.encoder import EncoderConfig, Modality
+from impresa.config.experiment import ExperimentConfig, towers
+from impresa.config.losses import FUSED_PAIR
 from impresa.encoders.transformer import Block
 from impresa.foreign_text import printable
 

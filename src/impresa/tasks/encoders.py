@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from impresa.config.experiment import EncoderConfig, ExperimentConfig
+from impresa.config.encoder import EncoderConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.encoders.audio import AudioEncoder

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from impresa.config.experiment import ExperimentConfig, has_trained_blocks, towers
+from impresa.config.encoder import has_trained_blocks
+from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ImpresaError, TrainingError, is_out_of_memory, reason_of, system_error
 from impresa.run_dir.claim import how_to_go_on

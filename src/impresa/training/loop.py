@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import ExperimentConfig, warmup_key
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.optimization import warmup_key
 from impresa.data.loading import BatchLoader
 from impresa.errors import TrainingError
 from impresa.tasks.base import Task

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from impresa.config.experiment import OptimizationConfig
+from impresa.config.optimization import OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.tower import Tower
 from impresa.losses.contrastive import ContrastiveLoss

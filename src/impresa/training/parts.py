@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from impresa.config.experiment import DatasetConfig, ExperimentConfig
+from impresa.config.dataset import DatasetConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView, View, identified
 from impresa.data.preprocessing import Preprocessing

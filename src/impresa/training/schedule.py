@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 
-from impresa.config.experiment import OptimizationConfig, SchedulerName, warmup_key
+from impresa.config.optimization import OptimizationConfig, SchedulerName, warmup_key
 from impresa.training.plan import Plan
 
 logger = logging.getLogger(__name__)

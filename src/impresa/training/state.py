@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import OptimizationConfig
-from impresa.config.experiment import Precision as PrecisionName
+from impresa.config.optimization import OptimizationConfig
+from impresa.config.optimization import Precision as PrecisionName
 from impresa.decoders.base import Decoder
 from impresa.errors import CheckpointError
 from impresa.layers.state import trained_state

@@ -16,7 +16,7 @@ from glob import has_magic
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded, looked_in
 from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from impresa.config.experiment import ExperimentConfig, Modality
+from impresa.config.encoder import Modality
+from impresa.config.experiment import ExperimentConfig
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.errors import DataError

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
 from impresa.data.text import as_list, is_unicode, read_captions, read_label
 

@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.disk import files_below, read_regular
 from impresa.data.image_files import image_suffixes

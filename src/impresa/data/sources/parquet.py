@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.data.class_names import ClassNames, names_in_schema
 from impresa.data.disk import files_below, open_regular

@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from PIL import Image
 
+from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
-from impresa.config.experiment import DatasetConfig, Modality
+from impresa.config.encoder import Modality
 from impresa.config.paths import expanded, looked_in
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names

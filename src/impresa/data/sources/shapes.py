@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from impresa.config.experiment import ShapesConfig
+from impresa.config.dataset import ShapesConfig
 from impresa.data.audio import Clip
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from impresa.config.experiment import DatasetConfig
+from impresa.config.dataset import DatasetConfig
 from impresa.data.disk import open_regular
 from impresa.data.text import is_blank, is_unicode
 from impresa.errors import DataError

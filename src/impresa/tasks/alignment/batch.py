@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from impresa.config.experiment import Modality
+from impresa.config.encoder import Modality
 from impresa.data.preprocessing import Preprocessing, mask_of, stack_images, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 

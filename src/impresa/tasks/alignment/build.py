@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 from impresa.config.describe import listed
-from impresa.config.experiment import FUSED_PAIR, PAIR, ExperimentConfig, Modality, is_from_scratch
+from impresa.config.encoder import Modality, is_from_scratch
+from impresa.config.experiment import PAIR, ExperimentConfig
+from impresa.config.losses import FUSED_PAIR
 from impresa.errors import ConfigError
 from impresa.fusion import FusedEmbedding, build_fusion
 from impresa.losses.contrastive import ContrastiveLoss

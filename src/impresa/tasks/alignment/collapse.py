@@ -9,7 +9,9 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from impresa.config.experiment import ExperimentConfig, PairName, warmup_key
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.losses import PairName
+from impresa.config.optimization import warmup_key
 from impresa.losses.kinds import KINDS
 from impresa.losses.pairs import FUSED, PAIRS
 from impresa.tasks.alignment.batch import Batch

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from impresa.config.experiment import FUSED_PAIR
+from impresa.config.losses import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.class_names import configured_names
 from impresa.data.sample import Sample

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from impresa.config.experiment import Modality
+from impresa.config.encoder import Modality
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from impresa.config.describe import Fault
-from impresa.config.experiment import ExperimentConfig, is_from_scratch, towers
+from impresa.config.encoder import is_from_scratch
+from impresa.config.experiment import ExperimentConfig, towers
 from impresa.data.preprocessing import (
     Preprocessing,
     prepare_audio_transform,

@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from impresa.config.decoder import DecoderConfig
-from impresa.config.experiment import ExperimentConfig, Modality
+from impresa.config.encoder import Modality
+from impresa.config.experiment import ExperimentConfig
 from impresa.decoders.kinds import build_decoder
 from impresa.encoders.lora import is_adapter
 from impresa.encoders.vision import VisionEncoder

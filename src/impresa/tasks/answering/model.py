@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from impresa.config.experiment import Modality
+from impresa.config.encoder import Modality
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput

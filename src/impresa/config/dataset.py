@@ -1,0 +1,121 @@
+"""The data of an experiment: where samples come from and how they are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from impresa.config.types import (
+    Batch,
+    Flag,
+    Fraction,
+    Mebibytes,
+    Name,
+    PixelCount,
+    Pixels,
+    Processes,
+    ProcessesOrZero,
+    Rate,
+    Samples,
+    Section,
+    Seed,
+    Text,
+)
+
+Augmentation = Literal["none", "clip", "strong"]
+AudioAugmentation = Literal["none", "light", "strong"]
+Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig(Section):
+    """Size and seed of the embedded procedural data set `shapes`."""
+
+    num_train: Samples = 8192
+    """Scenes in the training split."""
+    num_val: Samples = 512
+    """Scenes in the validation split (combinations seen in training, other scenes)."""
+    num_test: Samples = 512
+    """Scenes in the test split (combinations never trained on)."""
+    seed: Seed = 0
+    """Seed of the scenes; the same seed draws the same scenes on every machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig(Section):
+    """Where samples come from, how they are prepared and how they are grouped into batches."""
+
+    source: Source = "auto"
+    """Kind of data; `auto` goes by the path: `shapes`, parquet files, or a folder of images with captions."""
+    train_path: Name = "shapes"
+    """Training data: a path, or `shapes` for the embedded data set."""
+    val_path: Text | None = None
+    """Validation data. null: `shapes` has its own split; for other sources `val_fraction` of the training images."""
+    test_path: Text | None = None
+    """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
+    val_fraction: Fraction = 0.05
+    """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
+    image_root: Name | None = None
+    """Folder that the images' paths in tables are relative to. null: the folder of the table."""
+    skip_unsupported_rows: Flag = False
+    """Leave out rows of kinds that are not read, text alone and several images, and count them at the start. false:
+    they are bad samples, which `max_bad_fraction` bounds."""
+    image_column: Name = "image"
+    """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
+    caption_column: Name = "caption"
+    """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
+    audio_column: Name = "audio"
+    """Column or key that holds the sound, if there is one."""
+    label_column: Name = "label"
+    """Column or key that holds the class name or number, if there is one; it is used for zero-shot evaluation only."""
+    class_names: tuple[Name, ...] | Name | None = None
+    """Names of the classes, in the order of their numbers: a list, or the path of a file with one name per line or of a
+    JSON file with a list of names or an object of names by label. null: labels are names, unless a parquet file has
+    names in its schema (`ClassLabel` of the `datasets` library)."""
+    question_column: Name = "question"
+    """Column or key that holds a question about the image: a string or a list of strings."""
+    answer_column: Name = "answer"
+    """Column or key that holds the answer to it: a string, or a list as long as that of the questions."""
+    kind_column: Name = "kind"
+    """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
+    questions_per_image: Batch = 1
+    """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
+    prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
+    """Prompts for zero-shot classification; `{}` is the class name. Their text embeddings are averaged per class."""
+    batch_size: Batch = 256
+    """Samples in a batch, per device; contrastive training needs two, over all processes if it gathers."""
+    eval_batch_size: Batch | None = None
+    """Samples in an evaluation batch: in a validation the candidates that each of them is told from, on any number of
+    devices. null: `batch_size`; set it to compare the `val_loss` of runs that differ in that."""
+    image_size: Pixels = 224
+    """Width and height in pixels of the square that the image encoder sees."""
+    augmentation: Augmentation = "clip"
+    """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
+    because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
+    brightness and contrast). Validation images are never augmented."""
+    audio_augmentation: AudioAugmentation = "none"
+    """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
+    faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time
+    and two of pitch covered, each up to 15%). Validation sounds are never changed."""
+    caption_dropout: Rate = 0.0
+    """Probability of dropping each word of a training caption."""
+    num_workers: ProcessesOrZero = 4
+    """Processes that load data; 0 loads in the main process (and turns prefetching and persistent workers off)."""
+    prefetch_factor: Processes = 2
+    """Batches that each worker prepares ahead."""
+    pin_memory: Flag = True
+    """Copy batches into page-locked memory for a faster transfer to a GPU."""
+    persistent_workers: Flag = True
+    """Keep the workers alive between epochs."""
+    max_bad_fraction: Fraction = 0.01
+    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
+    max_image_pixels: PixelCount = 50_000_000
+    """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
+    max_file_mib: Mebibytes = 256
+    """Images and sounds of more MiB are bad samples, before they are read."""
+    allow_outside: Flag = False
+    """Read images and sounds that a table names outside its data's folder (`../..`, absolute paths). false: such rows
+    are bad samples. Links are followed in either case."""
+    cache_features: Flag = False
+    """Keep the outputs of frozen towers on disk so that later epochs skip them."""
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)

@@ -1,0 +1,230 @@
+"""Keys that have an effect only under a condition: two tables say where they have none, and why."""
+
+from __future__ import annotations
+
+from impresa.config.encoder import (
+    is_from_scratch,
+    is_frozen,
+)
+from impresa.config.experiment import ExperimentConfig, towers
+from impresa.config.losses import FUSED_PAIR
+from impresa.config.paths import EMBEDDED
+from impresa.config.relevance_towers import PERCEIVER, Rule, below, switched_off, tower_rules
+
+_QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
+_TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
+_TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
+
+
+_OF_FILES = (
+    *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
+    *("max_image_pixels", "max_file_mib", "allow_outside"),
+    *(f"{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")),
+)
+"""Fields of `DatasetConfig` for data in files; the embedded scenes are drawn and have no labels."""
+_SPLITS = ("train", "val", "test")
+
+
+def _has_decoder(config: ExperimentConfig) -> bool:
+    return config.decoder is not None
+
+
+def _pools_nothing(config: ExperimentConfig) -> bool:
+    """True where no embedding is made, and `prefix_layer` does not depend on how a frozen tower once made it."""
+    decoder = config.decoder
+    return decoder is not None and not (decoder.prefix_layer == "auto" and bool(config.vision_encoder.freeze))
+
+
+def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
+    """True for each split that is one of the embedded data."""
+    data = config.dataset
+    others = {"val": data.val_path or data.train_path, "test": data.test_path or data.train_path}
+    paths = {"train": data.train_path, **others}
+    return {split: path == EMBEDDED for split, path in paths.items()}
+
+
+def _shapes_rule(key: str, *splits: str) -> Rule:
+    def unread(config: ExperimentConfig) -> bool:
+        return not any(_reads_shapes(config)[split] for split in splits)
+
+    return Rule((f"dataset.shapes.{key}",), unread, "is for the embedded shapes, which are not read there")
+
+
+def _is_one_process(config: ExperimentConfig) -> bool:
+    """True where the config says so, whatever the machine."""
+    trainer = config.trainer
+    devices = 1 if trainer.devices == "auto" and trainer.accelerator == "cpu" else trainer.devices
+    return devices == 1 and trainer.num_nodes == 1
+
+
+def _trains_pretrained(config: ExperimentConfig) -> bool:
+    return any(
+        (not is_frozen(tower) or tower.unfreeze_last > 0)
+        and (tower.checkpoint is not None or not is_from_scratch(modality, tower))
+        for modality, _, tower in towers(config)
+    )
+
+
+REFUSED = (
+    *tower_rules("image", "vision_encoder"),
+    *tower_rules("text", "text_encoder"),
+    *tower_rules("audio", "audio_encoder"),
+    Rule(
+        ("fusion",),
+        lambda c: c.decoder is None and FUSED_PAIR not in (c.losses.pairs or ()),
+        f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
+        f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
+    ),
+    Rule(("dataset.audio_augmentation",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
+    Rule(
+        ("fusion.layers",),
+        lambda c: c.fusion.strategy != "cross_attention",
+        "is for cross_attention, not for {fusion.strategy}",
+    ),
+    Rule(
+        below("fusion", "num_queries", "num_heads"),
+        lambda c: c.fusion.strategy == "concat",
+        "is for cross_attention and gated, not for concat",
+    ),
+    Rule(below("decoder", *_QWEN_ONLY), lambda c: c.decoder.type == "trm", "is for `decoder.type` qwen, not for trm"),
+    Rule(below("decoder", *_TRM_ONLY), lambda c: c.decoder.type == "qwen", "is for `decoder.type` trm, not for qwen"),
+    Rule(
+        ("decoder.lora.*",),
+        lambda c: c.decoder.type == "qwen" and not c.decoder.use_lora,
+        "does nothing without `decoder.use_lora`",
+        "set that to true or leave it out",
+    ),
+    Rule(
+        ("losses.*", "optimization.lr_logits", "dataset.caption_dropout"),
+        _has_decoder,
+        "does nothing with a `decoder`, which learns answers alone",
+    ),
+    Rule(
+        below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),
+        lambda c: c.decoder is None,
+        "does nothing without a `decoder`, which alone is asked",
+        "add one or leave it out",
+    ),
+)
+"""Rules for keys that are refused where they have no effect."""
+WARNED = (
+    Rule(("text_encoder.*",), _has_decoder, "does nothing with a `decoder`, which reads the text itself"),
+    Rule(
+        below("dataset", "prompt_templates", "class_names"),
+        _has_decoder,
+        "does nothing with a `decoder`, which classifies nothing",
+    ),
+    Rule(("vision_encoder.embed_dim", "vision_encoder.use_mrl", "audio_encoder.embed_dim"), _has_decoder, _TOKENS_ONLY),
+    Rule(below("vision_encoder", "use_attention_pooling", "pooling"), _pools_nothing, _TOKENS_ONLY),
+    Rule(("audio_encoder.use_attention_pooling", "audio_encoder.pooling"), _has_decoder, _TOKENS_ONLY),
+    Rule(
+        ("vision_encoder.projection",),
+        lambda c: c.decoder is not None and c.decoder.prefix == "memory",
+        "does nothing here, the decoder reads memory tokens (`decoder.prefix`)",
+    ),
+    Rule(
+        below("vision_encoder", *PERCEIVER),
+        lambda c: c.decoder is not None and c.decoder.prefix != "perceiver",
+        "does nothing here, the decoder reads no latents; set `decoder.prefix` to perceiver for them",
+    ),
+    Rule(
+        ("decoder.recursion.*",),
+        lambda c: c.decoder.type == "qwen" and not c.decoder.use_trm_recursion,
+        "does nothing for qwen without `decoder.use_trm_recursion`",
+    ),
+    Rule(
+        ("decoder.generation.seed",),
+        lambda c: c.decoder.generation.temperature == 0,
+        "does nothing at `decoder.generation.temperature` 0, which draws nothing",
+    ),
+    Rule(
+        below("decoder.recursion", "num_cycles", "num_steps", "num_rounds"),
+        lambda c: not c.decoder.recursion.recursive,
+        "does nothing without `decoder.recursion.recursive`, a plain stack",
+    ),
+    *switched_off("vision_encoder"),
+    *switched_off("text_encoder"),
+    *switched_off("audio_encoder"),
+    Rule(
+        ("vision_encoder.patch_dropout",),
+        lambda c: c.dataset.image_size == c.vision_encoder.patch_size,
+        "does nothing where `dataset.image_size` is a single patch",
+    ),
+    Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
+    Rule(
+        below("dataset", *_OF_FILES),
+        lambda c: all(_reads_shapes(c).values()),
+        "is for data in files, not for the embedded shapes",
+    ),
+    Rule(("dataset.label_column",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
+    Rule(("dataset.audio_column",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
+    *(_shapes_rule(f"num_{split}", split) for split in _SPLITS),
+    _shapes_rule("seed", *_SPLITS),
+    Rule(
+        below("dataset", "prefetch_factor", "persistent_workers"),
+        lambda c: c.dataset.num_workers == 0,
+        "does nothing where `dataset.num_workers` is 0",
+    ),
+    Rule(("dataset.pin_memory",), lambda c: c.trainer.accelerator == "cpu", "is for a GPU (`trainer.accelerator`)"),
+    Rule(
+        below("losses", "mrl_weight", "sample_single_mrl_dim"),
+        lambda c: not c.vision_encoder.use_mrl,
+        "does nothing without `vision_encoder.use_mrl`",
+    ),
+    Rule(
+        ("losses.sample_single_mrl_dim",),
+        lambda c: len(c.vision_encoder.mrl_dimensions) < 2,
+        "does nothing where `vision_encoder.mrl_dimensions` has a single one",
+    ),
+    Rule(("losses.siglip_bias",), lambda c: c.losses.type == "clip", "is for `losses.type` siglip, not for clip"),
+    Rule(
+        ("losses.max_logit_scale",),
+        lambda c: not c.losses.learn_temperature,
+        "does nothing without `losses.learn_temperature`",
+    ),
+    Rule(("losses.gather_distributed",), _is_one_process, "does nothing in one process"),
+    Rule(
+        ("losses.pairs",),
+        lambda c: c.audio_encoder is None,
+        "does nothing without an `audio_encoder`: there is one pair",
+    ),
+    Rule(
+        ("optimization.lr_pretrained",),
+        lambda c: not _trains_pretrained(c),
+        "does nothing without a pretrained tower that is trained",
+    ),
+    Rule(
+        ("optimization.lr_memory",),
+        lambda c: not c.vision_encoder.memory.enabled or is_frozen(c.vision_encoder),
+        "does nothing without memory tokens that are trained (`vision_encoder.memory.enabled`)",
+    ),
+    Rule(
+        ("optimization.lr_logits",),
+        lambda c: c.losses.type == "clip" and not c.losses.learn_temperature,
+        "does nothing without `losses.learn_temperature`, for clip has no other logits to learn",
+    ),
+    Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and adamw, not for sgd"),
+    Rule(
+        ("optimization.warmup_epochs",),
+        lambda c: c.optimization.warmup_steps is not None,
+        "does nothing beside `optimization.warmup_steps`",
+    ),
+    Rule(
+        ("optimization.cooldown_epochs",),
+        lambda c: c.optimization.scheduler != "const_cooldown",
+        "is for `optimization.scheduler` const_cooldown",
+    ),
+    Rule(
+        ("optimization.min_lr",),
+        lambda c: c.optimization.scheduler == "constant",
+        "does nothing under `optimization.scheduler` constant",
+    ),
+    Rule(("trainer.strategy",), lambda c: c.trainer.strategy == "ddp", "is ddp by auto as well"),
+    Rule(("trainer.logging.entity",), lambda c: not c.trainer.logging.wandb, "is for `trainer.logging.wandb`"),
+    Rule(
+        ("trainer.checkpoint.filename",),
+        lambda c: c.trainer.checkpoint.save_top_k == 0,
+        "does nothing where `trainer.checkpoint.save_top_k` is 0",
+    ),
+)
+"""Rules for keys that are only warned of."""
