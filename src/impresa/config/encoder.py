@@ -30,7 +30,7 @@ PoolingName = Literal["auto", "cls", "mean", "eot"]
 Projection = Literal["mlp", "linear", "none", "auto"]
 FROM_SCRATCH: dict[Modality, tuple[str, ...]] = {
     "image": ("vit", "convnet"),
-    "text": ("transformer",),
+    "text": ("transformer", "bag"),
     "audio": ("spectrogram",),
 }
 """The backbones of each modality that are trained from scratch, first the default; any other is a pretrained one."""
@@ -44,8 +44,9 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` or `convnet`, a small residual network (image), `transformer` (text), `spectrogram` (audio).
-    Anything else is a Hugging Face id, a local path or `timm:NAME`."""
+    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the word
+    pieces' embeddings without regard to their order (text); `spectrogram` (audio). Anything else is a Hugging Face id,
+    a local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None

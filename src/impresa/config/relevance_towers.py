@@ -48,6 +48,7 @@ _SCRATCH_ONLY = (
 """Fields that shape a backbone from scratch and mean nothing for a pretrained one, as does `num_heads`."""
 _NOT_OF: dict[str, tuple[str, ...]] = {
     "convnet": ("mlp_ratio", "activation", "pre_norm", "patch_bias", "stem", "attn_drop_rate", "patch_dropout"),
+    "bag": ("depth", "mlp_ratio", "activation", "attn_drop_rate", "activation_checkpointing"),
 }
 """Fields of which those of our backbones that are no transformers make nothing."""
 

@@ -34,7 +34,8 @@ from impresa.config.types import CheckpointConfig
 from impresa.files import inside
 from impresa.run_dir.layout import FOLDERS
 
-_LACKING = {"vit": ("eot",), "convnet": ("cls", "eot"), "transformer": ("cls",), "spectrogram": ("cls", "eot")}
+_NEITHER = ("cls", "eot")
+_LACKING = {"vit": ("eot",), "transformer": ("cls",), **dict.fromkeys(("convnet", "bag", "spectrogram"), _NEITHER)}
 """Values of `pooling` whose token a backbone of ours lacks."""
 _PRETRAINED_LACKING: dict[Modality, tuple[str, ...]] = {"image": ("eot",), "text": (), "audio": ("eot",)}
 _MIN_VOCABULARY = 259
