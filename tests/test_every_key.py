@@ -45,6 +45,8 @@ VALUES: dict[str, list[dict[str, Any]]] = {
     "vision_encoder.embed_dim": [{"vision_encoder.embed_dim": 8, "text_encoder.embed_dim": 8}],
     "text_encoder.embed_dim": [{"vision_encoder.embed_dim": 8, "text_encoder.embed_dim": 8}],
     "dataset.eval_batch_size": [{"dataset.eval_batch_size": 3}],
+    "dataset.augmentation_options.scale": [{"dataset.augmentation_options.scale": [0.5, 0.6]}],
+    "dataset.augmentation_options.ratio": [{"dataset.augmentation_options.ratio": [0.5, 0.6]}],
     "losses.max_logit_scale": [{"losses.max_logit_scale": 10}],
     "decoder.max_len": [{"decoder.max_len": 12}],
     **{f"trainer.logging.{name}_interval": [{f"trainer.logging.{name}_interval": 2}] for name in ("eval", "save")},

@@ -164,6 +164,18 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         }.items()
     ),
     ([("text_encoder.backbone", "convnet")], "text_encoder.backbone: convnet is not for text; use transformer, bag"),
+    (
+        [("dataset.augmentation", "none"), ("dataset.augmentation_options.hue", 0.1)],
+        "dataset.augmentation_options: changes a preset, and dataset.augmentation none has no random views; choose",
+    ),
+    (
+        [("dataset.augmentation", "strong"), ("dataset.augmentation_options.ratio", [0.5, 2.0])],
+        "dataset.augmentation_options.ratio: is of random crops, which strong makes none of without",
+    ),
+    (
+        [("dataset.augmentation_options.scale", [1.0, 0.5])],
+        "dataset.augmentation_options.scale: [1.0, 0.5] begins with the larger one; write [0.5, 1.0]",
+    ),
     ([BAG, ("text_encoder.pooling", "eot")], "text_encoder.pooling: eot is not for text by bag; use auto or mean"),
     *(
         (
@@ -306,6 +318,7 @@ POSSIBLE: list[list[tuple[str, Any]]] = [
     [("losses.temperature", 0.05), ("losses.max_logit_scale", 20)],
     [("losses.temperature", 0.05), ("losses.max_logit_scale", 10), ("losses.learn_temperature", False)],
     [("losses.temperature", 0.01)],
+    [("dataset.augmentation", "strong"), ("dataset.augmentation_options.scale", [0.5, 1.0])],
     [CONVNET, ("vision_encoder.depth", 3), ("vision_encoder.drop_rate", 0.1)],
     [BAG, ("text_encoder.dim", 100), ("text_encoder.drop_rate", 0.1), ("text_encoder.max_len", 9)],
     [BAG, ("text_encoder.use_attention_pooling", True), ("text_encoder.num_heads", 4)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from impresa.config.augmentation import Augmentation, AugmentationOptions
 from impresa.config.types import (
     Batch,
     Flag,
@@ -22,7 +23,6 @@ from impresa.config.types import (
     Text,
 )
 
-Augmentation = Literal["none", "clip", "strong"]
 AudioAugmentation = Literal["none", "light", "strong"]
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 
@@ -93,6 +93,7 @@ class DatasetConfig(Section):
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
     because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
     brightness and contrast). Validation images are never augmented."""
+    augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)
     audio_augmentation: AudioAugmentation = "none"
     """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
     faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from impresa.config.encoder import (
-    is_from_scratch,
-    is_frozen,
-)
+from impresa.config.augmentation import views_of
+from impresa.config.encoder import is_from_scratch, is_frozen
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
@@ -43,6 +41,11 @@ def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
     return {split: path == EMBEDDED for split, path in paths.items()}
 
 
+def _recolours_nothing(config: ExperimentConfig) -> bool:
+    views = views_of(config.dataset.augmentation, config.dataset.augmentation_options)
+    return views is not None and not views.recolours
+
+
 def _shapes_rule(key: str, *splits: str) -> Rule:
     def unread(config: ExperimentConfig) -> bool:
         return not any(_reads_shapes(config)[split] for split in splits)
@@ -74,6 +77,18 @@ REFUSED = (
         lambda c: c.decoder is None and FUSED_PAIR not in (c.losses.pairs or ()),
         f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
         f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
+    ),
+    Rule(
+        ("dataset.augmentation_options",),
+        lambda c: c.dataset.augmentation == "none",
+        "changes a preset, and `dataset.augmentation` none has no random views",
+        "choose clip or strong, or leave it out",
+    ),
+    Rule(
+        ("dataset.augmentation_options.ratio",),
+        lambda c: c.dataset.augmentation == "strong" and c.dataset.augmentation_options.scale is None,
+        "is of random crops, which strong makes none of without `dataset.augmentation_options.scale`",
+        "set that, or leave it out",
     ),
     Rule(("dataset.audio_augmentation",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
     Rule(
@@ -149,6 +164,11 @@ WARNED = (
         ("vision_encoder.patch_dropout",),
         lambda c: c.dataset.image_size == c.vision_encoder.patch_size,
         "does nothing where `dataset.image_size` is a single patch",
+    ),
+    Rule(
+        ("dataset.augmentation_options.color_jitter_prob",),
+        _recolours_nothing,
+        "does nothing where brightness, contrast, saturation and hue are 0",
     ),
     Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
     Rule(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from impresa.config.dataset import AudioAugmentation, Augmentation, DatasetConfig
+from impresa.config.augmentation import Augmentation, AugmentationOptions
+from impresa.config.dataset import AudioAugmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.sample import Sample, TensorBatch
@@ -44,6 +45,7 @@ class TrainingView:
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
     """Dialogues drawn from each sample, all different; all of them where there are no more."""
+    augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)
     audio_augmentation: AudioAugmentation = "none"
     identifies: bool = False
     """Give each sample its keys."""
@@ -64,7 +66,8 @@ class TrainingView:
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         keys = sample.keys_with(captions) if self.identifies else {}
-        image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
+        views = (self.augmentation, self.image_size_px, generator, self.augmentation_options)
+        image = sample.image and augment(sample.image, *views)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
