@@ -176,6 +176,14 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         [("dataset.augmentation_options.scale", [1.0, 0.5])],
         "dataset.augmentation_options.scale: [1.0, 0.5] begins with the larger one; write [0.5, 1.0]",
     ),
+    (
+        [
+            ("audio_encoder.embed_dim", 512),
+            ("losses.pairs", ["image-audio", "text-audio"]),
+            ("dataset.negative_column", "wrong"),
+        ],
+        "dataset.negative_column: holds captions to tell images from, and losses.pairs has no image-text; add that",
+    ),
     ([BAG, ("text_encoder.pooling", "eot")], "text_encoder.pooling: eot is not for text by bag; use auto or mean"),
     *(
         (

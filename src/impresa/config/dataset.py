@@ -64,6 +64,11 @@ class DatasetConfig(Section):
     """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
     caption_column: Name = "caption"
     """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
+    negative_column: Name | None = None
+    """Column or key that holds hard negatives: a caption that is wrong for the image, or a list of them, of which one
+    is drawn for each epoch. Every image of a training batch is told from all of them, beside the other captions; they
+    are searched with no image, and a caption that is right for an image in the batch is no negative of it. Validation
+    has none. Rows may lack them. null reads none."""
     audio_column: Name = "audio"
     """Column or key that holds the sound, if there is one."""
     label_column: Name = "label"

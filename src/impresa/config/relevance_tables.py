@@ -17,7 +17,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
     *("max_image_pixels", "max_file_mib", "allow_outside"),
-    *(f"{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")),
+    *(f"{name}_column" for name in ("image", "caption", "negative", "audio", "label", "question", "answer", "kind")),
 )
 """Fields of `DatasetConfig` for data in files; the embedded scenes are drawn and have no labels."""
 _SPLITS = ("train", "val", "test")
@@ -110,9 +110,15 @@ REFUSED = (
         "set that to true or leave it out",
     ),
     Rule(
-        ("losses.*", "optimization.lr_logits", "dataset.caption_dropout"),
+        ("losses.*", "optimization.lr_logits", "dataset.caption_dropout", "dataset.negative_column"),
         _has_decoder,
         "does nothing with a `decoder`, which learns answers alone",
+    ),
+    Rule(
+        ("dataset.negative_column",),
+        lambda c: c.losses.pairs is not None and "image-text" not in c.losses.pairs,
+        "holds captions to tell images from, and `losses.pairs` has no image-text",
+        "add that, or leave it out",
     ),
     Rule(
         below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),

@@ -10,7 +10,7 @@ A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from glob import has_magic
 from importlib import import_module
@@ -110,6 +110,7 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
         from impresa.data.sources.shapes import ShapesSource
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
+    reading = replace(reading, negatives=reading.negatives and split == "train")
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
     source: RowSource = source_class(path, config, reading, _shrink_to_px(config) if split == "train" else None)
     if not config.skip_unsupported_rows:
