@@ -70,6 +70,7 @@ ELSEWHERE = {
     "vision_encoder.checkpoint": "tasks/encoders.py",
     "text_encoder.checkpoint": "tasks/encoders.py",
     "vision_encoder.activation_checkpointing": "encoders/transformer.py",
+    "text_encoder.prompts.*": "tasks/alignment/prompts.py",
     "text_encoder.activation_checkpointing": "encoders/transformer.py",
     "decoder.model": "decoders/qwen.py",
     "decoder.init_from": "tasks/answering/task.py",

@@ -184,6 +184,7 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         ],
         "dataset.negative_column: holds captions to tell images from, and losses.pairs has no image-text; add that",
     ),
+    ([("vision_encoder.prompts.query", "q: ")], "vision_encoder.prompts: means nothing for image; leave it out"),
     ([BAG, ("text_encoder.pooling", "eot")], "text_encoder.pooling: eot is not for text by bag; use auto or mean"),
     *(
         (

@@ -138,7 +138,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         folder = tmp_path / kind
         folder.mkdir()
         config = experiment(write(folder, kind), negative_column="worng")
-        with pytest.raises(DataError, match="no column 'worng' for hard negatives .* set dataset.negative_column"):
+        with pytest.raises(DataError, match=r"no column 'worng' for hard negatives .* set dataset.negative_column"):
             open_source(config.dataset, "train", reading_of(config))
 
 
@@ -146,7 +146,7 @@ def test_files_beside_images_have_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     (tmp_path / "a.txt").write_text("a dog")
     config = experiment(tmp_path)
-    with pytest.raises(DataError, match="no table is here, .* or leave dataset.negative_column out"):
+    with pytest.raises(DataError, match=r"no table is here, .* or leave dataset.negative_column out"):
         open_source(config.dataset, "train", reading_of(config))
 
 

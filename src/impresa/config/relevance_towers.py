@@ -36,9 +36,9 @@ _LATENTS = ("perceiver_num_latents", "perceiver_num_layers", "perceiver_num_head
 PERCEIVER = ("use_perceiver", *_LATENTS)
 _IMAGE_ONLY = ("pre_norm", "patch_bias", "stem", "patch_dropout", "memory", "use_mrl", "mrl_dimensions")
 _UNUSED: dict[Modality, tuple[str, ...]] = {
-    "image": ("vocab_size", "max_len", "audio_max_seconds"),
+    "image": ("vocab_size", "max_len", "prompts", "audio_max_seconds"),
     "text": (*_IMAGE_ONLY, *PERCEIVER, "patch_size", "audio_max_seconds"),
-    "audio": (*_IMAGE_ONLY, "vocab_size", "max_len"),
+    "audio": (*_IMAGE_ONLY, "vocab_size", "max_len", "prompts"),
 }
 """Fields of `EncoderConfig` that mean nothing for a modality."""
 _SCRATCH_ONLY = (

@@ -21,6 +21,7 @@ from impresa.inside.explanation import Explanation, Method
 from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.alignment.explain import explain_image
 from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.alignment.prompts import prompted
 from impresa.tasks.arguments import (
     Inputs,
     Named,
@@ -115,17 +116,42 @@ class EmbeddingModel(UsableModel):
 
     @overload
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[False] = False, **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor: ...
     @overload
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[True], **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: Literal[True],
+        **options: Unpack[EncodeOptions],
     ) -> Arrays: ...
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: bool = False, **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor | Arrays:
-        """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`."""
-        return self._encode(texts_of("texts", texts), self._embed_texts, convert_to_numpy, **options)
+        """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`.
+
+        Args:
+            texts: the text or texts.
+            prompt_name: put that of the run's `text_encoder.prompts` before each.
+            prompt: put these words before each.
+        """
+        inputs = prompted(texts_of("texts", texts), self.config.text_encoder.prompts, prompt_name, prompt)
+        return self._encode(inputs, self._embed_texts, convert_to_numpy, **options)
 
     @overload
     def encode_audio(
