@@ -95,6 +95,7 @@ def test_a_single_field(key: str, value: Any, line: str) -> None:
     assert only_line((key, value)).startswith(line)
 
 
+BAG = ("text_encoder.backbone", "bag")
 CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ([("vision_encoder.num_heads", 7)], "vision_encoder.num_heads: 7 heads do not divide vision_encoder.dim, 512; 4"),
     ([("text_encoder.num_heads", 1000)], "text_encoder.num_heads: 1000 heads do not divide text_encoder.dim, 512; 512"),
@@ -162,7 +163,43 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
             "patch_dropout": 0.5,
         }.items()
     ),
-    ([("text_encoder.backbone", "convnet")], "text_encoder.backbone: convnet is not for text; use transformer"),
+    ([("text_encoder.backbone", "convnet")], "text_encoder.backbone: convnet is not for text; use transformer, bag"),
+    (
+        [("dataset.augmentation", "none"), ("dataset.augmentation_options.hue", 0.1)],
+        "dataset.augmentation_options: changes a preset, and dataset.augmentation none has no random views; choose",
+    ),
+    (
+        [("dataset.augmentation", "strong"), ("dataset.augmentation_options.ratio", [0.5, 2.0])],
+        "dataset.augmentation_options.ratio: is of random crops, which strong makes none of without",
+    ),
+    (
+        [("dataset.augmentation_options.scale", [1.0, 0.5])],
+        "dataset.augmentation_options.scale: [1.0, 0.5] begins with the larger one; write [0.5, 1.0]",
+    ),
+    (
+        [
+            ("audio_encoder.embed_dim", 512),
+            ("losses.pairs", ["image-audio", "text-audio"]),
+            ("dataset.negative_column", "wrong"),
+        ],
+        "dataset.negative_column: holds captions to tell images from, and losses.pairs has no image-text; add that",
+    ),
+    ([("vision_encoder.prompts.query", "q: ")], "vision_encoder.prompts: means nothing for image; leave it out"),
+    ([BAG, ("text_encoder.pooling", "eot")], "text_encoder.pooling: eot is not for text by bag; use auto or mean"),
+    *(
+        (
+            [BAG, (f"text_encoder.{key}", value)],
+            f"text_encoder.{key}: is not for bag, which is no transformer; leave it out",
+        )
+        for key, value in {
+            "depth": 2,
+            "num_heads": 4,
+            "mlp_ratio": 2.0,
+            "activation": "quick_gelu",
+            "attn_drop_rate": 0.1,
+            "activation_checkpointing": True,
+        }.items()
+    ),
     (
         [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.stem", "conv")],
         "vision_encoder.stem: is for a backbone from scratch, not for openai/clip; leave it out",
@@ -184,7 +221,7 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         [("vision_encoder.backbone", "transformer")],
         "vision_encoder.backbone: transformer is not for image; use vit, convnet",
     ),
-    ([("text_encoder.backbone", "vit")], "text_encoder.backbone: vit is not for text; use transformer or a pretrained"),
+    ([("text_encoder.backbone", "vit")], "text_encoder.backbone: vit is not for text; use transformer, bag or a"),
     (
         [("vision_encoder.backbone", "openai/clip"), ("vision_encoder.depth", 3)],
         "vision_encoder.depth: is for a backbone from scratch, not for openai/clip; leave it out",
@@ -290,7 +327,10 @@ POSSIBLE: list[list[tuple[str, Any]]] = [
     [("losses.temperature", 0.05), ("losses.max_logit_scale", 20)],
     [("losses.temperature", 0.05), ("losses.max_logit_scale", 10), ("losses.learn_temperature", False)],
     [("losses.temperature", 0.01)],
+    [("dataset.augmentation", "strong"), ("dataset.augmentation_options.scale", [0.5, 1.0])],
     [CONVNET, ("vision_encoder.depth", 3), ("vision_encoder.drop_rate", 0.1)],
+    [BAG, ("text_encoder.dim", 100), ("text_encoder.drop_rate", 0.1), ("text_encoder.max_len", 9)],
+    [BAG, ("text_encoder.use_attention_pooling", True), ("text_encoder.num_heads", 4)],
     [CONVNET, ("vision_encoder.dim", 100), ("vision_encoder.patch_size", 32)],
     [CONVNET, ("vision_encoder.use_attention_pooling", True), ("vision_encoder.num_heads", 4)],
     [("vision_encoder.stem", "conv"), ("vision_encoder.patch_dropout", 0.5), ("vision_encoder.memory.enabled", True)],

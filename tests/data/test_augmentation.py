@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from impresa.config.augmentation import Augmentation, AugmentationOptions, shrink_to_px
 from impresa.data.augmentation import augment
 from pictures import gradient, photo
 
@@ -35,7 +39,7 @@ def test_a_long_image_gives_its_centre_undistorted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "strong"])
-def test_the_same_generator_gives_the_same_view(kind: str) -> None:
+def test_the_same_generator_gives_the_same_view(kind: Augmentation) -> None:
     image = photo(100, 90)
     one, two, other = (augment(image, kind, 32, np.random.default_rng(seed)).tobytes() for seed in (1, 1, 2))
     assert one == two != other
@@ -88,3 +92,99 @@ def test_strong_views_bend_straight_lines() -> None:
     off = np.linalg.norm(middle - (left + right) / 2, axis=1)
     assert np.median(off) > 0.7
     assert off.max() < 0.1 * 64
+
+
+def views(image: Image.Image, kind: Augmentation = "clip", num: int = 30, **options: Any) -> NDArray[np.int64]:
+    """(num, 32, 32, 3) views of an image by a preset with options."""
+    chosen = AugmentationOptions(**options)
+    made = (augment(image, kind, 32, np.random.default_rng(i), chosen) for i in range(num))
+    return np.stack([np.asarray(view) for view in made]).astype(int)
+
+
+PLAIN: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+"""No random crop of a square under `clip`."""
+KNOBS: list[dict[str, Any]] = [
+    {"scale": (0.3, 0.5)},
+    {"ratio": (0.5, 0.6)},
+    {"horizontal_flip": 0.5},
+    *({name: 10.0} for name in ("rotation_degrees", "shear_degrees")),
+    *({name: 0.3} for name in ("zoom", "shift", "bend")),
+    *({name: 0.3} for name in ("brightness", "contrast", "saturation", "hue", "gray_scale_prob")),
+    {"hue": 0.3, "color_jitter_prob": 0.5},
+]
+
+
+@pytest.mark.parametrize("kind", ["clip", "strong"])
+@pytest.mark.parametrize("knob", KNOBS, ids=" ".join)
+def test_every_option_changes_a_preset_and_is_drawn_from_the_generator(
+    knob: dict[str, Any], kind: Augmentation
+) -> None:
+    image = photo(64, 64)
+    base: dict[str, Any] = {"scale": (0.6, 0.6)} if "ratio" in knob else {}
+    plain, changed, again = (views(image, kind, **{**base, **own}) for own in ({}, knob, knob))
+    assert (changed == again).all()
+    assert (changed != plain).any()
+
+
+@pytest.mark.parametrize("kind", ["clip", "strong"])
+def test_what_the_preset_has_itself_changes_nothing(kind: Augmentation) -> None:
+    presets: dict[str, dict[str, Any]] = {
+        "clip": {"scale": (0.9, 1.0), "ratio": (3 / 4, 4 / 3), "brightness": 0.0},
+        "strong": {"rotation_degrees": 15.0, "shear_degrees": 12.0, "zoom": 0.2, "shift": 0.1, "bend": 0.06}
+        | {"brightness": 0.2, "contrast": 0.2, "hue": 0.0},
+    }
+    assert (views(photo(80, 60), kind, **presets[kind]) == views(photo(80, 60), kind)).all()
+
+
+def test_an_option_moves_no_draw_before_it() -> None:
+    image = photo(64, 64)
+    plain, flipped = views(image, "strong"), views(image, "strong", horizontal_flip=1.0)
+    assert (flipped == plain[:, :, ::-1]).all()
+
+
+def test_crops_have_the_area_and_the_sides_of_the_options() -> None:
+    spans = views(gradient(64, 64), num=60, scale=(0.25, 0.25), ratio=(2.0, 2.0))
+    across = (spans[:, 16, -1, 0] - spans[:, 16, 0, 0]).mean() / 255
+    down = (spans[:, -1, 16, 1] - spans[:, 0, 16, 1]).mean() / 255
+    assert across == pytest.approx(0.5 * 2**0.5, abs=0.04)
+    assert down == pytest.approx(0.5 / 2**0.5, abs=0.04)
+
+
+def test_flips_and_greys_come_with_their_probability() -> None:
+    image = gradient(64, 64)
+    flipped = views(image, num=400, horizontal_flip=0.25)
+    assert (flipped[:, :, 0, 0] > flipped[:, :, -1, 0]).all(axis=1).mean() == pytest.approx(0.25, abs=0.06)
+    grey = views(photo(64, 64), num=400, gray_scale_prob=0.25)
+    assert (np.ptp(grey, axis=3) == 0).all(axis=(1, 2)).mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_colours_change_as_they_are_told() -> None:
+    image = Image.new("RGB", (32, 32), (120, 60, 60))
+    red, green, blue = np.moveaxis(views(image, num=200, hue=0.5, **PLAIN)[:, 16, 16], 1, 0)
+    assert all(
+        ((one > other + 20) & (one > third + 20)).any()
+        for one, other, third in ((red, green, blue), (blue, red, green), (green, blue, red))
+    )
+    pale = views(image, num=200, saturation=1.0, **PLAIN)[:, 16, 16]
+    assert np.ptp(pale, axis=1).min() < 6
+    assert np.ptp(pale, axis=1).max() > 110
+    still = views(image, num=400, hue=0.5, color_jitter_prob=0.25, **PLAIN)[:, 16, 16]
+    assert (still == (120, 60, 60)).all(axis=1).mean() == pytest.approx(0.75, abs=0.06)
+
+
+def test_a_rotation_alone_turns_around_the_centre() -> None:
+    image = Image.new("RGB", (32, 32))
+    image.paste((255, 255, 255), (14, 2, 18, 8))
+    angles = []
+    for view in views(image, num=60, rotation_degrees=90.0, **PLAIN):
+        rows, columns = np.nonzero(view[..., 0] > 128)
+        angles.append(np.degrees(np.arctan2(columns.mean() - 15.5, 15.5 - rows.mean())))
+    assert np.abs(angles).max() < 95
+    assert min(angles) < -60
+    assert max(angles) > 60
+
+
+@pytest.mark.parametrize(("scale", "side"), [(None, 32), ((0.25, 1.0), 32), ((0.04, 1.0), 80)])
+def test_a_picture_is_decoded_as_large_as_its_smallest_crop_needs(scale: tuple[float, float] | None, side: int) -> None:
+    assert shrink_to_px(32, "clip", AugmentationOptions(scale=scale)) == side
+    assert shrink_to_px(32, "none", AugmentationOptions()) == 32

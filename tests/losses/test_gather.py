@@ -12,6 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from impresa.config.losses import LossConfig
 from impresa.losses.contrastive import ContrastiveLoss, LossOutput
+from impresa.losses.gather import RowLayout
+from impresa.losses.matryoshka import matryoshka_clip_loss
+from impresa.losses.objectives import InfoNCE, Tile
+from impresa.losses.pairs import Negatives
 from two_processes import in_two_processes
 
 WIDTH, E = 10, 16
@@ -29,6 +33,8 @@ class Case:
     step: int = 0
     modalities: int = 2
     with_gaps: bool = False
+    negatives: tuple[int, int] | None = None
+    """How many hard negatives each process holds."""
 
 
 def gathering(**losses: object) -> LossConfig:
@@ -52,6 +58,11 @@ CASES = {
     "duplicates and an empty rank": Case(gathering(duplicates="positive"), rows=(0, 9)),
     "three modalities with gaps": Case(gathering(), rows=(6, 4), modalities=3, with_gaps=True),
     "duplicates with gaps": Case(gathering(duplicates="positive"), rows=(7, 6), modalities=3, with_gaps=True),
+    "negatives": Case(gathering(), rows=(4, 3), dims=(8, 3), negatives=(2, 5)),
+    "negatives siglip": Case(gathering(type="siglip"), rows=(4, 3), negatives=(3, 0)),
+    "negatives that are captions": Case(
+        gathering(duplicates="positive", row_chunk=2), rows=(4, 5), dims=(8,), negatives=(3, 4)
+    ),
     "fixed temperature": Case(gathering(learn_temperature=False)),
 }
 APART = Case(LossConfig(type="siglip", duplicates="ignore"), rows=(6, 6))
@@ -79,7 +90,19 @@ class Towers(nn.Module):
         present = {"audio": (torch.arange(total) % 3 == 0)[rows]} if self.case.with_gaps else {}
         numbers = torch.arange(total)
         keys = {"image": numbers // 3, "text": numbers % 4, "audio": numbers % 5}
-        return self.loss(embeddings, present=present, keys={name: key[rows] for name, key in keys.items()})
+        own_keys = {name: key[rows] for name, key in keys.items()}
+        return self.loss(embeddings, present=present, keys=own_keys, negatives=self.negatives(rows, generator))
+
+    def negatives(self, rows: slice, generator: torch.Generator) -> Negatives | None:
+        """The hard negatives of the process that holds these rows; keys 0 to 3 are those of captions."""
+        if self.case.negatives is None:
+            return None
+        of_first = self.case.negatives[0]
+        own = slice(None)
+        if rows.stop is not None:
+            own = slice(of_first) if rows.start == 0 else slice(of_first, None)
+        texts = torch.randn(sum(self.case.negatives), WIDTH, generator=generator).double()
+        return Negatives(self.encoders["text"](texts[own]), torch.arange(len(texts))[own] + 2)
 
 
 def result(model: nn.Module, rows: slice, towers: Towers) -> dict[str, Tensor]:
@@ -143,3 +166,20 @@ def test_without_gathering_each_process_has_its_own_negatives(ranks: list[dict])
 def test_validation_never_waits_for_other_processes(ranks: list[dict]) -> None:
     alone = Towers(CASES["siglip"]).eval()
     torch.testing.assert_close(ranks[0]["validation"]["loss"], alone(slice(0, 5)).loss.detach())
+
+
+def test_a_process_computes_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What open_clip does with --local-loss: (n, m) similarities, not (m, m)."""
+    x, shapes = torch.randn(8, E), []
+    observe = InfoNCE.observe
+
+    def spy(self: InfoNCE, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
+        shapes.append(x.shape)
+        observe(self, k, tile, x, scratch)
+
+    monkeypatch.setattr(InfoNCE, "observe", spy)
+    monkeypatch.setattr("impresa.losses.matryoshka.row_layout", lambda *_, gather: RowLayout((3, 5), rank=1))
+    monkeypatch.setattr("impresa.losses.matryoshka.gather_rows", lambda *_: x)
+    monkeypatch.setattr("impresa.losses.objectives.from_all", lambda sums, layout: [sums])
+    matryoshka_clip_loss(x[3:], x[3:], torch.tensor(1.0), [E], gather=True)
+    assert shapes == [(5, 8)]

@@ -10,6 +10,7 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from impresa.losses.clip import clip_loss
 from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
+from impresa.losses.pairs import Negatives
 from impresa.losses.siglip import siglip_loss
 
 TOLERANCE = 1e-5
@@ -99,6 +100,17 @@ class Embeddings(nn.Module):
 
     def get_embedding_dimension(self) -> int:
         return WIDTH
+
+
+def test_a_hard_negative_is_that_of_sentence_transformers() -> None:
+    """Theirs too are columns of the direction from anchors to documents alone."""
+    a, b, wrong = (torch.randn(B, WIDTH, requires_grad=True) for _ in range(3))
+    scale = torch.tensor(20.0, requires_grad=True)
+    both = ("query_to_doc", "doc_to_query")
+    ranking = MultipleNegativesRankingLoss(Embeddings(), scale=scale, directions=both, partition_mode="per_direction")
+    theirs = ranking([{"embedding": column} for column in (a, b, wrong)], torch.empty(0))
+    ours = matryoshka_clip_loss(a, b, scale, [WIDTH], negatives=Negatives(wrong, None))[0]
+    assert_same(ours, theirs, [a, b, wrong, scale])
 
 
 @pytest.mark.parametrize("row_chunk", [None, 4])

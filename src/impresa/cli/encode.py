@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dim", type=count, metavar="N", help="keep the first N numbers (default: all)")
     what = "numbers of the vectors (default: %(default)s)"
     parser.add_argument("--precision", choices=get_args(EmbeddingPrecision), default="float32", help=what)
+    what = "put a prompt of the run (text_encoder.prompts) before each text: query or document"
+    parser.add_argument("--prompt-name", metavar="NAME", help=what)
     what = "int8, uint8: take the ranges of this earlier file, for queries those of their corpus"
     parser.add_argument("--ranges-of", type=Path, metavar="FILE", help=what)
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
@@ -64,13 +66,17 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     modalities = _modalities(args)
     if "audio" in modalities and config.audio_encoder is None:
         raise ConfigError(f"--modality: {args.run} has no audio encoder; name image or text")
+    if args.prompt_name and "text" not in modalities:
+        raise ConfigError("--prompt-name: is for texts, and none are embedded; add --modality text, or leave it out")
     from impresa import __version__
     from impresa.data.sources import Reading, open_path
     from impresa.run_dir.load import load_embedder
     from impresa.search.embed import embed_source
     from impresa.search.files import read_ranges, write_vectors
+    from impresa.tasks.alignment.prompts import prompt_words
     from impresa.tasks.samples import evaluation_batch_size
 
+    prompt_words(config.text_encoder.prompts, args.prompt_name, "--prompt-name")
     ranges = read_ranges(args.ranges_of) if args.ranges_of else None
     config = reading_config(config, args.data, overrides)
     seconds = config.audio_encoder.audio_max_seconds if config.audio_encoder and "audio" in modalities else None
@@ -84,10 +90,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         dim=args.dim,
         precision=args.precision,
         ranges=ranges,
+        prompt_name=args.prompt_name,
         show_progress=sys.stderr.isatty(),
     )
     facts = {"impresa": __version__, "run": str(args.run), "data": args.data}
     facts |= {"dim": args.dim or config.vision_encoder.embed_dim, "precision": args.precision}
+    facts |= {"prompt_name": args.prompt_name} if args.prompt_name else {}
     write_vectors(out, embedded, facts)
     print(embedded.summary(), *map(printable, _left_out(embedded, args.data)), out, sep="\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from impresa.config.augmentation import Augmentation, AugmentationOptions
 from impresa.config.types import (
     Batch,
     Flag,
@@ -22,7 +23,6 @@ from impresa.config.types import (
     Text,
 )
 
-Augmentation = Literal["none", "clip", "strong"]
 AudioAugmentation = Literal["none", "light", "strong"]
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 
@@ -64,6 +64,11 @@ class DatasetConfig(Section):
     """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
     caption_column: Name = "caption"
     """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
+    negative_column: Name | None = None
+    """Column or key that holds hard negatives: a caption that is wrong for the image, or a list of them, of which one
+    is drawn for each epoch. Every image of a training batch is told from all of them, beside the other captions; they
+    are searched with no image, and a caption that is right for an image in the batch is no negative of it. Validation
+    has none. Rows may lack them. null reads none."""
     audio_column: Name = "audio"
     """Column or key that holds the sound, if there is one."""
     label_column: Name = "label"
@@ -93,6 +98,7 @@ class DatasetConfig(Section):
     """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
     because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
     brightness and contrast). Validation images are never augmented."""
+    augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)
     audio_augmentation: AudioAugmentation = "none"
     """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
     faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time

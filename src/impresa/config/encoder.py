@@ -30,7 +30,7 @@ PoolingName = Literal["auto", "cls", "mean", "eot"]
 Projection = Literal["mlp", "linear", "none", "auto"]
 FROM_SCRATCH: dict[Modality, tuple[str, ...]] = {
     "image": ("vit", "convnet"),
-    "text": ("transformer",),
+    "text": ("transformer", "bag"),
     "audio": ("spectrogram",),
 }
 """The backbones of each modality that are trained from scratch, first the default; any other is a pretrained one."""
@@ -40,12 +40,25 @@ TRANSFORMERS = ("vit", "transformer", "spectrogram")
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptsConfig(Section):
+    """Words before texts, for towers that were trained to tell queries from documents by them. They are kept in the run
+    and used only where `encode_text(prompt_name=...)` or `impresa encode --prompt-name` asks for them: training,
+    evaluation and a tower's own `checkpoint` have none."""
+
+    query: Name | None = None
+    """Put before a text that is searched with, such as `"query: "`. null: there is none."""
+    document: Name | None = None
+    """Put before a text that is searched among. null: there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` or `convnet`, a small residual network (image), `transformer` (text), `spectrogram` (audio).
-    Anything else is a Hugging Face id, a local path or `timm:NAME`."""
+    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the word
+    pieces' embeddings without regard to their order (text); `spectrogram` (audio). Anything else is a Hugging Face id,
+    a local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
@@ -89,6 +102,7 @@ class EncoderConfig(Section):
     """Text: upper bound of the vocabulary; the table has the size of the tokenizer trained on the captions."""
     max_len: Tokens = 77
     """Text: longest caption in tokens, start and end included."""
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
     audio_max_seconds: Seconds = 10.0
     """Audio: longest clip in seconds; longer ones are cut, shorter ones padded and masked."""
     activation_checkpointing: Flag = False

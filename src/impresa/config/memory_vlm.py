@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any
 
-from impresa.config.dataset import Augmentation
+from impresa.config.augmentation import Augmentation
 from impresa.config.describe import Fault, raise_faults, show
 from impresa.config.encoder import EncoderConfig
 from impresa.config.experiment import ExperimentConfig

@@ -18,7 +18,7 @@ from impresa.config.relevance_tables import REFUSED, WARNED
 from impresa.config.relevance_towers import Rule
 from impresa.config.tree import leaves, lookup, to_tree
 
-OWN = ("checkpoint", "freeze", "unfreeze_last", "activation_checkpointing")
+OWN = ("checkpoint", "freeze", "unfreeze_last", "activation_checkpointing", "prompts")
 """Settings of how a tower of another run is used, not of what it is: these are no settings of that run."""
 _PLURALS = {"does": "do", "is": "are"}
 _PLURAL = re.compile(r"^(does|is)\b")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from impresa.config.encoder import (
-    is_from_scratch,
-    is_frozen,
-)
+from impresa.config.augmentation import views_of
+from impresa.config.encoder import is_from_scratch, is_frozen
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
@@ -19,7 +17,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
     *("max_image_pixels", "max_file_mib", "allow_outside"),
-    *(f"{name}_column" for name in ("image", "caption", "audio", "label", "question", "answer", "kind")),
+    *(f"{name}_column" for name in ("image", "caption", "negative", "audio", "label", "question", "answer", "kind")),
 )
 """Fields of `DatasetConfig` for data in files; the embedded scenes are drawn and have no labels."""
 _SPLITS = ("train", "val", "test")
@@ -41,6 +39,11 @@ def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
     others = {"val": data.val_path or data.train_path, "test": data.test_path or data.train_path}
     paths = {"train": data.train_path, **others}
     return {split: path == EMBEDDED for split, path in paths.items()}
+
+
+def _recolours_nothing(config: ExperimentConfig) -> bool:
+    views = views_of(config.dataset.augmentation, config.dataset.augmentation_options)
+    return views is not None and not views.recolours
 
 
 def _shapes_rule(key: str, *splits: str) -> Rule:
@@ -75,6 +78,18 @@ REFUSED = (
         f"fuses nothing without {FUSED_PAIR} in `losses.pairs` or a `decoder`",
         f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
     ),
+    Rule(
+        ("dataset.augmentation_options",),
+        lambda c: c.dataset.augmentation == "none",
+        "changes a preset, and `dataset.augmentation` none has no random views",
+        "choose clip or strong, or leave it out",
+    ),
+    Rule(
+        ("dataset.augmentation_options.ratio",),
+        lambda c: c.dataset.augmentation == "strong" and c.dataset.augmentation_options.scale is None,
+        "is of random crops, which strong makes none of without `dataset.augmentation_options.scale`",
+        "set that, or leave it out",
+    ),
     Rule(("dataset.audio_augmentation",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
     Rule(
         ("fusion.layers",),
@@ -95,9 +110,15 @@ REFUSED = (
         "set that to true or leave it out",
     ),
     Rule(
-        ("losses.*", "optimization.lr_logits", "dataset.caption_dropout"),
+        ("losses.*", "optimization.lr_logits", "dataset.caption_dropout", "dataset.negative_column"),
         _has_decoder,
         "does nothing with a `decoder`, which learns answers alone",
+    ),
+    Rule(
+        ("dataset.negative_column",),
+        lambda c: c.losses.pairs is not None and "image-text" not in c.losses.pairs,
+        "holds captions to tell images from, and `losses.pairs` has no image-text",
+        "add that, or leave it out",
     ),
     Rule(
         below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),
@@ -149,6 +170,11 @@ WARNED = (
         ("vision_encoder.patch_dropout",),
         lambda c: c.dataset.image_size == c.vision_encoder.patch_size,
         "does nothing where `dataset.image_size` is a single patch",
+    ),
+    Rule(
+        ("dataset.augmentation_options.color_jitter_prob",),
+        _recolours_nothing,
+        "does nothing where brightness, contrast, saturation and hue are 0",
     ),
     Rule(("dataset.val_fraction",), lambda c: c.dataset.val_path is not None, "does nothing beside `dataset.val_path`"),
     Rule(

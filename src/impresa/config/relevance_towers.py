@@ -36,9 +36,9 @@ _LATENTS = ("perceiver_num_latents", "perceiver_num_layers", "perceiver_num_head
 PERCEIVER = ("use_perceiver", *_LATENTS)
 _IMAGE_ONLY = ("pre_norm", "patch_bias", "stem", "patch_dropout", "memory", "use_mrl", "mrl_dimensions")
 _UNUSED: dict[Modality, tuple[str, ...]] = {
-    "image": ("vocab_size", "max_len", "audio_max_seconds"),
+    "image": ("vocab_size", "max_len", "prompts", "audio_max_seconds"),
     "text": (*_IMAGE_ONLY, *PERCEIVER, "patch_size", "audio_max_seconds"),
-    "audio": (*_IMAGE_ONLY, "vocab_size", "max_len"),
+    "audio": (*_IMAGE_ONLY, "vocab_size", "max_len", "prompts"),
 }
 """Fields of `EncoderConfig` that mean nothing for a modality."""
 _SCRATCH_ONLY = (
@@ -48,6 +48,7 @@ _SCRATCH_ONLY = (
 """Fields that shape a backbone from scratch and mean nothing for a pretrained one, as does `num_heads`."""
 _NOT_OF: dict[str, tuple[str, ...]] = {
     "convnet": ("mlp_ratio", "activation", "pre_norm", "patch_bias", "stem", "attn_drop_rate", "patch_dropout"),
+    "bag": ("depth", "mlp_ratio", "activation", "attn_drop_rate", "activation_checkpointing"),
 }
 """Fields of which those of our backbones that are no transformers make nothing."""
 

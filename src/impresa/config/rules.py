@@ -34,7 +34,8 @@ from impresa.config.types import CheckpointConfig
 from impresa.files import inside
 from impresa.run_dir.layout import FOLDERS
 
-_LACKING = {"vit": ("eot",), "convnet": ("cls", "eot"), "transformer": ("cls",), "spectrogram": ("cls", "eot")}
+_NEITHER = ("cls", "eot")
+_LACKING = {"vit": ("eot",), "transformer": ("cls",), **dict.fromkeys(("convnet", "bag", "spectrogram"), _NEITHER)}
 """Values of `pooling` whose token a backbone of ours lacks."""
 _PRETRAINED_LACKING: dict[Modality, tuple[str, ...]] = {"image": ("eot",), "text": (), "audio": ("eot",)}
 _MIN_VOCABULARY = 259
@@ -228,6 +229,11 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("dataset.image_size", f"{fault}; make patches larger or images smaller")
     if dataset.val_path is None and dataset.val_fraction == 1:
         yield Fault("dataset.val_fraction", "1 leaves nothing to train on; it must be below 1")
+    for name in ("scale", "ratio"):
+        bounds = getattr(dataset.augmentation_options, name)
+        if bounds is not None and bounds[0] > bounds[1]:
+            fault = f"{show(bounds)} begins with the larger one; write {show(bounds[::-1])}"
+            yield Fault(f"dataset.augmentation_options.{name}", fault)
     for template in dataset.prompt_templates:
         if template.count("{}") != 1:
             yield Fault("dataset.prompt_templates", f"{show(template)} must hold {{}} once, where the class name goes")

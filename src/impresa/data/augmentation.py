@@ -1,6 +1,6 @@
 """Random views of images for training. Every draw comes from the generator that is given, so it can be repeated.
 
-There is no flip and no change of hue in any of them: captions contain left and right, and colours.
+A part that a view leaves alone draws nothing, so that an option moves no draw of the others before it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from impresa.config.dataset import Augmentation
+from impresa.config.augmentation import Augmentation, AugmentationOptions, ImageViews, views_of
 from impresa.data.images import centre_square, resample
 
-_CROP_AREA = (0.9, 1.0)
-_CROP_ASPECT = (3 / 4, 4 / 3)
-_STRONG_ROTATION_DEGREES = 15.0
-_STRONG_SHEAR_DEGREES = 12.0
-_STRONG_ZOOM = 0.2
-_STRONG_SHIFT = 0.1
-_STRONG_LIGHT = 0.2
-_STRONG_CELLS = 3
-_STRONG_BEND = 0.06
+_CELLS = 3
+_AS_PRESET = AugmentationOptions()
 
 
-def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
+def augment(
+    image: Image.Image,
+    kind: Augmentation,
+    size: int,
+    generator: np.random.Generator,
+    options: AugmentationOptions = _AS_PRESET,
+) -> Image.Image:
     """A training view of an RGB image.
 
     - `none`: the image itself.
@@ -35,25 +34,40 @@ def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.ran
       shifted by up to a tenth of the side, bent (the nodes of a mesh of 3 x 3 cells move by up to 6% of the side, after
       the elastic distortions of Simard et al. 2003), with brightness and contrast changed by up to a fifth;
       (size, size). Pixels from outside the picture have the mean colour of its edge.
+
+    None of them flips or changes hues, for captions contain left and right, and colours; `options` can have both, and
+    other amounts of all that a preset does.
     """
-    match kind:
-        case "none":
-            return image
-        case "clip":
-            return resample(image, size, _crop_box(image.size, generator))
-        case "strong":
-            warped = _warp(centre_square(image, size), generator)
-            brightness, contrast = generator.uniform(1 - _STRONG_LIGHT, 1 + _STRONG_LIGHT, 2)
-            return ImageEnhance.Contrast(ImageEnhance.Brightness(warped).enhance(brightness)).enhance(contrast)
+    views = views_of(kind, options)
+    if views is None:
+        return image
+    if views.scale is None:
+        view = centre_square(image, size)
+    else:
+        view = resample(image, size, _crop_box(image.size, views.scale, views.ratio, generator))
+    if views.warps:
+        view = _warp(view, views, generator)
+    if views.recolours and (views.color_jitter_prob == 1 or generator.random() < views.color_jitter_prob):
+        view = _recolour(view, views, generator)
+    if views.gray_scale_prob and generator.random() < views.gray_scale_prob:
+        view = view.convert("L").convert("RGB")
+    if views.horizontal_flip and generator.random() < views.horizontal_flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view
 
 
-def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
+def _crop_box(
+    image_size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: np.random.Generator,
+) -> tuple[float, float, float, float]:
     width, height = image_size
-    area = generator.uniform(*_CROP_AREA)
+    area = generator.uniform(*scale)
     # The sides that fit into the image with this area; drawing among them needs no second attempt.
-    least, most = max(width / height * area, _CROP_ASPECT[0]), min(width / height / area, _CROP_ASPECT[1])
+    least, most = max(width / height * area, ratio[0]), min(width / height / area, ratio[1])
     if least > most:  # a long image: the largest centre crop that is not too long
-        crop_width, crop_height = min(width, height * _CROP_ASPECT[1]), min(height, width / _CROP_ASPECT[0])
+        crop_width, crop_height = min(width, height * ratio[1]), min(height, width / ratio[0])
         left, top = (width - crop_width) / 2, (height - crop_height) / 2
     else:
         aspect = exp(generator.uniform(log(least), log(most)))
@@ -63,13 +77,13 @@ def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tu
     return left, top, left + crop_width, top + crop_height
 
 
-def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+def _warp(image: Image.Image, views: ImageViews, generator: np.random.Generator) -> Image.Image:
     """Rotate, shear, zoom and shift a square image around its centre, and bend it."""
     size = image.width
-    angle = radians(generator.uniform(-_STRONG_ROTATION_DEGREES, _STRONG_ROTATION_DEGREES))
-    shear = tan(radians(generator.uniform(-_STRONG_SHEAR_DEGREES, _STRONG_SHEAR_DEGREES)))
-    zoom_x, zoom_y = generator.uniform(1 - _STRONG_ZOOM, 1 + _STRONG_ZOOM, 2)
-    shift = generator.uniform(-_STRONG_SHIFT, _STRONG_SHIFT, 2) * size
+    angle = radians(generator.uniform(-views.rotation_degrees, views.rotation_degrees))
+    shear = tan(radians(generator.uniform(-views.shear_degrees, views.shear_degrees)))
+    zoom_x, zoom_y = generator.uniform(1 - views.zoom, 1 + views.zoom, 2)
+    shift = generator.uniform(-views.shift, views.shift, 2) * size
     # Pillow takes the inverse map: from each point of the result to its origin in the image.
     back = np.array(
         [
@@ -79,15 +93,15 @@ def _warp(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     )
     pixels = np.asarray(image)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    lines = np.linspace(0, size, _STRONG_CELLS + 1).round().astype(int)
+    lines = np.linspace(0, size, _CELLS + 1).round().astype(int)
     points = np.stack(np.meshgrid(lines, lines), axis=-1)  # (rows, columns, 2), as x and y
     centre = size / 2
     origins = (points - centre) @ back.T + centre + shift
-    origins += generator.uniform(-_STRONG_BEND, _STRONG_BEND, origins.shape) * size
+    origins += generator.uniform(-views.bend, views.bend, origins.shape) * size
     return image.transform(
         image.size,
         Image.Transform.MESH,
-        [_cell(lines, origins, row, column) for row in range(_STRONG_CELLS) for column in range(_STRONG_CELLS)],
+        [_cell(lines, origins, row, column) for row in range(_CELLS) for column in range(_CELLS)],
         resample=Image.Resampling.BICUBIC,
         fillcolor=tuple(int(value) for value in edge.mean(axis=0).round()),
     )
@@ -100,3 +114,21 @@ def _cell(
     box = (int(lines[column]), int(lines[row]), int(lines[column + 1]), int(lines[row + 1]))
     corners = (origins[row, column], origins[row + 1, column], origins[row + 1, column + 1], origins[row, column + 1])
     return box, tuple(float(value) for corner in corners for value in corner)
+
+
+def _recolour(image: Image.Image, views: ImageViews, generator: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast, saturation and hue, in this order."""
+    changes = (
+        (ImageEnhance.Brightness, views.brightness),
+        (ImageEnhance.Contrast, views.contrast),
+        (ImageEnhance.Color, views.saturation),
+    )
+    for enhancer, most in changes:
+        if most:
+            image = enhancer(image).enhance(generator.uniform(1 - most, 1 + most))
+    if views.hue:
+        hue, *rest = image.convert("HSV").split()
+        turn = round(generator.uniform(-views.hue, views.hue) * 256)
+        turned = hue.point([(value + turn) % 256 for value in range(256)])
+        image = Image.merge("HSV", (turned, *rest)).convert("RGB")
+    return image

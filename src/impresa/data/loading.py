@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from impresa.config.dataset import AudioAugmentation, Augmentation, DatasetConfig
+from impresa.config.augmentation import Augmentation, AugmentationOptions
+from impresa.config.dataset import AudioAugmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
-from impresa.data.sample import Sample, TensorBatch
+from impresa.data.sample import Sample, TensorBatch, text_key
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sound_augmentation import augment_sound
 from impresa.data.sources.base import BadSample, Source
@@ -29,13 +30,13 @@ View = Callable[[Sample, Item], Sample]
 
 
 def identified(sample: Sample, item: Item) -> Sample:
-    """The sample as it is, with its keys."""
-    return replace(sample, keys=sample.keys_with(sample.captions))
+    """The sample as it is, with its keys and without negatives, of which only training draws one."""
+    return replace(sample, keys=sample.keys_with(sample.captions), negatives=())
 
 
 @dataclass(frozen=True)
 class TrainingView:
-    """The draws of each epoch: caption, augmentation, dialogues. They depend on seed, epoch and sample alone."""
+    """The draws of each epoch: caption, views, dialogues, negative. They depend on seed, epoch and sample alone."""
 
     seed: int
     augmentation: Augmentation
@@ -44,6 +45,7 @@ class TrainingView:
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
     """Dialogues drawn from each sample, all different; all of them where there are no more."""
+    augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)
     audio_augmentation: AudioAugmentation = "none"
     identifies: bool = False
     """Give each sample its keys."""
@@ -58,18 +60,27 @@ class TrainingView:
             and self.caption_dropout == 0
             and len(sample.captions) < 2
             and len(sample.dialogues) < 2
+            and not sample.negatives
         ):
             # Nothing to draw: making the generator would cost more than all else here.
             return identified(sample, item) if self.identifies else sample
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         keys = sample.keys_with(captions) if self.identifies else {}
-        image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
+        views = (self.augmentation, self.image_size_px, generator, self.augmentation_options)
+        image = sample.image and augment(sample.image, *views)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
         audio = sample.audio and augment_sound(sample.audio, self.audio_augmentation, generator)
-        return replace(sample, image=image, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
+        changed = replace(sample, image=image, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
+        return self._with_one_negative(changed, generator) if sample.negatives else changed
+
+    def _with_one_negative(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        """The sample with one of its negatives. It is drawn last: nothing else depends on whether there are any."""
+        drawn = sample.negatives[int(generator.integers(len(sample.negatives)))]
+        key = text_key(drawn) if self.identifies else None
+        return replace(sample, negatives=(self._drop_words(drawn, generator),), negative_key=key)
 
     def _drop_words(self, caption: str, generator: np.random.Generator) -> str:
         if self.caption_dropout == 0.0:

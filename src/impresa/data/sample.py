@@ -33,8 +33,14 @@ class Sample:
     """Sound in one channel; None also if sound is not read."""
     dialogues: tuple[Dialogue, ...] = ()
     """Questions about the image, with answers; empty also if they are not read."""
+    negatives: tuple[str, ...] = ()
+    """Captions that are wrong for the image, none of them one of `captions`; training draws one per epoch. Empty also
+    if they are not read."""
     keys: Mapping[Modality, int] = field(default_factory=dict)
     """`keys_with` the chosen caption, from before image and caption were changed; empty if nobody needs them."""
+
+    negative_key: int | None = None
+    """The same for the one negative that was drawn."""
 
     @cached_property
     def image_key(self) -> int | None:
@@ -48,7 +54,7 @@ class Sample:
 
     def keys_with(self, captions: Sequence[str]) -> dict[Modality, int]:
         """The identity of each part that the sample has, the first of these captions being its text."""
-        text = _digest(captions[0]) if captions else None
+        text = text_key(captions[0]) if captions else None
         keys: dict[Modality, int | None] = {"image": self.image_key, "text": text, "audio": self.audio_key}
         return {modality: key for modality, key in keys.items() if key is not None}
 
@@ -104,6 +110,11 @@ class TensorBatch:
     def _map_tensors(self, change: Any) -> Self:
         tensors = {name: value for name, value in vars(self).items() if hasattr(value, "pin_memory")}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+
+
+def text_key(text: str) -> int:
+    """A number that equal texts share."""
+    return _digest(text)
 
 
 def _digest(name: str, content: Any = b"") -> int:

@@ -52,8 +52,13 @@ def is_missing(value: Any) -> bool:
     return value is None or value == b"" or bool(value != value)  # noqa: PLR0124 - NaN alone differs from itself
 
 
-def read_captions(value: Any, *, may_lack: bool = False) -> tuple[str, ...]:
-    """The captions of a cell: a string, or a list of strings. Empty ones in a list are left out.
+def as_read(text: str) -> str:
+    """A text as our tokenizers read it, which tell neither letters' case nor white space apart."""
+    return " ".join(text.lower().split())
+
+
+def read_captions(value: Any, *, may_lack: bool = False, what: str = "caption") -> tuple[str, ...]:
+    """The captions of a cell: a string, or a list of strings. Empty ones in a list are left out. `what` names them.
 
     Raises:
         ValueError: the cell holds something other than text, or nothing unless it `may_lack`; the message is the reason
@@ -61,12 +66,12 @@ def read_captions(value: Any, *, may_lack: bool = False) -> tuple[str, ...]:
     """
     texts = [text for item in as_list(plain(value)) for text in as_list(item)]
     if not all(text is None or (isinstance(text, str) and not _LIKE_AN_OBJECT.match(text)) for text in texts):
-        raise ValueError(f"the caption is no text but {value!r:.60}")
+        raise ValueError(f"the {what} is no text but {value!r:.60}")
     for text in texts:
-        _check_unicode(text or "", "caption")
+        _check_unicode(text or "", what)
     captions = tuple(text.strip() for text in texts if not is_missing(text))
     if not captions and not may_lack:
-        raise ValueError("the caption is empty")
+        raise ValueError(f"the {what} is empty")
     return captions
 
 

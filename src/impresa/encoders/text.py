@@ -1,4 +1,5 @@
-"""The text encoder, and its backbone from scratch: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020).
+"""The text encoder, and its backbones from scratch: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020),
+and a bag of word pieces.
 
 Letters of shapes: B batch, T tokens, D width, E embedding.
 """
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from impresa.config.encoder import EncoderConfig, is_from_scratch
 from impresa.encoders.output import Features
+from impresa.encoders.pooling import mean_pool
 from impresa.encoders.pretrained import PretrainedBackbone
 from impresa.encoders.pretrained_text import load_text_backbone
 from impresa.encoders.tower import Tower
@@ -58,8 +60,32 @@ class TextTransformer(nn.Module):
         return self.transformer.blocks
 
 
+class BagOfPieces(nn.Module):
+    """Token ids to token features that know nothing of each other; the summary of a text is their mean, so that the
+    order of its word pieces is not seen. `projection: mlp` after the summary is what relates pieces to each other.
+
+    Args:
+        config: the tower's settings.
+        vocab_size: rows of the token table.
+    """
+
+    def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.dim, self.summary = config.dim, "own"
+        self.token_embedding = nn.Embedding(vocab_size, config.dim)
+        self.dropout = nn.Dropout(config.drop_rate)
+        self.norm = nn.LayerNorm(config.dim)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
+        """Encode texts (B, T) int64 of any length; `mask` (B, T) bool is true where a token is real."""
+        x = self.dropout(self.token_embedding(input_ids))
+        summary = self.norm(mean_pool(x, mask))
+        return Features(summary) if summary_only else Features(summary, self.norm(x), mask)
+
+
 class TextEncoder(Tower):
-    """Texts to embeddings (B, E) by our causal transformer or a pretrained tower: token ids (B, T) int64, padded on the
+    """Texts to embeddings (B, E) by a backbone of ours or a pretrained tower: token ids (B, T) int64, padded on the
     right and computed as long as they are given, and their mask (B, T) bool.
 
     Args:
@@ -70,10 +96,12 @@ class TextEncoder(Tower):
     """
 
     part = "text_encoder"
-    backbone: TextTransformer | PretrainedBackbone
+    backbone: TextTransformer | BagOfPieces | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:
-        if is_from_scratch("text", config):
+        if config.backbone == "bag":
+            super().__init__(config, BagOfPieces(config, vocab_size))
+        elif is_from_scratch("text", config):
             super().__init__(config, TextTransformer(config, vocab_size, end_id))
         else:
             backbone = load_text_backbone(config.backbone, load_weights=load_weights)

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from impresa.config.losses import LossConfig
 from impresa.config.types import MAX_LOGIT_SCALE
 from impresa.losses.kinds import KINDS
-from impresa.losses.pairs import Embedded, Pair, pairs_of
+from impresa.losses.pairs import Embedded, Negatives, Pair, pairs_of
 from impresa.losses.siglip import LogitBias
 
 
@@ -68,6 +69,7 @@ class ContrastiveLoss(nn.Module):
         *,
         present: Mapping[Embedded, Tensor] | None = None,
         keys: Mapping[Embedded, Tensor] | None = None,
+        negatives: Negatives | None = None,
     ) -> LossOutput:
         """Align the modalities.
 
@@ -76,14 +78,14 @@ class ContrastiveLoss(nn.Module):
         numbers of batches there.
 
         Args:
-            embeddings, present, keys: see `pairs_of`. Keys are read for `duplicates: positive`; without any, all rows
-                are taken to be different.
+            embeddings, present, keys, negatives: see `pairs_of`. Keys are read for `duplicates: positive`; without any,
+                all rows are taken to be different. All processes pass negatives, if only (0, E), or none does.
 
         Raises:
             DataError: the batch has no pair of modalities to align.
         """
         known = keys if self.config.duplicates == "positive" else None
-        pairs = pairs_of(embeddings, self.config.pairs, present or {}, known or {})
+        pairs = pairs_of(embeddings, self.config.pairs, present or {}, known or {}, negatives)
         width, dims = pairs[0].a.shape[1], self._dims_of_step()
         losses = self._prefix_losses(pairs, [width, *(d for d in dims if d != width)])
         loss = self.config.contrastive_weight * losses[width]
@@ -108,6 +110,10 @@ class ContrastiveLoss(nn.Module):
             self.step.fill_(step)
 
     @property
+    def _gathers(self) -> bool:
+        return self.config.gather_distributed and self.training
+
+    @property
     def _draws(self) -> bool:
         return self.config.sample_single_mrl_dim and bool(self.mrl_dimensions)
 
@@ -124,10 +130,13 @@ class ContrastiveLoss(nn.Module):
 
     def _prefix_losses(self, pairs: Sequence[Pair], dims: Sequence[int]) -> dict[int, Tensor]:
         """Each prefix's loss, averaged over the pairs; the full width is there even if it weighs nothing."""
-        gather = self.config.gather_distributed and self.training
         logits = [self._scale()]
         if self.logit_bias is not None:
-            logits.append(self.logit_bias(pairs, logits[0], gather=gather))
-        options = {"row_chunk": self.config.row_chunk, "gather": gather}
-        losses = [self.kind.objective(pair.a, pair.b, *logits, dims, labels=pair.labels, **options) for pair in pairs]
+            logits.append(self.logit_bias(pairs, logits[0], gather=self._gathers))
+        losses = []
+        for pair in pairs:
+            options: dict[str, Any] = {"row_chunk": self.config.row_chunk, "gather": self._gathers}
+            if pair.negatives is not None:
+                options["negatives"] = pair.negatives
+            losses.append(self.kind.objective(pair.a, pair.b, *logits, dims, labels=pair.labels, **options))
         return dict(zip(dims, torch.stack(losses).mean(dim=0), strict=True))

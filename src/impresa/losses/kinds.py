@@ -21,7 +21,7 @@ class LossKind:
     """`(a, b, logit_scale, dims, *, labels, row_chunk, gather)` -> (K,) losses, one for each of the K lengths `dims` to
     which embeddings `a` and `b` (B, E), not normalised, are cut; see `matryoshka_clip_loss` for the arguments. With
     `has_bias` the scalar `logit_bias` follows `logit_scale`. Plain autograd will do; `row_chunk` may then be
-    ignored, for it saves memory and changes no number."""
+    ignored, for it saves memory and changes no number. `negatives` is given too where the data have hard ones."""
     temperature: float
     """Start of the temperature that cosines are divided by."""
     has_bias: bool = False

@@ -24,8 +24,9 @@ from torch.autograd.function import once_differentiable
 
 from impresa.layers.norms import at_least_float32
 from impresa.losses.clip import EPS
-from impresa.losses.gather import gather_rows, row_layout
-from impresa.losses.objectives import InfoNCE, Objective, RightAnswers, Sigmoid, Targets, Tile
+from impresa.losses.gather import RowLayout, gather_rows, row_layout
+from impresa.losses.objectives import InfoNCE, Objective, RightAnswers, Sigmoid, Targets, Tile, right_negatives
+from impresa.losses.pairs import Negatives
 
 CHEAP_WIDTH = 1 / 4
 """Prefixes up to this share of the widest are computed anew in the backward pass: at most a twelfth more work."""
@@ -42,6 +43,7 @@ def matryoshka_clip_loss(
     labels: Tensor | None = None,
     row_chunk: int | None = None,
     gather: bool = False,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE of every prefix: the same as `clip_loss(a[:, :d], b[:, :d], logit_scale)` for each d.
 
@@ -59,6 +61,8 @@ def matryoshka_clip_loss(
             the backward pass: a third more multiplications, and no memory that grows with B * B. None: keep the
             similarities of the wide prefixes, and compute those of prefixes up to a quarter of the widest anew.
         gather: contrast with the rows of all processes (see `impresa.losses.gather`).
+        negatives: more of what `b` is: `a` is told from them too, and they are right for no row. Under `labels`, whose
+            last column is of `b` itself, a row does not see those that are equal to one of its right answers.
 
     Returns:
         (K,) losses in nats, in the order of `dims`.
@@ -66,8 +70,8 @@ def matryoshka_clip_loss(
     Raises:
         ValueError: `a` and `b` differ in shape, or `dims` are no different lengths within E.
     """
-    rows = _spread(a, b, labels, gather=gather)
-    objective = InfoNCE(len(dims), len(rows.a), len(rows.b), like=rows.a)
+    rows = _spread(a, b, labels, negatives, gather=gather)
+    objective = InfoNCE(len(dims), len(rows.a), rows.targets.layout.total, like=rows.a)
     return _prefix_losses(rows, logit_scale, torch.zeros_like(logit_scale), objective, dims=dims, row_chunk=row_chunk)
 
 
@@ -81,33 +85,48 @@ def matryoshka_siglip_loss(
     labels: Tensor | None = None,
     row_chunk: int | None = None,
     gather: bool = False,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Sigmoid loss of every prefix: the same as `siglip_loss(a[:, :d], b[:, :d], logit_scale, logit_bias)` for each d.
 
     `logit_bias` is a scalar that is added to the scaled cosines. All right answers are right pairs, each of full
     weight. All else is as in `matryoshka_clip_loss`.
     """
-    rows = _spread(a, b, labels, gather=gather)
+    rows = _spread(a, b, labels, negatives, gather=gather)
     objective = Sigmoid(len(dims), at_least_float32(logit_bias.detach()))
     return _prefix_losses(rows, logit_scale, logit_bias, objective, dims=dims, row_chunk=row_chunk)
 
 
 class _Rows(NamedTuple):
-    """The embeddings to compare, (n, E) and (m, E), in float32 at least, and which of them belong together."""
+    """The embeddings to compare, (n, E) and (m, E), the latter followed by all hard negatives, in float32 at least, and
+    which of them belong together."""
 
     a: Tensor
     b: Tensor
     targets: Targets
 
 
-def _spread(a: Tensor, b: Tensor, labels: Tensor | None, *, gather: bool) -> _Rows:
+def _spread(a: Tensor, b: Tensor, labels: Tensor | None, negatives: Negatives | None, *, gather: bool) -> _Rows:
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"a, b: {tuple(a.shape)} and {tuple(b.shape)}; they must be (B, E) of one shape")
     layout = row_layout(a, gather=gather)
-    if labels is not None and len(layout.counts) > 1:
-        labels = gather_rows(labels.to(a.device), layout).cpu()
-    targets = Targets(layout, None if labels is None else RightAnswers.among(labels, a.device))
-    return _Rows(at_least_float32(a), gather_rows(at_least_float32(b), layout), targets)
+    labels = _gathered_numbers(labels, layout, a.device)
+    right = None if labels is None else RightAnswers.among(labels, a.device)
+    columns = gather_rows(at_least_float32(b), layout)
+    if negatives is None:
+        return _Rows(at_least_float32(a), columns, Targets(layout, right))
+    own = row_layout(negatives.embeddings, gather=gather)
+    wrong = gather_rows(at_least_float32(negatives.embeddings), own)
+    keys = _gathered_numbers(negatives.keys, own, a.device)
+    hidden = None if labels is None or keys is None else right_negatives(labels, keys, a.device)
+    return _Rows(at_least_float32(a), torch.cat([columns, wrong]), Targets(layout, right, len(wrong), hidden))
+
+
+def _gathered_numbers(numbers: Tensor | None, layout: RowLayout, device: torch.device) -> Tensor | None:
+    """Numbers of rows on the CPU, for the rows of all processes."""
+    if numbers is None or len(layout.counts) == 1:
+        return numbers
+    return gather_rows(numbers.to(device), layout).cpu()
 
 
 @dataclass
@@ -186,6 +205,7 @@ class _PrefixLosses(torch.autograd.Function):
             for k in range(len(plan.slices)):
                 x = kept[k - plan.num_anew, tile.rows, tile.columns] if k >= plan.num_anew else not_kept
                 similarities.write(k, plan.slices[k], tile, dots, out=x)
+                tile.hide(x)
                 plan.objective.observe(k, tile, x, scratch)
         ctx.save_for_backward(kept, *similarities)
         ctx.plan = plan
@@ -218,6 +238,8 @@ class _PrefixLosses(torch.autograd.Function):
                     for k in range(group.stop):
                         out = logits[k - group.start] if k in group else None
                         similarities.write(k, plan.slices[k], tile, scratch, out=out)
+                        if out is not None:
+                            tile.hide(out)
                 for k in reversed(group):
                     x = logits[k - group.start] if k < plan.num_anew else kept[k - plan.num_anew, rows, columns]
                     plan.objective.gradient(k, tile, x, gradient, scratch)

@@ -2,7 +2,8 @@
 
 They know nothing of embeddings. `impresa.losses.matryoshka` hands them the logits of every prefix, tile by tile.
 
-Letters of shapes: K prefixes, n rows (those of this process), m columns (those of all processes), r by c a tile.
+Letters of shapes: K prefixes, n rows (those of this process), m columns (those of all processes), q columns of hard
+negatives behind them, r by c a tile.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from torch.nn import functional as F
 
 from impresa.losses.gather import RowLayout, from_all
 
+Hidden = tuple[Tensor, Tensor]
+"""Rows and columns of places in the similarity matrix, int64."""
+_UNSEEN = -1e4
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -31,6 +36,15 @@ class Tile:
     """Row and column within the tile of each right answer."""
     shares: Tensor
     """For each right answer, its share of its row's target and of its column's, added up: each target is 1 in all."""
+    is_negative: bool = False
+    """Columns of hard negatives: rows are told from them, and they look for nothing."""
+    hidden: Hidden | None = None
+    """Places of the tile that no row sees."""
+
+    def hide(self, x: Tensor) -> None:
+        """Make the logits `x` (r, c) of what no row sees too small to count; finite, for they are multiplied by 0."""
+        if self.hidden is not None:
+            x[self.hidden] = _UNSEEN
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,6 +70,33 @@ class RightAnswers:
         return cls(torch.stack(classes).to(device, torch.int32), num_right(classes).reciprocal().to(device))
 
 
+def right_negatives(labels: Tensor, negative_keys: Tensor, device: torch.device) -> Hidden | None:
+    """Rows, and negatives that are right for them after all: their text is that of a right answer of the row.
+
+    Args:
+        labels: (m, L) as in `RightAnswers.among`, the last column being the texts' own.
+        negative_keys: (q,) the same numbers for the texts of the negatives, on the CPU.
+        device: of the result.
+
+    Returns:
+        Row and column of each; None if there are none.
+    """
+    texts = labels[:, -1]
+    known = torch.isin(negative_keys, texts).nonzero().squeeze(1)
+    found = [
+        torch.stack([rows, torch.full_like(rows, column)])
+        for column in known.tolist()
+        for same in (
+            labels[texts == negative_keys[column]],
+        )  # right for these rows, and for whoever they are right for
+        for rows in ((labels[:, None] == same).any(dim=2).any(dim=1).nonzero().squeeze(1),)
+    ]
+    if not found:
+        return None
+    rows, columns = torch.cat(found, dim=1).to(device)
+    return rows, columns
+
+
 def num_right(classes: Sequence[Tensor]) -> Tensor:
     """(m,) float64: for each row how many rows are equal in one of L columns (m,).
 
@@ -76,11 +117,28 @@ class Targets:
     layout: RowLayout
     right: RightAnswers | None
     """None: a row belongs to its own sample only."""
+    num_negatives: int = 0
+    """q, of all processes."""
+    hidden: Hidden | None = None
+    """Of all m rows and the q columns of negatives, those that no row sees."""
 
     def tiles(self, like: Tensor, size: int) -> Iterator[Tile]:
         """Tiles of at most `size` by `size` that cover the rows of `like` and all columns; none if it has no rows."""
         for rows, columns in product(_spans(len(like), size), _spans(self.layout.total, size)):
             yield Tile(rows, columns, *self._right_answers(rows, columns, like))
+        nowhere, nothing = like.new_zeros(0, dtype=torch.long), like.new_zeros(0)
+        for rows, negatives in product(_spans(len(like), size), _spans(self.num_negatives, size)):
+            columns = slice(negatives.start + self.layout.total, negatives.stop + self.layout.total)
+            hidden = self._hidden_in(rows, negatives)
+            yield Tile(rows, columns, (nowhere, nowhere), nothing, is_negative=True, hidden=hidden)
+
+    def _hidden_in(self, rows: slice, negatives: slice) -> Hidden | None:
+        if self.hidden is None:
+            return None
+        row, column = self.hidden[0] - (rows.start + self.layout.offset), self.hidden[1] - negatives.start
+        num_rows, num_columns = rows.stop - rows.start, negatives.stop - negatives.start
+        inside = (row >= 0) & (row < num_rows) & (column >= 0) & (column < num_columns)
+        return row[inside], column[inside]
 
     def _right_answers(self, rows: slice, columns: slice, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         offset = self.layout.offset
@@ -128,13 +186,15 @@ class InfoNCE:
     factor = math.log(2) / 2
 
     def __init__(self, num_prefixes: int, num_rows: int, num_columns: int, like: Tensor) -> None:
+        """`num_columns` leaves out hard negatives, along whose columns nothing is looked for."""
         self._along_rows = like.new_full((num_prefixes, num_rows), float("-inf"))
         self._along_columns = like.new_full((num_prefixes, num_columns), float("-inf"))
         self._right = like.new_zeros(num_prefixes)
 
     def observe(self, k: int, tile: Tile, x: Tensor, scratch: Tensor) -> None:
         for sums, dim in ((self._along_rows[k, tile.rows], 1), (self._along_columns[k, tile.columns], 0)):
-            torch.logaddexp2(sums, _log2_of_sum(x, dim, scratch), out=sums)
+            if dim == 1 or not tile.is_negative:
+                torch.logaddexp2(sums, _log2_of_sum(x, dim, scratch), out=sums)
         self._right[k] += (x[tile.right] * tile.shares).sum()
 
     def sums(self, layout: RowLayout) -> Tensor:
@@ -144,7 +204,8 @@ class InfoNCE:
 
     def gradient(self, k: int, tile: Tile, x: Tensor, out: Tensor, scratch: Tensor) -> None:
         torch.sub(x, self._along_rows[k, tile.rows, None], out=out).exp2_()
-        out += torch.sub(x, self._along_columns[k, tile.columns], out=scratch).exp2_()
+        if not tile.is_negative:
+            out += torch.sub(x, self._along_columns[k, tile.columns], out=scratch).exp2_()
         out[tile.right] -= tile.shares
 
 

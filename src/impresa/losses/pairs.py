@@ -25,6 +25,17 @@ PAIRS: dict[PairName, tuple[Embedded, Embedded]] = {
 
 
 @dataclass(frozen=True)
+class Negatives:
+    """Captions that are right for no image of the batch."""
+
+    embeddings: Tensor
+    """(Q, E), not normalised."""
+    keys: Tensor | None
+    """(Q,) int64 on the CPU: equal to the key of an equal caption. An image that this caption is right for has no such
+    negative. None: they are different from all captions."""
+
+
+@dataclass(frozen=True)
 class Pair:
     """Embeddings (n, E) of two modalities, not normalised, of samples that have both; row i of one belongs to row i of
     the other."""
@@ -32,7 +43,10 @@ class Pair:
     a: Tensor
     b: Tensor
     labels: Tensor | None
-    """(n, L) int64 on the CPU; rows that are equal in one of the L columns belong together as well."""
+    """(n, L) int64 on the CPU; rows that are equal in one of the L columns belong together as well. The last is that of
+    `b` itself."""
+    negatives: Negatives | None = None
+    """More of what `b` is, that rows of `a` are told from and that look for nothing themselves."""
 
 
 def pairs_of(
@@ -40,6 +54,7 @@ def pairs_of(
     wanted: Sequence[PairName] | None,
     present: Mapping[Embedded, Tensor],
     keys: Mapping[Embedded, Tensor],
+    negatives: Negatives | None = None,
 ) -> list[Pair]:
     """The pairs of modalities to align.
 
@@ -49,6 +64,7 @@ def pairs_of(
         present: (B,) bool per modality that some samples lack, true where the sample has it.
         keys: (B,) int64 on the CPU per modality whose equal rows are known: the image of one sample belongs to the
             caption of another if their images are equal, or their captions. They are the labels of a pair.
+        negatives: more captions, for the pair of image and text.
 
     Raises:
         DataError: the batch has none of the pairs.
@@ -61,7 +77,8 @@ def pairs_of(
     for both in found:
         known = [keys[name] for name in both if name in keys]
         a, b = (embeddings[name] for name in both)
-        pair = Pair(a, b, torch.stack(known, dim=1) if known else None)
+        wrong = negatives if both == PAIRS["image-text"] else None
+        pair = Pair(a, b, torch.stack(known, dim=1) if known else None, wrong)
         pairs.append(_both_present(pair, *(present.get(name) for name in both)))
     return pairs
 
@@ -71,4 +88,5 @@ def _both_present(pair: Pair, has_a: Tensor | None, has_b: Tensor | None) -> Pai
     if not masks:
         return pair
     rows = torch.stack(masks).all(dim=0).nonzero().squeeze(1)
-    return Pair(pair.a[rows], pair.b[rows], None if pair.labels is None else pair.labels[rows.cpu()])
+    labels = None if pair.labels is None else pair.labels[rows.cpu()]
+    return Pair(pair.a[rows], pair.b[rows], labels, pair.negatives)

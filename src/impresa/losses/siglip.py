@@ -82,10 +82,19 @@ class LogitBias(nn.Module):
             if layout.total:
                 num_rows = layout.total if gather else layout.total / len(layout.counts)
                 mean_a, mean_b = (gather_rows(unit(x), layout).mean(dim=0) for x in (pair.a, pair.b))
+                num_columns = num_rows + _num_negatives(pair, self.training, gather)
                 right = _mean_right(pair, layout, gather)
-                floor = math.log(right) - math.log(max(num_rows - right, 1))
+                floor = math.log(right) - math.log(max(num_columns - right, 1))
                 floors.append(floor - logit_scale * (mean_a * mean_b).sum())
         return floors, num_rows
+
+
+def _num_negatives(pair: Pair, training: bool, gather: bool) -> float:
+    """Hard negatives that a row is compared with, on average over all processes."""
+    if pair.negatives is None:
+        return 0.0
+    layout = row_layout(pair.negatives.embeddings, gather=training)
+    return layout.total if gather else layout.total / len(layout.counts)
 
 
 def _mean_right(pair: Pair, layout: RowLayout, gather: bool) -> float:

@@ -70,6 +70,7 @@ def embed_source(
     dim: int | None = None,
     precision: EmbeddingPrecision = "float32",
     ranges: Vectors | None = None,
+    prompt_name: str | None = None,
     show_progress: bool = False,
 ) -> EmbeddedData:
     """Embed some parts of all samples, scaled to length one; bad samples are skipped and listed.
@@ -83,6 +84,7 @@ def embed_source(
         data: name of the data in an error.
         batch_size: inputs at a time.
         dim, precision, ranges: of the vectors, as in `EncodeOptions`; the ranges are those of all rows together.
+        prompt_name: of `encode_text`, for texts.
         show_progress: a bar on standard error.
 
     Raises:
@@ -92,7 +94,7 @@ def embed_source(
     limits = checked_ranges(ranges, len(model.encode_text("a", dim=dim)), precision)
     encoders: dict[Modality, Any] = {
         "image": model.encode_image,
-        "text": model.encode_text,
+        "text": partial(model.encode_text, prompt_name=prompt_name),
         "audio": model.encode_audio,
     }
     embedders = {kind: Embedder[Any](partial(encoders[kind], **options), batch_size) for kind in modalities}

@@ -76,7 +76,11 @@ class TrainingData:
         if position is not None:
             sampler.load_state_dict(position)
         view = TrainingView(
-            self._seed, *draws, audio_augmentation=config.audio_augmentation, identifies=self._identifies
+            self._seed,
+            *draws,
+            augmentation_options=config.augmentation_options,
+            audio_augmentation=config.audio_augmentation,
+            identifies=self._identifies,
         )
         return self._loader("train", self.train_source, sampler, view, sampler.least)
 

@@ -10,12 +10,13 @@ A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from glob import has_magic
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded, looked_in
 from impresa.data.disk import files_below
@@ -109,8 +110,9 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
         from impresa.data.sources.shapes import ShapesSource
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
+    reading = replace(reading, negatives=reading.negatives and split == "train")
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
-    source: RowSource = source_class(path, config, reading, config.image_size if split == "train" else None)
+    source: RowSource = source_class(path, config, reading, _shrink_to_px(config) if split == "train" else None)
     if not config.skip_unsupported_rows:
         return source
     from impresa.data.sources.subset import without_unsupported
@@ -120,6 +122,10 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
         kinds = ", ".join(f"{kind} {number}" for kind, number in part.left_out.items())
         _say_once(f"{path}: {len(source) - len(part)} of {len(source)} rows are left out ({kinds})")
     return part
+
+
+def _shrink_to_px(config: DatasetConfig) -> int:
+    return shrink_to_px(config.image_size, config.augmentation, config.augmentation_options)
 
 
 @cache

@@ -38,7 +38,8 @@ class Reading:
     labels: bool = False
     """Read data that have no captions at all by their labels, which is enough to evaluate on them: then a sample needs
     an image and a label."""
-
+    negatives: bool = False
+    """Read hard negatives beside the captions, as training does."""
     parts: tuple[Modality, ...] = ()
     """Read data in order to embed these parts of them: a sample needs one of them, and files of other parts are not
     opened. Empty for what is said above."""
@@ -58,10 +59,11 @@ IMAGES_AND_CAPTIONS = Reading()
 def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:
     """The parts that an experiment needs: sounds with an audio encoder, questions and answers with a decoder.
 
-    Evaluation reads `labels` too, see `Reading`.
+    Evaluation reads `labels` too, see `Reading`; hard negatives are read from training data alone.
     """
     seconds = None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
-    return Reading(seconds, dialogues=config.decoder is not None, labels=labels)
+    negatives = config.dataset.negative_column is not None and config.decoder is None
+    return Reading(seconds, dialogues=config.decoder is not None, labels=labels, negatives=negatives)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ class FolderSource(RowSource):
         tables = [path] if path.is_file() else self._tables(files)
         if not tables and config.image_root is not None:
             raise DataError(f"{folder}: no table names images here; leave dataset.image_root out, or name the table")
+        if not tables and self._reading.negatives:
+            fault = f"{folder}: no table is here, and files beside images hold no hard negatives"
+            raise DataError(f"{fault}; write {METADATA_NAMES[0]}, or leave dataset.negative_column out")
         self._rows = _unique(chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._sidecars(files))
         if tables and not self._rows:
             raise DataError(f"{tables[0]}: no rows; write one for each image, or move the table out of the way")

@@ -190,6 +190,8 @@ class ParquetSource(RowSource):
         checks = [(image, _FILES, "bytes or paths of images")]
         if config.caption_column != config.label_column:
             checks.append((config.caption_column, {*_TEXT, "null"}, "text or lists of text"))
+        if reading.negatives and config.negative_column:
+            checks.append((config.negative_column, {*_TEXT, "null"}, "text or lists of text"))
         if reading.sounds:
             checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
         if reading.dialogues:

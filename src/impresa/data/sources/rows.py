@@ -32,7 +32,7 @@ from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
-from impresa.data.text import is_missing, plain, read_captions, read_label
+from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
 from impresa.foreign_text import printable
 
@@ -131,7 +131,8 @@ class RowSource(ABC):
             image = image if self._reading.wants("image") else None
             picture = None if image is None else _image(image, self._shrink_to_px, self._config)
             clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
-            return Sample(row.id, picture, captions, label, clip, dialogues)
+            negatives = self._negatives(row, captions) if picture else ()
+            return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
 
@@ -191,7 +192,9 @@ class RowSource(ABC):
         config = self._config
         sound = (config.audio_column,) if self._reading.sounds else ()
         asked = dialogue_columns(config) if self._reading.dialogues else ()
-        return tuple(dict.fromkeys((config.image_column, config.caption_column, config.label_column, *sound, *asked)))
+        wrong = (config.negative_column,) if self._reading.negatives and config.negative_column else ()
+        own = (config.image_column, config.caption_column, config.label_column)
+        return tuple(dict.fromkeys((*own, *wrong, *sound, *asked)))
 
     def missing(self, found: Set[str]) -> str | None:
         """All columns that a table with the columns `found` lacks, with the fix; None if it has all."""
@@ -226,6 +229,8 @@ class RowSource(ABC):
             if holds_dialogues(found, config):
                 fix += "; questions are read with a decoder (`impresa data check --questions`)"
             yield f"no column {config.caption_column!r}", fix
+        if self._reading.negatives and config.negative_column not in found:
+            yield f"no column {config.negative_column!r} for hard negatives", "dataset.negative_column"
         if sounds and config.audio_column not in found:
             fix = "dataset.audio_column, or leave the audio_encoder out"
             yield f"no column {config.audio_column!r} for the sound", fix
@@ -264,6 +269,13 @@ class RowSource(ABC):
         names_are_captions = config.caption_column == config.label_column
         value = self._label(row) if names_are_captions else row.cells.get(config.caption_column)
         return read_captions(value, may_lack=may_lack)
+
+    def _negatives(self, row: Row, captions: Sequence[str]) -> tuple[str, ...]:
+        if not self._reading.negatives:
+            return ()
+        found = read_captions(row.cells.get(self._config.negative_column or ""), may_lack=True, what="negative caption")
+        right = {as_read(caption) for caption in captions}
+        return tuple(text for text in found if as_read(text) not in right)
 
     def _dialogues(self, row: Row) -> tuple[Dialogue, ...]:
         if not self._reading.dialogues:

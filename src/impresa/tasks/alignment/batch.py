@@ -25,6 +25,13 @@ class Batch(TensorBatch):
     """(B,) bool; true where the sample has a caption, None where all have one."""
     captions: list[str] = field(default_factory=list)
     """The captions behind `input_ids`, length B; empty for a sample without one."""
+    negative_ids: torch.Tensor | None = None
+    """(Q, T) int64: captions that are wrong for the images of the batch; None where none are trained with, Q = 0 where
+    this batch happens to have none."""
+    negative_mask: torch.Tensor | None = None
+    """(Q, T) bool."""
+    negative_keys: list[int] = field(default_factory=list)
+    """The number that an equal caption has in `keys`, length Q; numbers, for a tensor would be moved to the GPU."""
     labels: list[str | None] = field(default_factory=list)
     """Class names, length B."""
 
@@ -40,10 +47,13 @@ class Collator:
     With an audio transform any sample may lack any modality: its row is filled and masked as absent. Then every batch
     has all three modalities, so that all processes of a distributed run agree about them. Without one, all samples are
     expected to have the same modalities.
+
+    With negatives the one negative of each sample that has any is added.
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, *, with_negatives: bool = False) -> None:
         self._preprocessing = preprocessing
+        self._with_negatives = with_negatives
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """A batch in the samples' order; a modality that no sample has is None, unless there is a mask for it."""
@@ -54,17 +64,24 @@ class Collator:
         image, audio = self._preprocessing.image, self._preprocessing.audio
         if audio is None:
             batch.image = stack_images(image, samples)
-            self._add_captions(batch, [sample.captions[0] for sample in samples if sample.captions])
+            self._add_texts(batch, [sample.captions[0] for sample in samples if sample.captions], samples)
             return batch
         batch.image_present = mask_of([sample.image is not None for sample in samples])
         batch.text_present = mask_of([bool(sample.captions) for sample in samples])
         batch.audio_present = mask_of([sample.audio is not None for sample in samples])
         batch.image = stack_images(image, samples, batch.image_present)
-        self._add_captions(batch, [sample.captions[0] if sample.captions else "" for sample in samples])
+        self._add_texts(batch, [sample.captions[0] if sample.captions else "" for sample in samples], samples)
         batch.audio, batch.audio_mask = stack_sounds(audio, samples)
         return batch
 
-    def _add_captions(self, batch: Batch, captions: list[str]) -> None:
+    def _add_texts(self, batch: Batch, captions: list[str], samples: Sequence[Sample]) -> None:
+        """The captions, and the negatives padded to the same length, so that one pass of the tower encodes them all."""
         batch.captions = captions
-        if captions:
-            batch.input_ids, batch.attention_mask = self._preprocessing.texts(captions)
+        if not captions:
+            return
+        wrong = [sample for sample in samples if sample.negatives] if self._with_negatives else []
+        ids, mask = self._preprocessing.texts([*captions, *(sample.negatives[0] for sample in wrong)])
+        batch.input_ids, batch.attention_mask = ids[: len(captions)], mask[: len(captions)]
+        if self._with_negatives:
+            batch.negative_ids, batch.negative_mask = ids[len(captions) :], mask[len(captions) :]
+            batch.negative_keys = [sample.negative_key or 0 for sample in wrong]

@@ -53,8 +53,7 @@ class CollapseWatch:
             self._watch_pairs(step, batches)
         if self.has_warned or step <= self._warmup_steps:
             return
-        sizes, at_chance = [len(batch) for batch in batches], KINDS[self.config.losses.type].loss_at_chance
-        guessing = sum(size * at_chance(size * self._contrasted) for size in sizes) / sum(sizes)
+        guessing = sum(len(batch) * self._guessing(batch) for batch in batches) / sum(map(len, batches))
         self._excess.append(logs["contrastive"] - guessing)
         if len(self._excess) < STEPS_AFTER_WARMUP:
             return
@@ -64,6 +63,13 @@ class CollapseWatch:
             self._warn(step, f"all inputs get nearly the same embedding (mean cosine {cosine:.4f})")
         elif abs(excess) < LOSS_MARGIN:
             self._warn(step, "the loss is that of guessing")
+
+    def _guessing(self, batch: Batch) -> float:
+        """The loss at chance of a batch; hard negatives stand in one of its two directions."""
+        at_chance = KINDS[self.config.losses.type].loss_at_chance
+        num_wrong = 0 if batch.negative_ids is None else len(batch.negative_ids)
+        sizes = (len(batch), len(batch) + num_wrong)
+        return sum(at_chance(size * self._contrasted) for size in sizes) / 2
 
     def _watch_pairs(self, step: int, batches: Sequence[Batch]) -> None:
         """Count the samples of each pair of modalities; only with sounds may a sample lack one."""

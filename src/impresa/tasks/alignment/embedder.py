@@ -16,11 +16,13 @@ from impresa.config.types import EmbeddingPrecision
 from impresa.data.audio import Clip
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
-from impresa.errors import DataError
+from impresa.errors import ConfigError, DataError
 from impresa.inside.explanation import Explanation, Method
 from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.alignment.explain import explain_image
 from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.alignment.pool import checked_devices, embedded_by_all
+from impresa.tasks.alignment.prompts import prompted
 from impresa.tasks.arguments import (
     Inputs,
     Named,
@@ -52,6 +54,10 @@ class EncodeOptions(TypedDict, total=False):
     """Keep the first `dim` of the E numbers (a Matryoshka prefix, scaled to length one by itself)."""
     device: Device | None
     """Move the model there first; None leaves it where it is."""
+    devices: Sequence[Device] | None
+    """Two or more devices, each of which embeds a part in a process of its own, `["cuda:0", "cuda:1"]` or
+    `["cpu", "cpu"]`; the model stays where it is. Starting the processes takes seconds: it is for many inputs, and a
+    script that does it needs `if __name__ == "__main__":`. None stays in this process."""
     show_progress: bool
     """A progress bar on standard error."""
     precision: EmbeddingPrecision
@@ -115,17 +121,42 @@ class EmbeddingModel(UsableModel):
 
     @overload
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[False] = False, **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor: ...
     @overload
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: Literal[True], **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: Literal[True],
+        **options: Unpack[EncodeOptions],
     ) -> Arrays: ...
     def encode_text(
-        self, texts: str | Sequence[str], *, convert_to_numpy: bool = False, **options: Unpack[EncodeOptions]
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        convert_to_numpy: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> Tensor | Arrays:
-        """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`."""
-        return self._encode(texts_of("texts", texts), self._embed_texts, convert_to_numpy, **options)
+        """Embed one text or several; those longer than the model's context are cut. Errors: see `encode_image`.
+
+        Args:
+            texts: the text or texts.
+            prompt_name: put that of the run's `text_encoder.prompts` before each.
+            prompt: put these words before each.
+        """
+        inputs = prompted(texts_of("texts", texts), self.config.text_encoder.prompts, prompt_name, prompt)
+        return self._encode(inputs, self._embed_texts, convert_to_numpy, **options)
 
     @overload
     def encode_audio(
@@ -217,6 +248,7 @@ class EmbeddingModel(UsableModel):
         normalize: bool = True,
         dim: int | None = None,
         device: Device | None = None,
+        devices: Sequence[Device] | None = None,
         show_progress: bool = False,
         precision: EmbeddingPrecision = "float32",
         ranges: Vectors | None = None,
@@ -230,17 +262,24 @@ class EmbeddingModel(UsableModel):
         convert_to_numpy = flag("convert_to_numpy", convert_to_numpy)
         precision = cast("EmbeddingPrecision", one_of("precision", precision, get_args(EmbeddingPrecision)))
         limits = checked_ranges(ranges, width, precision)
+        pool = None if devices is None else checked_devices(devices)
+        if pool and device is not None:
+            raise ConfigError("device: contradicts devices; give one of them")
         if device is not None:
             self.to(device)
         self.model.eval()
-        batches: Iterable[list[Named]] = [inputs.items[i : i + size] for i in range(0, len(inputs.items), size)]
+        batches = [inputs.items[i : i + size] for i in range(0, len(inputs.items), size)]
+        done: Iterable[tuple[int, Tensor]] = ((i, embed(batch).float().cpu()) for i, batch in enumerate(batches))
+        if pool:
+            done = embedded_by_all(self, embed.__name__, batches, pool)
         if show_progress:
             from rich.console import Console
             from rich.progress import track
 
-            batches = track(batches, description="encoding", console=Console(stderr=True))
-        parts = [embed(batch).float().cpu() for batch in batches]
-        embeddings = (torch.cat(parts) if parts else torch.zeros(0, self.embed_dim))[:, :width]
+            done = track(done, description="encoding", total=len(batches), console=Console(stderr=True))
+        parts = dict(done)
+        whole = [parts[number] for number in range(len(batches))]
+        embeddings = (torch.cat(whole) if whole else torch.zeros(0, self.embed_dim))[:, :width]
         if normalize:
             embeddings = _unit(embeddings)
         embeddings = quantized(embeddings, precision, limits)

@@ -15,7 +15,7 @@ from impresa.encoders.vision import VisionEncoder
 from impresa.errors import DataError
 from impresa.fusion import FusedEmbedding
 from impresa.losses.contrastive import ContrastiveLoss
-from impresa.losses.pairs import FUSED, Embedded
+from impresa.losses.pairs import FUSED, Embedded, Negatives
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.encoders import encode_rows
@@ -62,27 +62,47 @@ class AlignmentModel(TrainableModel):
 
     def forward(self, batch: Batch) -> AlignmentOutput:
         """Loss and embeddings of a batch; a pair of modalities is compared over the samples that have both."""
-        embeddings, present = self.embed(batch), present_in(batch)
-        output = self.loss(embeddings, present=present, keys=_keys(batch))
+        (embeddings, wrong), present = self._embed(batch), present_in(batch)
+        negatives = None if wrong is None else Negatives(wrong, torch.tensor(batch.negative_keys, dtype=torch.int64))
+        output = self.loss(embeddings, present=present, keys=_keys(batch), negatives=negatives)
         logs = {"loss": output.loss.detach(), **output.logs}
         return AlignmentOutput(output.loss, logs, embeddings, present)
 
     def embed(self, batch: Batch) -> dict[Embedded, torch.Tensor]:
         """Embeddings (B, E), not normalised, of all that the batch has; zero where a sample lacks it."""
+        return self._embed(batch)[0]
+
+    def _embed(self, batch: Batch) -> tuple[dict[Embedded, torch.Tensor], torch.Tensor | None]:
+        """`embed`, and the embeddings (Q, E) of the batch's negatives."""
+        negatives = None
         outputs: dict[Modality, EncoderOutput] = {}
         fuses = self.fusion is not None  # it reads tokens
         if batch.image is not None:
             vision = partial(self.vision_encoder, return_tokens=fuses)
             outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
         if batch.input_ids is not None:
-            outputs["text"] = encode_rows(self.text_encoder, batch.text_present, batch.input_ids, batch.attention_mask)
+            outputs["text"], negatives = self._encode_texts(batch)
         if batch.audio is not None and self.audio_encoder is not None:
             audio = partial(self.audio_encoder, return_tokens=fuses)
             outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
         embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
         if self.fusion is not None and {"image", "audio"} <= outputs.keys():
             embeddings[FUSED] = self.fusion(outputs, batch.present)
-        return embeddings
+        return embeddings, negatives
+
+    def _encode_texts(self, batch: Batch) -> tuple[EncoderOutput, torch.Tensor | None]:
+        """The captions, and the embeddings (Q, E) of the negatives, in one pass."""
+        ids, mask, present = batch.input_ids, batch.attention_mask, batch.text_present
+        if batch.negative_ids is None:
+            return encode_rows(self.text_encoder, present, ids, mask), None
+        assert ids is not None
+        num, negatives = len(ids), batch.negative_ids
+        if present is not None:
+            present = torch.cat([present, present.new_ones(len(negatives))])
+        if mask is not None and batch.negative_mask is not None:
+            mask = torch.cat([mask, batch.negative_mask])
+        every = encode_rows(self.text_encoder, present, torch.cat([ids, negatives]), mask)
+        return EncoderOutput(every.pooled[:num]), every.pooled[num:]
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), normalised as in training -> embeddings (B, E), not normalised."""

@@ -51,7 +51,7 @@ class AlignmentTask(Task):
         return notes_on_captions(source.captions(), preprocessing.texts)
 
     def collator(self, preprocessing: Preprocessing) -> Collator:
-        return Collator(preprocessing)
+        return Collator(preprocessing, with_negatives=self.config.dataset.negative_column is not None)
 
     def build(self, preprocessing: Preprocessing) -> AlignmentModel:
         tokenizer = preprocessing.texts
