@@ -8,8 +8,9 @@ from typing import Any
 from impresa.config import ExperimentConfig
 from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.experiment import TrainerConfig
 from impresa.config.optimization import OptimizationConfig
+from impresa.config.types import LoggingConfig
 
 SCENES = ShapesConfig(num_train=24, num_val=8, num_test=8)
 

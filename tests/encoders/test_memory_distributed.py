@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from impresa.config.experiment import MemoryConfig
+from impresa.config.types import MemoryConfig
 from impresa.encoders.memory import MemoryTokens
 from two_processes import in_two_processes
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import MemoryConfig
+from impresa.config.types import MemoryConfig
 from impresa.encoders.vision import PatchDropout, PatchEmbedding, VisionTransformer
 from impresa.errors import ConfigError, DataError
 

@@ -18,8 +18,9 @@ from impresa.cli.main import main
 from impresa.config import ExperimentConfig, to_yaml
 from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.experiment import TrainerConfig
 from impresa.config.optimization import OptimizationConfig
+from impresa.config.types import LoggingConfig
 from impresa.data.tokenizers import PretrainedTokenizer
 from impresa.errors import CheckpointError
 from impresa.training.run import train

@@ -10,7 +10,8 @@ import torch
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import ExperimentConfig, MemoryConfig
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.types import MemoryConfig
 from impresa.errors import DataError
 from impresa.losses.clip import clip_loss
 from impresa.tasks.alignment.batch import Batch

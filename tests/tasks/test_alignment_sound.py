@@ -9,8 +9,9 @@ import torch
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import ExperimentConfig, FusionConfig, MemoryConfig
+from impresa.config.experiment import ExperimentConfig, FusionConfig
 from impresa.config.losses import LossConfig
+from impresa.config.types import MemoryConfig
 from impresa.data.audio import NUM_MELS
 from impresa.errors import DataError
 from impresa.losses.clip import clip_loss

@@ -9,8 +9,9 @@ import torch
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.encoder import EncoderConfig
-from impresa.config.experiment import ExperimentConfig, MemoryConfig
+from impresa.config.experiment import ExperimentConfig
 from impresa.config.losses import LossConfig
+from impresa.config.types import MemoryConfig
 from impresa.errors import ConfigError
 from impresa.tasks.alignment.build import build_alignment
 

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Literal
 import pytest
 import torch
 
-from impresa.config.experiment import CheckpointConfig, LoggingConfig
+from impresa.config.types import CheckpointConfig, LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.training.checkpoints import FORMAT, Checkpoints, check_names, discard_last, format_name, read_checkpoint
 from impresa.training.distributed import Group

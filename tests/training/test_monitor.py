@@ -13,7 +13,8 @@ import torch
 
 import impresa
 from impresa.cli.main import main
-from impresa.config.experiment import CheckpointConfig, TrainerConfig
+from impresa.config.experiment import TrainerConfig
+from impresa.config.types import CheckpointConfig
 from impresa.errors import ConfigError
 from impresa.run_dir.environment import is_finished
 from impresa.training import loop

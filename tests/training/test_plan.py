@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.experiment import TrainerConfig
+from impresa.config.types import LoggingConfig
 from impresa.training.plan import Plan, make_plan
 
 

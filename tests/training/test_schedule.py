@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from impresa.config.experiment import LoggingConfig
 from impresa.config.optimization import OptimizationConfig, SchedulerName
+from impresa.config.types import LoggingConfig
 from impresa.training.plan import Plan
 from impresa.training.schedule import Schedule, make_schedule
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from impresa.config.experiment import CheckpointConfig
+from impresa.config.types import CheckpointConfig
 from impresa.evaluation.monitored import Mode, Monitored, monitored
 from impresa.reports.charts import Curve
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from impresa.config.compose import read_config
-from impresa.config.experiment import ExperimentConfig, LabelsConfig, LoggingConfig
+from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.config.locations import absolute_paths
 from impresa.config.tree import hints, leaves, to_tree
+from impresa.config.types import LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.files import refuse_links
 from impresa.run_dir.environment import is_finished

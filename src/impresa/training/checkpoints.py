@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from impresa.config.experiment import CheckpointConfig
 from impresa.config.memory_vlm import both_names
+from impresa.config.types import CheckpointConfig
 from impresa.errors import CheckpointError, ConfigError
 from impresa.files import inside, replacing
 from impresa.run_dir.layout import LAST_CHECKPOINT as LAST

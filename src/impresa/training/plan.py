@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from impresa.config.experiment import LoggingConfig, TrainerConfig
+from impresa.config.experiment import TrainerConfig
+from impresa.config.types import LoggingConfig
 
 
 @dataclass(frozen=True)
