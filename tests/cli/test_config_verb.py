@@ -10,15 +10,17 @@ import yaml
 
 from impresa.cli.main import main
 from impresa.config import load_experiment, read_config
+from impresa.config.encoder import EncoderConfig
 from impresa.config.paths import shipped_names
 from impresa.config.reference import json_schema
 from impresa.config.validate import experiment_from_tree
+from tiny_run import finished_run
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(["config", *argv]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert all(".checkpoint: runs/" in line for line in captured.err.splitlines())
     return captured.out
 
 
@@ -77,3 +79,26 @@ def test_schema(dialect: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_overrides_are_for_show_only(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", action, "seed=3"]) == 2
     assert capsys.readouterr().err == f"seed=3: impresa config {action} takes no overrides; leave it out\n"
+
+
+def test_a_tower_of_a_run_is_shown_as_it_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run()
+    theirs = read_config(run / "config.yaml")
+    capsys.readouterr()  # of the training
+    words = ("show", "shapes_vqa_trm", f"vision_encoder.checkpoint={run}")
+    tree = yaml.safe_load(shown(capsys, *words))
+    assert tree["vision_encoder"]["dim"] == theirs.vision_encoder.dim != EncoderConfig().dim
+    assert tree["vision_encoder"]["checkpoint"] == str(run)
+    assert tree["dataset"]["image_size"] == theirs.dataset.image_size
+
+
+def test_a_run_that_is_not_there_is_said_and_its_widths_are_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", "show", "shapes_vqa_trm", "vision_encoder.freeze=false"]) == 0
+    found = capsys.readouterr()
+    assert found.err.startswith("vision_encoder.checkpoint: runs/shapes is no finished run here")
+    tree = yaml.safe_load(found.out)
+    assert tree["vision_encoder"] == {"checkpoint": "runs/shapes", "freeze": False}
+    assert "image_size" not in tree["dataset"]

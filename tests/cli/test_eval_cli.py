@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.encoder import EncoderConfig
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import Source
+from impresa.evaluation.predictions import Prediction
 from impresa.evaluation.results import Evaluation, read_evaluation
 from tiny_vlm import finished_vlm
 
@@ -475,3 +476,24 @@ def test_a_model_with_a_decoder_has_no_probe(vlm: Path, capsys: pytest.CaptureFi
     assert main(["eval", str(vlm), "--linear-probe", "--device", "cpu"]) == 2
     fault = "--linear-probe: a model with a decoder embeds nothing; name the run of an alignment\n"
     assert capsys.readouterr().err.endswith(fault)
+
+
+def test_every_answer_is_written_where_it_is_asked_for(vlm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    assert main(["eval", str(vlm), "--split", "val", "--predictions", str(file)]) == 0
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert rows
+    assert rows[0].keys() == {field.name for field in fields(Prediction)}
+    own = (vlm / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["sample"] for line in own}.isdisjoint(row["sample"] for row in rows)
+
+
+def test_predictions_of_what_answers_nothing_are_refused(
+    vlm: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([str(run_dir)], [str(vlm), str(vlm)]):
+        assert main(["eval", *words, "--predictions", str(tmp_path / "a.jsonl")]) == 2
+        assert capsys.readouterr().err.startswith("--predictions: ")
+    assert main(["eval", str(vlm), "--predictions", str(tmp_path / "no/a.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith("--predictions: ")
+    assert not (tmp_path / "a.jsonl").exists()

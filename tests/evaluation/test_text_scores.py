@@ -10,7 +10,7 @@ from impresa.evaluation.text_scores import answer_statistics, bleu_statistic, ex
 
 
 def bleu(answers: list[str], expected: list[str]) -> float:
-    return bleu_statistic(answers, expected, range(len(answers))).value
+    return bleu_statistic(answers, [[text] for text in expected], range(len(answers))).value
 
 
 def test_exact_match_compares_what_is_normalised() -> None:
@@ -37,7 +37,7 @@ def test_f1_of_words(answer: str, expected: str, f1: float) -> None:
 
 
 def test_scores_are_means() -> None:
-    found = score([("red", "red"), ("red", "red circle"), ("blue", "green")])
+    found = score([("red", ["red"]), ("red", ["red circle"]), ("blue", ["green"])])
     assert found.num_questions == 3
     assert found.exact_match == pytest.approx(1 / 3)
     assert found.token_f1 == pytest.approx((1 + 2 / 3) / 3)
@@ -48,7 +48,7 @@ def test_bleu() -> None:
     assert bleu(said, ["A red circle is left of it"]) == pytest.approx(1.0)
     assert bleu(["a red circle is left of it"], ["there is no such thing"]) == 0
     # Of four words there are none.
-    assert list(answer_statistics(["green", "red"], ["red", "a red circle"], [0, 1])) == ["rouge_l"]
+    assert list(answer_statistics(["green", "red"], [["red"], ["a red circle"]], [0, 1])) == ["rouge_l"]
     # 6 of 7 words, 4 of 6 pairs, 2 of 5 triples and 1 of 4 quadruples are right, and the lengths are equal.
     expected = (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25
     assert bleu(["a red square is left of it"], said) == pytest.approx(expected)
@@ -64,14 +64,14 @@ def test_bleu_is_that_of_torchmetrics_for_the_whole_corpus() -> None:
     whole = float(bleu_score([text.lower() for text in answers], [[text] for text in expected]))
     assert bleu(answers, expected) == pytest.approx(whole, abs=1e-6)
     without_last = float(bleu_score([text.lower() for text in answers[:-1]], [[text] for text in expected[:-1]]))
-    left_out = bleu_statistic(answers, expected, range(60)).leave_one_out()
+    left_out = bleu_statistic(answers, [[text] for text in expected], range(60)).leave_one_out()
     assert left_out[-1] == pytest.approx(without_last, abs=1e-6)
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:
     # "red circle" of three words here and two there: precision 2/3, recall 1.
     assert rouge_l("red big circle", "red circle") == pytest.approx(4 / 5)
-    mean = answer_statistics(["red circle", "x"], ["red circle", "y"], [0, 1])["rouge_l"]
+    mean = answer_statistics(["red circle", "x"], [["red circle"], ["y"]], [0, 1])["rouge_l"]
     assert mean.value == pytest.approx(1 / 2)
 
 

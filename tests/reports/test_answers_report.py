@@ -125,3 +125,32 @@ def test_without_other_images_there_is_nothing_said_of_them(tmp_path: Path) -> N
     assert cells not in page(tmp_path / "two", alone)
     mixed = replace(EVALUATION, answers=replace(ANSWERS, kinds={**kinds, "colour": SCORES}))
     assert "<td>-</td>" in page(tmp_path / "two", mixed)
+
+
+def test_wrong_answers_stand_beside_those_about_another_image(tmp_path: Path) -> None:
+    wrong = AnsweredQuestion(None, "what colour?", "red", "blue", right=False, other="green")
+    shown = page(tmp_path, replace(EVALUATION, gallery=replace(GALLERY, wrong=(wrong,))))
+    assert "What it answers wrong" in shown
+    assert "About another image: <bdi>green</bdi>" in shown
+    assert "✓ right" in shown  # in words, not by colour alone
+    assert "✗ wrong" in shown
+    assert "What it answers wrong" not in page(tmp_path, EVALUATION)
+
+
+@pytest.mark.parametrize("printed", [table, card])
+def test_questions_without_types_have_a_table_by_text(printed: Callable[[Evaluation], str]) -> None:
+    long = "what is the colour of the thing " * 9
+    text = printed(replace(EVALUATION, answers=replace(ANSWERS, kinds={}, texts={"how many?": SCORES, long: SCORES})))
+    assert "By question" in text
+    assert "By type" not in text
+    assert "how many?" in text
+    assert "what is the colour of the thing" in text
+    assert long not in text
+
+
+def test_scores_of_several_right_answers_are_columns_where_measured(tmp_path: Path) -> None:
+    several = {name: replace(scores, vqa_accuracy=0.655, anls=0.777) for name, scores in SCORES.items()}
+    measured = replace(EVALUATION, answers=replace(ANSWERS, **several, kinds={"count": several}))
+    for text in (page(tmp_path, measured), table(measured), card(measured)):
+        assert all(part in text for part in ("VQA accuracy", "65.5%", "ANLS", "77.7%"))
+    assert all("ANLS" not in text for text in (page(tmp_path, EVALUATION), table(EVALUATION), card(EVALUATION)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 
 from fake_model import COLOURS, ListSource
 from impresa.data.chat import PlainChat
-from impresa.data.dialogue import Dialogue, Turn, ask
+from impresa.data.dialogue import Dialogue, Turn, ask, with_references
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks
 from impresa.errors import DataError
@@ -277,3 +279,74 @@ def metrics(
 )
 def test_what_counts_as_looking(right: tuple[float, float], other: tuple[float, float], looks: bool) -> None:
     assert metrics(right, other).looks_at_images is looks
+
+
+def untyped(num: int = 12, *, texts: int = 2) -> Squares:
+    """The same without types of questions, the first asked in so many ways less one; all with lists of answers."""
+    source = squares(num)
+    for number, sample in enumerate(source.items):
+        colour, there = (said.turns[0] for said in sample.dialogues)  # type: ignore[union-attr]
+        question = f"{colour.question} ({number % (texts - 1)})"
+        turns = (
+            with_references(question, [colour.answer] * 7 + ["grey"] * 3),
+            with_references(there.question, ["no"] * 10),
+        )
+        source.items[number] = replace(sample, dialogues=tuple(Dialogue((turn,)) for turn in turns))  # type: ignore[type-var]
+    return source
+
+
+@pytest.mark.parametrize(("texts", "rows"), [(2, 2), (3, 3), (20, 20), (21, 0)])
+def test_scores_by_text_where_there_are_no_types(texts: int, rows: int) -> None:
+    answers = evaluate_answers(seeing(), untyped(40, texts=texts), data="squares").answers
+    assert answers is not None
+    assert answers.kinds == {}
+    assert len(answers.texts) == rows
+    if rows:
+        assert answers.texts["is there something?"]["model"].exact_match == 0
+        assert answers.texts["what colour is it? (0)"]["model"].exact_match == 1
+    assert evaluate_answers(seeing(), squares(4), data="squares").answers.texts == {}  # type: ignore[union-attr]
+
+
+def test_several_right_answers_have_their_metrics() -> None:
+    evaluation = evaluate_answers(seeing(), untyped(), data="squares", train_source=untyped())
+    answers = evaluation.answers
+    assert answers is not None
+    assert (answers.model.exact_match, answers.model.vqa_accuracy, answers.model.anls) == (0.5, 0.5, 0.5)
+    assert answers.blind is not None
+    assert answers.blind.vqa_accuracy is not None
+    # Most frequent of all right answers are the thirty-six grey ones: three of ten, 0.9, and "no" is always right.
+    assert answers.blind.vqa_accuracy == pytest.approx((0.9 + 1) / 2)
+    assert {"vqa_accuracy", "anls"} <= evaluation.intervals["model"].keys()
+    plain = evaluate_answers(seeing(), squares(), data="squares").answers
+    assert plain is not None
+    assert plain.model.vqa_accuracy is plain.model.anls is None
+
+
+def test_predictions_are_all_answers(tmp_path: Path) -> None:
+    evaluation = evaluate_answers(seeing(), untyped(), data="squares")
+    save_evaluation(evaluation, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 24
+    assert evaluation.answers is not None
+    assert sum(row["correct"] for row in rows) / 24 == evaluation.answers.model.exact_match
+    assert sum(row["score"] for row in rows) / 24 == pytest.approx(evaluation.answers.model.vqa_accuracy)
+    names = {f"square-{number}": list(COLOURS)[number % len(COLOURS)] for number in range(12)}
+    for row in rows:
+        assert len(row["references"]) == 10
+        if "colour" in row["question"]:
+            assert row["answer"] == names[row["sample"]]
+            assert row["other_answer"] == names[row["other_sample"]] != row["answer"]
+        else:
+            assert (row["answer"], row["correct"], row["kind"]) == ("yes", False, None)
+    assert "predictions" not in evaluation.to_dict()
+
+
+def test_the_report_has_wrong_answers_however_few() -> None:
+    source = squares(40)
+    wrong = replace(source.items[7], dialogues=(ask("what colour is it?", "beige"),))  # type: ignore[type-var]
+    source.items[7] = wrong
+    gallery = evaluate_answers(seeing(), source, data="squares").gallery
+    (shown,) = gallery.wrong
+    assert (shown.expected, shown.right) == ("beige", False)
+    assert shown.other is not None
+    assert shown.other != shown.answer

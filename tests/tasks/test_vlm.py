@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip, LogMelTransform
 from impresa.data.chat import QwenChat
+from impresa.data.dialogue import Dialogue, with_references
+from impresa.data.sample import Sample
 from impresa.decoders.base import IGNORED
 from impresa.errors import ConfigError
 from impresa.tasks.answering.batch import DialogueBatch
@@ -20,7 +22,7 @@ from impresa.tasks.answering.model import VisionLanguageModel
 from tiny_hub import clip, dinov2, siglip
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_run import finished_run
-from tiny_vlm import TOWER, chat, collated, rough, samples, tiny_qwen_vlm, tiny_vlm, tiny_vlm_on
+from tiny_vlm import TOWER, chat, collated, picture, rough, samples, tiny_qwen_vlm, tiny_vlm, tiny_vlm_on
 
 MEMORY = ("vision_encoder.memory.enabled=true", "vision_encoder.memory.dim=16")
 MEMORY += ("vision_encoder.memory.num_memory_tokens=3",)
@@ -316,3 +318,14 @@ def test_a_switch_in_the_decoder_leaves_the_start_of_the_rest() -> None:
         states.append(build_vlm(tiny_vlm(*settings), chat().vocab_size).state_dict())
     for name in ("vision_encoder.backbone.positions", "fusion.projections.image.weight"):
         assert torch.equal(states[0][name], states[1][name])
+
+
+def test_vqa_accuracy_counts_a_hit_as_much_as_people_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(tiny_vlm()).eval()
+    turn = with_references("how many?", ["two"] * 3 + ["three"] * 2)
+    batch = collated([Sample(id=f"s{i}", image=picture(i), dialogues=(Dialogue((turn,)),)) for i in range(2)])
+    run = model.decoder.forward
+    hits = torch.tensor([True, False])
+    monkeypatch.setattr(model.decoder, "forward", lambda *args, **more: replace(run(*args, **more), hits=hits))
+    # Three of five: 2 of the others in three fives less one, 3 in two: (3 * 2 / 3 + 2) / 5.
+    assert model(batch).logs["vqa_accuracy"] == pytest.approx(0.8 / 2)

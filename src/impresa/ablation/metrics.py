@@ -10,8 +10,9 @@ from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
 from impresa.evaluation.results import RECALL_AT
 
-_OF_ANSWERS = ("exact_match", "token_f1", "bleu", "rouge_l", "answer_loss", "perplexity")
-_BY_KIND = ("exact_match:", "token_f1:")
+_SCORES = ("exact_match", "vqa_accuracy", "anls", "token_f1")
+_OF_ANSWERS = (*_SCORES, "bleu", "rouge_l", "answer_loss", "perplexity")
+_BY_KIND = tuple(f"{name}:" for name in _SCORES)
 _SHARES = (*(f"recall_at_{k}" for k in RECALL_AT), "mrr", "map", "ndcg")
 _RANKS = ("mean_rank", "median_rank")
 _OF_SPACE = ("effective_rank", "uniformity")
@@ -25,7 +26,7 @@ def default_metric(config: ExperimentConfig) -> str:
 def fault_of_metric(name: str, config: ExperimentConfig) -> str | None:
     """Why a run of this experiment has no such figure, with the fix; None where it may have it.
 
-    The types of questions, and the labels of data in files, are not known before.
+    The types of questions, how many right answers they have, and the labels of data in files are not known before.
     """
     known = list(_names(config))
     of_kind = config.decoder is not None and name.startswith(_BY_KIND) and not name.endswith(":")

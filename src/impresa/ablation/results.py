@@ -22,6 +22,7 @@ CURVES = {
     "val_loss": "Validation loss",
     "val_recall": "Validation R@1, mean of both directions",
     "val_exact_match": "Validation exact match",
+    "val_vqa_accuracy": "Validation VQA accuracy",
 }
 """Columns of a run's metrics that are kept and drawn, and the titles of their charts."""
 

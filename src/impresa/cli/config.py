@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 
 from impresa.cli.overrides import add_config_name, config_name
 from impresa.config.memory_vlm import ENGINE, SCHEMAS
@@ -38,12 +39,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _show(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.config.compose import load_experiment, load_tree, to_yaml
-    from impresa.config.tree import to_tree
+    from impresa.config.runs import shown_tree
 
     name = config_name(args)
-    shown = to_tree(load_experiment(name, overrides))  # with --raw as well, so that faults are refused
+    shown, lines = shown_tree(load_experiment(name, overrides))  # with --raw as well, so that faults are refused
     if args.raw:
         shown = load_tree(name, overrides)
+    else:
+        print(*(f"{printable(line)}\n" for line in lines), sep="", end="", file=sys.stderr)
     print(json.dumps(shown, indent=2) if args.json else printable(to_yaml(shown).rstrip(), lines=True))
 
 

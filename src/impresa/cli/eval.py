@@ -5,6 +5,8 @@ where the data have labels; of a run with a decoder its answers, beside those to
 data the run's evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's
 columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 
+Every answer of a run with a decoder is a line of predictions.jsonl in the run, or of the file that --predictions names.
+
 Several runs are evaluated on the test data of the first, or on --data, and compared with the first item by item; then
 nothing is written.
 
@@ -15,6 +17,7 @@ eval clip --data photos/`; `impresa eval clip RUN --data photos/` compares befor
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--linear-probe", action="store_true", help="also fit a linear classifier on the labelled training images"
     )
+    what = "write every answer to this .jsonl file as well, a line each; of a run with a decoder"
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -61,8 +66,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     check_other_data(args.data, [] if _is_one_config(args) else overrides, has_split=args.split != "test")
     if args.linear_probe and find_spec("sklearn") is None:
         raise ConfigError("--linear-probe: needs scikit-learn; pip install 'impresa[probe]' installs it")
+    if args.predictions:
+        _check_predictions(args)
     from rich.console import Console
 
+    from impresa.evaluation.predictions import write_predictions
     from impresa.reports.terminal import print_comparison, print_results
 
     if len(args.runs) > 1:
@@ -71,10 +79,23 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         return
     evaluation = _evaluate_one(args, overrides)
     try:
+        if args.predictions:
+            write_predictions(evaluation.predictions, args.predictions)
         if _renews(args):
             _renew(args.runs[0], evaluation)
     finally:
         print(json_text(evaluation.to_dict())) if args.json else print_results(evaluation, Console())
+
+
+def _check_predictions(args: argparse.Namespace) -> None:
+    """Refuse what answers nothing and a file that cannot be written, before anything is loaded."""
+    if len(args.runs) > 1:
+        raise ConfigError("--predictions: is for one run; name a single one")
+    if _config_of(args.runs[0]).decoder is None:
+        raise ConfigError(f"--predictions: {args.runs[0]} answers no questions; name a run with a decoder")
+    file: Path = args.predictions
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise DataError(f"--predictions: {file} cannot be written; name a file in a folder that is there")
 
 
 def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:

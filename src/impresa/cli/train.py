@@ -76,15 +76,18 @@ def _print_results(run_dir: Path) -> None:
     from rich.console import Console
 
     from impresa.config.compose import read_config
+    from impresa.config.origin import towers_in_words
     from impresa.evaluation.results import read_evaluation
     from impresa.reports.charts import read_history
     from impresa.reports.overfitting import overfitting
     from impresa.reports.terminal import print_results
 
-    evaluation = read_evaluation(run_dir)
+    evaluation, config = read_evaluation(run_dir), read_config(run_dir / CONFIG)
     if evaluation is not None:
         print_results(evaluation, Console())
-    if line := overfitting(read_history(run_dir), read_config(run_dir / CONFIG).trainer.checkpoint):
+    for name, origin in towers_in_words(config).items() if config.decoder is not None else ():
+        print(printable(f"{name}: {origin}"))
+    if line := overfitting(read_history(run_dir), config.trainer.checkpoint):
         print(line)
     print(f"report: {run_dir / REPORT}")
     print(run_dir)

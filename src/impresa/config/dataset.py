@@ -80,7 +80,8 @@ class DatasetConfig(Section):
     question_column: Name = "question"
     """Column or key that holds a question about the image: a string or a list of strings."""
     answer_column: Name = "answer"
-    """Column or key that holds the answer to it: a string, or a list as long as that of the questions."""
+    """Column or key that holds the answer to it: text, a number or a switch, or a list of several right answers; for a
+    list of questions a list as long, of any of these."""
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
     questions_per_image: Batch = 1

@@ -16,6 +16,7 @@ from impresa.config.locations import check_models
 from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
 from impresa.config.relevance import OWN
 from impresa.config.rules import check_built
+from impresa.config.tree import to_tree
 from impresa.config.validate import validate
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import CONFIG, MANIFEST
@@ -81,6 +82,34 @@ def adopt_towers(config: ExperimentConfig) -> ExperimentConfig:
                 changed["dataset"] = replace(config.dataset, image_size=their_size)
     raise_faults(faults)
     return replace(config, **changed)
+
+
+def shown_tree(config: ExperimentConfig) -> tuple[dict[str, Any], list[str]]:
+    """A checked config as a tree that shows each tower with a `checkpoint` as it is in that run. Of one whose run is
+    not there, and which is not written out either, it has only what is set, and a line says so.
+
+    Raises:
+        ConfigError: as `adopt_towers`, for runs that are there.
+    """
+    absent = {
+        part: tower
+        for _, part, tower in towers(config)
+        if tower.checkpoint is not None and not (expanded(tower.checkpoint) / MANIFEST).is_file()
+    }
+    without_them: dict[str, Any] = {part: replace(tower, checkpoint=None) for part, tower in absent.items()}
+    tree, lines = to_tree(adopt_towers(replace(config, **without_them))), []
+    for part, tower in absent.items():
+        own, default = to_tree(tower), to_tree(EncoderConfig(backbone=tower.backbone))
+        changed = {name: value for name, value in own.items() if value != default[name]}
+        if not changed.keys() <= set(OWN):  # the config of a run, which has taken them over
+            tree[part] = own
+            continue
+        tree[part] = changed
+        fault = f"{tower.checkpoint} is no finished run here, so its settings are not known"
+        lines.append(f"{part}.checkpoint: {fault}")
+    if lines and "vision_encoder" in absent and config.dataset.image_size == DatasetConfig().image_size:
+        del tree["dataset"]["image_size"]
+    return tree, lines
 
 
 def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfig:

@@ -130,9 +130,10 @@ class CheckpointConfig(Section):
     save_top_k: KeepCount = 3
     """Number of best checkpoints to keep; 0 keeps none, -1 all."""
     monitor: Name = "val_loss"
-    """Metric of the validations that says which is best, by its name in `metrics.csv`: `val_loss`, `val_perplexity`,
-    `val_recall` (mean of both directions' R@1) or `val_exact_match` with `mode` max, and others. The `val_loss` of a
-    contrastive model rises on small data while recall still grows: `val_recall` keeps the better model there."""
+    """Metric of the validations that says which is best, by its name in `metrics.csv`: `val_loss`, `val_perplexity`, or
+    with `mode` max `val_recall` (mean of both directions' R@1), `val_exact_match`, `val_vqa_accuracy`, and others. The
+    `val_loss` of a contrastive model rises on small data while recall still grows: `val_recall` keeps the better model
+    there."""
     mode: Literal["min", "max"] = "min"
     """Direction in which the metric gets better."""
     save_last: Flag = True

@@ -14,6 +14,7 @@ from impresa.config.augmentation import Augmentation, AugmentationOptions
 from impresa.config.dataset import AudioAugmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
+from impresa.data.dialogue import with_one_answer
 from impresa.data.sample import Sample, TensorBatch, text_key
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sound_augmentation import augment_sound
@@ -36,7 +37,8 @@ def identified(sample: Sample, item: Item) -> Sample:
 
 @dataclass(frozen=True)
 class TrainingView:
-    """The draws of each epoch: caption, views, dialogues, negative. They depend on seed, epoch and sample alone."""
+    """The draws of each epoch: caption, views, dialogues, one of several right answers, negative. They depend on seed,
+    epoch and sample alone."""
 
     seed: int
     augmentation: Augmentation
@@ -51,7 +53,8 @@ class TrainingView:
     """Give each sample its keys."""
 
     def __call__(self, sample: Sample, item: Item) -> Sample:
-        """The sample with one of its captions, image and sound augmented, and some of its dialogues."""
+        """The sample with one of its captions, image and sound augmented, and some of its dialogues, with one of the
+        right answers to each question."""
         same_image = self.augmentation == "none" or sample.image is None
         same_sound = self.audio_augmentation == "none" or sample.audio is None
         if (
@@ -61,6 +64,7 @@ class TrainingView:
             and len(sample.captions) < 2
             and len(sample.dialogues) < 2
             and not sample.negatives
+            and not any(turn.references for said in sample.dialogues for turn in said.turns)
         ):
             # Nothing to draw: making the generator would cost more than all else here.
             return identified(sample, item) if self.identifies else sample
@@ -73,6 +77,7 @@ class TrainingView:
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
         audio = sample.audio and augment_sound(sample.audio, self.audio_augmentation, generator)
+        dialogues = tuple(with_one_answer(said, generator) for said in dialogues)
         changed = replace(sample, image=image, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
         return self._with_one_negative(changed, generator) if sample.negatives else changed
 

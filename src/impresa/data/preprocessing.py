@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict
@@ -38,6 +38,7 @@ class _Transforms:
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     image: ImageTransform
     audio: LogMelTransform | StoredExtractor | None = None
+    captions: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Preprocessing:
     image: ImageTransform
     audio: AudioTransform | None = None
     """None without an audio encoder."""
+    captions: bool | None = None
+    """False if no question of the training asked for a description; None where that is not known, as in runs of older
+    versions and of alignments."""
 
     @property
     def texts(self) -> Tokenizer:
@@ -68,16 +72,23 @@ class Preprocessing:
         """Write the files that `load` reads."""
         with replacing_folder(run_dir / TOKENIZER) as folder:
             self.tokenizer.save(folder)
-        transforms = {"image": self.image.to_dict()}
+        transforms: dict[str, Any] = {"image": self.image.to_dict()}
         if self.audio is not None:
             transforms["audio"] = self.audio.to_dict()
+        if self.captions is not None:
+            transforms["captions"] = self.captions
         write_atomic(run_dir / PREPROCESSING, json.dumps(transforms, indent=2) + "\n")
 
     @classmethod
     def load(cls, run_dir: Path) -> Preprocessing:
         """The preprocessing of a run. Raises the errors of `read_transforms` and `load_tokenizer`."""
         image, audio = read_transforms(run_dir)
-        return cls(load_tokenizer(run_dir / TOKENIZER), image, audio)
+        return cls(load_tokenizer(run_dir / TOKENIZER), image, audio, read_captions_known(run_dir))
+
+
+def read_captions_known(run_dir: Path) -> bool | None:
+    """`Preprocessing.captions` of a run. Raises `CheckpointError` as `read_transforms` does."""
+    return read_json(run_dir / PREPROCESSING, _Transforms).captions
 
 
 def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | None]:

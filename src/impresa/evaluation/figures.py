@@ -11,8 +11,9 @@ from impresa.evaluation.results import AnswerScores, DirectionMetrics, Embedding
 LOWER_IS_BETTER = frozenset(
     {"answer_loss", "perplexity", "mean_rank", "median_rank", "alignment", "uniformity", "modality_gap"}
 )
-_SHARES = ("recall_at_", "accuracy", "exact_match", "token_f1")
-_SHORT = {"mrr": "MRR", "map": "mAP", "ndcg": "NDCG", "bleu": "BLEU", "rouge l": "ROUGE-L", "token f1": "token F1"}
+_SHARES = ("recall_at_", "accuracy", "exact_match", "token_f1", "anls")
+_SHORT = {"mrr": "MRR", "map": "mAP", "ndcg": "NDCG", "bleu": "BLEU", "rouge l": "ROUGE-L"}
+_SHORT |= {"token f1": "token F1", "vqa accuracy": "VQA accuracy", "anls": "ANLS"}
 _SHARE = (0.0, 1.0)
 
 
@@ -113,8 +114,8 @@ def _mean(queries: PerQuery | None, name: str, bounds: tuple[float, float] | Non
 
 
 def _of_answers(scores: AnswerScores, suffix: str) -> Iterator[Figure]:
-    yield Figure(f"exact_match{suffix}", scores.exact_match, _mean(scores.queries, "exact_match"))
-    yield Figure(f"token_f1{suffix}", scores.token_f1, _mean(scores.queries, "token_f1"))
+    for name, value in scores.measured().items():
+        yield Figure(f"{name}{suffix}", value, _mean(scores.queries, name))
 
 
 def _of_retrieval(metrics: RetrievalMetrics, suffix: str) -> Iterator[Figure]:

@@ -23,6 +23,8 @@ class AnsweredQuestion:
     answer: str
     right: bool
     kind: str | None = None
+    other: str | None = None
+    """The answer to the same question about another image; None where there was none to try."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Gallery:
     """Cosine similarities of a small sample: row i is an image, column j the caption of image j."""
     similarity_captions: tuple[str, ...] = ()
     questions: tuple[AnsweredQuestion, ...] = ()
+    wrong: tuple[AnsweredQuestion, ...] = ()
+    """Questions, of all those with a wrong answer, at even distances."""
     explained: tuple[ExplainedPicture, ...] = ()
 
     def __post_init__(self) -> None:

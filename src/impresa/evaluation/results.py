@@ -17,9 +17,10 @@ from pydantic import Field, InstanceOf, TypeAdapter
 
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.evaluation.gallery import Gallery
+from impresa.evaluation.predictions import Prediction, write_predictions
 from impresa.files import refuse_links, write_atomic
 from impresa.json_files import Count, read_json
-from impresa.run_dir.layout import EVALUATION, GALLERY
+from impresa.run_dir.layout import EVALUATION, GALLERY, PREDICTIONS
 
 RECALL_AT = (1, 5, 10)
 HISTOGRAM, RIDGE = "colour histogram", "ridge baseline"
@@ -239,16 +240,27 @@ class AnswerScores:
 
     num_questions: Count
     exact_match: Share
-    """Share of answers that are the right one, word for word."""
+    """Share of answers that are a right one, word for word."""
     token_f1: Share
-    """Mean over answers of the F1 of their words with those of the right one."""
+    """Mean over answers of the F1 of their words with those of the right one, of several the nearest."""
     queries: Queries = field(default=None, compare=False, repr=False)
-    """`exact_match` and `token_f1` of each question."""
+    """The same of each question, by the names of their fields."""
+    vqa_accuracy: Share | None = None
+    """Mean accuracy by the rule of the VQA challenge; None unless each question has four right answers or more."""
+    anls: Share | None = None
+    """Mean similarity to the nearest right answer; None where the data list no right answers."""
+
+    def measured(self) -> dict[str, float]:
+        """The scores that were measured, by name."""
+        named = {column.figure: column.value(self) for column in SCORE_COLUMNS if column.headline}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 SCORE_COLUMNS: tuple[Column[AnswerScores], ...] = (
     Column("questions", ",", lambda scores: scores.num_questions),
     Column("exact match", ".1%", lambda scores: scores.exact_match, headline=True, figure="exact_match"),
+    Column("VQA accuracy", ".1%", lambda scores: scores.vqa_accuracy, headline=True, figure="vqa_accuracy"),
+    Column("ANLS", ".1%", lambda scores: scores.anls, headline=True, figure="anls"),
     Column("token F1", ".1%", lambda scores: scores.token_f1, headline=True, figure="token_f1"),
 )
 SCORED = {"model": "model", "shuffled": "other images", "blind": "most frequent answer"}
@@ -275,17 +287,19 @@ class AnswerMetrics:
     """exp(loss)."""
     kinds: dict[str, dict[str, AnswerScores]] = field(default_factory=dict)
     """By type of question: scores of `model`, `shuffled` and `blind`; empty where questions have no type."""
+    texts: dict[str, dict[str, AnswerScores]] = field(default_factory=dict)
+    """The same by text of the question, where questions have no type and few texts."""
     statistics: Statistics = field(default_factory=dict, compare=False, repr=False)
     """Of `bleu`, `rouge_l`, `answer_loss` and `perplexity`."""
 
     def __post_init__(self) -> None:
-        if any("model" not in scores for scores in self.kinds.values()):
+        if any("model" not in scores for scores in (*self.kinds.values(), *self.texts.values())):
             raise ValueError("a type of question has no scores of the model")
 
     @property
     def looks_at_images(self) -> bool:
-        """True if the right image helps: exact match, or the F1 that long answers are judged by, exceeds that with
-        other images by two standard errors. True where no other image could be tried."""
+        """True if the right image helps: exact match, or another score, such as the F1 that long answers are judged
+        by, exceeds that with other images by two standard errors. True where no other image could be tried."""
         right, wrong = self.model, self.shuffled
 
         def exceeds(a: float, b: float) -> bool:
@@ -295,7 +309,7 @@ class AnswerMetrics:
 
         if wrong.num_questions == 0:
             return True
-        return exceeds(right.exact_match, wrong.exact_match) or exceeds(right.token_f1, wrong.token_f1)
+        return any(exceeds(getattr(right, name), getattr(wrong, name)) for name in right.measured())
 
     def rows(self) -> dict[str, AnswerScores]:
         """Scores by name, in the order of a table; without other images where there were none to try."""
@@ -370,6 +384,8 @@ class Evaluation:
     items: str = field(default="", compare=False, repr=False)
     """Digest of the names of all items in order: equal for evaluations that can be compared item by item."""
     gallery: Gallery = field(default_factory=Gallery, compare=False)
+    predictions: tuple[Prediction, ...] = field(default=(), compare=False, repr=False)
+    """Each answer; written to `predictions.jsonl` and not read back."""
 
     def retrieval_rows(self) -> dict[str, RetrievalMetrics]:
         """Retrieval by name, in the order of a table: the model whole, cut to fewer dimensions, the baselines."""
@@ -378,8 +394,8 @@ class Evaluation:
         return {"model": self.retrieval, **dimension_rows(self.by_dimension), **self.baselines}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the gallery, as JSON types."""
-        return _ADAPTER.dump_python(self, mode="json", exclude={"gallery", "items"})
+        """Everything but gallery and predictions, as JSON types."""
+        return _ADAPTER.dump_python(self, mode="json", exclude={"gallery", "items", "predictions"})
 
 
 _ADAPTER = TypeAdapter(Evaluation)
@@ -411,9 +427,12 @@ def read_evaluation(run_dir: Path, *, gallery: bool = True) -> Evaluation | None
 
 
 def save_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
-    """Write `evaluation.json` and the gallery into a run directory, each file at once or not at all."""
+    """Write `evaluation.json`, the gallery and `predictions.jsonl` into a run directory, each file at once or not at
+    all."""
     refuse_links(run_dir)
     (run_dir / GALLERY).parent.mkdir(exist_ok=True)
     gallery = _ADAPTER.dump_python(evaluation, mode="json", include={"gallery"})["gallery"]
+    if evaluation.predictions:
+        write_predictions(evaluation.predictions, run_dir / PREDICTIONS)
     write_atomic(run_dir / GALLERY, json.dumps(gallery, ensure_ascii=False) + "\n")
     write_atomic(run_dir / EVALUATION, json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=2) + "\n")

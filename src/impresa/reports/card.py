@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.origin import towers_in_words
 from impresa.evaluation.results import Evaluation
 from impresa.reports.rendering import render
 from impresa.reports.tables import interval_note, make_tables, summary, warnings
@@ -24,6 +25,7 @@ def model_card(
     about = f"Images{', texts and sounds' if has_audio else ' and texts'} in one embedding space."
     facts = {
         "Model": labels.model or None,
+        **_encoders(config),
         "Parameters": f"{num_parameters:,}",
         "Trained on": config.dataset.train_path,
         "Started": environment.get("started"),
@@ -46,3 +48,8 @@ def model_card(
         interval_note=interval_note(make_tables(evaluation)),
         facts={name: fact for name, fact in facts.items() if fact is not None},
     )
+
+
+def _encoders(config: ExperimentConfig) -> dict[str, str]:
+    """The encoders that a decoder stands on, with the run that each comes from."""
+    return towers_in_words(config) if config.decoder is not None else {}

@@ -30,6 +30,7 @@ CHARTS = {
         "val_text_to_image_recall_at_1": "text → image",
     },
     "Validation exact match": {"val_exact_match": "greedy answers"},
+    "Validation VQA accuracy": {"val_vqa_accuracy": "greedy answers"},
     "Learning rate": {"lr": "learning rate"},
 }
 """By title of a chart, the columns of the metrics that it shows and their names in the legend."""

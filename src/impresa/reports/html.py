@@ -11,6 +11,7 @@ from typing import Any
 
 from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig, LabelsConfig
+from impresa.config.origin import towers_in_words
 from impresa.errors import CheckpointError
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
@@ -108,6 +109,7 @@ def _facts(environment: Environment, config: ExperimentConfig | None) -> dict[st
     git, packages = environment.get("git"), environment.get("packages", {})
     versions = {"impresa": environment.get("impresa"), "python": environment.get("python"), **packages}
     facts = {
+        **(towers_in_words(config) if config is not None and config.decoder is not None else {}),
         "Seed": environment.get("seed", config.seed if config else None),
         "Versions": ", ".join(f"{name} {found}" for name, found in versions.items() if found),
         "Commit": git and git["commit"] + (" with changes" if git["has_changes"] else ""),

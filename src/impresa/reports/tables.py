@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from textwrap import shorten
 
 from impresa.evaluation.bootstrap import Interval
 from impresa.evaluation.results import (
@@ -30,6 +31,8 @@ from impresa.reports.verdict import baseline_note, retrieval_verdict
 
 MODEL = "model"
 """Name of the row that a table is about; the other rows are baselines."""
+MOST_LETTERS = 60
+"""Of a question that names a row."""
 NOT_LOOKING = (
     "The model is not looking: asked about other images it answers as well. "
     "What it knows comes from the words of the questions alone."
@@ -55,6 +58,9 @@ _ANSWERS_NOTE = (
     "question is asked about another image of the data; the most frequent answer is that to the same question in "
     "training, or to its type."
 )
+_REFERENCES_NOTE = " Of several right answers the nearest counts."
+_VQA_NOTE = " VQA accuracy: full marks where three of the other people said the same, the rule of the VQA challenge."
+_ANLS_NOTE = " ANLS: similarity by edit distance to the nearest right answer, 0 below a half."
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,11 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
     if answers := evaluation.answers:
         figures = _line_of(ANSWER_COLUMNS, answers)
         groups = {"": answers.rows()}
-        tables.append(_table("Answers", SCORE_COLUMNS, groups, intervals, figures=figures, note=_ANSWERS_NOTE))
+        tables.append(_table("Answers", SCORE_COLUMNS, groups, intervals, figures=figures, note=_note(answers.model)))
         if answers.kinds:
-            tables.append(_by_type_of_question(answers.kinds))
+            tables.append(_by_question("By type of question", answers.kinds))
+        if answers.texts:
+            tables.append(_by_question("By question", answers.texts))
     if rows := evaluation.retrieval_rows():
         directions = {
             "image_to_text": {name: metrics.image_to_text for name, metrics in rows.items()},
@@ -143,6 +151,13 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
     if evaluation.space is not None and evaluation.space.modalities:
         tables.append(_space(evaluation.space))
     return tables
+
+
+def _note(scores: AnswerScores) -> str:
+    """How to read the scores that were measured."""
+    several = scores.vqa_accuracy is not None or scores.anls is not None
+    notes = {_REFERENCES_NOTE: several, _VQA_NOTE: scores.vqa_accuracy is not None, _ANLS_NOTE: scores.anls is not None}
+    return _ANSWERS_NOTE + "".join(note for note, is_due in notes.items() if is_due)
 
 
 def _retrieval(
@@ -204,8 +219,8 @@ def _measured(columns: Sequence[Column[Scores]], rows: Sequence[Scores]) -> list
     return [column for column in columns if any(column.value(scores) is not None for scores in rows)]
 
 
-def _by_type_of_question(kinds: Mapping[str, Mapping[str, AnswerScores]]) -> Table:
-    """The main scores, each with a row for a type of question and a column for each kind of answer."""
+def _by_question(title: str, kinds: Mapping[str, Mapping[str, AnswerScores]]) -> Table:
+    """The main scores, each with a row for a type or text of question and a column for each kind of answer."""
     found = kinds.values()
     scored = [
         name
@@ -216,11 +231,12 @@ def _by_type_of_question(kinds: Mapping[str, Mapping[str, AnswerScores]]) -> Tab
     def row(kind: str, column: Column[AnswerScores]) -> Row:
         scores = [kinds[kind][name] for name in scored]
         cells = (column.cell(of_name) if of_name.num_questions else "-" for of_name in scores)
-        return Row(kind, (f"{kinds[kind][MODEL].num_questions:,}", *cells))
+        return Row(shorten(kind, MOST_LETTERS, placeholder=" …"), (f"{kinds[kind][MODEL].num_questions:,}", *cells))
 
-    headlines = [column for column in SCORE_COLUMNS if column.headline]
+    models = [scores[MODEL] for scores in found]
+    headlines = [column for column in _measured(SCORE_COLUMNS, models) if column.headline]
     return Table(
-        "By type of question",
+        title,
         columns=("questions", *(SCORED[name] for name in scored)),
         groups={column.label: tuple(row(kind, column) for kind in kinds) for column in headlines},
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from impresa.config.describe import listed
-from impresa.config.encoder import EncoderConfig, Modality
+from impresa.config.encoder import OURS, EncoderConfig, Modality
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.losses import FUSED_PAIR
 from impresa.encoders.transformer import Block
@@ -33,7 +33,8 @@ def _tower(model: UsableModel, modality: Modality, part: str, tower: EncoderConf
     own = [module for module in encoder.backbone.modules() if isinstance(module, Block)]
     number = len(own or getattr(encoder.backbone, "blocks", None) or ())
     depth = [f"{number} block{'s' * (number > 1)}"] if number else []
-    return ", ".join([tower.backbone, f"width {encoder.dim}", *depth, *_input(model, modality), *_extras(tower)])
+    extras = _extras(tower, stands_below=model.config.decoder is not None)
+    return ", ".join([tower.backbone, f"width {encoder.dim}", *depth, *_input(model, modality), *extras])
 
 
 def _input(model: UsableModel, modality: Modality) -> Iterator[str]:
@@ -46,13 +47,16 @@ def _input(model: UsableModel, modality: Modality) -> Iterator[str]:
         yield f"sounds of up to {preprocessing.audio.max_seconds:g} s"
 
 
-def _extras(tower: EncoderConfig) -> Iterator[str]:
+def _extras(tower: EncoderConfig, *, stands_below: bool) -> Iterator[str]:
+    """Further facts of a tower, which may stand below a decoder."""
     if tower.memory.enabled:
         yield f"{tower.memory.num_memory_tokens} memory tokens"
     if tower.use_perceiver:
         yield f"{tower.perceiver_num_latents} Perceiver latents"
     if tower.checkpoint is not None:
         yield f"from {tower.checkpoint}"
+    elif stands_below and tower.backbone in OURS:
+        yield "trained from scratch with the decoder"
 
 
 def _decoder(model: UsableModel, config: ExperimentConfig) -> str:

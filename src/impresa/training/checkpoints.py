@@ -25,7 +25,7 @@ from impresa.training.stored import check_content
 SUFFIX = ".ckpt"
 FORMAT = 2
 """Version of the content of a checkpoint."""
-BETTER = {"max": ("recall", "exact_match"), "min": ("loss", "perplexity")}
+BETTER = {"max": ("recall", "exact_match", "vqa_accuracy"), "min": ("loss", "perplexity")}
 """By the direction in which they get better, parts of the names of metrics."""
 
 

@@ -54,6 +54,7 @@ SHOWN = {
     "val_text_to_image_recall_at_1": "text to image R@1",
     "val_perplexity": "perplexity",
     "val_exact_match": "exact match",
+    "val_vqa_accuracy": "VQA accuracy",
 }
 """Validation metrics that are shown, with their labels; all of them are in `metrics.csv`."""
 

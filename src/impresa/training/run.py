@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.origin import towers_in_words
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.run_dir.claim import claimed, clear, clear_half_written
@@ -252,6 +253,8 @@ def _prepare(
 
 def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping[str, float]) -> Iterator[str]:
     plan, data, config = training.plan, parts.data, training.config
+    for name, line in towers_in_words(config).items() if config.decoder is not None else ():
+        yield f"{name + ':':<16}{line}"
     for name, number in parts.parameters():
         yield f"{name + ':':<16}{number:>14,} parameters"
     yield f"{'in all:':<16}{parts.num_parameters:>14,} parameters"

@@ -7,7 +7,8 @@ A row is read as the first of these that it has:
 3. `prompt` and `completion`, as TRL has them: texts, or lists of messages that follow each other.
 4. A question and an answer, or lists of them of equal length, in the columns of the config. A question of the form
    `[USER] ... [ASSISTANT] ... [USER] ... [ASSISTANT]` is a dialogue whose last answer is in the answer's column, as in
-   PixMo.
+   PixMo. In place of an answer a question may have a list of right ones, texts or objects with an `answer`, as VQAv2
+   has them.
 5. Captions, each the answer to a request for one.
 
 An answer before the first question and a question after the last answer are left out and counted. A tag `<image>` is
@@ -17,13 +18,17 @@ its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from impresa.config.dataset import DatasetConfig
-from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions
-from impresa.data.text import as_list, is_unicode, read_captions, read_label
+from impresa.data.dialogue import Dialogue, Turn, dialogues_of_captions, with_references
+from impresa.data.text import as_list, is_missing, is_unicode, plain, read_captions, read_label
 
 MESSAGES = ("messages", "conversations")
 """Columns that hold whole dialogues."""
@@ -33,6 +38,10 @@ PROMPT, COMPLETION = "prompt", "completion"
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _TAG = re.compile(r"\[(USER|ASSISTANT)\]")
 _IMAGE = "<image>"
+_LARGEST_WHOLE = 2**53
+"""A float above it may stand for other integers as well."""
+_WHOLE_FLOAT = re.compile(r"-?\d{1,15}\.0", re.ASCII)
+_SWITCHES = {"True": True, "False": False}
 
 
 def dialogue_columns(config: DatasetConfig) -> tuple[str, ...]:
@@ -64,12 +73,13 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     """The dialogues of a row.
 
     Args:
-        cells: the row's values by column, of which those of `dialogue_columns` are used.
+        cells: the row's values by column as the data have them, of which those of `dialogue_columns` are used.
         config: names of the columns.
 
     Raises:
         ValueError: the row has no dialogue, or a malformed one; the message is the reason alone.
     """
+    raw, cells = cells, {name: plain(cells[name]) for name in dialogue_columns(config) if name in cells}
     kind = cells.get(config.kind_column)
     for column in MESSAGES:
         if messages := cells.get(column):
@@ -77,19 +87,33 @@ def read_dialogues(cells: Mapping[str, Any], config: DatasetConfig) -> tuple[Dia
     prompt, completion = cells.get(PROMPT), cells.get(COMPLETION)
     if PROMPT in cells and COMPLETION in cells and not (_is_blank(prompt) and _is_blank(completion)):
         if not any(isinstance(part, dict) for part in (*as_list(prompt), *as_list(completion))):
-            return _pairs(prompt, completion, kind)
+            return _pairs(prompt, completion, kind, raw[COMPLETION])
         return (_dialogue([*_said(prompt, PROMPT, "user"), *_said(completion, COMPLETION, "assistant")], kind),)
     question, answer = cells.get(config.question_column), cells.get(config.answer_column)
     if not (_is_blank(question) and _is_blank(answer)):
-        return _pairs(question, answer, kind)
+        return _pairs(question, answer, kind, raw.get(config.answer_column))
     captions = read_captions(cells.get(config.caption_column), may_lack=True)
     if not captions:
         raise ValueError("there is neither a question nor a caption")
     return dialogues_of_captions(captions)
 
 
-def _pairs(question: Any, answer: Any, kind: Any) -> tuple[Dialogue, ...]:
+def typed_answers(cells: Mapping[str, Any], config: DatasetConfig) -> dict[str, Any]:
+    """The cells of a csv row, with an answer that pandas has written as a whole float or a switch read as that."""
+
+    def typed(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        return float(text) if _WHOLE_FLOAT.fullmatch(text.strip()) else _SWITCHES.get(text.strip(), text)
+
+    return {**cells, **{name: typed(cells[name]) for name in (config.answer_column, COMPLETION) if name in cells}}
+
+
+def _pairs(question: Any, answer: Any, kind: Any, raw_answer: Any) -> tuple[Dialogue, ...]:
     questions, answers = as_list(question), as_list(answer)
+    if not isinstance(question, list | tuple) and isinstance(answer, list | tuple):
+        is_text = isinstance(raw_answer, str) and not any(isinstance(item, str | dict) for item in answer)
+        answers = [raw_answer if is_text else answer]  # text such as [12, 30], or several right ones
     if len(questions) != len(answers):
         raise ValueError(f"there are {len(questions)} questions and {len(answers)} answers")
     kinds = as_list(kind) if isinstance(kind, list | tuple) else [kind] * len(questions)
@@ -112,12 +136,12 @@ def _said_in_pair(question: Any, answer: Any) -> list[tuple[str, Any]]:
 
 def _said(messages: Any, column: str, role: str | None = None) -> list[tuple[str, Any]]:
     """Who says what in a list of messages; a text in its place is said by `role`, where there is one."""
-    if role is not None and isinstance(messages, str):
+    if role is not None and not _is_nested(messages):
         return [(role, messages)]
     if not isinstance(messages, list | tuple):
         raise ValueError(f"{column} is no list but {messages!r:.60}")
     said = [
-        (("user", "assistant")[number % 2], message) if isinstance(message, str) else _role_and_text(message, column)
+        _role_and_text(message, column) if _is_nested(message) else (("user", "assistant")[number % 2], message)
         for number, message in enumerate(messages)
     ]
     return [(role, text) for role, text in said if role != "system"]
@@ -129,7 +153,8 @@ def _role_and_text(message: Any, column: str) -> tuple[str, Any]:
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"{column} has the role {role!r:.60}; known are {', '.join(_ROLES)}")
-    content = message.get("content") or message.get("value")
+    content = message.get("content")
+    content = message.get("value") if content in (None, "") else content
     if isinstance(content, list | tuple):  # parts, of which the images are left out
         texts = [part["text"] for part in content if isinstance(part, dict) and part.get("text")]
         if not all(isinstance(text, str) for text in texts):
@@ -147,8 +172,33 @@ def _dialogue(said: Sequence[tuple[str, Any]], kind: Any) -> Dialogue:
         spoke = ", ".join(role for role, _ in said) or "nobody"
         raise ValueError(f"user and assistant do not speak in turn, a question first and an answer last ({spoke:.60})")
     pairs = zip(texts[::2], texts[1::2], strict=True)
-    turns = tuple(Turn(_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+    turns = tuple(_turn(_text(question, "question"), answer) for question, answer in pairs)
     return Dialogue(turns, read_label(kind, "kind of question"), num_dropped=len(said) - len(texts))
+
+
+def _turn(question: str, answer: Any) -> Turn:
+    """A turn with one answer, or with all that are in a list and not empty."""
+    if not isinstance(answer, list | tuple):
+        return Turn(question, _text(_in_words(answer), "answer"))
+    found = (item.get("answer") if isinstance(item, dict) else item for item in answer)
+    texts = [_in_words(item) for item in found if not is_missing(item)]
+    return with_references(question, [_text(text, "answer") for text in texts or [None]])
+
+
+def _in_words(value: Any) -> Any:
+    """A number as its digits, without the point of a whole one, and a switch as yes or no; anything else as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_missing(value):
+        return None
+    if not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return value
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    if isinstance(value, int) or (value.is_integer() and abs(value) < _LARGEST_WHOLE):
+        return str(int(value))
+    short = np.float32(value)  # a column of 32 bits has more digits as a float of Python than were written
+    return np.format_float_positional(short if float(short) == value else value, trim="-")
 
 
 def _text(value: Any, what: str) -> str:
@@ -164,3 +214,7 @@ def _text(value: Any, what: str) -> str:
 
 def _is_blank(value: Any) -> bool:
     return all(text is None or (isinstance(text, str) and not text.strip()) for text in as_list(value))
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list | tuple)

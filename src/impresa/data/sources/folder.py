@@ -26,6 +26,7 @@ from impresa.config.paths import expanded
 from impresa.data.disk import files_below, read_regular
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
+from impresa.data.sources.dialogues import typed_answers
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
 from impresa.data.sources.tables import (
     CSV_SUFFIXES,
@@ -127,7 +128,8 @@ class FolderSource(RowSource):
                     rows.append(Row(id, {}, file.parent, fault=values))
                 else:
                     found |= values.keys()
-                    rows.append(self._row(id, values, file.parent))
+                    cells = typed_answers(values, self._config) if table.columns else values
+                    rows.append(self._row(id, cells, file.parent))
         if found and (fault := self.missing(found)):
             raise DataError(f"{file}: {fault}{table.note}")
         return rows

@@ -49,11 +49,14 @@ _CONTENTS = {
     "null": "null",
 }
 """The content of a column of each arrow type."""
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 _FILE = {"bytes", "text", "struct"}
 _FILES = {*_FILE, *(f"list of {kind}" for kind in _FILE)}
 _TEXT = {"text", "list of text", "bytes", "list of bytes"}
 _SAID = {"list of struct", "list of text", "null"}
+_ANSWER = _TEXT | {"number", "list of number", "list of struct", "null", "list of null"}
+_ANSWERS = _ANSWER | {f"list of {kind}" for kind in _ANSWER}
 _UNREADABLE = (OSError, ValueError, RecursionError, MemoryError, pa.ArrowException)
 """Errors of reading a damaged file."""
 
@@ -195,10 +198,11 @@ class ParquetSource(RowSource):
         if reading.sounds:
             checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
         if reading.dialogues:
-            asked = (config.question_column, config.answer_column)
-            checks += [(name, {*_TEXT, "null"}, "text or lists of text") for name in asked]
+            checks.append((config.question_column, {*_TEXT, "null"}, "text or lists of text"))
+            checks.append((config.answer_column, _ANSWERS, "text, numbers or lists of them"))
             checks += [(name, _SAID, "lists of what was said") for name in MESSAGES]
-            checks += [(name, {*_TEXT, *_SAID}, "text or lists of messages") for name in (PROMPT, COMPLETION)]
+            checks.append((PROMPT, {*_TEXT, *_SAID}, "text or lists of messages"))
+            checks.append((COMPLETION, _ANSWERS, "text, numbers or lists of messages"))
         for name, allowed, what in checks:
             if name in schema.names and _content(kind := schema.field(name).type) not in allowed:
                 return f"column {name!r} is {kind}; it must hold {what}"
@@ -295,4 +299,6 @@ def _content(kind: pa.DataType) -> str:
         kind = kind.value_type
     if isinstance(kind, _LISTS):
         return f"list of {_content(kind.value_type)}"
+    if any(is_kind(kind) for is_kind in _NUMBERS):
+        return "number"
     return _CONTENTS.get(str(kind), "struct" if pa.types.is_struct(kind) else "other")

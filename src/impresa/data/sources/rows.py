@@ -280,8 +280,7 @@ class RowSource(ABC):
     def _dialogues(self, row: Row) -> tuple[Dialogue, ...]:
         if not self._reading.dialogues:
             return ()
-        columns = dialogue_columns(self._config)
-        return read_dialogues({name: plain(row.cells[name]) for name in columns if name in row.cells}, self._config)
+        return read_dialogues(row.cells, self._config)
 
     def _label(self, row: Row) -> str | None:
         label = read_label(row.cells.get(self._config.label_column))

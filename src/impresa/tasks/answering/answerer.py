@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.types import listed_names
 from impresa.config.validate import generation_settings
 from impresa.data.chat import Prompt
-from impresa.data.dialogue import CAPTION_PROMPTS, Turn
+from impresa.data.dialogue import CAPTION_PROMPTS, Turn, asks_for_caption
 from impresa.data.dialogue import ask as said
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
@@ -33,6 +34,12 @@ from impresa.tasks.base import UsableModel
 from impresa.tasks.devices import Device
 from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
 
+logger = logging.getLogger(__name__)
+
+NO_CAPTIONS = (
+    "caption: no question of the training asked for a description, so this model has not learned any; "
+    "ask what it was asked, or train it on captions as well"
+)
 Generation = GenerationConfig | Mapping[str, Any]
 """Settings of generation: all of them, or some by name, beside which the run's own hold."""
 
@@ -57,6 +64,7 @@ class AnsweringModel(UsableModel):
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
         self.chat = preprocessing.chat
+        self._says_no_captions = preprocessing.captions is False
         # Trained parameters keep `requires_grad`, which decides what is saved.
         super().__init__(_as_loaded(model).eval(), config, preprocessing, device)
 
@@ -223,6 +231,9 @@ class AnsweringModel(UsableModel):
         return self.model.prefix(batch.to(self.device))
 
     def _prompt(self, question: Named, turns: Sequence[Turn], settings: GenerationConfig) -> Prompt:
+        if self._says_no_captions and isinstance(question.value, str) and asks_for_caption(question.value):
+            logger.warning(NO_CAPTIONS)
+            self._says_no_captions = False  # once is enough
         with naming(question.name):
             return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, islice
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from impresa.data.chat import Prompt
-from impresa.data.dialogue import Dialogue
+from impresa.data.dialogue import Dialogue, Turn
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
@@ -20,8 +20,9 @@ from impresa.decoders.base import IGNORED
 from impresa.evaluation.bootstrap import Floats, Statistic
 from impresa.evaluation.gallery import AnsweredQuestion, Gallery
 from impresa.evaluation.intervals import digest, with_intervals
+from impresa.evaluation.predictions import Prediction
 from impresa.evaluation.results import AnswerMetrics, AnswerScores, BadSampleNote, Evaluation
-from impresa.evaluation.text_scores import answer_statistics, exact_match, per_question, score
+from impresa.evaluation.text_scores import Metric, answer_statistics, is_right, metrics_for, per_question, score
 from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
@@ -30,6 +31,11 @@ from impresa.tasks.gallery import spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
+NUM_WRONG = 6
+MOST_TEXTS = 20
+"""Of questions that are told apart in a table."""
+MOST_EXPECTED = 4
+"""Right answers that the report shows beside one."""
 Guess = Callable[[str, str | None], str]
 
 
@@ -37,8 +43,7 @@ Guess = Callable[[str, str | None], str]
 class _Question:
     """A question about an image, and the answers to it."""
 
-    question: str
-    expected: str
+    turn: Turn
     kind: str | None
     position: int
     """Index of its sample in the source."""
@@ -47,8 +52,20 @@ class _Question:
     sample: str
     """Name of it."""
     answer: str = ""
+    other: str | None = None
+    """Name of another sample, with another image; None if its batch has no other."""
     shuffled: str | None = None
-    """The answer about another image; None if its batch has no other."""
+    """The answer about that."""
+
+    @property
+    def question(self) -> str:
+        """The text of the question."""
+        return self.turn.question
+
+    @property
+    def right_answers(self) -> tuple[str, ...]:
+        """All right answers."""
+        return self.turn.right_answers
 
 
 def evaluate_answers(
@@ -74,10 +91,15 @@ def evaluate_answers(
     if not questions:
         raise nothing_usable(data, asked.bad, "impresa data check PATH --questions")
     guess = None if train_source is None else _most_frequent(train_source.dialogues())
-    kinds = sorted({q.kind for q in questions if q.kind is not None})
-    scores = _scores(questions, guess)
-    answers, expected, item = zip(*((q.answer, q.expected, q.item) for q in questions), strict=True)
-    statistics = asked.loss_statistics() | answer_statistics(answers, expected, item)
+    right_answers = [q.right_answers for q in questions]
+    metrics = metrics_for(right_answers, are_lists=any(q.turn.references for q in questions))
+
+    def scored(some: Sequence[_Question]) -> dict[str, AnswerScores]:
+        return _scores(some, guess, metrics)
+
+    scores = scored(questions)
+    answers, item = zip(*((q.answer, q.item) for q in questions), strict=True)
+    statistics = asked.loss_statistics() | answer_statistics(answers, right_answers, item)
     loss = statistics["answer_loss"].value
     return with_intervals(
         Evaluation(
@@ -94,11 +116,13 @@ def evaluate_answers(
                 rouge_l=statistics["rouge_l"].value,
                 loss=loss,
                 perplexity=statistics["perplexity"].value,
-                kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
+                kinds={kind: scored(some) for kind, some in sorted(_by(questions, lambda q: q.kind).items())},
+                texts={text: scored(some) for text, some in _by_text(questions).items()},
                 statistics=statistics,
             ),
-            gallery=Gallery(questions=tuple(_examples(source, questions))),
-            items=digest((q.sample, q.question, q.expected) for q in questions),
+            gallery=_gallery(source, questions),
+            items=digest((q.sample, q.question, q.turn.answer, *q.turn.references) for q in questions),
+            predictions=tuple(_prediction(q, list(metrics.values())[1]) for q in questions),
         )
     )
 
@@ -147,7 +171,8 @@ class _AnswerCollector:
                 num_new = model.generation.max_new_tokens
                 prompt = model.chat.fitted_prompt(dialogue.turns[:number], turn.question, model.max_len, num_new)
                 item, name = first_item + image, batch.ids[image]
-                question = _Question(turn.question, turn.answer, dialogue.kind, positions[image], item, name)
+                question = _Question(turn, dialogue.kind, positions[image], item, name)
+                question.other = batch.ids[other[image]] if image in other else None
                 asked.append((question, prompt, image))
 
         def answers(asked: Sequence[tuple[_Question, Prompt, int]]) -> Iterator[tuple[_Question, str]]:
@@ -209,8 +234,8 @@ def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
     by_kind: dict[str | None, Counter[str]] = defaultdict(Counter)
     for dialogue in dialogues:
         for turn in dialogue.turns:
-            by_question[turn.question][turn.answer] += 1
-            by_kind[dialogue.kind][turn.answer] += 1
+            by_question[turn.question].update(turn.right_answers)
+            by_kind[dialogue.kind].update(turn.right_answers)
 
     def guess(question: str, kind: str | None) -> str:
         counts = by_question.get(question) or by_kind.get(kind)
@@ -219,28 +244,69 @@ def _most_frequent(dialogues: Iterable[Dialogue]) -> Guess:
     return guess
 
 
-def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, AnswerScores]:
+def _scores(
+    questions: Sequence[_Question], guess: Guess | None, metrics: Mapping[str, Metric]
+) -> dict[str, AnswerScores]:
     """Scores by the names that `AnswerMetrics` has for them."""
-    items = [q.item for q in questions]
-    others = [(q.shuffled, q.expected, q.item) for q in questions if q.shuffled is not None]
-    scores = {
-        "model": score([(q.answer, q.expected) for q in questions], items),
-        "shuffled": score([(a, e) for a, e, _ in others], [item for *_, item in others]),
-    }
+
+    def scored(answers: Iterable[str | None]) -> AnswerScores:
+        given = [(a, q.right_answers, q.item) for a, q in zip(answers, questions, strict=True) if a is not None]
+        return score([(a, right) for a, right, _ in given], [item for *_, item in given], metrics)
+
+    scores = {"model": scored(q.answer for q in questions), "shuffled": scored(q.shuffled for q in questions)}
     if guess is not None:
-        scores["blind"] = score([(guess(q.question, q.kind), q.expected) for q in questions], items)
+        scores["blind"] = scored(guess(q.question, q.kind) for q in questions)
     return scores
 
 
-def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[AnsweredQuestion]:
-    """A few questions at even distances, not picked by their outcome."""
-    for chosen in spread(questions, NUM_EXAMPLES):
-        picture = source[chosen.position].image
-        yield AnsweredQuestion(
-            image=None if picture is None else data_uri(picture),
-            question=chosen.question,
-            expected=chosen.expected,
-            answer=chosen.answer,
-            right=exact_match(chosen.answer, chosen.expected),
-            kind=chosen.kind,
-        )
+def _by(questions: Sequence[_Question], key: Callable[[_Question], str | None]) -> dict[str, list[_Question]]:
+    """The questions by a key; those that have none are left out."""
+    found: dict[str, list[_Question]] = defaultdict(list)
+    for question in questions:
+        if (value := key(question)) is not None:
+            found[value].append(question)
+    return found
+
+
+def _by_text(questions: Sequence[_Question]) -> dict[str, list[_Question]]:
+    """Questions without a type by their texts, in the order of the data, if these are two or more and not many."""
+    found = (
+        {} if any(q.kind for q in questions) else _by(sorted(questions, key=lambda q: q.position), lambda q: q.question)
+    )
+    return found if 1 < len(found) <= MOST_TEXTS else {}
+
+
+def _prediction(question: _Question, deciding: Metric) -> Prediction:
+    return Prediction(
+        sample=question.sample,
+        question=question.question,
+        kind=question.kind,
+        answer=question.answer,
+        references=question.right_answers,
+        correct=is_right(question.answer, question.right_answers),
+        score=round(deciding(question.answer, question.right_answers), 6),
+        other_sample=question.other,
+        other_answer=question.shuffled,
+    )
+
+
+def _gallery(source: Source, questions: Sequence[_Question]) -> Gallery:
+    """A few questions at even distances, not picked by their outcome, and a few of the wrong answers alone."""
+    wrong = [question for question in questions if not is_right(question.answer, question.right_answers)]
+    return Gallery(
+        questions=tuple(_example(source, chosen) for chosen in spread(questions, NUM_EXAMPLES)),
+        wrong=tuple(_example(source, chosen) for chosen in spread(wrong, NUM_WRONG, offset=0.5)),
+    )
+
+
+def _example(source: Source, chosen: _Question) -> AnsweredQuestion:
+    picture = source[chosen.position].image
+    return AnsweredQuestion(
+        image=None if picture is None else data_uri(picture),
+        question=chosen.question,
+        expected=" / ".join(text for text, _ in Counter(chosen.right_answers).most_common(MOST_EXPECTED)),
+        answer=chosen.answer,
+        right=is_right(chosen.answer, chosen.right_answers),
+        kind=chosen.kind,
+        other=chosen.shuffled,
+    )

@@ -9,6 +9,7 @@ from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.vision import VisionEncoder
+from impresa.evaluation.several_answers import LEAST_PEOPLE, vqa_accuracy
 from impresa.fusion import Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput, TrainableModel
@@ -46,7 +47,8 @@ class VisionLanguageModel(TrainableModel):
         """The loss of the batch's answers: the mean over their tokens.
 
         In evaluation mode the logs have `exact_match` too, the share of dialogues in which each supervised token is the
-        likeliest one; for a dialogue of one turn that is what greedy decoding would answer.
+        likeliest one; for a dialogue of one turn that is what greedy decoding would answer. Where each question has the
+        answers of several people, `vqa_accuracy` counts such a dialogue as much as they agree on it.
         """
         prefix = self.prefix(batch)
         output = self.decoder(
@@ -59,7 +61,10 @@ class VisionLanguageModel(TrainableModel):
         )
         logs = {"loss": output.loss.detach()}
         if output.hits is not None:
-            logs["exact_match"] = output.hits.float().mean()
+            hits = output.hits.float()
+            logs["exact_match"] = hits.mean()
+            if (agreed := _agreed(batch)) is not None:
+                logs["vqa_accuracy"] = (hits * hits.new_tensor(agreed)).mean()
         return ModelOutput(output.loss, logs)
 
     def prefix(self, batch: DialogueBatch) -> Prefix:
@@ -79,3 +84,13 @@ class VisionLanguageModel(TrainableModel):
         """All of the encoders and the fusion, wherever they came from, and the trained part of the decoder."""
         trained = {f"{DECODER}{name}" for name in self.decoder.state_to_save()}
         return {name: t for name, t in self.state_dict().items() if not name.startswith(DECODER) or name in trained}
+
+
+def _agreed(batch: DialogueBatch) -> list[float] | None:
+    """The accuracy that the right answers of each dialogue have; None if some question has too few for one."""
+    if any(len(turn.references) < LEAST_PEOPLE for said in batch.dialogues for turn in said.turns):
+        return None
+    return [
+        sum(vqa_accuracy(turn.answer, turn.references) for turn in said.turns) / len(said.turns)
+        for said in batch.dialogues
+    ]

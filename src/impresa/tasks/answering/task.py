@@ -13,8 +13,9 @@ from impresa.config.decoder import DecoderConfig
 from impresa.config.paths import expanded
 from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
+from impresa.data.dialogue import ask_for_captions
 from impresa.data.lengths import notes_on_dialogues
-from impresa.data.preprocessing import Preprocessing
+from impresa.data.preprocessing import Preprocessing, read_captions_known
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import ConfigError
@@ -59,6 +60,12 @@ class AnsweringTask(Task):
         if read_run("decoder.init_from", first).decoder is None:
             raise ConfigError(f"decoder.init_from: {first} is an alignment; name it in vision_encoder.checkpoint")
         return load_chat(expanded(first) / TOKENIZER)
+
+    def prepare(self, source: Source) -> Preprocessing:
+        """As in every task; and whether captions are taught, here or in the run that is gone on with."""
+        preprocessing, first = super().prepare(source), self.decoder.init_from
+        before = False if first is None else read_captions_known(expanded(first))
+        return replace(preprocessing, captions=ask_for_captions(source.dialogues()) or before)
 
     def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
         return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)

@@ -8,9 +8,11 @@ from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput
 from impresa.tasks.validation import Means, Processes, validated
 
+_SHARES = ("val_exact_match", "val_vqa_accuracy")
+
 
 class AnsweringValidation:
-    """Loss and logs of the model as means over tokens, exact match over dialogues, and perplexity."""
+    """Loss and logs of the model as means over tokens, shares of right answers over dialogues, and perplexity."""
 
     def __init__(self, group: Processes) -> None:
         self._group = group
@@ -18,7 +20,8 @@ class AnsweringValidation:
 
     def add(self, batch: DialogueBatch, output: ModelOutput) -> None:
         values = validated(output)
-        self._by_dialogue.add({"val_exact_match": values.pop("val_exact_match")}, len(batch.dialogues))
+        shares = {name: values.pop(name) for name in _SHARES if name in values}
+        self._by_dialogue.add(shares, len(batch.dialogues))
         self._by_token.add(values, batch.weight)
 
     def metrics(self) -> dict[str, float]:
