@@ -58,7 +58,7 @@ class AnsweringTask(Task):
             return prepare_chat(self.decoder, source.dialogues())
         if read_run("decoder.init_from", first).decoder is None:
             raise ConfigError(f"decoder.init_from: {first} is an alignment; name it in vision_encoder.checkpoint")
-        return load_chat(expanded(first) / TOKENIZER)
+        return load_chat(expanded(first) / TOKENIZER).with_system(self.decoder.system_prompt)
 
     def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
         return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)
