@@ -28,7 +28,7 @@ from transformers import Qwen2Config
 from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.decoders.trm import TRMDecoder
 
 HEADS, MLP_RATIO, LAYERS, PREFIX, PROMPT = 4, 4, 4, 64, 24
@@ -119,7 +119,7 @@ def decoders(sizes: Sizes) -> dict[str, Decoder]:
     return {"qwen": qwen(sizes, recursive=False), "qwen with recursion": recursive, "trm": trm}
 
 
-def qwen(sizes: Sizes, *, recursive: bool) -> QwenDecoder:
+def qwen(sizes: Sizes, *, recursive: bool) -> PretrainedDecoder:
     architecture = Qwen2Config(
         hidden_size=sizes.width,
         intermediate_size=MLP_RATIO * sizes.width,
@@ -130,7 +130,7 @@ def qwen(sizes: Sizes, *, recursive: bool) -> QwenDecoder:
     )
     with tempfile.TemporaryDirectory() as folder:
         architecture.save_pretrained(folder)
-        return QwenDecoder(DecoderConfig(model=folder, use_trm_recursion=recursive), load_weights=False)
+        return PretrainedDecoder(DecoderConfig(model=folder, use_trm_recursion=recursive), load_weights=False)
 
 
 def measure_growth(texts: dict[str, Text], repeats: int) -> dict[str, dict[str, Growth]]:

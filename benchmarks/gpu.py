@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from impresa.config import load_experiment
 from impresa.config.decoder import DecoderConfig, GenerationConfig, LoraConfig
 from impresa.config.optimization import Precision
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.training.distributed import Group
 from impresa.training.loop import steps_of, train_step
@@ -291,7 +291,7 @@ def weights_of_block(sizes: vlm_step.Sizes) -> int:
     return 2 * sizes.hidden**2 + 2 * sizes.hidden * kv_width + 3 * sizes.hidden * sizes.mlp
 
 
-def quantized(sizes: vlm_step.Sizes, device: torch.device) -> QwenDecoder:
+def quantized(sizes: vlm_step.Sizes, device: torch.device) -> PretrainedDecoder:
     """A decoder in NF4 with LoRA and recursion; its weights are written to disk first, as four bits are always read."""
     from transformers import Qwen2ForCausalLM
 
@@ -308,7 +308,7 @@ def quantized(sizes: vlm_step.Sizes, device: torch.device) -> QwenDecoder:
             use_trm_recursion=True,
             activation_checkpointing=True,
         )
-        return QwenDecoder(config, precision="bf16-mixed").to(device)
+        return PretrainedDecoder(config, precision="bf16-mixed").to(device)
 
 
 def nf4(bench: Bench) -> dict[str, float]:

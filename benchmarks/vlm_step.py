@@ -27,7 +27,7 @@ from transformers import Qwen2Config
 
 from impresa.config.decoder import DecoderConfig, LoraConfig
 from impresa.decoders.base import IGNORED
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 
 FULL, KEPT, OURS = "transformers, labels=", "transformers, logits_to_keep", "impresa"
 TOLERANCE = 1e-6
@@ -60,7 +60,7 @@ class Step:
         decoder: the model, on its device; None builds it on the CPU.
     """
 
-    def __init__(self, sizes: Sizes, decoder: QwenDecoder | None = None) -> None:
+    def __init__(self, sizes: Sizes, decoder: PretrainedDecoder | None = None) -> None:
         torch.manual_seed(0)
         self.sizes = sizes
         self.decoder = decoder or decoder_of(sizes)
@@ -115,12 +115,12 @@ def architecture(sizes: Sizes) -> Qwen2Config:
     )
 
 
-def decoder_of(sizes: Sizes) -> QwenDecoder:
+def decoder_of(sizes: Sizes) -> PretrainedDecoder:
     """Our decoder; its `model` is transformers' own, with peft's adapters in it."""
     with tempfile.TemporaryDirectory() as folder:
         architecture(sizes).save_pretrained(folder)
         config = DecoderConfig(model=folder, use_lora=True, lora=LoraConfig(r=16, dropout=0.0))
-        decoder = QwenDecoder(config, load_weights=False)
+        decoder = PretrainedDecoder(config, load_weights=False)
     for name, parameter in decoder.named_parameters():
         if "lora_B" in name:  # at their start, zero, they keep the gradient of the other half at zero too
             nn.init.normal_(parameter, std=0.02)

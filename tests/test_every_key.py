@@ -72,7 +72,7 @@ ELSEWHERE = {
     "vision_encoder.activation_checkpointing": "encoders/transformer.py",
     "text_encoder.prompts.*": "tasks/alignment/prompts.py",
     "text_encoder.activation_checkpointing": "encoders/transformer.py",
-    "decoder.model": "decoders/qwen.py",
+    "decoder.model": "decoders/pretrained.py",
     "decoder.init_from": "tasks/answering/task.py",
     "decoder.activation_checkpointing": "decoders/trm.py",
     "decoder.generation.stop": "tasks/answering",

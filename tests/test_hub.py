@@ -15,10 +15,10 @@ import torch
 import impresa
 import tiny_hub
 from impresa.data.audio import PretrainedAudioTransform
-from impresa.data.chat import QwenChat
+from impresa.data.chat import TemplateChat
 from impresa.data.images import pretrained_image_transform
 from impresa.data.tokenizers import PretrainedTokenizer
-from impresa.decoders.qwen import KEY as LANGUAGE_MODEL
+from impresa.decoders.pretrained import KEY as LANGUAGE_MODEL
 from impresa.encoders.pretrained_vision import load_vision_backbone
 from impresa.errors import ConfigError, DataError
 from impresa.hub import from_pretrained, read_config
@@ -69,7 +69,7 @@ def poison(folder: Path, ran: Path) -> str:
         (tiny_hub.clip, lambda name: pretrained_image_transform(name, 32)),
         (tiny_hub.clip, lambda name: PretrainedTokenizer.from_backbone(name, 8)),
         (tiny_hub.whisper, lambda name: PretrainedAudioTransform.from_backbone(name, 1.0)),
-        (save_qwen, QwenChat.from_model),
+        (save_qwen, TemplateChat.from_model),
         (save_qwen, lambda name: read_config(LANGUAGE_MODEL, name)),
     ],
 )

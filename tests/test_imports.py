@@ -102,8 +102,8 @@ def test_only_who_exports_knows_which_decoders_there_are() -> None:
     for path in MODULES:
         if part_of(path) != "decoders":
             of = {module.removeprefix("impresa.decoders.") for module in imports_of(path) if ".decoders." in module}
-            known[path.relative_to(PACKAGE).as_posix()] = of & {"qwen", "trm"}
-    expected = {"export.py": {"qwen"}}
+            known[path.relative_to(PACKAGE).as_posix()] = of & {"pretrained", "trm"}
+    expected = {"export.py": {"pretrained"}}
     assert {name: of for name, of in known.items() if of} == expected
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import impresa
 from impresa.cli.main import main
-from impresa.data.chat import QwenChat
+from impresa.data.chat import TemplateChat
 from impresa.errors import CheckpointError
 from impresa.export import ENCODERS, export_run
 from impresa.files import replacing_folder
@@ -99,7 +99,7 @@ def test_the_merged_model_is_a_plain_one(tmp_path: Path) -> None:
 def test_a_model_that_was_trained_whole_is_a_plain_one(tmp_path: Path, tied: bool, merge: bool) -> None:
     first = save_qwen(tmp_path / "first", tied=tied)
     config = tiny_qwen_vlm(first)
-    whole = answering(config, QwenChat.from_model(str(first)))
+    whole = answering(config, TemplateChat.from_model(str(first)))
     save_run(tmp_path / "run", whole.model, config, whole.preprocessing)
     shutil.rmtree(first)  # the run holds all of it
     folder = export_run(tmp_path / "run", tmp_path / "whole", merge=merge)
@@ -115,7 +115,7 @@ def test_a_model_that_was_trained_whole_is_a_plain_one(tmp_path: Path, tied: boo
 def test_adapters_of_all_linear_layers_are_read_by_peft(tmp_path: Path) -> None:
     overrides = ("decoder.use_lora=true", "decoder.lora.target_modules=all-linear", "decoder.lora.dropout=0")
     config = tiny_qwen_vlm(base_model(), *overrides)
-    adapted = answering(config, QwenChat.from_model(str(base_model())))
+    adapted = answering(config, TemplateChat.from_model(str(base_model())))
     save_run(tmp_path / "run", adapted.model, config, adapted.preprocessing)
     folder = export_run(tmp_path / "run", tmp_path / "adapter")
     theirs = peft.PeftModel.from_pretrained(base(), folder).eval()

@@ -26,7 +26,7 @@ def check_exportable(config: ExperimentConfig, run_dir: Path, folder: Path) -> N
     """
     if config.decoder is None:
         raise CheckpointError(
-            f"{run_dir}: is an alignment; what can be exported so far is a Qwen model, or its adapter"
+            f"{run_dir}: is an alignment; what can be exported so far is a pretrained language model, or its adapter"
         )
     if reason := why_not_exportable(config.decoder):
         raise CheckpointError(f"{run_dir}: {reason}")
@@ -38,7 +38,7 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     """Write the language model of a finished vision-language run to a folder, whole or not at all; returns the folder.
 
     Args:
-        run_dir: a run with a Qwen decoder, with low-rank adapters or trained whole.
+        run_dir: a run with a pretrained decoder, with low-rank adapters or trained whole.
         folder: where to; it must not exist, or be empty.
         merge: write a plain transformers model in float32, the adapters added to the unquantised base. Otherwise
             adapters are written in peft's format, and beside them what makes the prefix. A model that was trained whole
@@ -51,7 +51,7 @@ def export_run(run_dir: Path, folder: Path, *, merge: bool = False) -> Path:
     from transformers import AutoTokenizer
 
     from impresa.decoders.lora import save_adapters
-    from impresa.decoders.qwen import merge_adapter, whole_model
+    from impresa.decoders.pretrained import merge_adapter, whole_model
     from impresa.run_dir.load import read_run_config
     from impresa.run_dir.manifest import verify
     from impresa.run_dir.weights import read_weights, write_weights

@@ -25,7 +25,7 @@ REFUSED = {
     "trm new": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "trm new --merge": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "frozen new": "frozen: its language model was frozen, so that there is nothing to export; it is Qwen/Qwen2.5-3B-",
-    "recursive new --merge": "recursive: no plain Qwen model holds its latent recursion; use it by impresa.load",
+    "recursive new --merge": "recursive: no plain language model holds its latent recursion; use it by impresa.load",
     "adapted full": "full: is there already; name a new or an empty folder",
     "adapted full/file --merge": "full/file: is there already; name a new or an empty folder",
     "adapted": "impresa export: the following arguments are required: DIR; impresa export --help tells what there is",

@@ -79,7 +79,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
         [TRM, *MEMORY, ("decoder.prefix", "memory"), ("vision_encoder.projection", "none")],
         "vision_encoder.projection: does nothing here, the decoder reads memory tokens (decoder.prefix)",
     ),
-    ([QWEN, ("decoder.recursion.num_layers", 3)], "decoder.recursion.num_layers: does nothing for qwen without"),
+    (
+        [QWEN, ("decoder.recursion.num_layers", 3)],
+        "decoder.recursion.num_layers: does nothing for a pretrained model without",
+    ),
     (
         [TRM, ("decoder.generation.seed", 3)],
         "decoder.generation.seed: does nothing at decoder.generation.temperature 0, which draws nothing",

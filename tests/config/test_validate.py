@@ -86,7 +86,11 @@ SINGLE = [
         "vision_encoder.patch_dropout: got 0.95; it must be a number at least 0 and b",
     ),
     ("vision_encoder.memory.mem_alpha", 1.5, "vision_encoder.memory.mem_alpha: got 1.5; it must be a number at least"),
-    ("decoder.load_in_4bit", True, "decoder.type: this experiment has no decoder; set it to qwen or trm to add one"),
+    (
+        "decoder.load_in_4bit",
+        True,
+        "decoder.type: this experiment has no decoder; set it to qwen, causal_lm or trm to add one",
+    ),
 ]
 
 
@@ -280,13 +284,19 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
     ),
     (
         [("decoder.type", "trm"), ("decoder.load_in_4bit", True)],
-        "decoder.load_in_4bit: is for decoder.type qwen, not for trm; leave it out",
+        "decoder.load_in_4bit: is for decoder.type qwen and causal_lm, not for trm; leave it out",
     ),
-    ([("decoder.type", "trm"), ("decoder.use_lora", True)], "decoder.use_lora: is for decoder.type qwen, not for trm"),
-    ([("decoder.type", "trm"), ("decoder.lora.r", 3)], "decoder.lora: is for decoder.type qwen, not for trm"),
+    (
+        [("decoder.type", "trm"), ("decoder.use_lora", True)],
+        "decoder.use_lora: is for decoder.type qwen and causal_lm, not for trm",
+    ),
+    (
+        [("decoder.type", "trm"), ("decoder.lora.r", 3)],
+        "decoder.lora: is for decoder.type qwen and causal_lm, not for trm",
+    ),
     (
         [("decoder.type", "trm"), ("decoder.use_trm_recursion", True)],
-        "decoder.use_trm_recursion: is for decoder.type qwen, not for trm",
+        "decoder.use_trm_recursion: is for decoder.type qwen and causal_lm, not for trm",
     ),
     ([("decoder.type", "trm"), ("decoder.num_heads", 3)], "decoder.num_heads: 3 heads do not divide decoder.dim, 256"),
     ([("decoder.type", "qwen"), ("decoder.dim", 64)], "decoder.dim: is for decoder.type trm, not for qwen; leave it"),
@@ -294,6 +304,14 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         [("decoder.type", "qwen"), ("decoder.freeze", True), ("decoder.use_lora", True)],
         "decoder.freeze: contradicts decoder.use_lora",
     ),
+    (
+        [("decoder.type", "causal_lm"), ("decoder.load_in_4bit", True), ("decoder.load_in_8bit", True)],
+        "decoder.load_in_8bit: contradicts decoder.load_in_4bit; use one of them",
+    ),
+    ([("decoder.type", "causal_lm"), ("decoder.dim", 64)], "decoder.dim: is for decoder.type trm, not for causal_lm"),
+    ([("decoder.type", "trm"), ("decoder.load_in_8bit", True)], "decoder.load_in_8bit: is for decoder.type qwen and"),
+    ([("decoder.type", "causal_lm"), ("decoder.lora.r", 3)], "decoder.lora.r: does nothing without decoder.use_lora"),
+    ([("decoder.type", "trm"), ("decoder.system_prompt", " ")], "decoder.system_prompt: is blank; say something"),
     (
         [("decoder.type", "trm"), ("decoder.generation.temperature", 1e-45)],
         "decoder.generation.temperature: 1e-45 is too small to divide by; 0 takes the likeliest token, anything else",

@@ -10,9 +10,10 @@ import pytest
 
 import tiny_chat
 from impresa.config.decoder import DecoderConfig
-from impresa.data.chat import ChatFormat, PlainChat, QwenChat, load_chat, prepare_chat
+from impresa.data.chat import ChatFormat, PlainChat, TemplateChat, load_chat, prepare_chat
 from impresa.data.dialogue import Dialogue, Turn, ask
 from impresa.errors import ConfigError, DataError
+from tiny_causal import plain_tokenizer
 
 DIALOGUES = [ask("what is there?", "a red circle"), ask("Is it  red?", "Yes"), ask("is there a star?", "no")]
 LONG = Dialogue((Turn("what is there?", "a red circle"), Turn("is it red?", "yes"), Turn("and what else?", "a star")))
@@ -22,7 +23,7 @@ THOUGHTS = "<think>\n\n</think>\n\n"
 
 
 def chat(kind: str) -> ChatFormat:
-    return PlainChat.train(DIALOGUES * 3, 400) if kind == "plain" else QwenChat(tiny_chat.tokenizer(kind))
+    return PlainChat.train(DIALOGUES * 3, 400) if kind == "plain" else TemplateChat(tiny_chat.tokenizer(kind))
 
 
 def text(chat: ChatFormat, ids: list[int]) -> str:
@@ -69,7 +70,7 @@ def test_earlier_turns_are_framed_as_the_template_frames_them(version: str, syst
 
 @pytest.mark.parametrize("version", ["2.5", "3"])
 def test_tokens_are_those_of_the_whole_text(version: str) -> None:
-    qwen = QwenChat(tiny_chat.tokenizer(version, num_merges=60))
+    qwen = TemplateChat(tiny_chat.tokenizer(version, num_merges=60))
     ids, _ = qwen.encode(LONG, 500)
     assert ids == qwen._tokenizer(text(qwen, ids), add_special_tokens=False)["input_ids"]
     assert len(ids) < len(chat(version).encode(LONG, 500)[0])
@@ -227,31 +228,85 @@ def test_a_folder_without_a_format_is_refused(tmp_path: Path) -> None:
 def test_text_ends_with_what_the_template_or_the_model_says(version: str) -> None:
     tokenizer = tiny_chat.tokenizer(version)
     message_end, text_end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
-    assert QwenChat(tokenizer).end_ids == (message_end, text_end)
+    assert TemplateChat(tokenizer).end_ids == (message_end, text_end)
     tokenizer.eos_token = "<|endoftext|>"  # as base models have it
-    assert QwenChat(tokenizer).end_ids == (message_end, text_end)
-    assert QwenChat(tokenizer).pad_id == text_end
-    assert QwenChat(tokenizer).vocab_size == len(tokenizer)
+    assert TemplateChat(tokenizer).end_ids == (message_end, text_end)
+    assert TemplateChat(tokenizer).pad_id == text_end
+    assert TemplateChat(tokenizer).vocab_size == len(tokenizer)
 
 
 def test_tokenizers_that_cannot_chat_are_refused() -> None:
-    silent, endless, unpadded = (tiny_chat.tokenizer() for _ in range(3))
-    silent.chat_template = None
+    silent, endless = (tiny_chat.tokenizer() for _ in range(2))
+    silent.chat_template = silent.eos_token = None
     endless.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
-    unpadded.pad_token = None
     for tokenizer, fault in (
-        (silent, "mine has no chat template; use an instruction-tuned model"),
+        (silent, "mine has no end token; set its eos_token"),
         (endless, "the chat template of mine ends no answer with a token of its own"),
-        (unpadded, "mine has no padding token"),
     ):
         with pytest.raises(ConfigError, match=f"decoder.model: .*{fault}"):
-            QwenChat(tokenizer, "mine")
+            TemplateChat(tokenizer, "mine")
+
+
+def test_a_tokenizer_without_a_template_gets_a_plain_one(tmp_path: Path) -> None:
+    base = TemplateChat(plain_tokenizer())
+    end = "<|endoftext|>"
+    assert text(base, base.encode(LONG, 500)[0]) == (
+        f"Question:\nwhat is there?\nAnswer:\na red circle{end}\nQuestion:\nis it red?\nAnswer:\nyes{end}\n"
+        f"Question:\nand what else?\nAnswer:\na star{end}"
+    )
+    assert learned(base, LONG) == [f"{answer}{end}" for answer in ("a red circle", "yes", "a star")]
+    assert base.pad_id == base.end_ids[0]  # there is no padding token
+    base.save(tmp_path)
+    assert load_chat(tmp_path).encode(LONG, 500) == base.encode(LONG, 500)
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "base"])
+def test_a_system_prompt_stands_before_the_first_question_and_is_kept(kind: str, tmp_path: Path) -> None:
+    plain = TemplateChat(plain_tokenizer()) if kind == "base" else chat(kind)
+    told = plain.with_system("be brief.")
+    shown = {
+        "plain": " be brief. what is there?<|start|>",
+        "2.5": "<|im_start|>system\nbe brief.<|im_end|>\n<|im_start|>user\nwhat is there?<|im_end|>\n",
+        "3": "<|im_start|>system\nbe brief.<|im_end|>\n<|im_start|>user\nwhat is there?<|im_end|>\n",
+        "base": "be brief.\n\nQuestion:\nwhat is there?\n",
+    }
+    assert text(told, told.encode(LONG, 500)[0]).startswith(shown[kind])
+    assert text(told, told.encode(LONG, 500)[0]).count("be brief.") == 1
+    assert learned(told, LONG) == learned(plain, LONG)
+    told.save(tmp_path)
+    for other in (load_chat(tmp_path), pickle.loads(pickle.dumps(told))):
+        assert other.prompt((), "is it red?", 500) == told.prompt((), "is it red?", 500)
+    assert told.prompt((), "is it red?", 500) != plain.prompt((), "is it red?", 500)
+    assert told.with_system(None).prompt((), "is it red?", 500) == plain.prompt((), "is it red?", 500)
+
+
+@pytest.mark.parametrize("does", ["{{ raise_exception('no system turns') }}", ""], ids=["refuses", "leaves out"])
+def test_a_template_without_system_turns_puts_the_prompt_before_the_question(does: str) -> None:
+    tokenizer = tiny_chat.tokenizer("3")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}" + does + "{% else %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}<|im_start|>assistant\n"
+    )
+    told = TemplateChat(tokenizer, system="be brief.")
+    assert text(told, told.prompt(LONG.turns[:1], "is it red?", 500)).startswith(
+        "<|im_start|>user\nbe brief.\n\nwhat is there?<|im_end|>\n<|im_start|>assistant\na red circle<|im_end|>\n"
+    )
+
+
+def test_a_prompt_does_not_hang_on_the_day() -> None:
+    tokenizer = tiny_chat.tokenizer("3")
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    dated = TemplateChat(tokenizer)
+    assert text(dated, dated.prompt((), "is it red?", 500)).startswith("26 Jul 2024<|im_start|>user")
 
 
 def test_the_decoder_decides_the_format(tmp_path: Path) -> None:
     tiny_chat.tokenizer("3").save_pretrained(tmp_path)
-    assert isinstance(prepare_chat(DecoderConfig(type="qwen", model=str(tmp_path)), []), QwenChat)
-    plain = prepare_chat(DecoderConfig(type="trm", vocab_size=300), DIALOGUES * 9)
+    told = prepare_chat(DecoderConfig(type="causal_lm", model=str(tmp_path), system_prompt="be brief."), [])
+    assert (type(told), told.system) == (TemplateChat, "be brief.")
+    assert isinstance(prepare_chat(DecoderConfig(type="qwen", model=str(tmp_path)), []), TemplateChat)
+    plain = prepare_chat(DecoderConfig(type="trm", vocab_size=300, system_prompt="be brief."), DIALOGUES * 9)
+    assert plain.system == "be brief."
     assert isinstance(plain, PlainChat)
     assert 259 < plain.vocab_size <= 300
     assert len(plain.tokens("circle")) < len("circle")

@@ -14,7 +14,7 @@ from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.base import IGNORED, Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.kinds import why_not_exportable
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.errors import ConfigError, DataError
 
 H, V = 6, 11
@@ -58,7 +58,7 @@ LABELS = torch.tensor([[IGNORED, IGNORED, IGNORED, 5, 1], [IGNORED, 7, 1, IGNORE
 PREFIX = torch.randn(2, 3, H, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("kind", [Decoder, QwenDecoder])
+@pytest.mark.parametrize("kind", [Decoder, PretrainedDecoder])
 def test_the_arguments_have_the_names_of_the_interface(kind: type[Decoder]) -> None:
     arguments = list(inspect.signature(kind.forward).parameters)
     assert arguments == [

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from impresa.config.decoder import DecoderConfig, GenerationConfig, RecursionConfig
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.errors import ConfigError
 from tiny_qwen import HIDDEN, VOCAB, save_qwen
 
@@ -26,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["plain", "recursive"])
-def decoder(request: pytest.FixtureRequest, folder: Path) -> QwenDecoder:
+def decoder(request: pytest.FixtureRequest, folder: Path) -> PretrainedDecoder:
     torch.manual_seed(2)
     recursion = RecursionConfig(num_cycles=2, num_steps=1, num_rounds=2, num_layers=1)
     recursive = request.param == "recursive"
     config = DecoderConfig(model=str(folder), freeze=True, use_trm_recursion=recursive, recursion=recursion)
-    decoder = QwenDecoder(config).eval()
+    decoder = PretrainedDecoder(config).eval()
     if recursive:
         nn.init.constant_(decoder.recursion.gate, 1.0)
     return decoder
@@ -65,12 +65,14 @@ def batched(prompts: Prompts) -> dict[str, torch.Tensor]:
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def write(decoder: QwenDecoder, given: dict[str, torch.Tensor], end_ids: tuple[int, ...] = (), **kept: Any) -> Any:
+def write(
+    decoder: PretrainedDecoder, given: dict[str, torch.Tensor], end_ids: tuple[int, ...] = (), **kept: Any
+) -> Any:
     settings = GenerationConfig(**{"max_new_tokens": NEW, **kept})
     return decoder.generate(**given, settings=settings, end_ids=end_ids, pad_id=PAD)
 
 
-def greedy_by_hand(decoder: QwenDecoder, given: dict[str, torch.Tensor]) -> torch.Tensor:
+def greedy_by_hand(decoder: PretrainedDecoder, given: dict[str, torch.Tensor]) -> torch.Tensor:
     """The whole text again for each token, without a cache."""
     ids, mask = given["input_ids"], given["attention_mask"]
     for _ in range(NEW):
@@ -80,7 +82,7 @@ def greedy_by_hand(decoder: QwenDecoder, given: dict[str, torch.Tensor]) -> torc
     return ids[:, -NEW:]
 
 
-def test_greedy_text_with_the_cache_is_that_without(decoder: QwenDecoder) -> None:
+def test_greedy_text_with_the_cache_is_that_without(decoder: PretrainedDecoder) -> None:
     given = batched(prompts())
     new = write(decoder, given)
     assert new.shape == (3, NEW)
@@ -89,7 +91,7 @@ def test_greedy_text_with_the_cache_is_that_without(decoder: QwenDecoder) -> Non
     assert len(set(new.flatten().tolist())) > 6  # text that varies, so that a fault would be seen
 
 
-def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(decoder: QwenDecoder) -> None:
+def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(decoder: PretrainedDecoder) -> None:
     together, given = batched(prompts()), prompts()
     new, logits = write(decoder, together), decoder(**together).logits
     beams = write(decoder, together, num_beams=3)
@@ -100,7 +102,7 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(decoder: QwenDec
         assert torch.equal(beams[row], write(decoder, alone, num_beams=3)[0])
 
 
-def test_beams_with_the_cache_are_those_without(decoder: QwenDecoder) -> None:
+def test_beams_with_the_cache_are_those_without(decoder: PretrainedDecoder) -> None:
     ids = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(7))
     given = {"input_ids": ids[:, 4:], "attention_mask": torch.ones(2, 5), "prefix_embeds": decoder.embed(ids[:, :4])}
     new = write(decoder, given, num_beams=3)
@@ -116,7 +118,7 @@ def test_beams_with_the_cache_are_those_without(decoder: QwenDecoder) -> None:
     assert likelihood(new) > likelihood(write(decoder, given))
 
 
-def test_text_stops_at_an_end_token_and_others_are_padded(decoder: QwenDecoder) -> None:
+def test_text_stops_at_an_end_token_and_others_are_padded(decoder: PretrainedDecoder) -> None:
     given = batched(prompts())
     free = write(decoder, given)
     end = int(free[0, 2])
@@ -130,7 +132,7 @@ def test_text_stops_at_an_end_token_and_others_are_padded(decoder: QwenDecoder) 
     assert alone.tolist() == [free[0, : free[0].tolist().index(end) + 1].tolist()]
 
 
-def test_sampling_draws_from_the_distribution_and_follows_the_seed(decoder: QwenDecoder) -> None:
+def test_sampling_draws_from_the_distribution_and_follows_the_seed(decoder: PretrainedDecoder) -> None:
     alone = prompts()[0]
     many = {name: value.expand(600, *value.shape[1:]) for name, value in alone.items()}
     probabilities = (decoder(**alone).logits[0, -1] / 2.0).softmax(dim=-1)
@@ -146,7 +148,7 @@ def test_sampling_draws_from_the_distribution_and_follows_the_seed(decoder: Qwen
     assert torch.equal(write(decoder, alone, temperature=1e-4), greedy)
 
 
-def test_each_token_is_computed_when_it_is_asked_for(decoder: QwenDecoder) -> None:
+def test_each_token_is_computed_when_it_is_asked_for(decoder: PretrainedDecoder) -> None:
     read: list[int] = []
     hook = decoder.model.model.layers[0].register_forward_pre_hook(lambda *_: read.append(1))
     settings = GenerationConfig(max_new_tokens=NEW)
@@ -165,7 +167,7 @@ def test_each_token_is_computed_when_it_is_asked_for(decoder: QwenDecoder) -> No
 def test_generation_settings_of_the_checkpoint_do_not_leak_in(folder: Path) -> None:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     assert theirs.generation_config.repetition_penalty == 1.5
-    decoder = QwenDecoder(DecoderConfig(model=str(folder))).eval()
+    decoder = PretrainedDecoder(DecoderConfig(model=str(folder))).eval()
     ids = torch.randint(256, (4, 5))
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "prefix_embeds": torch.zeros(4, 0, HIDDEN)}
     new = write(decoder, given)
@@ -176,7 +178,7 @@ def test_generation_settings_of_the_checkpoint_do_not_leak_in(folder: Path) -> N
     assert not torch.equal(leaked, new)
 
 
-def test_training_mode_is_refused_and_nothing_is_left_behind(decoder: QwenDecoder) -> None:
+def test_training_mode_is_refused_and_nothing_is_left_behind(decoder: PretrainedDecoder) -> None:
     alone = prompts()[0]
     decoder.train()
     with pytest.raises(ConfigError, match="training mode"):
@@ -191,7 +193,7 @@ def test_training_mode_is_refused_and_nothing_is_left_behind(decoder: QwenDecode
 
 @pytest.mark.parametrize("implementation", ["static", "model"])
 def test_the_recursion_refuses_a_cache_without_room_for_it(folder: Path, implementation: str) -> None:
-    decoder = QwenDecoder(DecoderConfig(model=str(folder), freeze=True, use_trm_recursion=True)).eval()
+    decoder = PretrainedDecoder(DecoderConfig(model=str(folder), freeze=True, use_trm_recursion=True)).eval()
     model, ids = decoder.causal_lm, prompts()[0]["input_ids"]
     if implementation == "static":
         cache: Any = transformers.StaticCache(config=decoder.model.config, max_cache_len=32)

@@ -14,7 +14,7 @@ import transformers
 from impresa.config.decoder import DecoderConfig, GenerationConfig, RecursionConfig
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.decoders.trm import TRMDecoder
 from tiny_qwen import save_qwen
 
@@ -39,7 +39,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     torch.manual_seed(0)
     if request.param == "qwen":
         folder: Path = save_qwen(tmp_path_factory.mktemp("qwen"), scale=0.1)
-        return QwenDecoder(DecoderConfig(model=str(folder), freeze=True)).eval()
+        return PretrainedDecoder(DecoderConfig(model=str(folder), freeze=True)).eval()
     recursion = RecursionConfig(num_cycles=1, num_steps=1, num_layers=1)
     config = DecoderConfig(type="trm", dim=32, num_heads=4, mlp_ratio=2.0, recursion=recursion)
     return TRMDecoder(config, 60).eval()

@@ -14,7 +14,7 @@ from torch import nn
 
 from impresa.config.decoder import DecoderConfig, GenerationConfig, LoraConfig, RecursionConfig
 from impresa.decoders.kinds import build_decoder, why_not_exportable
-from impresa.decoders.qwen import QwenDecoder, merge_adapter
+from impresa.decoders.pretrained import PretrainedDecoder, merge_adapter
 from impresa.errors import CheckpointError, ConfigError
 from tiny_qwen import HIDDEN, VOCAB, save_qwen
 
@@ -26,8 +26,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_qwen(tmp_path_factory.mktemp("qwen"), "qwen2", tied=True)
 
 
-def build(folder: Path, *, load_weights: bool = True, **settings: Any) -> QwenDecoder:
-    return QwenDecoder(DecoderConfig(**{"model": str(folder), "lora": LORA, **settings}), load_weights=load_weights)
+def build(folder: Path, *, load_weights: bool = True, **settings: Any) -> PretrainedDecoder:
+    return PretrainedDecoder(
+        DecoderConfig(**{"model": str(folder), "lora": LORA, **settings}), load_weights=load_weights
+    )
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -35,11 +37,11 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "prefix_embeds": torch.randn(2, 3, HIDDEN)}
 
 
-def trained(decoder: QwenDecoder) -> dict[str, torch.Tensor]:
+def trained(decoder: PretrainedDecoder) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in decoder.named_parameters() if parameter.requires_grad}
 
 
-def stir(decoder: QwenDecoder) -> dict[str, torch.Tensor]:
+def stir(decoder: PretrainedDecoder) -> dict[str, torch.Tensor]:
     """Move what is trained away from its start, as training would."""
     with torch.no_grad():
         for parameter in trained(decoder).values():
@@ -113,11 +115,11 @@ def test_adapters_and_recursion_are_saved_and_stay_in_full_precision(folder: Pat
     ("settings", "by_name", "reason"),
     [
         ({"use_lora": True}, True, None),
-        ({"use_lora": True, "use_trm_recursion": True}, True, "no plain Qwen model holds its latent recursion"),
+        ({"use_lora": True, "use_trm_recursion": True}, True, "no plain language model holds its latent recursion"),
         ({"freeze": True}, True, "its language model was frozen, so that there is nothing to export; it is /"),
         ({"load_in_4bit": True}, True, "its language model was frozen"),
         ({}, False, None),
-        ({"use_trm_recursion": True}, False, "no plain Qwen model holds its latent recursion"),
+        ({"use_trm_recursion": True}, False, "no plain language model holds its latent recursion"),
     ],
     ids=str,
 )
@@ -125,7 +127,7 @@ def test_how_a_run_stores_it_and_whether_it_can_be_exported(
     folder: Path, settings: dict[str, bool], by_name: bool, reason: str | None
 ) -> None:
     config = DecoderConfig(model=str(folder), lora=LORA, **settings)
-    assert QwenDecoder.is_stored_by_name(config) == by_name
+    assert PretrainedDecoder.is_stored_by_name(config) == by_name
     found = why_not_exportable(config)
     assert found is None if reason is None else str(found).startswith(reason)
 
@@ -134,8 +136,10 @@ def test_weights_that_the_run_does_not_store_are_read_all_the_same(folder: Path)
     for settings, is_read in (({"use_lora": True}, True), ({}, False)):
         config = DecoderConfig(model=str(folder), lora=LORA, **settings)
         decoder = build_decoder(config, 5, precision="32-true", load_weights=False)
-        assert isinstance(decoder, QwenDecoder)
-        stored, own = (model.get_input_embeddings().weight for model in (QwenDecoder(config).model, decoder.model))
+        assert isinstance(decoder, PretrainedDecoder)
+        stored, own = (
+            model.get_input_embeddings().weight for model in (PretrainedDecoder(config).model, decoder.model)
+        )
         assert torch.equal(stored, own) == is_read
 
 
@@ -172,7 +176,7 @@ def test_a_model_trained_whole_is_built_without_reading_its_first_weights(folder
 def test_merging_into_the_unquantised_model_gives_the_answers_of_the_adapter(tmp_path: Path, kind: Any) -> None:
     folder = save_qwen(tmp_path / "model", kind)
     config = DecoderConfig(model=str(folder), use_lora=True, lora=LORA)
-    decoder, given = QwenDecoder(config).eval(), inputs()
+    decoder, given = PretrainedDecoder(config).eval(), inputs()
     stir(decoder)
     model = merge_adapter(config, decoder.state_dict())
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
@@ -186,7 +190,7 @@ def test_merging_into_the_unquantised_model_gives_the_answers_of_the_adapter(tmp
 
 def test_adapters_trained_on_four_bits_are_merged_into_the_exact_weights(folder: Path) -> None:
     config = DecoderConfig(model=str(folder), use_lora=True, lora=LORA, load_in_4bit=True)
-    saved = stir(QwenDecoder(config))
+    saved = stir(PretrainedDecoder(config))
     model = merge_adapter(config, saved)
     name = "layers.1.mlp.up_proj"
     down, up = (saved[f"model.model.{name}.lora_{letter}.default.weight"] for letter in "AB")
@@ -196,10 +200,10 @@ def test_adapters_trained_on_four_bits_are_merged_into_the_exact_weights(folder:
 
 def test_only_fitting_adapters_of_a_plain_model_are_merged(folder: Path) -> None:
     config = DecoderConfig(model=str(folder), use_lora=True, lora=LORA)
-    state = QwenDecoder(config).state_dict()
+    state = PretrainedDecoder(config).state_dict()
     with pytest.raises(ConfigError, match=r"decoder\.use_lora: it is off"):
         merge_adapter(DecoderConfig(model=str(folder)), state)
-    with pytest.raises(ConfigError, match=r"decoder\.use_trm_recursion: no plain Qwen model holds the recursion"):
+    with pytest.raises(ConfigError, match=r"decoder\.use_trm_recursion: no plain language model holds the recursion"):
         merge_adapter(DecoderConfig(model=str(folder), use_lora=True, use_trm_recursion=True), state)
     with pytest.raises(CheckpointError, match=r"adapters: they do not fit"):
         merge_adapter(DecoderConfig(model=str(folder), use_lora=True, lora=LoraConfig(r=8)), state)

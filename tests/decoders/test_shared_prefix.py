@@ -10,7 +10,7 @@ import torch
 
 from impresa.config.decoder import DecoderConfig, RecursionConfig
 from impresa.decoders.base import Decoder
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.decoders.trm import TRMDecoder
 from impresa.errors import DataError
 from tiny_qwen import save_qwen
@@ -33,7 +33,7 @@ def decoders(folder: Path) -> dict[str, Decoder]:
         "trm": TRMDecoder(TRM, 264),
         "plain": TRMDecoder(replace(TRM, recursion=RecursionConfig(recursive=False, dropout=0.0)), 264),
         "recomputed": TRMDecoder(replace(TRM, activation_checkpointing=True), 264),
-        "qwen": QwenDecoder(DecoderConfig(model=model)),
+        "qwen": PretrainedDecoder(DecoderConfig(model=model)),
     }
 
 

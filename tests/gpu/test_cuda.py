@@ -20,7 +20,7 @@ from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.config.losses import LossConfig
 from impresa.config.optimization import Precision
 from impresa.decoders.base import Decoder
-from impresa.decoders.qwen import QwenDecoder
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.decoders.trm import TRMDecoder
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.training.distributed import Group
@@ -127,7 +127,7 @@ def test_a_vision_language_run_trains_and_answers(tmp_path: Path) -> None:
 def decoder_of(kind: str, folder: Path) -> Decoder:
     if kind == "trm":
         return TRMDecoder(DecoderConfig(type="trm", dim=HIDDEN, num_heads=4), VOCAB)
-    return QwenDecoder(DecoderConfig(model=str(save_qwen(folder)), use_trm_recursion=kind == "recursive"))
+    return PretrainedDecoder(DecoderConfig(model=str(save_qwen(folder)), use_trm_recursion=kind == "recursive"))
 
 
 @pytest.mark.parametrize("kind", ["trm", "qwen", "recursive"])
@@ -148,7 +148,7 @@ def test_four_bits_answer_as_their_dequantised_weights_do(tmp_path: Path) -> Non
     from impresa.decoders.quantization import quantized_layers
 
     config = DecoderConfig(model=str(save_qwen(tmp_path)), load_in_4bit=True)
-    decoder = QwenDecoder(config, precision="bf16-mixed").to(DEVICE)
+    decoder = PretrainedDecoder(config, precision="bf16-mixed").to(DEVICE)
     for layer in quantized_layers(decoder):
         x = torch.randn(5, layer.in_features, device=DEVICE, dtype=torch.bfloat16)
         weight = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
@@ -159,7 +159,7 @@ def test_four_bits_answer_as_their_dequantised_weights_do(tmp_path: Path) -> Non
 def test_only_the_adapters_of_a_four_bit_model_learn(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     config = DecoderConfig(model=str(save_qwen(tmp_path)), load_in_4bit=True, use_lora=True)
-    decoder = QwenDecoder(config, precision="bf16-mixed").to(DEVICE).train()
+    decoder = PretrainedDecoder(config, precision="bf16-mixed").to(DEVICE).train()
     prefix, ids = torch.randn(2, 3, HIDDEN, device=DEVICE), torch.randint(VOCAB, (2, 6)).to(DEVICE)
     trained = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)

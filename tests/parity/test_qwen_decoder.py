@@ -13,8 +13,8 @@ from torch import nn
 
 from impresa.config.decoder import DecoderConfig, LoraConfig
 from impresa.decoders.base import IGNORED
+from impresa.decoders.pretrained import PretrainedDecoder
 from impresa.decoders.quantization import quantized_layers
-from impresa.decoders.qwen import QwenDecoder
 from tiny_qwen import HIDDEN, VOCAB, save_qwen
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -48,7 +48,7 @@ def reference(model: Any, prefix: torch.Tensor) -> Any:
     return model(inputs_embeds=embeds, attention_mask=mask, labels=labels), mask.bool()
 
 
-def assert_same(decoder: QwenDecoder, model: Any, names: dict[str, str]) -> None:
+def assert_same(decoder: PretrainedDecoder, model: Any, names: dict[str, str]) -> None:
     """Logits of real positions, loss, and gradients of the prefix and of the named parameters: ours -> theirs."""
     ours = torch.randn(2, 3, HIDDEN).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
@@ -68,7 +68,7 @@ def assert_same(decoder: QwenDecoder, model: Any, names: dict[str, str]) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_loss_and_gradients_are_those_of_transformers(kind: str, folders: dict[str, Path]) -> None:
-    decoder = QwenDecoder(DecoderConfig(model=str(folders[kind])))
+    decoder = PretrainedDecoder(DecoderConfig(model=str(folders[kind])))
     model = transformers.AutoModelForCausalLM.from_pretrained(folders[kind])
     names = {f"model.{name}": name for name, _ in model.named_parameters()}
     assert {name for name, parameter in decoder.named_parameters() if parameter.requires_grad} == set(names)
@@ -80,7 +80,7 @@ def test_with_adapters_they_are_those_of_peft(kind: str, folders: dict[str, Path
     import peft
 
     lora = LoraConfig(r=3, alpha=5.0, dropout=0.0)
-    decoder = QwenDecoder(DecoderConfig(model=str(folders[kind]), use_lora=True, lora=lora))
+    decoder = PretrainedDecoder(DecoderConfig(model=str(folders[kind]), use_lora=True, lora=lora))
     settings = peft.LoraConfig(r=3, lora_alpha=5.0, target_modules=list(lora.target_modules))
     model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(folders[kind]), settings)
     theirs = dict(model.named_parameters())
@@ -95,8 +95,8 @@ def test_with_adapters_they_are_those_of_peft(kind: str, folders: dict[str, Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_start_as_the_identity(kind: str, folders: dict[str, Path]) -> None:
-    plain = QwenDecoder(DecoderConfig(model=str(folders[kind]))).eval()
-    adapted = QwenDecoder(DecoderConfig(model=str(folders[kind]), use_lora=True)).eval()
+    plain = PretrainedDecoder(DecoderConfig(model=str(folders[kind]))).eval()
+    adapted = PretrainedDecoder(DecoderConfig(model=str(folders[kind]), use_lora=True)).eval()
     given = {name: batch()[name] for name in ("input_ids", "attention_mask")} | {
         "prefix_embeds": torch.randn(2, 3, HIDDEN)
     }
@@ -107,7 +107,7 @@ def test_adapters_start_as_the_identity(kind: str, folders: dict[str, Path]) -> 
 def test_four_bits_are_the_model_with_dequantised_weights(kind: str, folders: dict[str, Path]) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
-    decoder = QwenDecoder(DecoderConfig(model=str(folders[kind]), load_in_4bit=True))
+    decoder = PretrainedDecoder(DecoderConfig(model=str(folders[kind]), load_in_4bit=True))
     model = transformers.AutoModelForCausalLM.from_pretrained(folders[kind])
     exact = copy.deepcopy(model)
     layers = [layer for layer in model.model.layers.modules() if isinstance(layer, nn.Linear)]

@@ -16,7 +16,7 @@ import impresa
 from forged_runs import forge, refusal
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import adopt_towers
-from impresa.data.chat import ChatFormat, QwenChat
+from impresa.data.chat import ChatFormat, TemplateChat
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
 from impresa.errors import CheckpointError, ConfigError
@@ -27,6 +27,7 @@ from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.build import build_vlm, start_from
 from impresa.tasks.answering.language_model import IDENTITY, LANGUAGE_MODEL
 from impresa.tasks.answering.model import VisionLanguageModel
+from tiny_causal import save_causal
 from tiny_hub import clip
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_run import copy_of_run, finished_run
@@ -56,7 +57,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def format_of(config: ExperimentConfig) -> ChatFormat:
     assert config.decoder is not None
-    return chat() if config.decoder.type == "trm" else QwenChat(chat_tokenizer())
+    return chat() if config.decoder.type == "trm" else TemplateChat(chat_tokenizer())
 
 
 def saved(folder: Path, config: ExperimentConfig) -> AnsweringModel:
@@ -98,6 +99,33 @@ def test_qwen_answers_the_same_after_loading(kind: str, qwen: Path, tmp_path: Pa
     assert same_states(before.model, loaded.model)
     assert answers(loaded) == answers(before)
     assert len(set(answers(before))) > 1
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", ()),
+        ("gpt2", ("decoder.freeze=true",)),
+        ("gemma3", ("decoder.load_in_8bit=true", "decoder.use_lora=true")),
+    ],
+)
+def test_any_causal_model_is_trained_with_a_system_prompt_and_answers_the_same_after_loading(
+    family: str, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    from impresa.training.parts import build_parts
+    from impresa.training.run import train
+
+    base = save_causal(tmp_path / "base", family)
+    more = ("decoder.type=causal_lm", "decoder.max_len=100", "decoder.system_prompt=be brief.", "trainer.max_steps=2")
+    run = train(tiny_qwen_vlm(base, *more, *settings), tmp_path / "run", command=[])
+    loaded, again = load_answerer(run, "cpu"), load_answerer(run, "cpu")
+    assert answers(loaded) == answers(again)
+    assert loaded.chat.system == "be brief."
+    prompt = loaded.chat.prompt((), "is it red?", 100)
+    assert prompt[:9] == loaded.chat.tokens("be brief.")
+    # A second stage has the system prompt of its own config.
+    parts = build_parts(tiny_qwen_vlm(base, *more[:2], *settings, f"decoder.init_from={run}"), None)
+    assert parts.preprocessing.chat.prompt((), "is it red?", 100) == prompt[11:]
 
 
 def test_a_loaded_model_can_be_saved_again(qwen: Path, tmp_path: Path) -> None:

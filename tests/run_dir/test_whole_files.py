@@ -78,9 +78,9 @@ def test_a_tokenizer_or_export_whose_writer_is_killed_is_not_there(tmp_path: Pat
     pytest.importorskip("peft")
     qwen = save_qwen(tmp_path / "qwen")
     lora = ("decoder.use_lora=true", "decoder.lora.target_modules=[q_proj]")
-    from impresa.data.chat import QwenChat
+    from impresa.data.chat import TemplateChat
 
-    chat = QwenChat.from_model(str(qwen))
+    chat = TemplateChat.from_model(str(qwen))
     model = answering(tiny_qwen_vlm(qwen, *lora), chat)
     run_dir = tmp_path / "run"
     save_run(run_dir, model.model, model.config, model.preprocessing, examples=samples())

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from impresa.data.chat import ChatFormat, QwenChat
+from impresa.data.chat import ChatFormat, TemplateChat
 from impresa.tasks.answering.answer import Answer, Reader
 from tiny_qwen import chat_tokenizer
 
@@ -15,7 +15,7 @@ from tiny_qwen import chat_tokenizer
 @cache
 def chat() -> ChatFormat:
     """A token for each byte."""
-    return QwenChat(chat_tokenizer())
+    return TemplateChat(chat_tokenizer())
 
 
 def read(text: str, *stops: str, ends: bool = True) -> tuple[list[str], Answer]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip, LogMelTransform
-from impresa.data.chat import QwenChat
+from impresa.data.chat import TemplateChat
 from impresa.data.dialogue import Dialogue, with_references
 from impresa.data.sample import Sample
 from impresa.decoders.base import IGNORED
@@ -200,7 +200,7 @@ def test_everything_that_trm_stands_on_is_trained(kind: str) -> None:
 )
 def test_everything_trainable_around_qwen_is_trained(kind: str, settings: tuple[str, ...], qwen: Path) -> None:
     config = tiny_qwen_vlm(qwen, *of_kind(kind), *settings)
-    batch = collated(samples(), QwenChat(chat_tokenizer()))
+    batch = collated(samples(), TemplateChat(chat_tokenizer()))
     assert without_gradient(built(config), batch) == (set(), set())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from impresa.data.chat import QwenChat
+from impresa.data.chat import TemplateChat
 from impresa.tasks.answering.build import build_vlm
 from impresa.training.optimizer import build_optimizer
 from tiny_qwen import chat_tokenizer, save_qwen
@@ -37,7 +37,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_frozen_gets_no_gradient_no_state_and_no_change(way: str, qwen: Path) -> None:
     overrides, signs = WAYS[way]
     config = tiny_qwen_vlm(qwen, *overrides, "vision_encoder.freeze=true")
-    chat = QwenChat(chat_tokenizer())
+    chat = TemplateChat(chat_tokenizer())
     model = rough(build_vlm(config, chat.vocab_size)).train()
     optimizer = build_optimizer(model, config.optimization)
     for group in optimizer.param_groups:

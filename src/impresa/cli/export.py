@@ -1,4 +1,4 @@
-"""Write the language model of a run with a Qwen decoder to a folder, for other libraries.
+"""Write the language model of a run with a pretrained decoder to a folder, for other libraries.
 
 Low-rank adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge
 as a plain transformers model, as which a model that was trained whole is written anyway. The folder's README.md says

@@ -25,6 +25,8 @@ from impresa.config.types import (
 )
 
 PrefixTokens = Literal["tokens", "perceiver", "memory"]
+PRETRAINED = ("qwen", "causal_lm")
+"""Values of `decoder.type` for a language model that is read by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +100,25 @@ class GenerationConfig(Section):
 class DecoderConfig(Section):
     """The language model behind the encoder."""
 
-    type: Literal["qwen", "trm"] = "qwen"
-    """`qwen`: a pretrained Qwen causal model; `trm`: a Tiny Recursive Model trained from scratch."""
+    type: Literal["qwen", "causal_lm", "trm"] = "qwen"
+    """`qwen`: a pretrained Qwen causal model; `causal_lm`: any pretrained model of transformers that has a decoder
+    only (Llama, Gemma, GPT-2, ...); `trm`: a Tiny Recursive Model trained from scratch."""
     model: Name = "Qwen/Qwen2.5-3B-Instruct"
-    """qwen: Hugging Face id or local path."""
+    """qwen, causal_lm: Hugging Face id or local path."""
     load_in_4bit: Flag = False
-    """qwen: load the language model in NF4 with double quantisation (bitsandbytes)."""
+    """qwen, causal_lm: load the language model in NF4 with double quantisation (bitsandbytes)."""
+    load_in_8bit: Flag = False
+    """qwen, causal_lm: load it in eight bits (LLM.int8, Dettmers et al. 2022, by bitsandbytes) instead."""
     use_lora: Flag = False
-    """qwen: freeze the language model and train low-rank adapters."""
+    """qwen, causal_lm: freeze the language model and train low-rank adapters."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """qwen: the adapters' settings."""
+    """qwen, causal_lm: the adapters' settings."""
     freeze: Flag = False
-    """qwen: keep the language model as it is and train the prefix side only."""
+    """qwen, causal_lm: keep the language model as it is and train the prefix side only."""
     use_trm_recursion: Flag = False
-    """qwen: latent recursion on the last hidden states, before the LM head."""
+    """qwen, causal_lm: latent recursion on the last hidden states, before the LM head."""
     recursion: RecursionConfig = field(default_factory=RecursionConfig)
-    """The recursion of `trm`, and of `qwen` with `use_trm_recursion`."""
+    """The recursion of `trm`, and of a pretrained model with `use_trm_recursion`."""
     dim: Width = 256
     """trm: width."""
     num_heads: Width = 8
@@ -122,6 +127,9 @@ class DecoderConfig(Section):
     """trm: hidden width of the gated MLP as a multiple of `dim`."""
     vocab_size: Vocabulary = 8192
     """trm: upper bound of the vocabulary of the tokenizer trained on the run's texts."""
+    system_prompt: Name | None = None
+    """Text that tells the model what to do, before the first question of every dialogue: the system turn where the chat
+    template has one. It is stored in the run and counts for `max_len`."""
     max_len: Tokens = 256
     """Longest text (question and answer) in tokens; the question is cut, never the answer."""
     prefix: PrefixTokens = "tokens"
@@ -135,3 +143,13 @@ class DecoderConfig(Section):
     activation_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """True for a language model that is read by name, false for one from scratch."""
+        return self.type in PRETRAINED
+
+    @property
+    def is_quantized(self) -> bool:
+        """True for a language model in four or eight bits, which is frozen."""
+        return self.load_in_4bit or self.load_in_8bit

@@ -118,7 +118,7 @@ def _models_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     for modality, part, tower in towers(config):
         if tower.checkpoint is None and not is_from_scratch(modality, tower):
             yield f"{part}.backbone", tower.backbone
-    if config.decoder is not None and config.decoder.type == "qwen":
+    if config.decoder is not None and config.decoder.is_pretrained:
         yield "decoder.model", config.decoder.model
 
 

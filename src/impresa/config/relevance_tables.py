@@ -9,7 +9,7 @@ from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
 from impresa.config.relevance_towers import PERCEIVER, Rule, below, switched_off, tower_rules
 
-_QWEN_ONLY = ("model", "load_in_4bit", "use_lora", "lora", "freeze", "use_trm_recursion")
+_PRETRAINED_ONLY = ("model", "load_in_4bit", "load_in_8bit", "use_lora", "lora", "freeze", "use_trm_recursion")
 _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
 _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens and no embedding"
 
@@ -101,11 +101,19 @@ REFUSED = (
         lambda c: c.fusion.strategy == "concat",
         "is for cross_attention and gated, not for concat",
     ),
-    Rule(below("decoder", *_QWEN_ONLY), lambda c: c.decoder.type == "trm", "is for `decoder.type` qwen, not for trm"),
-    Rule(below("decoder", *_TRM_ONLY), lambda c: c.decoder.type == "qwen", "is for `decoder.type` trm, not for qwen"),
+    Rule(
+        below("decoder", *_PRETRAINED_ONLY),
+        lambda c: not c.decoder.is_pretrained,
+        "is for `decoder.type` qwen and causal_lm, not for trm",
+    ),
+    Rule(
+        below("decoder", *_TRM_ONLY),
+        lambda c: c.decoder.is_pretrained,
+        "is for `decoder.type` trm, not for {decoder.type}",
+    ),
     Rule(
         ("decoder.lora.*",),
-        lambda c: c.decoder.type == "qwen" and not c.decoder.use_lora,
+        lambda c: c.decoder.is_pretrained and not c.decoder.use_lora,
         "does nothing without `decoder.use_lora`",
         "set that to true or leave it out",
     ),
@@ -150,8 +158,8 @@ WARNED = (
     ),
     Rule(
         ("decoder.recursion.*",),
-        lambda c: c.decoder.type == "qwen" and not c.decoder.use_trm_recursion,
-        "does nothing for qwen without `decoder.use_trm_recursion`",
+        lambda c: c.decoder.is_pretrained and not c.decoder.use_trm_recursion,
+        "does nothing for a pretrained model without `decoder.use_trm_recursion`",
     ),
     Rule(
         ("decoder.generation.seed",),

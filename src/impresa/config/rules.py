@@ -191,9 +191,13 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
             fault = f"{decoder.num_heads} heads are {head_dim} wide; rotary positions need an even width"
             yield Fault("decoder.num_heads", f"{fault}, so change it or `decoder.dim`")
         yield from _check_mlp("decoder.mlp_ratio", decoder.dim, decoder.mlp_ratio)
+    if decoder.system_prompt is not None and not decoder.system_prompt.strip():
+        yield Fault("decoder.system_prompt", "is blank; say something, or leave it out")
     for found in chain(check_generation(decoder.generation), idle_generation(decoder.generation)):
         yield replace(found, key=f"decoder.generation.{found.key}")
-    if decoder.type == "qwen" and decoder.freeze and decoder.use_lora:
+    if decoder.load_in_4bit and decoder.load_in_8bit:
+        yield Fault("decoder.load_in_8bit", "contradicts `decoder.load_in_4bit`; use one of them")
+    if decoder.is_pretrained and decoder.freeze and decoder.use_lora:
         yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
     if vision.checkpoint is not None:
         return  # the run says what its tower has; building looks

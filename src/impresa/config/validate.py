@@ -129,7 +129,9 @@ def _foreign_key(key: str, dialect: str, other: str) -> Fault:
 def _engine_experiment(tree: Mapping[str, Any], faults: list[Fault]) -> ExperimentConfig:
     """The experiment of a tree in the engine's dialect; faults are appended to `faults`."""
     if isinstance(tree.get("decoder"), Mapping) and "type" not in tree["decoder"]:
-        faults.append(Fault("decoder.type", "this experiment has no decoder; set it to qwen or trm to add one"))
+        faults.append(
+            Fault("decoder.type", "this experiment has no decoder; set it to qwen, causal_lm or trm to add one")
+        )
     config: ExperimentConfig = _parse(ExperimentConfig, tree, default_tree(tree), faults)
     faults += _about_sound_keys(chain(check_experiment(config), check_relevance(config)), faults)
     return config

@@ -2,8 +2,8 @@
 
 A dialogue is a sequence of texts, question and answer in turn, with a frame before each and an end token after each
 answer. `ChatFormat` joins them and cuts long ones; supervised are each answer and the token that ends it, nothing else.
-Its two subclasses define the frames: the chat template of a Qwen model, or a plain separator for a decoder from
-scratch, whose tokenizer is trained on the run's own questions and answers.
+Its two subclasses define the frames: the chat template of a pretrained language model, or a plain separator for a
+decoder from scratch, whose tokenizer is trained on the run's own questions and answers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ from impresa.json_files import read_json
 
 _MODEL = "decoder.model"
 _SETTINGS = "chat.json"
+_PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content }}\n\n"
+    "{% elif message.role == 'user' %}Question:\n{{ message.content }}\n"
+    "{% else %}Answer:\n{{ message.content }}{{ eos_token }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}"
+)
+"""For language models that come without a chat template: each text begins a line, and the end token ends an answer."""
+_ONE_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""Before templates that tell the model today's date: an answer must not hang on the day on which it is asked."""
 _PLACEHOLDER = "\ue000"
 """For texts in a template; from Unicode's private area, so that no template contains it."""
 
@@ -50,6 +60,8 @@ class ChatFormat(ABC):
     """Tokens that end an answer; the first one is used in training."""
     pad_id: int
     """Token that pads rows, under a mask."""
+    system: str | None
+    """Text before the first question, `decoder.system_prompt`."""
 
     @property
     @abstractmethod
@@ -74,6 +86,10 @@ class ChatFormat(ABC):
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Write what `load_chat` reads."""
+
+    @abstractmethod
+    def with_system(self, system: str | None) -> ChatFormat:
+        """The same format with another `system`."""
 
     def encode(self, dialogue: Dialogue, max_len: int) -> tuple[list[int], list[bool]]:
         """A dialogue for training: T token ids, at most `max_len`, and T flags that are true on supervised tokens.
@@ -151,20 +167,22 @@ def _texts(turns: Sequence[Turn]) -> list[str]:
 
 
 class PlainChat(ChatFormat):
-    """The format question, separator, answer, end. Texts are normalised like captions: lower case, spaces collapsed.
+    """The format question, separator, answer, end, with `system` before all. Texts are normalised like captions: lower
+    case, spaces collapsed.
 
     The start token of the tokenizer, which must cut no text, is the separator.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer, system: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self.system = system
         self.end_ids = (tokenizer.end_id,)
         self.pad_id = tokenizer.pad_id
 
     @classmethod
-    def train(cls, dialogues: Iterable[Dialogue], vocab_size: int) -> PlainChat:
+    def train(cls, dialogues: Iterable[Dialogue], vocab_size: int, system: str | None = None) -> PlainChat:
         """The format with a tokenizer trained on all questions and answers, see `train_tokenizer`."""
-        return cls(train_tokenizer(texts_of(dialogues), vocab_size, max_len=None))
+        return cls(train_tokenizer(texts_of(dialogues), vocab_size, max_len=None), system)
 
     @property
     def vocab_size(self) -> int:
@@ -173,7 +191,7 @@ class PlainChat(ChatFormat):
     def frames(self, texts: Sequence[str]) -> list[list[int]]:
         separator, end = [self._tokenizer.start_id], [self._tokenizer.end_id]
         num_turns = (len(texts) + 1) // 2
-        return [[], separator, *[end, separator] * (num_turns - 1)]
+        return [self.tokens(self.system or ""), separator, *[end, separator] * (num_turns - 1)]
 
     def tokens(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -183,44 +201,55 @@ class PlainChat(ChatFormat):
 
     def save(self, directory: Path) -> None:
         self._tokenizer.save(directory)
-        _write_settings(directory, "plain")
+        _write_settings(directory, "plain", self.system)
+
+    def with_system(self, system: str | None) -> PlainChat:
+        return PlainChat(self._tokenizer, system)
 
 
-class QwenChat(ChatFormat):
-    """The chat template and the tokenizer of a Qwen model, with thinking turned off.
+class TemplateChat(ChatFormat):
+    """The chat template and the tokenizer of a language model, with thinking turned off; a plain template where the
+    tokenizer has none.
 
     The template is rendered once with placeholders for the texts; the parts between them are the frames. Each dialogue
-    is rendered as well, and must equal its frames and texts together.
+    is rendered as well, and must equal its frames and texts together. `system` is the system turn, or stands before the
+    first question in a template that knows no such turn.
 
     Args:
-        tokenizer: transformers' tokenizer, with a chat template and a padding token.
+        tokenizer: transformers' tokenizer.
         name: its name in an error.
+        system: see `ChatFormat`.
 
     Raises:
-        ConfigError: the template or the token is missing, or the template ends an answer without a token of its own.
+        ConfigError: there is neither a template nor an end token, or the template ends an answer without a token of its
+            own.
     """
 
-    def __init__(self, tokenizer: Any, name: str = "the tokenizer") -> None:
+    def __init__(self, tokenizer: Any, name: str = "the tokenizer", system: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._name = name
         self._frames: dict[int, tuple[list[str], list[list[int]]]] = {}
-        if tokenizer.pad_token_id is None:
-            raise ConfigError(f"{_MODEL}: {name} has no padding token; set its pad_token and save it again")
-        self.pad_id = int(tokenizer.pad_token_id)
+        if not tokenizer.chat_template:
+            if tokenizer.eos_token_id is None:
+                raise ConfigError(f"{_MODEL}: {name} has no end token; set its eos_token and save it again")
+            tokenizer.chat_template = _PLAIN_TEMPLATE
+        self.system = system
+        self._has_system_turn = self._knows_system_turns()
         self.end_ids = self._find_ends()
+        self.pad_id = self.end_ids[-1]
 
     @classmethod
-    def from_model(cls, name: str) -> QwenChat:
+    def from_model(cls, name: str, system: str | None = None) -> TemplateChat:
         """The format of a language model by Hugging Face id or path.
 
         Raises:
-            ConfigError: the tokenizer or its chat template is missing.
+            ConfigError: the tokenizer is missing, or see above.
         """
         from transformers import AutoTokenizer
 
         with reading(_MODEL, name):
             tokenizer = from_pretrained(AutoTokenizer, name)
-        return cls(tokenizer, name)
+        return cls(tokenizer, name, system)
 
     @property
     def vocab_size(self) -> int:
@@ -239,10 +268,20 @@ class QwenChat(ChatFormat):
     def render(self, texts: Sequence[str]) -> str:
         """The rendered template of questions and answers in turn, up to the start of the next answer."""
         messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+        if self.system and self._has_system_turn:
+            messages.insert(0, {"role": "system", "content": self.system})
+        elif self.system:
+            messages[0]["content"] = f"{self.system}\n\n{messages[0]['content']}"
+        return self._apply(messages)
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
         # The options are explicit, because versions of the template differ in their defaults.
         try:
+            template = self._tokenizer.get_chat_template()
+            if "strftime_now" in template:
+                template = _ONE_DAY + template
             rendered = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
         except Exception as error:  # a template is a program
             reason = " ".join(str(error).split())
@@ -259,7 +298,18 @@ class QwenChat(ChatFormat):
 
     def save(self, directory: Path) -> None:
         self._tokenizer.save_pretrained(directory)
-        _write_settings(directory, "qwen")
+        _write_settings(directory, "template", self.system)
+
+    def with_system(self, system: str | None) -> TemplateChat:
+        return TemplateChat(self._tokenizer, self._name, system)
+
+    def _knows_system_turns(self) -> bool:
+        """True if the template shows what a system turn says: some refuse such a turn, and others leave it out."""
+        turns = [{"role": "system", "content": _PLACEHOLDER}, {"role": "user", "content": "?"}]
+        try:
+            return _PLACEHOLDER in self._apply(turns)
+        except DataError:
+            return False
 
     def _frames_of(self, num_turns: int) -> tuple[list[str], list[list[int]]]:
         """The frames of so many turns as texts and as token ids, computed once."""
@@ -276,13 +326,12 @@ class QwenChat(ChatFormat):
 
     def _find_ends(self) -> tuple[int, ...]:
         """The token after an answer, and those that end any text of the language model."""
-        if not self._tokenizer.chat_template:
-            raise ConfigError(f"{_MODEL}: {self._name} has no chat template; use an instruction-tuned model")
+        special = {*self._tokenizer.get_added_vocab().values(), *self._tokenizer.all_special_ids}
         after_an_answer = self._frames_of(2)[1][2][:1]
-        if not set(after_an_answer) & set(self._tokenizer.get_added_vocab().values()):
+        if not special.intersection(after_an_answer):
             fault = f"the chat template of {self._name} ends no answer with a token of its own"
-            raise ConfigError(f"{_MODEL}: {fault}; use a Qwen model")
-        ends = [*after_an_answer, self._tokenizer.eos_token_id, self.pad_id]
+            raise ConfigError(f"{_MODEL}: {fault}; use another model, or another template")
+        ends = [*after_an_answer, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id]
         return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
 
 
@@ -292,9 +341,9 @@ def prepare_chat(config: DecoderConfig, dialogues: Iterable[Dialogue]) -> ChatFo
     Raises:
         ConfigError: the model's tokenizer cannot be read or used, or the vocabulary is too small.
     """
-    if config.type == "qwen":
-        return QwenChat.from_model(config.model)
-    return PlainChat.train(dialogues, config.vocab_size)
+    if config.is_pretrained:
+        return TemplateChat.from_model(config.model, config.system_prompt)
+    return PlainChat.train(dialogues, config.vocab_size, config.system_prompt)
 
 
 def is_chat(directory: Path) -> bool:
@@ -309,11 +358,12 @@ def load_chat(directory: Path) -> ChatFormat:
         DataError: its files are missing or damaged.
     """
     try:
-        if read_json(directory / _SETTINGS, _Settings).format == "plain":
-            return PlainChat(TextTokenizer.load(directory))
+        settings = read_json(directory / _SETTINGS, _Settings)
+        if settings.format == "plain":
+            return PlainChat(TextTokenizer.load(directory), settings.system_prompt)
         from transformers import AutoTokenizer
 
-        return QwenChat(from_pretrained(AutoTokenizer, directory), str(directory))
+        return TemplateChat(from_pretrained(AutoTokenizer, directory), str(directory), settings.system_prompt)
     except (ConfigError, DataError):
         raise
     except Exception as error:  # tokenizers and templates of other libraries raise nearly everything
@@ -323,10 +373,12 @@ def load_chat(directory: Path) -> ChatFormat:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The file that names the format."""
+    """The file that names the format; `qwen` is what `template` was called once."""
 
-    format: Literal["plain", "qwen"]
+    format: Literal["plain", "template", "qwen"]
+    system_prompt: str | None = None
 
 
-def _write_settings(directory: Path, kind: str) -> None:
-    (directory / _SETTINGS).write_text(json.dumps({"format": kind}) + "\n", encoding="utf-8")
+def _write_settings(directory: Path, kind: str, system: str | None) -> None:
+    settings = {"format": kind} | ({} if system is None else {"system_prompt": system})
+    (directory / _SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")

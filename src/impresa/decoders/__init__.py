@@ -1,1 +1,1 @@
-"""Language models that read a prefix of embeddings before their text: `qwen` (pretrained) and `trm` (from scratch)."""
+"""Language models that read a prefix of embeddings before their text: pretrained ones, and `trm` (from scratch)."""

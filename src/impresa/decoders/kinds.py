@@ -19,7 +19,7 @@ def build_decoder(
     load_weights: bool = True,
     revision: str | None = None,
 ) -> Decoder:
-    """The decoder `config.type`. Only its module is imported, for Qwen's needs transformers and more.
+    """The decoder `config.type`. Only its module is imported, for a pretrained one needs transformers.
 
     Args:
         config: `decoder` of the experiment.
@@ -29,11 +29,11 @@ def build_decoder(
         revision: commit of a language model from the hub; None is the newest.
     """
     match config.type:
-        case "qwen":
-            from impresa.decoders.qwen import QwenDecoder
+        case "qwen" | "causal_lm":
+            from impresa.decoders.pretrained import PretrainedDecoder
 
-            needs_weights = load_weights or QwenDecoder.is_stored_by_name(config)
-            return QwenDecoder(config, load_weights=needs_weights, precision=precision, revision=revision)
+            needs_weights = load_weights or PretrainedDecoder.is_stored_by_name(config)
+            return PretrainedDecoder(config, load_weights=needs_weights, precision=precision, revision=revision)
         case "trm":
             from impresa.decoders.trm import TRMDecoder
 
@@ -42,10 +42,10 @@ def build_decoder(
 
 def why_not_exportable(config: DecoderConfig) -> str | None:
     """The reason why no other library can use a trained decoder, and how to use it instead; None where one can."""
-    if config.type != "qwen":
+    if not config.is_pretrained:
         return f"no other library knows its decoder, a {config.type}; use it by impresa.load"
     if config.use_trm_recursion:
-        return "no plain Qwen model holds its latent recursion; use it by impresa.load"
-    if not config.use_lora and (config.freeze or config.load_in_4bit):
+        return "no plain language model holds its latent recursion; use it by impresa.load"
+    if not config.use_lora and (config.freeze or config.is_quantized):
         return f"its language model was frozen, so that there is nothing to export; it is {config.model} itself"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
         ConfigError: peft cannot be imported, or the model has no layer of a target's name.
     """
     peft = _import_peft()
-    check_targets(target_names(config), linear_layers(model.model), "decoder.lora.target_modules")
-    tuner = peft.LoraModel(model, _settings(peft, config), ADAPTER)
+    check_targets(target_names(config), linear_layers(model.base_model), "decoder.lora.target_modules")
+    with warnings.catch_warnings(action="ignore"):  # of GPT-2's layers, which hold their weights the other way round
+        tuner = peft.LoraModel(model, _settings(peft, config), ADAPTER)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter(name))
         if is_adapter(name):

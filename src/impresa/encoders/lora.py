@@ -47,8 +47,9 @@ def target_names(config: LoraConfig) -> list[str] | str:
 
 
 def linear_layers(module: nn.Module) -> list[str]:
-    """The names of all linear layers, paths included."""
-    return [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    """The names of all linear layers, paths included; `Conv1D` is what GPT-2 calls them."""
+    layers = module.named_modules()
+    return [name for name, layer in layers if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"]
 
 
 def check_targets(targets: list[str] | str, linears: list[str], key: str) -> None:

@@ -94,9 +94,9 @@ def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
             yield f"{name}.activation_checkpointing=true"
     if decoder is None and config.losses.row_chunk is None and batch_size > 256:
         yield "losses.row_chunk=256"
-    if decoder is not None and decoder.type == "qwen":
+    if decoder is not None and decoder.is_pretrained:
         yield from () if decoder.use_lora else ("decoder.use_lora=true",)
-        yield from () if decoder.load_in_4bit or not of_gpu else ("decoder.load_in_4bit=true",)
+        yield from () if decoder.is_quantized or not of_gpu else ("decoder.load_in_4bit=true",)
     if not of_gpu and config.dataset.num_workers:
         yield f"dataset.num_workers below {config.dataset.num_workers}"
 

@@ -59,7 +59,7 @@ class AnsweringTask(Task):
             return prepare_chat(self.decoder, source.dialogues())
         if read_run("decoder.init_from", first).decoder is None:
             raise ConfigError(f"decoder.init_from: {first} is an alignment; name it in vision_encoder.checkpoint")
-        return load_chat(expanded(first) / TOKENIZER)
+        return load_chat(expanded(first) / TOKENIZER).with_system(self.decoder.system_prompt)
 
     def prepare(self, source: Source) -> Preprocessing:
         """As in every task; and whether captions are taught, here or in the run that is gone on with."""

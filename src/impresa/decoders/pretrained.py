@@ -1,16 +1,19 @@
-"""A pretrained Qwen model behind the prefix: whole, frozen, in four bits, or with low-rank adapters.
+"""A pretrained language model behind the prefix: whole, frozen, in four or eight bits, or with low-rank adapters.
 
-Trained are with `use_lora` the adapters alone; without, nothing if `load_in_4bit` or `freeze` is set, else the whole
+Trained are with `use_lora` the adapters alone; without, nothing if it is quantised or `freeze` is set, else the whole
 model. Latent recursion, where it is on, is always trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,7 @@ from impresa.config.optimization import Precision
 from impresa.decoders.base import Decoder
 from impresa.decoders.context import CausalContext
 from impresa.decoders.lora import adapters_of, add_adapters
-from impresa.decoders.quantization import prepare_quantized, quantization_config
+from impresa.decoders.quantization import follow_weights, int8_layers, prepare_quantized, quantization_config
 from impresa.decoders.recursion import RecursionHead
 from impresa.encoders.lora import is_adapter
 from impresa.errors import CheckpointError, ConfigError
@@ -28,12 +31,16 @@ from impresa.hub import from_pretrained, is_folder, read_config, reading, recomp
 from impresa.layers.outline import is_outlined
 
 KEY = "decoder.model"
-KNOWN = ("qwen2", "qwen3")
+QWEN = ("qwen2", "qwen3")
 """`model_type` of Qwen2 and Qwen2.5, and of Qwen3."""
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_INPUTS = ("inputs_embeds", "attention_mask", "past_key_values")
+"""Arguments that a model must take: embeddings for a prefix, a mask for padding, a cache for generation."""
 
 
-class QwenDecoder(Decoder):
-    """A causal language model of transformers as a decoder.
+class PretrainedDecoder(Decoder):
+    """A causal language model of transformers as a decoder: its own blocks read the embeddings, and its own head, with
+    whatever bends or scales the logits, reads the hidden states.
 
     Names of its parameters: `model.` and the name in transformers' own model; adapters have `lora_` in theirs and put
     `base_layer` into those of the layers that they adapt; the recursion's begin with `recursion.`. The result of
@@ -41,15 +48,16 @@ class QwenDecoder(Decoder):
 
     Args:
         config: `decoder` of the experiment; `lora.dropout` acts in training mode only.
-        load_weights: false builds an unquantised model from its config alone, for weights that come from elsewhere; one
-            in four bits is always read, for its weights are kept nowhere else.
-        precision: `optimization.precision`. A frozen model is held in bfloat16 if this is a bfloat16 one (Qwen's own
-            files are), else in float32, and so is one that is trained whole.
+        load_weights: false builds an unquantised model from its config alone, for weights that come from elsewhere; a
+            quantised one is always read, for its weights are kept nowhere else.
+        precision: `optimization.precision`. A frozen model is held in bfloat16 if this is a bfloat16 one (as most of
+            their files are), else in float32, and so is one that is trained whole.
         revision: commit of a model from the hub; None is the newest.
 
     Raises:
-        ConfigError: the model cannot be read or is no Qwen2, Qwen2.5 or Qwen3; a library is missing; a target of the
-            adapters does not exist.
+        ConfigError: the model cannot be read, is none that can stand behind a prefix, or no Qwen2, Qwen2.5 or Qwen3
+            for `type: qwen`; a library is missing; a target of the adapters does not exist; or the model has positions
+            for fewer than `max_len` tokens.
         CheckpointError: the model's files lack weights.
     """
 
@@ -65,7 +73,12 @@ class QwenDecoder(Decoder):
         # The commit of a model from the hub, looked up once, so that all files are of the same.
         self.revision = None if is_folder(config.model) else snapshot(KEY, config.model, revision).name
         self.model = _load(config, load_weights=load_weights, precision=precision, revision=self.revision)
-        self.hidden_size = self.model.config.hidden_size
+        self.hidden_size = self.model.get_input_embeddings().weight.shape[1]
+        self.accepted = inspect.signature(self.model.base_model.forward).parameters.keys()
+        # A model without rotary or relative positions fails beyond them, and others have never seen such.
+        self.num_positions: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        self.max_len = config.max_len
+        self._check_length(config.max_len)
         if config.use_lora:
             add_adapters(self.model, config.lora)
         elif self.is_stored_by_name(config):
@@ -83,31 +96,59 @@ class QwenDecoder(Decoder):
         return self.model.get_input_embeddings()(input_ids)
 
     def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
-        hidden = self.model.model(
-            inputs_embeds=embeds,
-            attention_mask=context.mask.long(),
-            position_ids=context.position_ids,
-            past_key_values=context.cache,
-            use_cache=context.cache is not None,
-        ).last_hidden_state
+        self._check_length(context.mask.shape[1])
+        given = {
+            "attention_mask": context.mask.long(),
+            "position_ids": context.position_ids,  # models with relative positions take none
+            "past_key_values": context.cache,
+            "use_cache": context.cache is not None,
+        }
+        given = {name: value for name, value in given.items() if name in self.accepted}
+        hidden = self.model.base_model(inputs_embeds=embeds, **given).last_hidden_state
         if self.recursion is None:
             return (hidden,)
         # The recursion's slots of the cache lie behind those of the blocks.
         return self.recursion(hidden, replace(context, first_slot=self.model.config.num_hidden_layers))
 
     def run_at(self, embeds: Tensor, context: CausalContext, read: Tensor) -> tuple[Tensor, ...]:
+        last = _last_mlp(self.model.base_model)
         # The recursion reads every position, and blocks that are recomputed run again when the hooks are gone.
-        if self.recursion is not None or self.recomputes:
+        if last is None or self.recursion is not None or self.recomputes:
             return self.run(embeds, context)
-        with _only_at(read, self.model.model.layers[-1].mlp):
+        with _only_at(read, last):
             return self.run(embeds, context)
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.model.lm_head(hidden)
+        # The model's own way from hidden states to logits, in a shell whose blocks hand on what they are given.
+        shell = copy.copy(self.model)
+        shell._modules = {**self.model._modules, self.model.base_model_prefix: _Passing()}
+        logits: Tensor = shell(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1])).logits
+        return logits.view(*hidden.shape[:-1], -1)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in int8_layers(self):  # on a CPU they would compute in another way
+            layer.training = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        follow_weights(self)
+        return self
+
+    def _read(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        self._check_length(given[1].shape[1] + self.max_len)
+        return super()._read(*given)
+
+    def _check_length(self, num_tokens: int) -> None:
+        if self.num_positions is not None and num_tokens > self.num_positions:
+            fault = f"prefix, question and answer of up to {num_tokens} tokens, but {KEY} has {self.num_positions}"
+            fix = "lower it, or decoder.generation.max_new_tokens, or make the prefix shorter with a Perceiver"
+            raise ConfigError(f"decoder.max_len: {fault} positions; {fix}")
 
     @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
-        return config.use_lora or config.load_in_4bit or config.freeze
+        return config.use_lora or config.is_quantized or config.freeze
 
     @property
     def architecture(self) -> Any:
@@ -122,10 +163,10 @@ class QwenDecoder(Decoder):
 
 def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revision: str | None = None) -> Any:
     """The language model with its trained adapters merged in: a plain transformers model, unquantised, in float32, for
-    four-bit weights would round the sum.
+    quantised weights would round the sum.
 
     Args:
-        config: of the decoder that the adapters were trained in, in four bits or not.
+        config: of the decoder that the adapters were trained in, quantised or not.
         state: that decoder's state dict, or its part that was trained.
         revision: commit of a model from the hub; None is the newest.
 
@@ -136,7 +177,7 @@ def merge_adapter(config: DecoderConfig, state: Mapping[str, Tensor], *, revisio
     if not config.use_lora:
         raise ConfigError("decoder.use_lora: it is off, so that there is no adapter to merge; leave merging out")
     if config.use_trm_recursion:
-        raise ConfigError("decoder.use_trm_recursion: no plain Qwen model holds the recursion; leave merging out")
+        raise ConfigError("decoder.use_trm_recursion: no plain language model holds the recursion; leave merging out")
     architecture = read_config(KEY, config.model, revision)
     model = _read(architecture, config.model, dtype=torch.float32, revision=revision)
     adapters, tuner = adapters_of(state), add_adapters(model, config.lora)
@@ -168,6 +209,32 @@ def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
     return model
 
 
+class _Passing(nn.Module):
+    """In place of a language model's blocks: the embeddings that they are given are the hidden states."""
+
+    @property
+    def decoder(self) -> _Passing:
+        return self  # OPT calls the blocks inside its blocks
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _Passed:
+        return _Passed((inputs_embeds,))
+
+
+class _Passed(tuple[Tensor]):
+    """The output of blocks that have nothing else to tell, as the many classes of transformers are read."""
+
+    last_hidden_state = property(itemgetter(0))
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _last_mlp(blocks: Any) -> nn.Module | None:
+    """The gated MLP of the last block, as Llama and those after it have it; None where it may be of another kind."""
+    mlp = getattr((getattr(blocks, "layers", None) or [None])[-1], "mlp", None)
+    return mlp if mlp is not None and hasattr(mlp, "gate_proj") and hasattr(mlp, "down_proj") else None
+
+
 @contextmanager
 def _only_at(read: Tensor, layer: nn.Module) -> Iterator[None]:
     """Let a layer that works position by position, (B, S, H) -> (B, S, H), compute those of `read` (B, S) bool alone.
@@ -191,19 +258,16 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
     import transformers
 
     architecture = read_config(KEY, config.model, revision)
-    if (kind := architecture.model_type) not in KNOWN:
-        raise ConfigError(f"{KEY}: {config.model} is a {kind} model; use a causal Qwen2, Qwen2.5 or Qwen3")
-    if getattr(architecture, "quantization_config", None) is not None:
-        fix = "give the unquantised model, and `decoder.load_in_4bit` for NF4"
-        raise ConfigError(f"{KEY}: {config.model} is quantised; {fix}")
-    frozen = QwenDecoder.is_stored_by_name(config)
+    check_architecture(config, architecture)
+    frozen = PretrainedDecoder.is_stored_by_name(config)
     dtype = torch.bfloat16 if frozen and precision.startswith("bf16") else torch.float32
-    if frozen:
-        architecture.attention_dropout = 0.0  # frozen weights answer the same in training as in evaluation
+    if frozen:  # weights that answer the same in training as in evaluation
+        for name in [name for name, value in vars(architecture).items() if "drop" in name and isinstance(value, float)]:
+            setattr(architecture, name, 0.0)
     if is_outlined():
         return _bare(architecture, dtype)
-    if config.load_in_4bit:
-        quantized = {"quantization_config": quantization_config(precision), "device_map": {"": "cpu"}}
+    if config.is_quantized:
+        quantized = {"quantization_config": quantization_config(config, precision), "device_map": {"": "cpu"}}
         model = _read(architecture, config.model, dtype=dtype, revision=revision, **quantized)
         prepare_quantized(model, config.model)
     elif load_weights:
@@ -212,6 +276,39 @@ def _load(config: DecoderConfig, *, load_weights: bool, precision: Precision, re
         model = _bare(architecture, dtype)
     model.generation_config = transformers.GenerationConfig()
     return model
+
+
+def check_architecture(config: DecoderConfig, architecture: Any) -> None:
+    """Refuse models that cannot stand behind a prefix, by their transformers configuration.
+
+    Raises:
+        ConfigError: one line that says which kind it is, and what can.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind, of = f"{config.model} is a {architecture.model_type} model", type(architecture)
+    if config.type == "qwen" and architecture.model_type not in QWEN:
+        fix = "use a causal Qwen2, Qwen2.5 or Qwen3, or `decoder.type` causal_lm for others"
+        raise ConfigError(f"{KEY}: {kind}; {fix}")
+    if getattr(architecture, "quantization_config", None) is not None:
+        fix = "give the unquantised model, and `decoder.load_in_4bit` for NF4"
+        raise ConfigError(f"{KEY}: {config.model} is quantised; {fix}")
+    fault = None
+    if architecture.is_encoder_decoder:
+        fault = "which has an encoder beside its decoder"
+    elif architecture.get_text_config() is not architecture:
+        fault = "which has encoders of images or sounds of its own"
+    elif of not in MODEL_FOR_CAUSAL_LM_MAPPING or of in MODEL_FOR_MASKED_LM_MAPPING:  # BERT and its kin are in both
+        fault = "which is no decoder that writes text"
+    else:
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[of]
+        lacking = [name for name in _INPUTS if name not in inspect.signature(model_class.forward).parameters]
+        if lacking:
+            fault = f"which takes no {lacking[0]}"
+        elif model_class._is_stateful or set(getattr(architecture, "layer_types", None) or ()) - _ATTENTION:
+            fault = "which keeps a running state in place of the tokens that it has read"
+    if fault:
+        raise ConfigError(f"{KEY}: {kind}, {fault}; use a causal language model such as Llama, Gemma, GPT-2 or Qwen")
 
 
 def _bare(architecture: Any, dtype: torch.dtype) -> Any:
