@@ -69,6 +69,11 @@ def read_history(run_dir: Path) -> dict[str, Curve]:
     return {name: Curve(*zip(*sorted(found), strict=True)) for name, found in points.items()}
 
 
+def last_step(history: Mapping[str, Curve]) -> int:
+    """The number of the last recorded optimizer step, 0 where there is none."""
+    return int(max((curve.steps[-1] for curve in history.values()), default=0))
+
+
 def _number(cell: object) -> float | None:
     try:
         value = float(cell)  # type: ignore[arg-type]

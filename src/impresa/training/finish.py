@@ -14,6 +14,7 @@ from impresa.data.sources import open_source, reading_of
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
+from impresa.reports.charts import last_step, read_history
 from impresa.reports.html import write_report
 from impresa.reports.verdict import with_reasons
 from impresa.run_dir.cost import write_cost
@@ -27,6 +28,7 @@ from impresa.tasks.samples import name_of_data, read_samples
 from impresa.training.checkpoints import discard_last
 from impresa.training.costs import Spent, cost_of
 from impresa.training.parts import Parts
+from impresa.training.tensorboard import events_folder, write_results
 
 NUM_GOLDEN = 4
 """Samples whose outputs are stored, so that loading can compare."""
@@ -52,6 +54,8 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     )
     evaluation = with_reasons(evaluation, config, run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
+    if config.trainer.logging.tensorboard:
+        write_results(events_folder(config, run_dir), config, evaluation, last_step(read_history(run_dir)))
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)
     environment["finished"] = now()

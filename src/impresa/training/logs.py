@@ -19,7 +19,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlparse
 
 import torch
@@ -30,14 +30,12 @@ from torch import Tensor
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.errors import CheckpointError
-from impresa.files import append, naming, write_atomic
-from impresa.run_dir.layout import EVENTS, METRICS, WANDB, WANDB_ID
+from impresa.files import append, write_atomic
+from impresa.run_dir.layout import METRICS, WANDB, WANDB_ID
 from impresa.run_dir.lock import check_lock
 from impresa.training.costs import peak_memory_bytes, uses_gpu
 from impresa.training.plan import Plan
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from impresa.training.tensorboard import TensorBoardEvents, events_folder
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +211,7 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Me
     settings = config.trainer.logging
     loggers: list[MetricLogger] = [MetricsCsv(run_dir / METRICS, step)]
     if settings.tensorboard:
-        names = (settings.project, settings.name or config.name)
-        loggers.append(TensorBoardEvents(run_dir.joinpath(EVENTS, *map(_folder_name, names)), step))
+        loggers.append(TensorBoardEvents(events_folder(config, run_dir), step))
     if settings.wandb and (run := start_wandb(config, run_dir)):
         loggers.append(run)
     return loggers
@@ -270,34 +267,6 @@ class MetricsCsv(MetricLogger):
         except (ValueError, LookupError, csv.Error) as error:
             fault = "holds something else than the metrics of this run; remove it, and they begin anew"
             raise CheckpointError(f"{self.path}: {fault}") from error
-
-
-class TensorBoardEvents:
-    """Writes an event file for TensorBoard into a folder, whose name is that of the run in TensorBoard.
-
-    A run that continues tells TensorBoard to forget what files of its earlier parts hold of steps after `step`.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder = folder
-        self._purge_step = step + 1 if step else None
-        self._writer = self._open() if step and folder.exists() else None
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        with naming(self.folder):
-            self._writer = self._writer or self._open()
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
-
-    def _open(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter  # a second of imports, which a first step need not wait for
-
-        return SummaryWriter(self.folder, purge_step=self._purge_step)
-
-    def close(self, *, success: bool) -> None:
-        if self._writer is not None:
-            with naming(self.folder):
-                self._writer.close()
 
 
 class WandbRun:
@@ -401,11 +370,6 @@ def _answers(address: str) -> bool:
 
     threading.Thread(target=ask, daemon=True).start()
     return answered.wait(NETWORK_PATIENCE_S)
-
-
-def _folder_name(name: str) -> str:
-    """A name for people as that of a folder: without slashes, and neither hidden nor a way up."""
-    return name.replace("/", "-").lstrip(".") or "-"
 
 
 def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:
