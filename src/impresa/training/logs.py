@@ -31,6 +31,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.errors import CheckpointError
 from impresa.files import append, write_atomic
+from impresa.run_dir.cost import duration
 from impresa.run_dir.layout import METRICS, WANDB, WANDB_ID
 from impresa.run_dir.lock import check_lock
 from impresa.training.costs import peak_memory_bytes, uses_gpu
@@ -46,6 +47,10 @@ _MOST_DIGITS = 18
 NETWORK_PATIENCE_S = 5.0
 """Longest wait for an answer of Weights & Biases."""
 SECONDS_BETWEEN_LINES = 30.0
+LONG_RUN_S = 1800.0
+"""Steps that take longer are announced."""
+_TIMED_STEPS, _TIMED_SECONDS = 20, 20.0
+"""Steps behind an announcement, or fewer where they take so long."""
 SHOWN = {
     "val_loss": "val_loss",
     "val_image_to_text_recall_at_1": "image to text R@1",
@@ -121,8 +126,8 @@ class Recorder:
 class ProgressReport:
     """A progress bar with loss, samples per second, time left and memory; plain lines where there is no terminal.
 
-    Without a terminal a line comes twice a minute at most. Each validation is reported in either case. Nothing is
-    `shown` in processes other than the first.
+    Without a terminal a line comes twice a minute at most. Each validation is reported in either case, and once how
+    long the run will take, if that is over half an hour. Nothing is `shown` in processes other than the first.
     """
 
     def __init__(self, total_steps: int, *, shown: bool = True) -> None:
@@ -136,6 +141,8 @@ class ProgressReport:
         """Begin after step number `step`."""
         self._started = self._last_report = time.monotonic()
         self._first_step = step
+        self._first_end: float | None = None
+        self._is_announced = False
         self.speed.restart()
         if not (self.console.is_terminal and self._shown):
             return
@@ -147,6 +154,7 @@ class ProgressReport:
     def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
         """Report optimizer step number `step`, over so many samples."""
         self.speed.add(num_samples)
+        self._announce_if_long(step)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
         pause = 0.5 if self._bar is not None else SECONDS_BETWEEN_LINES
@@ -159,6 +167,24 @@ class ProgressReport:
         else:
             seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
             self._print(step, note, f"{timedelta(seconds=round(seconds))} left")
+
+    def _announce_if_long(self, step: int) -> None:
+        """Say once how long the steps will take, by the first ones; the very first of them takes longer."""
+        if self._is_announced or not self._shown:
+            return
+        now = time.monotonic()
+        if self._first_end is None:
+            self._first_end = now
+            return
+        num_timed, seconds = step - self._first_step - 1, now - self._first_end
+        if num_timed < _TIMED_STEPS and seconds < _TIMED_SECONDS:
+            return
+        self._is_announced, each, num_left = True, seconds / num_timed, self._total_steps - self._first_step
+        if each * num_left > LONG_RUN_S:
+            logger.warning(
+                f"this run will take some {duration(each * num_left)} here, by its first steps ({duration(each)} each, "
+                f"{num_left:,} in all); trainer.max_steps, a smaller model or a GPU make it shorter"
+            )
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report the validation after step number `step`."""

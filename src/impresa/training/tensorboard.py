@@ -76,9 +76,9 @@ def write_results(folder: Path, config: ExperimentConfig, evaluation: Evaluation
 
     found = {f"test/{name}": value for name, value in figures(evaluation).items()}
     with naming(folder):
-        writer = _writer(folder)
+        writer: Any = _writer(folder)
         for summary in hparams(_hyperparameters(config), found):
-            writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            writer.file_writer.add_summary(summary)
         for name, value in found.items():
             writer.add_scalar(name, value, step)
         for number, (picture, text) in enumerate(_examples(evaluation.gallery), start=1):
