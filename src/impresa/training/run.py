@@ -99,7 +99,7 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
-        finish(config, parts, output_dir, group.device, spent)
+        finish(config, parts, output_dir, group, spent)
 
 
 def dry_run(config: ExperimentConfig) -> str:
