@@ -50,3 +50,5 @@ def test_a_short_run_logs_every_step() -> None:
     short, long = (make_plan(TrainerConfig(epochs=1), batches) for batches in (199, 200))
     assert due(short.logs_after, 30) == list(range(1, 31))
     assert due(long.logs_after, 30) == [1, 10, 20, 30]
+    settings = TrainerConfig(epochs=1, logging=LoggingConfig(log_interval=15))
+    assert due(make_plan(settings, 200).logs_after, 30) == [1, 15, 30]
