@@ -1,4 +1,4 @@
-"""Impresa: align images, text and sound, ask a language model about them, and measure which switch paid."""
+"""Impresa: align images, text and sound, ask a language model about them, and measure which setting helped."""
 
 from __future__ import annotations
 

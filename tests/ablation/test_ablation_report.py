@@ -18,8 +18,9 @@ from impresa.ablation.plots import MAX_SHOWN, pareto_front, shown
 from impresa.ablation.report import print_result, read_results, render_csv, render_markdown, render_page, write_results
 from impresa.ablation.results import RunResult, StudyResult
 from impresa.ablation.study import BASE, NULL, Study, Switch, Variant
-from impresa.ablation.tables import duration, make_tables, scaled
+from impresa.ablation.tables import make_tables, scaled
 from impresa.errors import CheckpointError
+from impresa.run_dir.cost import duration
 from made_up_study import NAMES, made_up_study, with_failed
 
 

@@ -90,3 +90,34 @@ def test_two_names_are_refused() -> None:
     add_config_name(parser)
     with pytest.raises(ConfigError, match="NAME: is given twice, as a and --config-name b; keep one"):
         config_name(parser.parse_args(["a", "--config-name", "b"]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset.train_path=train.a.parquet", "dataset.train_path=train.b.parquet"],
+        ["--dataset.train_path=train.a.parquet", "--dataset.train_path=train.b.parquet"],
+        ["--dataset.train_path", "train.a.parquet", "train.b.parquet"],
+        ["shapes", "--dataset.val_path", "photos/a", "photos/b", "optimization.lr=1"],
+        ["training.data.train_path=a", "training.data.train_path=b"],
+    ],
+)
+def test_a_list_that_the_shell_took_apart_is_explained(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"_path: is given twice in a row, .* and .*; put a list in quotes"):
+        split_overrides(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset.train_path=a", "optimization.lr=1", "dataset.train_path=b"],  # the last one counts
+        ["--dataset.train_path", "a.parquet", "shapes"],
+        ["--dataset.train_path", "photos/a", "shapes"],
+        ["--dataset.train_path", "photos/a", "--dataset.val_path", "photos/b"],
+        ["--dataset.train_path", "a.parquet", "dataset.val_path=b.parquet"],
+        ["dataset.image_size=24", "dataset.image_size=32"],
+        ["shapes", "photos/a.parquet", "photos/b.parquet"],
+    ],
+)
+def test_what_only_looks_like_such_a_list_is_left_alone(words: list[str]) -> None:
+    split_overrides(words)

@@ -97,13 +97,17 @@ def test_resume_without_a_run_starts_one(folder: Path, capsys: pytest.CaptureFix
     assert (folder / "new" / "model.safetensors").exists()
 
 
-def test_a_dry_run_makes_a_step_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_tells_how_long_the_run_takes_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*SHORT, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"vision_encoder: +[\d,]+ parameters", out)
     assert "3 per epoch, 2 in all" in out
     assert re.search(r"memory: +[\d.]+ GiB", out)
+    assert re.search(r"time: +[\d.e-]+ s for a step, some [\d.]+ s for the run", out)
     assert "val_loss" in out
+    assert out.endswith("dry run: 2 steps were made, nothing was written\n")
     assert list(folder.iterdir()) == []
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from impresa.config import load_experiment, paths
+from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.runs import read_run
-from impresa.errors import ConfigError
+from impresa.data.sources import open_path
+from impresa.errors import ConfigError, DataError
 
 
 def test_the_guide_s_default_paths_name_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +91,41 @@ def test_the_home_of_a_user_that_is_not_known_is_a_missing_path() -> None:
         load_experiment("~nobody-at-all/a.yaml")
     with pytest.raises(ConfigError, match=r"^RUN: ~nobody-at-all/run does not exist; name the directory"):
         read_run("RUN", "~nobody-at-all/run")
+
+
+def test_data_that_an_example_writes_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in paths.EXAMPLES:
+        with pytest.raises(ConfigError) as caught:
+            check_data_paths(load_experiment(name))
+        assert all(f"`python examples/{name}.py` writes it" in line for line in caught.value.lines)
+        with pytest.raises(DataError, match=f"`python examples/{name}.py` writes it"):
+            open_path(DatasetConfig(), f"data/{name}/test")
+    assert "examples/" not in paths.fix_of_missing("data/mine/test.parquet")
+    assert "examples/" not in paths.fix_of_missing("data")
+
+
+def test_every_example_that_writes_data_is_known() -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    writing = {file.stem for file in folder.glob("*.py") if f'"data/{file.stem}"' in file.read_text(encoding="utf-8")}
+    assert writing == set(paths.EXAMPLES)
+
+
+@pytest.mark.parametrize("pattern", ["train.{a,b}.parquet", "{train.a,train.b}.parquet", "train.{a,b}.par*", "{tr,x}*"])
+def test_a_list_in_braces_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        pq.write_table(pa.table({"image": [b""], "caption": [name]}), f"train.{name}.parquet")
+    config = load_experiment("shapes", [f"dataset.train_path='{pattern}'"])
+    check_data_paths(config)
+    assert len(open_path(config.dataset, pattern)) == (3 if "*" in pattern and "," in pattern[:5] else 2)
+    assert not paths.is_there("train.{x,y}.parquet")
+
+
+def test_a_file_with_braces_in_its_name_is_that_file(tmp_path: Path) -> None:
+    file = tmp_path / "{a,b}.parquet"
+    file.touch()
+    assert paths.is_there(str(file))

@@ -67,7 +67,7 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "path", "message"),
     [
-        ("auto", "gone", r"gone: no such file or folder; name existing data, or shapes"),
+        ("auto", "gone", r"gone: no such file or folder; name an existing folder or file"),
         ("auto", " ", r"the path is empty"),
         ("auto", "gone.parquet", r"gone\.parquet: no parquet files there"),
         ("auto", "*.parquet", r"\*\.parquet: no parquet files there"),

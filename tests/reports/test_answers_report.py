@@ -93,8 +93,11 @@ def test_without_training_data_there_is_no_most_frequent_answer(tmp_path: Path) 
 
 def test_the_card_says_how_to_ask() -> None:
     text = card(EVALUATION)
-    for part in ("visual-question-answering", "Answers questions about images.", "model.ask(", "model.caption("):
+    for part in ("visual-question-answering", "Answers questions about images.", "model.ask("):
         assert part in text
+    assert "model.caption(" not in text
+    captions = replace(EVALUATION, answers=replace(ANSWERS, kinds={"caption": SCORES}))
+    assert 'model.caption(["a.jpg", "b.jpg"])' in card(captions)
     assert "encode_image" not in text
     assert "impresa.load('runs/a')" in text
 

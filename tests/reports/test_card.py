@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
+from impresa.evaluation.preview import DataPreview, TrainingSample
 from impresa.evaluation.results import (
     AnswerMetrics,
     AnswerScores,
@@ -84,5 +86,37 @@ def test_a_model_with_an_audio_encoder_is_asked_with_sounds() -> None:
     with_audio, without = (
         model_card(tiny_vlm(*more), evaluation, ENVIRONMENT, Path("runs/a"), 1) for more in (audio, ())
     )
-    assert 'model.ask("a.jpg", "how many shapes are there?", sounds=["a.wav"])' in with_audio
+    assert 'model.ask("a.jpg", "what is in the picture?", sounds=["a.wav"])' in with_audio
     assert "sounds" not in without
+
+
+def preview(*samples: TrainingSample) -> DataPreview:
+    return DataPreview({"train": 1200, "val": 60, "test": 60}, 10, False, 3.0, samples)
+
+
+def test_its_code_speaks_of_the_run_s_own_data() -> None:
+    samples = [TrainingSample(f"photos/{n}.webp", None, (f'a "dog" {n}',)) for n in range(3)]
+    evaluation = Evaluation("mine", 4, 4, 4, retrieval=RETRIEVAL)
+    text = model_card(tiny_experiment(), evaluation, ENVIRONMENT, Path("runs/a"), 1, preview=preview(*samples))
+    assert 'model.encode_image(["a.webp", "b.webp"])' in text
+    assert r'model.encode_text(["a \"dog\" 0", "a \"dog\" 1"])' in text
+    assert "- Rows: train 1,200, val 60, test 60" in text
+
+
+def test_its_code_asks_a_question_of_the_run_s_own_data() -> None:
+    scores = AnswerScores(4, 0.5, 0.5)
+    evaluation = Evaluation("x", 4, 4, 4, answers=AnswerMetrics(scores, scores, None, None, 0.5, 0.0, 1.0))
+    asked = preview(TrainingSample("row 3", None, (), (("how much is it?", "4 euros"),)))
+    text = model_card(tiny_vlm(), evaluation, ENVIRONMENT, Path("runs/a"), 1, preview=asked)
+    assert 'model.ask("a.jpg", "how much is it?")' in text
+
+
+def test_no_text_ends_the_block_of_code() -> None:
+    evil = '```\n<script>"); import os #' + "x" * 200
+    evaluation = Evaluation("mine", 4, 4, 4, retrieval=RETRIEVAL)
+    sample = TrainingSample("1", None, (evil,))
+    text = model_card(tiny_experiment(), evaluation, ENVIRONMENT, Path("a"), 1, preview=preview(sample))
+    code = text.split("```python\n")[1].split("```")[0]
+    line = next(line for line in code.splitlines() if "encode_text" in line)
+    (given,) = ast.literal_eval(line.partition("encode_text(")[2].removesuffix(")"))
+    assert given == evil[:79] + "…"

@@ -22,8 +22,8 @@ from impresa.errors import CheckpointError, TrainingError
 from impresa.run_dir.environment import is_finished
 from impresa.training import run as run_module
 from impresa.training.failures import explained
-from impresa.training.logs import TensorBoardEvents
 from impresa.training.run import dry_run, train
+from impresa.training.tensorboard import TensorBoardEvents
 from tiny_run import tiny_experiment, without_charts
 from tiny_vlm import tiny_vlm
 

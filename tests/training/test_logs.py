@@ -13,7 +13,7 @@ import pytest
 
 from impresa.run_dir.claim import clear
 from impresa.training import logs
-from impresa.training.logs import MetricsCsv, TensorBoardEvents, build_loggers, start_wandb
+from impresa.training.logs import MetricsCsv, build_loggers, start_wandb
 from tiny_run import tiny_experiment
 
 
@@ -66,33 +66,6 @@ def test_a_resumed_run_that_has_nothing_left_to_log_drops_them_too(tmp_path: Pat
     assert [row["step"] for row in rows(tmp_path / "metrics.csv")] == ["1", "2"]
     MetricsCsv(tmp_path / "new" / "metrics.csv", 0)
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("project", "name", "folder"),
-    [("p", "my/run", "p/my-run"), ("a/b", "null", "a-b/shapes"), ("..", ".x", "-/x")],
-)
-def test_tensorboard_lies_under_the_project_and_the_name(tmp_path: Path, project: str, name: str, folder: str) -> None:
-    settings = (f"trainer.logging.project={project}", f"trainer.logging.name={name}")
-    _, board = build_loggers(tiny_experiment("trainer.logging.tensorboard=true", *settings), tmp_path, 0)
-    board.log(1, {"train_loss": 1.0})
-    board.close(success=True)
-    (file,) = tmp_path.rglob("events.out.tfevents.*")
-    assert file.parent == tmp_path / "events" / folder
-
-
-@pytest.mark.parametrize("goes_on", [True, False], ids=["a run that goes on", "a run that had nothing left to log"])
-def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path: Path, goes_on: bool) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for start, end in ((0, 7), (4, 9 if goes_on else 4)):  # a checkpoint at 4, a crash after 7
-        board = TensorBoardEvents(tmp_path / "run", start)
-        for step in range(start + 1, end + 1):
-            board.log(step, {"train_loss": float(step), "part": start})
-        board.close(success=True)
-    shown = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [point.step for point in shown.Scalars("train_loss")] == list(range(1, 10 if goes_on else 5))
-    assert [point.value for point in shown.Scalars("part")] == [0] * 4 + [4] * (5 if goes_on else 0)
 
 
 def test_the_csv_is_always_there_and_the_rest_can_be_turned_off(tmp_path: Path) -> None:

@@ -45,3 +45,11 @@ def test_the_batches_left_at_the_end_of_an_epoch_make_a_step(batches: int, accum
 def test_max_steps_ends_a_run_early_and_never_lengthens_it() -> None:
     assert make_plan(TrainerConfig(epochs=2, max_steps=3), 10).total_steps == 3
     assert make_plan(TrainerConfig(epochs=2, max_steps=99), 10).total_steps == 20
+
+
+def test_a_short_run_logs_every_step() -> None:
+    short, long = (make_plan(TrainerConfig(epochs=1), batches) for batches in (199, 200))
+    assert due(short.logs_after, 30) == list(range(1, 31))
+    assert due(long.logs_after, 30) == [1, 10, 20, 30]
+    settings = TrainerConfig(epochs=1, logging=LoggingConfig(log_interval=15))
+    assert due(make_plan(settings, 200).logs_after, 30) == [1, 15, 30]

@@ -69,3 +69,30 @@ def test_the_speed_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_told_in_gib() -> None:
     assert memory_in_use().endswith(("GiB", "GiB GPU"))
     assert float(memory_in_use().split()[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("total", "step_seconds", "told"),
+    [
+        (4096, 3.0, ["this run will take some 3.41 h here, by its first steps (3 s each, 4,096 in all)"]),
+        (30_000, 0.25, ["this run will take some 2.08 h here, by its first steps (0.25 s each, 30,000 in all)"]),
+        (500, 3.0, []),
+    ],
+)
+def test_a_long_run_is_announced_once_by_its_first_steps(
+    total: int,
+    step_seconds: float,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: clock[0])
+    report = ProgressReport(total)
+    report.start(0)
+    for step in range(1, 60):
+        clock[0] += 30.0 if step == 1 else step_seconds
+        report.train(step, 1, {"loss": torch.tensor(1.0)})
+        if step == 4:
+            assert caplog.messages == []
+    assert [line.partition(";")[0] for line in caplog.messages] == told

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
-from glob import iglob
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import impresa
 from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.config.locations import paths_of
-from impresa.config.paths import DATA_PATHS, expanded
+from impresa.config.paths import DATA_PATHS, expanded, matches
 from impresa.config.tree import hints, leaves, to_tree
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.folder import SOUND_SUFFIXES
@@ -95,7 +94,7 @@ def _print(key: str, path: str, config: ExperimentConfig, listing: Listing) -> A
         return listing(file, None)
     if key not in (f"dataset.{name}" for name in DATA_PATHS):
         return str(file)
-    tables = [file] if file.exists() else sorted(map(Path, iglob(str(file), recursive=True)))
+    tables = [file] if file.exists() else sorted(map(Path, matches(str(file))))
     folders = sorted({table.parent for table in tables})
     root = os.path.commonpath(folders) if folders else ""
     found: list[Any] = [_line(os.path.relpath(table, root), table.stat()) for table in tables]

@@ -13,11 +13,10 @@ from impresa.ablation.statistics import Difference, Estimate
 from impresa.ablation.study import Variant
 from impresa.evaluation.figures import FigureKind
 from impresa.reports.tables import Row, Table
-from impresa.run_dir.cost import Cost
+from impresa.run_dir.cost import Cost, duration
 
 NONE = "-"
 _STEP = 1000
-_MINUTE, _HOUR = 60, 3600
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,6 @@ def scaled(number: float) -> str:
         number /= _STEP
         del units[0]
     return f"{number:.3g}{units[0]}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.3g} s"
-    return f"{seconds / _MINUTE:.3g} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.3g} h"
 
 
 COSTS = (

@@ -53,7 +53,7 @@ _NAMING_DATA = ("data", "encode", "eval", "map")
 _OVERVIEW = """\
 usage: impresa VERB ...
 
-Align images, text and sound, ask a language model about them, and measure which switch paid.
+Align images, text and sound, ask a language model about them, and measure which setting helped.
 
 {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Container, Iterator, Sequence
+from pathlib import PurePath
 
 from impresa.config.memory_vlm import TOP_LEVEL
 from impresa.errors import ConfigError
@@ -42,6 +43,7 @@ def split_overrides(
     """
     rest, overrides, missing = list[str](), list[str](), list[str]()
     words = list(argv)
+    _refuse_expanded_lists(words)
     while words:
         word = words.pop(0)
         if word in value_options:
@@ -102,6 +104,34 @@ def check_data_overrides(overrides: Sequence[str]) -> None:
     faults += [f"{key}: changes nothing here, it does not say how files are read; leave it out" for key in idle]
     if faults:
         raise ConfigError(*faults)
+
+
+def _refuse_expanded_lists(words: Sequence[str]) -> None:
+    """Refuse a data path that the shell has made two of, as it does with `{a,b}` outside of quotes.
+
+    Raises:
+        ConfigError: the same key twice in a row, or a further path of the same kind behind `--key PATH`.
+    """
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        key, equals, path = word.lstrip("-").partition("=")
+        other_key, _, other = after.lstrip("-").partition("=")
+        if equals and key == other_key:
+            key_of_both, pair = key, (path, other)
+        else:
+            key_of_both, pair = before.removeprefix("--"), (word, after)
+            if "=" in before or not before.startswith("--") or not _are_alike(*pair):
+                continue
+        if key_of_both.endswith("_path") and "." in key_of_both and pair[0] != pair[1]:
+            fix = f"put a list in quotes, '{key_of_both}=data/{{a,b}}.parquet', or the shell takes it apart"
+            raise ConfigError(f"{key_of_both}: is given twice in a row, {pair[0]} and {pair[1]}; {fix}")
+
+
+def _are_alike(path: str, other: str) -> bool:
+    """True for two words that can come of one path with a list in it, false for an option, a key or a config."""
+    first, second = PurePath(path), PurePath(other)
+    if other.startswith("-") or _ASSIGNMENT.match(other):
+        return False
+    return first.suffix == second.suffix and (first.suffix != "" or first.parent == second.parent != PurePath())
 
 
 def _is_dotted_key(word: str) -> bool:

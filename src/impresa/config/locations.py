@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import has_magic
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from pydantic import StringConstraints
 
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
-from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, looked_in
+from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, is_pattern, looked_in
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError
 from impresa.json_files import read_json
@@ -134,8 +133,8 @@ def _why_local(name: str) -> str | None:
 
 def _begins_here(path: str) -> bool:
     """True for an existing path, and for a pattern whose first folders exist: one may search a whole disk."""
-    fixed = takewhile(lambda part: not has_magic(part), expanded(path).parts)
-    return os.path.exists(expanded(path)) or (has_magic(path) and os.path.exists(Path(*fixed)))
+    fixed = takewhile(lambda part: not is_pattern(part), expanded(path).parts)
+    return os.path.exists(expanded(path)) or (is_pattern(path) and os.path.exists(Path(*fixed)))
 
 
 def _absolute(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 
@@ -20,6 +22,9 @@ STUDIES = "studies"
 """Folder of the shipped studies, among the shipped configs."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
+EXAMPLES = ("digits", "emoji", "spoken")
+"""Scripts of `examples/` that write data; each writes `data/NAME`."""
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def looked_in(path: str | Path) -> str:
@@ -92,7 +97,7 @@ def check_data_paths(config: ExperimentConfig) -> None:
         faults.append(Fault("dataset.class_names", f"{names} does not exist; {fix}{looked_in(names)}"))
     if dataset.source != "hub":
         faults += (
-            Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}{looked_in(path)}")
+            Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {fix_of_missing(path)}{looked_in(path)}")
             for key in DATA_PATHS
             if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
         )
@@ -108,11 +113,30 @@ def _exists(dataset: DatasetConfig, path: str) -> bool:
 
 def is_there(path: str) -> bool:
     """True for an existing path, and for a pattern that matches one."""
-    file = expanded(path)
-    return os.path.exists(file) or (has_magic(path) and any(iglob(str(file), recursive=True)))
+    return os.path.exists(expanded(path)) or any(matches(path))
 
 
-def _fix(path: str) -> str:
+def is_pattern(path: str) -> bool:
+    """True for a path with `*`, `?`, `[...]`, or a list such as `{a,b}`."""
+    return has_magic(path) or _BRACES.search(path) is not None
+
+
+def matches(path: str) -> Iterator[str]:
+    """The files and folders that a pattern stands for; none for a path that is no pattern."""
+    if listed_in_braces := _BRACES.search(path):
+        start, end = listed_in_braces.span()
+        for choice in listed_in_braces[1].split(","):
+            one = f"{path[:start]}{choice}{path[end:]}"
+            yield from matches(one) if is_pattern(one) else filter(os.path.exists, [str(expanded(one))])
+    elif has_magic(path):
+        yield from iglob(str(expanded(path)), recursive=True)
+
+
+def fix_of_missing(path: str) -> str:
+    """How to get data that are not there: by the command that writes them, or by another name."""
+    parts = Path(path).parts
     if Path(path).as_posix() in _GUIDE_PATHS:
         return "`impresa data export shapes data` writes the embedded data there, or name your own"
+    if "data" in parts[:-1] and (name := parts[parts.index("data") + 1]) in EXAMPLES:
+        return f"`python examples/{name}.py` writes it, or name your own data"
     return "name an existing folder or file, or shapes for the embedded data"

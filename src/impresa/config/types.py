@@ -105,7 +105,7 @@ class LoggingConfig(Section):
     """Targets, names and intervals of logging; intervals count optimizer steps."""
 
     log_interval: Count = 10
-    """Optimizer steps between two log entries."""
+    """Optimizer steps between two log entries; a run of fewer than 200 steps logs every step."""
     eval_interval: Count = 1000
     """Optimizer steps between two validations; also at the end, and each epoch when that is shorter."""
     save_interval: Count = 1000

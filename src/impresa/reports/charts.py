@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup, escape
 
+from impresa.evaluation.preview import DataPreview
 from impresa.json_files import read_text
 from impresa.run_dir.layout import METRICS
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOUR_MAP = "viridis"
+TRAIN_LOSS = "train_loss"
 CHARTS = {
-    "Loss": {"train_loss": "training", "val_loss": "validation"},
+    "Loss": {TRAIN_LOSS: "training", "val_loss": "validation"},
     "Validation R@1": {
         "val_image_to_text_recall_at_1": "image → text",
         "val_text_to_image_recall_at_1": "text → image",
@@ -70,6 +72,11 @@ def read_history(run_dir: Path) -> dict[str, Curve]:
     return {name: Curve(*zip(*sorted(found), strict=True)) for name, found in points.items()}
 
 
+def last_step(history: Mapping[str, Curve]) -> int:
+    """The number of the last recorded optimizer step, 0 where there is none."""
+    return int(max((curve.steps[-1] for curve in history.values()), default=0))
+
+
 def _number(cell: object) -> float | None:
     try:
         value = float(cell)  # type: ignore[arg-type]
@@ -78,10 +85,34 @@ def _number(cell: object) -> float | None:
     return value if abs(value) < LARGEST else None
 
 
-def history_charts(history: Mapping[str, Curve]) -> dict[str, Markup]:
-    """Losses, validation metrics and learning rate by title, as far as they were recorded."""
+def history_charts(history: Mapping[str, Curve], preview: DataPreview | None = None) -> dict[str, Markup]:
+    """Losses, validation metrics and learning rate by title, as far as they were recorded.
+
+    With a preview of the data the training loss has its chance level, and steps with fewer samples are left out of it.
+    """
+    level = None if preview is None else preview.loss_at_chance
+    if preview is not None and preview.has_short_step and TRAIN_LOSS in history:
+        history = {**history, TRAIN_LOSS: full_steps(history[TRAIN_LOSS], preview.steps_per_epoch)}
     found = {title: curves_of(history, columns) for title, columns in CHARTS.items()}
-    return {title: line_chart(title, curves) for title, curves in found.items() if curves}
+    return {
+        title: line_chart(title, curves, level if TRAIN_LOSS in CHARTS[title] else None)
+        for title, curves in found.items()
+        if curves
+    }
+
+
+def full_steps(curve: Curve, steps_per_epoch: int) -> Curve:
+    """A curve without the entries that are of the last step of an epoch alone; the whole of it if there are no others.
+
+    That step has what is left of the data: fewer candidates, and a lower loss by chance alone.
+    """
+    before = (0.0, *curve.steps)
+    kept = [
+        (step, value)
+        for last, step, value in zip(before, curve.steps, curve.values, strict=False)
+        if step % steps_per_epoch or step - last > 1
+    ]
+    return Curve(*zip(*kept, strict=True)) if kept else curve
 
 
 def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[str, Curve]:
@@ -89,13 +120,18 @@ def curves_of(history: Mapping[str, Curve], columns: Mapping[str, str]) -> dict[
     return {name: history[column] for column, name in columns.items() if column in history}
 
 
-def line_chart(title: str, curves: Mapping[str, Curve]) -> Markup:
-    """An inline SVG of curves over optimizer steps, with a legend if there are several."""
+def line_chart(title: str, curves: Mapping[str, Curve], chance: float | None = None) -> Markup:
+    """An inline SVG of curves over optimizer steps, with a legend if there are several, and a line at chance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 2.9), layout="constrained")
     series = [PAGE_COLOURS[name] for name in SERIES]
-    draw_curves(figure.subplots(), curves, series=series, ink=PAGE_COLOURS["text"], grid=PAGE_COLOURS["line"])
+    axes = figure.subplots()
+    if chance is not None:
+        axes.axhline(
+            chance, color=PAGE_COLOURS["soft"], linewidth=1, linestyle="--", label=f"chance in training ({chance:.2f})"
+        )
+    draw_curves(axes, curves, series=series, ink=PAGE_COLOURS["text"], grid=PAGE_COLOURS["line"])
     return inline_svg(figure, title)
 
 
@@ -118,7 +154,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Curve], *, series: Sequence[str
     axes.set_xlabel("optimizer step", color=ink)
     plain(axes, ink=ink, grid=grid)
     axes.margins(x=0.02)
-    if len(curves) > 1:
+    if len(axes.lines) > 1:
         axes.legend(frameon=False, labelcolor=ink)
 
 

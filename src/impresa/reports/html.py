@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from impresa.config.compose import read_config
 from impresa.config.experiment import ExperimentConfig, LabelsConfig
 from impresa.config.origin import towers_in_words
 from impresa.errors import CheckpointError
+from impresa.evaluation.preview import read_preview
 from impresa.evaluation.results import Evaluation, ZeroShotMetrics, read_evaluation
 from impresa.files import write_atomic
 from impresa.json_files import parse_json, read_text
-from impresa.reports.charts import history_charts, matrix_png, read_history
-from impresa.reports.overfitting import overfitting
+from impresa.reports.charts import Curve, history_charts, last_step, matrix_png, read_history
+from impresa.reports.overfitting import monitored_curve, overfitting
 from impresa.reports.rendering import render
 from impresa.reports.tables import MODEL, Table, interval_note, make_tables, summary, warnings
 from impresa.run_dir.cost import Cost, read_cost
 from impresa.run_dir.environment import Environment, read_environment
-from impresa.run_dir.layout import BAD_SAMPLES, CONFIG, REPORT
+from impresa.run_dir.layout import (
+    BAD_SAMPLES,
+    CONFIG,
+    COST,
+    ENVIRONMENT,
+    EVALUATION,
+    EVENTS,
+    METRICS,
+    MODEL_CARD,
+    REPORT,
+    WEIGHTS,
+)
 
 MAX_TABLE_CLASSES = 20
 """Confusion matrices of more classes become a picture."""
 MAX_LISTED = 20
+FILES = {
+    MODEL_CARD: "model card",
+    CONFIG: "every setting; trains the same model again",
+    METRICS: "the curves as a table",
+    EVALUATION: "all results",
+    WEIGHTS: "the weights",
+    COST: "size, work, time and memory",
+    ENVIRONMENT: "versions, machine, command",
+    BAD_SAMPLES: "samples that were skipped",
+    f"{EVENTS}/": "the same for TensorBoard",
+}
+"""Files that the page links to where they are there, and what they are."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -51,7 +79,7 @@ def render_report(run_dir: Path) -> str:
     environment = read_environment(run_dir)
     found = read_evaluation(run_dir)
     evaluation, history = found or Evaluation("", 0, 0, 0), read_history(run_dir)
-    tables = make_tables(evaluation)
+    tables, preview, script = make_tables(evaluation), read_preview(run_dir), render("copy.js")
     bad = [*_read_bad_samples(run_dir / BAD_SAMPLES), *(("evaluation", n.id, n.reason) for n in evaluation.bad_samples)]
     return render(
         "report.html.j2",
@@ -66,16 +94,26 @@ def render_report(run_dir: Path) -> str:
         interval_note=interval_note(tables),
         headlines=_headlines(tables),
         model=MODEL,
-        charts=history_charts(history),
+        preview=preview,
+        charts=history_charts(history, preview),
         gallery=evaluation.gallery,
         zero_shot=evaluation.zero_shot,
+        class_accuracies=_class_accuracies(evaluation.zero_shot),
         confusions=_confusions(evaluation.zero_shot),
         max_table_classes=MAX_TABLE_CLASSES,
         matrix_png=matrix_png,
         bad_samples=bad[:MAX_LISTED],
         bad_counts=Counter(split for split, _, _ in bad),
         command=shlex.join(environment.get("command", ())),
-        facts={**_costs(read_cost(run_dir)), **_facts(environment, config)},
+        facts={
+            **_best_step(history, config),
+            **_costs(read_cost(run_dir)),
+            **_facts(environment, config),
+        },
+        files={name: about for name, about in FILES.items() if (run_dir / name).exists()},
+        load_code=f"import impresa\n\nmodel = impresa.load({str(run_dir)!r})" if (run_dir / WEIGHTS).exists() else None,
+        script=Markup(script),
+        script_hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
         config_text=config_file.read_text("utf-8") if config else "",
     )
 
@@ -102,6 +140,24 @@ def _confusions(scores: ZeroShotMetrics | None) -> list[tuple[str, str, int]]:
         if true != named and count
     ]
     return sorted(wrong, key=lambda confusion: -confusion[2])[:MAX_LISTED]
+
+
+def _class_accuracies(scores: ZeroShotMetrics | None) -> list[tuple[str, float, int]]:
+    """Class, accuracy and number of images, the worst first."""
+    if scores is None:
+        return []
+    sizes = {name: sum(row) for name, row in zip(scores.classes, scores.confusion, strict=True)}
+    found = [(name, accuracy, sizes[name]) for name, accuracy in scores.per_class_accuracy.items()]
+    return sorted(found, key=lambda entry: entry[1])
+
+
+def _best_step(history: Mapping[str, Curve], config: ExperimentConfig | None) -> dict[str, str]:
+    """The optimizer step whose validation was best, of all that were made."""
+    checkpoint = None if config is None else config.trainer.checkpoint
+    if checkpoint is None or (curve := history.get(checkpoint.monitor)) is None:
+        return {}
+    best = monitored_curve(curve, checkpoint.mode).best_step
+    return {"Best step": f"{best:,} of {last_step(history):,}, by {checkpoint.monitor}"}
 
 
 def _facts(environment: Environment, config: ExperimentConfig | None) -> dict[str, Any]:

@@ -73,10 +73,14 @@ class Row:
     """For each cell the bounds of its number, or nothing."""
 
     @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each cell with its bounds, or nothing."""
+        return tuple(zip_longest(self.cells, self.intervals, fillvalue=""))
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The cells with the bounds in brackets."""
-        pairs = zip_longest(self.cells, self.intervals, fillvalue="")
-        return tuple(f"{cell} ({bounds})" if bounds else cell for cell, bounds in pairs)
+        return tuple(f"{cell} ({bounds})" if bounds else cell for cell, bounds in self.pairs)
 
 
 @dataclass(frozen=True)

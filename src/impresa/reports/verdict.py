@@ -9,7 +9,7 @@ from pathlib import Path
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig
 from impresa.evaluation.results import HISTOGRAM, RIDGE, Evaluation, Margin
-from impresa.reports.charts import Curve, read_history
+from impresa.reports.charts import Curve, last_step, read_history
 from impresa.reports.overfitting import monitored_curve
 
 BASELINES = {
@@ -79,7 +79,7 @@ def likely_reasons(evaluation: Evaluation, config: ExperimentConfig, history: Ma
 
 def _length(config: ExperimentConfig, history: Mapping[str, Curve]) -> str | None:
     """Too long, too short, or neither."""
-    num_steps = int(max((curve.steps[-1] for curve in history.values()), default=0))
+    num_steps = last_step(history)
     if not num_steps:
         return None
     name = config.trainer.checkpoint.monitor

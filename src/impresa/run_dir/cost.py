@@ -16,6 +16,7 @@ from impresa.run_dir.layout import COST
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 """Three centuries at most."""
+_MINUTE, _HOUR = 60, 3600
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,10 @@ def read_cost(run_dir: Path) -> Cost | None:
 
 def write_cost(run_dir: Path, cost: Cost) -> None:
     write_atomic(run_dir / COST, json.dumps(asdict(cost), indent=2) + "\n")
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `41.5 s`, `12.3 min`, `3.25 h`."""
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.3g} s"
+    return f"{seconds / _MINUTE:.3g} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.3g} h"

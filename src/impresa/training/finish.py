@@ -7,13 +7,13 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
+from impresa.evaluation.preview import save_preview
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
+from impresa.reports.charts import last_step, read_history
 from impresa.reports.html import write_report
 from impresa.reports.verdict import with_reasons
 from impresa.run_dir.cost import write_cost
@@ -26,14 +26,18 @@ from impresa.tasks.gallery import with_explanations
 from impresa.tasks.samples import name_of_data, read_samples
 from impresa.training.checkpoints import discard_last
 from impresa.training.costs import Spent, cost_of
+from impresa.training.distributed import Group
 from impresa.training.parts import Parts
+from impresa.training.preview import preview_of
+from impresa.training.tensorboard import events_folder, write_results
 
 NUM_GOLDEN = 4
 """Samples whose outputs are stored, so that loading can compare."""
 
 
-def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.device, spent: Spent) -> None:
+def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, group: Group, spent: Spent) -> None:
     """Save the weights, evaluate the saved model on the test data, and write report and model card."""
+    device = group.device
     check_lock(run_dir)
     data, preprocessing = parts.data, parts.preprocessing
     cost = cost_of(spent, parts.model)
@@ -52,10 +56,16 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
     )
     evaluation = with_reasons(evaluation, config, run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
+    if config.trainer.logging.tensorboard:
+        write_results(events_folder(config, run_dir), config, evaluation, last_step(read_history(run_dir)))
+    preview = preview_of(config, data, source, group.world_size)
+    save_preview(preview, run_dir)
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)
     environment["finished"] = now()
-    write_atomic(run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, cost.parameters))
+    write_atomic(
+        run_dir / MODEL_CARD, model_card(config, evaluation, environment, run_dir, cost.parameters, preview=preview)
+    )
     write_report(run_dir)
     write_environment(run_dir, environment)
     discard_last(config.trainer.checkpoint, run_dir)

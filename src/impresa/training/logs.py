@@ -19,7 +19,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlparse
 
 import torch
@@ -30,14 +30,13 @@ from torch import Tensor
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import to_tree
 from impresa.errors import CheckpointError
-from impresa.files import append, naming, write_atomic
-from impresa.run_dir.layout import EVENTS, METRICS, WANDB, WANDB_ID
+from impresa.files import append, write_atomic
+from impresa.run_dir.cost import duration
+from impresa.run_dir.layout import METRICS, WANDB, WANDB_ID
 from impresa.run_dir.lock import check_lock
 from impresa.training.costs import peak_memory_bytes, uses_gpu
 from impresa.training.plan import Plan
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from impresa.training.tensorboard import TensorBoardEvents, events_folder
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,10 @@ _MOST_DIGITS = 18
 NETWORK_PATIENCE_S = 5.0
 """Longest wait for an answer of Weights & Biases."""
 SECONDS_BETWEEN_LINES = 30.0
+LONG_RUN_S = 1800.0
+"""Steps that take longer are announced."""
+_TIMED_STEPS, _TIMED_SECONDS = 20, 20.0
+"""Steps behind an announcement, or fewer where they take so long."""
 SHOWN = {
     "val_loss": "val_loss",
     "val_image_to_text_recall_at_1": "image to text R@1",
@@ -124,8 +127,8 @@ class Recorder:
 class ProgressReport:
     """A progress bar with loss, samples per second, time left and memory; plain lines where there is no terminal.
 
-    Without a terminal a line comes twice a minute at most. Each validation is reported in either case. Nothing is
-    `shown` in processes other than the first.
+    Without a terminal a line comes twice a minute at most. Each validation is reported in either case, and once how
+    long the run will take, if that is over half an hour. Nothing is `shown` in processes other than the first.
     """
 
     def __init__(self, total_steps: int, *, shown: bool = True) -> None:
@@ -139,6 +142,8 @@ class ProgressReport:
         """Begin after step number `step`."""
         self._started = self._last_report = time.monotonic()
         self._first_step = step
+        self._first_end: float | None = None
+        self._is_announced = False
         self.speed.restart()
         if not (self.console.is_terminal and self._shown):
             return
@@ -150,6 +155,7 @@ class ProgressReport:
     def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
         """Report optimizer step number `step`, over so many samples."""
         self.speed.add(num_samples)
+        self._announce_if_long(step)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step)
         pause = 0.5 if self._bar is not None else SECONDS_BETWEEN_LINES
@@ -162,6 +168,24 @@ class ProgressReport:
         else:
             seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
             self._print(step, note, f"{timedelta(seconds=round(seconds))} left")
+
+    def _announce_if_long(self, step: int) -> None:
+        """Say once how long the steps will take, by the first ones; the very first of them takes longer."""
+        if self._is_announced or not self._shown:
+            return
+        now = time.monotonic()
+        if self._first_end is None:
+            self._first_end = now
+            return
+        num_timed, seconds = step - self._first_step - 1, now - self._first_end
+        if num_timed < _TIMED_STEPS and seconds < _TIMED_SECONDS:
+            return
+        self._is_announced, each, num_left = True, seconds / num_timed, self._total_steps - self._first_step
+        if each * num_left > LONG_RUN_S:
+            logger.warning(
+                f"this run will take some {duration(each * num_left)} here, by its first steps ({duration(each)} each, "
+                f"{num_left:,} in all); trainer.max_steps, a smaller model or a GPU make it shorter"
+            )
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report the validation after step number `step`."""
@@ -214,8 +238,7 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[Me
     settings = config.trainer.logging
     loggers: list[MetricLogger] = [MetricsCsv(run_dir / METRICS, step)]
     if settings.tensorboard:
-        names = (settings.project, settings.name or config.name)
-        loggers.append(TensorBoardEvents(run_dir.joinpath(EVENTS, *map(_folder_name, names)), step))
+        loggers.append(TensorBoardEvents(events_folder(config, run_dir), step))
     if settings.wandb and (run := start_wandb(config, run_dir)):
         loggers.append(run)
     return loggers
@@ -271,34 +294,6 @@ class MetricsCsv(MetricLogger):
         except (ValueError, LookupError, csv.Error) as error:
             fault = "holds something else than the metrics of this run; remove it, and they begin anew"
             raise CheckpointError(f"{self.path}: {fault}") from error
-
-
-class TensorBoardEvents:
-    """Writes an event file for TensorBoard into a folder, whose name is that of the run in TensorBoard.
-
-    A run that continues tells TensorBoard to forget what files of its earlier parts hold of steps after `step`.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder = folder
-        self._purge_step = step + 1 if step else None
-        self._writer = self._open() if step and folder.exists() else None
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        with naming(self.folder):
-            self._writer = self._writer or self._open()
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
-
-    def _open(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter  # a second of imports, which a first step need not wait for
-
-        return SummaryWriter(self.folder, purge_step=self._purge_step)
-
-    def close(self, *, success: bool) -> None:
-        if self._writer is not None:
-            with naming(self.folder):
-                self._writer.close()
 
 
 class WandbRun:
@@ -402,11 +397,6 @@ def _answers(address: str) -> bool:
 
     threading.Thread(target=ask, daemon=True).start()
     return answered.wait(NETWORK_PATIENCE_S)
-
-
-def _folder_name(name: str) -> str:
-    """A name for people as that of a folder: without slashes, and neither hidden nor a way up."""
-    return name.replace("/", "-").lstrip(".") or "-"
 
 
 def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:

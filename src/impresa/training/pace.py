@@ -9,31 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
 
 from impresa.config import ExperimentConfig, read_config
 from impresa.errors import USER_ERROR, ImpresaError
-from impresa.training.distributed import leave_cores_to_workers
-from impresa.training.loop import steps_of, train_step, validate
 from impresa.training.run import trial
-
-MOST_STEPS = 20
-MOST_SECONDS = 4.0
-"""Of measured steps."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Time of some steps and a batch of validation, and what follows for the whole run."""
-
-    num_steps: int
-    """Measured, after the first one, which takes longer."""
-    measuring_seconds: float
-    training_seconds: float
-    """Of all steps and validations of the run, and of an evaluation at its end that takes as long as a validation."""
+from impresa.training.timing import Pace, measure
 
 
 def measure_pace(config: ExperimentConfig) -> Pace:
@@ -43,21 +25,7 @@ def measure_pace(config: ExperimentConfig) -> Pace:
         ImpresaError: as `impresa.training.run.train` does.
     """
     with trial(config) as (_, training, _):
-        leave_cores_to_workers(config.dataset.num_workers)
-        begun = time.monotonic()
-        ends: list[float] = []
-        for batches in islice(steps_of(training.train_loader, config.trainer.accumulate_grad_batches), MOST_STEPS + 1):
-            train_step(training, batches)["loss"].item()  # waits for a GPU
-            ends.append(time.monotonic())
-            if ends[-1] - ends[0] > MOST_SECONDS:
-                break
-        validate(training, num_batches=1)
-        end = time.monotonic()
-    plan, num_steps = training.plan, len(ends) - 1
-    step_seconds = (ends[-1] - ends[0]) / num_steps if num_steps else ends[0] - begun
-    num_validations = sum(map(plan.evaluates_after, range(1, plan.total_steps + 1)))
-    validation_seconds = (end - ends[-1]) * len(training.val_loader)
-    return Pace(num_steps, end - begun, plan.total_steps * step_seconds + (num_validations + 1) * validation_seconds)
+        return measure(training)[0]
 
 
 def main(path: str) -> int:

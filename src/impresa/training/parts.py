@@ -70,19 +70,22 @@ class TrainingData:
         They continue where a loader's `position` was taken; a `DataError` if that is in the middle of an epoch over
         other data.
         """
-        config = self._config
-        draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
         sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)
-        view = TrainingView(
+        return self._loader("train", self.train_source, sampler, self.training_view(), sampler.least)
+
+    def training_view(self) -> TrainingView:
+        """How batches of training see a sample."""
+        config = self._config
+        draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
+        return TrainingView(
             self._seed,
             *draws,
             augmentation_options=config.augmentation_options,
             audio_augmentation=config.audio_augmentation,
             identifies=self._identifies,
         )
-        return self._loader("train", self.train_source, sampler, view, sampler.least)
 
     def val_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader[Any]:
         """Batches of samples as they are, with all their questions, in file order, the same for any number of processes

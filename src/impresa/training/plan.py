@@ -5,10 +5,12 @@ A step is named by the number of steps done once it is over: the first is step 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from impresa.config.experiment import TrainerConfig
 from impresa.config.types import LoggingConfig
+
+SHORT_RUN_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ class Plan:
 
 
 def make_plan(config: TrainerConfig, batches_per_epoch: int) -> Plan:
-    """The plan of a run whose training data give each process `batches_per_epoch` batches (at least 1) an epoch."""
+    """The plan of a run whose training data give each process `batches_per_epoch` batches (at least 1) an epoch.
+
+    Runs of fewer than `SHORT_RUN_STEPS` steps log every step.
+    """
     steps_per_epoch = -(-batches_per_epoch // config.accumulate_grad_batches)
     total_steps = config.epochs * steps_per_epoch
-    return Plan(steps_per_epoch, min(total_steps, config.max_steps or total_steps), config.logging)
+    total_steps = min(total_steps, config.max_steps or total_steps)
+    logging = config.logging if total_steps >= SHORT_RUN_STEPS else replace(config.logging, log_interval=1)
+    return Plan(steps_per_epoch, total_steps, logging)

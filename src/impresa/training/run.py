@@ -1,4 +1,4 @@
-"""One training run, from the config to the report; or its dry run, one step that writes nothing."""
+"""One training run, from the config to the report; or its dry run, a few steps that write nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from impresa.config.origin import towers_in_words
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.run_dir.claim import claimed, clear, clear_half_written
+from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
@@ -26,7 +27,7 @@ from impresa.training.distributed import (
 )
 from impresa.training.failures import explained
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
-from impresa.training.loop import Training, run_steps, steps_of, train_step, validate
+from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import Plan, make_plan
@@ -34,6 +35,7 @@ from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState
+from impresa.training.timing import Pace, measure
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +100,22 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
-        finish(config, parts, output_dir, group.device, spent)
+        finish(config, parts, output_dir, group, spent)
 
 
 def dry_run(config: ExperimentConfig) -> str:
-    """Build everything, run one optimizer step and one validation batch in this process; nothing is written.
+    """Build everything, make a few seconds of steps and validate a batch in this process; nothing is written.
 
     Returns:
-        A summary for people: parameters of each part, data, steps, device, memory.
+        A summary for people: parameters of each part, data, steps, device, memory, and how long the run will take.
 
     Raises:
         ImpresaError: as `train` does.
     """
     with trial(config) as (parts, training, world_size):
-        train_step(training, next(steps_of(training.train_loader, config.trainer.accumulate_grad_batches)))
-        metrics = validate(training, num_batches=1)
+        pace, metrics = measure(training)
         check_names(config.trainer.checkpoint, metrics)
-        return "\n".join(_summary(parts, training, world_size, metrics))
+        return "\n".join(_summary(parts, training, world_size, pace, metrics))
 
 
 @contextmanager
@@ -251,8 +252,10 @@ def _prepare(
     save_start(run_dir, config, parts.preprocessing)
 
 
-def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping[str, float]) -> Iterator[str]:
-    plan, data, config = training.plan, parts.data, training.config
+def _summary(
+    parts: Parts, training: Training, world_size: int, pace: Pace, metrics: Mapping[str, float]
+) -> Iterator[str]:
+    plan, data, config, num_made = training.plan, parts.data, training.config, pace.num_steps + 1
     for name, line in towers_in_words(config).items() if config.decoder is not None else ():
         yield f"{name + ':':<16}{line}"
     for name, number in parts.parameters():
@@ -265,6 +268,8 @@ def _summary(parts: Parts, training: Training, world_size: int, metrics: Mapping
     yield f"steps:          {plan.steps_per_epoch} per epoch, {plan.total_steps} in all"
     yield f"warm-up:        {training.schedule.warmup_steps} steps"
     yield f"device:         {training.group.device}"
-    yield f"memory:         {memory_in_use()} after one step"
+    yield f"memory:         {memory_in_use()}"
+    step_time, run_time = duration(pace.step_seconds), duration(pace.training_seconds)
+    yield f"time:           {step_time} for a step, some {run_time} for the run"
     yield f"validation:     {', '.join(sorted(metrics))}"
-    yield "dry run: one step was made, nothing was written"
+    yield f"dry run: {'one step was' if num_made == 1 else f'{num_made} steps were'} made, nothing was written"

@@ -1,7 +1,7 @@
 """Sources of samples. Their kind follows from the path, or is `dataset.source`:
 
 - `shapes`: the embedded procedural data set;
-- a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet`;
+- a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet` or `data/{a,b}.parquet`;
 - any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
 
 A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and an entry of `_KINDS`.
@@ -12,13 +12,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
-from glob import has_magic
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
-from impresa.config.paths import EMBEDDED, expanded, looked_in
+from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in
 from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
@@ -159,8 +158,6 @@ def _kind_of_files(path: str) -> str:
         return next((kind_of[found.suffix] for found in data), _FOLDER)
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
-    if has_magic(path):
+    if is_pattern(path):
         return _PATTERN
-    raise DataError(
-        f"{path}: no such file or folder; name existing data, or shapes for the embedded data{looked_in(path)}"
-    )
+    raise DataError(f"{path}: no such file or folder; {fix_of_missing(path)}{looked_in(path)}")

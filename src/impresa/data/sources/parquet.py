@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from glob import glob
 from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from impresa.config.dataset import DatasetConfig
-from impresa.config.paths import expanded
+from impresa.config.paths import expanded, matches
 from impresa.data.class_names import ClassNames, names_in_schema
 from impresa.data.disk import files_below, open_regular
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
@@ -232,7 +231,7 @@ def _files(path: str) -> list[Path]:
     elif whole.exists():
         files = [whole]
     else:
-        files = sorted(Path(name) for name in glob(str(whole), recursive=True) if Path(name).is_file())
+        files = sorted({Path(name) for name in matches(path) if Path(name).is_file()})
     if not files:
         raise DataError(f"{path}: no parquet files there; name existing ones")
     return files
