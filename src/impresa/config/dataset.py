@@ -69,6 +69,10 @@ class DatasetConfig(Section):
     is drawn for each epoch. Every image of a training batch is told from all of them, beside the other captions; they
     are searched with no image, and a caption that is right for an image in the batch is no negative of it. Validation
     has none. Rows may lack them. null reads none."""
+    group_column: Name | None = None
+    """Column or key whose equal values say that samples are variants of one thing, such as a drawing in other colours:
+    an epoch of training draws one sample of each group, so that what comes in many variants does not outweigh the rest,
+    and `val_fraction` keeps a group on one side. Rows that lack it are groups of their own. null: no groups."""
     audio_column: Name = "audio"
     """Column or key that holds the sound, if there is one."""
     label_column: Name = "label"

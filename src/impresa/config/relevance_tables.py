@@ -17,7 +17,10 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
     *("max_image_pixels", "max_file_mib", "allow_outside"),
-    *(f"{name}_column" for name in ("image", "caption", "negative", "audio", "label", "question", "answer", "kind")),
+    *(
+        f"{name}_column"
+        for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
+    ),
 )
 """Fields of `DatasetConfig` for data in files; the embedded scenes are drawn and have no labels."""
 _SPLITS = ("train", "val", "test")

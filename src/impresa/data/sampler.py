@@ -57,11 +57,11 @@ class BlockSampler(Sampler[list[Item]]):
 class BatchSampler(Sampler[list[Item]]):
     """This rank's shuffled batches of one epoch after the other.
 
-    In each epoch every sample comes exactly once on exactly one rank: no sample is repeated to fill a batch, since it
-    would be a false negative of a contrastive loss. All ranks have the same number of batches. A global batch is cut
-    into consecutive parts, so that the ranks' parts one after the other are the batch of a run with one process. The
-    last global batch is divided evenly; if it is too small to give each rank `least` samples, or is a single sample
-    (which has no negatives), it joins the batch before it.
+    In each epoch every sample, or one of each group, comes exactly once on exactly one rank: no sample is repeated to
+    fill a batch, since it would be a false negative of a contrastive loss. All ranks have the same number of batches. A
+    global batch is cut into consecutive parts, so that the ranks' parts one after the other are the batch of a run with
+    one process. The last global batch is divided evenly; if it is too small to give each rank `least` samples, or is a
+    single sample (which has no negatives), it joins the batch before it.
 
     Raises:
         DataError: the data have too few samples for the processes.
@@ -77,14 +77,17 @@ class BatchSampler(Sampler[list[Item]]):
     """Samples that a rank needs in each batch."""
     blocks: Blocks | None = None
     """Storage of the data; shuffling keeps to a few blocks at a time."""
+    groups: NDArray[np.int64] | None = None
+    """(N,) number of each sample's group, of which an epoch draws one sample; None draws all samples."""
 
     def __post_init__(self) -> None:
-        if self.num_samples < self.world_size * self.least:
+        self._num_drawn = self.num_samples if self.groups is None else len(np.unique(self.groups))
+        if self._num_drawn < self.world_size * self.least:
             each = f", of which each needs {self.least} in a batch" if self.least > 1 else ""
-            counts = f"{self.num_samples} samples for {self.world_size} processes{each}"
+            counts = f"{self._num_drawn} samples for {self.world_size} processes{each}"
             raise DataError(f"data: {counts}; use fewer devices or more data")
         self._global_size = self.batch_size * self.world_size
-        full, rest = divmod(self.num_samples, self._global_size)
+        full, rest = divmod(self._num_drawn, self._global_size)
         self._num_batches = max(full + (rest >= max(self.world_size * self.least, 2)), 1)
         self._epoch = 0
         self._next_batch = 0
@@ -97,10 +100,13 @@ class BatchSampler(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         """The rest of the current epoch."""
         epoch = self._epoch
-        order = shuffled_order(self.num_samples, self.blocks, np.random.default_rng((self.seed, epoch)))
+        generator = np.random.default_rng((self.seed, epoch))
+        order = shuffled_order(self.num_samples, self.blocks, generator)
+        if self.groups is not None:
+            order = order[one_of_each(self.groups, generator)[order]]
         for number in range(self._next_batch, self._num_batches):
             start = number * self._global_size
-            size = self.num_samples - start if number == self._num_batches - 1 else self._global_size
+            size = self._num_drawn - start if number == self._num_batches - 1 else self._global_size
             first, end = (start + size * rank // self.world_size for rank in (self.rank, self.rank + 1))
             yield [(epoch, int(index)) for index in order[first:end]]
 
@@ -136,7 +142,7 @@ class BatchSampler(Sampler[list[Item]]):
 
     def _layout(self) -> dict[str, int]:
         return {
-            "num_samples": self.num_samples,
+            "num_samples": self._num_drawn,
             "global_batch_size": self._global_size,
             "world_size": self.world_size,
             "seed": self.seed,
@@ -158,3 +164,12 @@ def shuffled_order(num_samples: int, blocks: Blocks | None, generator: np.random
         samples = np.concatenate([np.arange(ends[block] - blocks.lengths[block], ends[block]) for block in held])
         parts.append(generator.permutation(samples))
     return np.concatenate(parts)
+
+
+def one_of_each(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.bool_]:
+    """(N,) true for one sample of each group, each with the same chance."""
+    shuffled = generator.permutation(len(groups))
+    _, first = np.unique(groups[shuffled], return_index=True)
+    drawn = np.zeros(len(groups), dtype=bool)
+    drawn[shuffled[first]] = True
+    return drawn

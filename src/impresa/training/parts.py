@@ -17,6 +17,7 @@ from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingVie
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
+from impresa.data.sources.groups import groups_of
 from impresa.decoders.quantization import num_weights
 from impresa.run_dir.environment import num_cores
 from impresa.run_dir.layout import BAD_SAMPLES
@@ -56,6 +57,7 @@ class TrainingData:
         self._image_size_px = preprocessing.image.size
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
+        self._groups = groups_of(self.train_source, self._config.group_column)
         _say_if_too_many_workers(self._config)
 
     def num_train_batches(self, world_size: int = 1) -> int:
@@ -115,6 +117,7 @@ class TrainingData:
             world_size=world_size,
             least=self._task.least_samples(world_size),
             blocks=self.train_source.blocks(),
+            groups=self._groups,
         )
 
     def _loader(

@@ -90,7 +90,7 @@ def open_train_and_val(config: DatasetConfig, reading: Reading = IMAGES_AND_CAPT
     from impresa.data.sources.subset import split_by_image
 
     whole = _open(config, config.train_path, "train", reading)
-    return split_by_image(cast("RowSource | Subset", whole), config.val_fraction)
+    return split_by_image(cast("RowSource | Subset", whole), config.val_fraction, config.group_column)
 
 
 def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:

@@ -173,6 +173,10 @@ class RowSource(ABC):
         sound = (self._config.audio_column,) if self._reading.sounds else ()
         return map(self._key, self.scan((self._config.image_column, *IMAGE_NAMES, *sound)))
 
+    def groups(self, column: str) -> Iterator[str | None]:
+        """The name of each sample's group in a column, in order; None for a sample without one."""
+        return (_group(row.cells.get(column)) for row in self.scan((column,)))
+
     def unsupported(self) -> Iterator[str | None]:
         """For each row, in order, the kind that keeps it from being read; no file is opened."""
         columns = (self._config.image_column, *IMAGE_NAMES, self._config.audio_column)
@@ -193,8 +197,9 @@ class RowSource(ABC):
         sound = (config.audio_column,) if self._reading.sounds else ()
         asked = dialogue_columns(config) if self._reading.dialogues else ()
         wrong = (config.negative_column,) if self._reading.negatives and config.negative_column else ()
+        grouped = (config.group_column,) if config.group_column else ()
         own = (config.image_column, config.caption_column, config.label_column)
-        return tuple(dict.fromkeys((*own, *wrong, *sound, *asked)))
+        return tuple(dict.fromkeys((*own, *wrong, *grouped, *sound, *asked)))
 
     def missing(self, found: Set[str]) -> str | None:
         """All columns that a table with the columns `found` lacks, with the fix; None if it has all."""
@@ -411,3 +416,12 @@ def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
         raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ValueError(f"the sound {error}") from error
+
+
+def _group(cell: Any) -> str | None:
+    """The name of a group: text that is not empty, or a number; anything else names none."""
+    try:
+        value = plain(cell)
+    except ValueError:
+        return None
+    return str(value).strip() or None if isinstance(value, str | int | float) else None

@@ -52,6 +52,9 @@ class Subset:
     def image_keys(self) -> Iterator[str]:
         return compress(self._source.image_keys(), self._chosen)
 
+    def groups(self, column: str) -> Iterator[str | None]:
+        return compress(self._source.groups(column), self._chosen)
+
     def blocks(self) -> Blocks | None:
         whole = self._source.blocks()
         if whole is None:
@@ -74,8 +77,10 @@ def without_unsupported(source: RowSource) -> Subset:
     return Subset(source, np.array([kind is None for kind in kinds]), left_out)
 
 
-def split_by_image(source: RowSource | Subset, val_fraction: float) -> tuple[Subset, Subset]:
-    """Training and validation part of a source; samples of the same image are in the same part.
+def split_by_image(
+    source: RowSource | Subset, val_fraction: float, group_column: str | None = None
+) -> tuple[Subset, Subset]:
+    """Training and validation part of a source; samples of the same image, or of one group, are in the same part.
 
     The images with the smallest hashes are held out: `val_fraction` of them, at least one, at most all but one. So the
     parts depend on the images alone, not on their order, and hardly change when images are added.
@@ -83,7 +88,11 @@ def split_by_image(source: RowSource | Subset, val_fraction: float) -> tuple[Sub
     Raises:
         DataError: the source has fewer than two images.
     """
-    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in source.image_keys())
+    keys = source.image_keys()
+    if group_column is not None:
+        groups = source.groups(group_column)
+        keys = (key if group is None else f"group {group}" for key, group in zip(keys, groups, strict=True))
+    digests = (blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in keys)
     hashes = np.frombuffer(b"".join(digests), dtype="<u8")
     images = np.unique(hashes)
     if len(images) < 2:
