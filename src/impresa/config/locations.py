@@ -15,6 +15,7 @@ from pydantic import StringConstraints
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, looked_in
+from impresa.config.shard_names import is_address
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError
 from impresa.json_files import read_json
@@ -133,10 +134,11 @@ def _why_local(name: str) -> str | None:
 
 
 def _begins_here(path: str) -> bool:
-    """True for an existing path, and for a pattern whose first folders exist: one may search a whole disk."""
-    fixed = takewhile(lambda part: not has_magic(part), expanded(path).parts)
-    return os.path.exists(expanded(path)) or (has_magic(path) and os.path.exists(Path(*fixed)))
+    """True for an existing path, an address, and a pattern whose first folders exist: one may search a whole disk."""
+    fixed = takewhile(lambda part: not (has_magic(part) or "{" in part), expanded(path).parts)
+    is_pattern = has_magic(path) or "{" in path
+    return is_address(path) or os.path.exists(expanded(path)) or (is_pattern and os.path.exists(Path(*fixed)))
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(expanded(path))
+    return path if is_address(path) else os.path.abspath(expanded(path))

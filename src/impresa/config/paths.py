@@ -10,6 +10,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import Fault, listed, nearest, raise_faults
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import both_names
+from impresa.config.shard_names import PIPE, braces_expanded, is_address
 from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
@@ -92,24 +93,33 @@ def check_data_paths(config: ExperimentConfig) -> None:
         faults.append(Fault("dataset.class_names", f"{names} does not exist; {fix}{looked_in(names)}"))
     if dataset.source != "hub":
         faults += (
-            Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {_fix(path)}{looked_in(path)}")
+            Fault(both_names(f"dataset.{key}"), fault)
             for key in DATA_PATHS
-            if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
+            if (path := getattr(dataset, key)) is not None and (fault := _fault(dataset, path))
         )
     raise_faults(faults)
 
 
-def _exists(dataset: DatasetConfig, path: str) -> bool:
-    """True for the embedded data, and for what is there; shapes have no pattern."""
+def _fault(dataset: DatasetConfig, path: str) -> str | None:
+    """Why a data path cannot be read, with the fix; None for the embedded data, and for what is there or on the web."""
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
-        return True
-    return os.path.exists(expanded(path)) if dataset.source == "shapes" else is_there(path)
+        return None
+    if path.startswith(PIPE):
+        return f"{path} is a command, and none is run; name the shards themselves, as files or addresses"
+    if is_address(path) and dataset.source != "shapes":  # which have no pattern either
+        return None
+    found = os.path.exists if dataset.source == "shapes" else _is_there
+    try:
+        names = [path] if found(expanded(path)) else braces_expanded(path)
+    except ValueError as error:
+        return f"{path}: {error}; name fewer files"
+    missing = next((name for name in names if not found(expanded(name))), None)
+    return missing and f"{missing} does not exist; {_fix(path)}{looked_in(path)}"
 
 
-def is_there(path: str) -> bool:
+def _is_there(file: Path) -> bool:
     """True for an existing path, and for a pattern that matches one."""
-    file = expanded(path)
-    return os.path.exists(file) or (has_magic(path) and any(iglob(str(file), recursive=True)))
+    return os.path.exists(file) or (has_magic(str(file)) and any(iglob(str(file), recursive=True)))
 
 
 def _fix(path: str) -> str:
