@@ -34,7 +34,7 @@ def train_and_die(config: ExperimentConfig, run_dir: Path, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         record(self, at, *rest)
 
-    Recorder.train = die  # type: ignore[method-assign]
+    Recorder.train = die  # type: ignore[method-assign, assignment]
     train(config, run_dir, command=COMMAND)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from impresa.data.disk import check_size
 from impresa.data.shards.cache import ShardCache
 from impresa.data.shards.places import Shard, check_same, open_tar
 
-_MOST_OPEN = 64
+_MOST_OPEN = 256
+"""A quarter of the files that a process may have open by default."""
+_MOST_BETWEEN = 1 << 14
+"""Bytes of headers and of other files that are read along."""
 
 
 class Handles:
-    """Shards that are opened when they are read from; the longest unused are closed beyond 64.
+    """Shards that are opened when they are read from; the longest unused are closed beyond 256.
 
     Nothing is inherited: a process that was forked, or sent this, opens shards of its own.
     """
@@ -24,20 +27,27 @@ class Handles:
         self._process = os.getpid()
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
 
-    def read(self, shard: Shard, offset: int, length: int, max_bytes: int) -> bytes:
-        """Some bytes of a shard.
+    def read(self, shard: Shard, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The contents at some offsets of a shard, each of some length; those that lie together are read in one go.
 
         Raises:
             OSError: the shard cannot be read.
-            ValueError: they are more than allowed, or the shard has changed; the message is the reason alone.
+            ValueError: it has changed; the message is the reason alone.
         """
-        check_size(length, max_bytes)
+        start = min(offset for offset, _ in places)
+        end = max(offset + length for offset, length in places)
+        if end - start > sum(length for _, length in places) + _MOST_BETWEEN:
+            return [self._read(shard, offset, length) for offset, length in places]
+        whole = self._read(shard, start, end - start)
+        return [whole[offset - start : offset - start + length] for offset, length in places]
+
+    def _read(self, shard: Shard, offset: int, length: int) -> bytes:
         handle = self._handle(shard).fileno()
         content = os.pread(handle, length, offset)
         while len(content) < length and (more := os.pread(handle, length - len(content), offset + len(content))):
             content += more
         if len(content) < length:
-            raise ValueError("lies in a shard that has become shorter")
+            raise ValueError("the shard has become shorter")
         return content
 
     def _handle(self, shard: Shard) -> BinaryIO:

@@ -166,7 +166,7 @@ def check_same(shard: Shard, file: BinaryIO) -> None:
     """Raise a ValueError if an open file is not the shard that was found any more; the message is the reason alone."""
     facts = os.fstat(file.fileno())
     if (facts.st_size, str(facts.st_mtime_ns)) != (shard.num_bytes, shard.version):
-        raise ValueError("lies in a shard that has changed since it was opened")
+        raise ValueError("the shard has changed since it was opened")
 
 
 def _opened(shard: Shard) -> BinaryIO:

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.shard_names import is_address, shown_address
+from impresa.data.disk import check_size
 from impresa.data.image_files import image_suffixes
 from impresa.data.shards.cache import ShardCache, cache_folder
 from impresa.data.shards.handles import Handles
@@ -117,8 +118,6 @@ class ShardSource(RowSource):
         lengths = tuple(len(index) + bool(index.fault) for index in self._indexes)
         return Blocks(lengths, max(self._max_bytes_cached // (2 * max(sizes)), 1))
 
-    _json = _Role("json", "")
-
     def _row(self, number: int, sample: int, wanted: set[str] | None) -> Row:
         shard, index = self._shards[number], self._indexes[number]
         if sample == len(index):
@@ -137,24 +136,31 @@ class ShardSource(RowSource):
         if len(kinds) < len(files):
             twice = printable(index.extensions[kinds.most_common(1)[0][0]])
             raise ValueError(f"the sample has two .{twice} files")
+        read = [(role, *file) for file in files if (role := self._roles.get(index.extensions[file[0]])) is not None]
+        if wanted is not None:
+            columns = {role.column for role, *_ in read}
+            needs_json = not wanted <= {*self._file_columns, *columns}
+            read = [file for file in read if file[0].column in wanted or (needs_json and file[0].form == "json")]
         cells, of_json = dict[str, Any](), dict[str, Any]()
-        roles = [(self._roles.get(index.extensions[kind]), kind, offset, length) for kind, offset, length in files]
-        for role, kind, offset, length in sorted(roles, key=lambda found: found[0] is self._json):  # JSON comes last
-            if role is None or not (wanted is None or role is self._json or role.column in wanted):
-                continue
-            if role is self._json and wanted is not None and wanted <= {*self._file_columns, *cells}:
-                continue
+        for (role, kind, _, _), content in zip(read, self._contents(shard, index, read), strict=True):
             try:
-                content = self._handles.read(shard, offset, length, self._max_bytes)
-                if role is self._json:
+                if role.form == "json":
                     of_json = self._columns_of(content)
+                elif role.form == "file" and role.column in cells:
+                    cells[role.column] = [*_listed(cells[role.column]), content]
                 else:
-                    value = content if role.form == "file" else _text(content, role.form)
-                    has_more = role.column in cells and role.form == "file"
-                    cells[role.column] = [*_listed(cells[role.column]), value] if has_more else value
+                    cells[role.column] = content if role.form == "file" else _text(content, role.form)
             except ValueError as error:
                 raise ValueError(f"the .{printable(index.extensions[kind])} file {error}") from error
         return of_json | cells
+
+    def _contents(self, shard: Shard, index: ShardIndex, files: Sequence[tuple[_Role, int, int, int]]) -> list[bytes]:
+        for _, kind, _, length in files:
+            try:
+                check_size(length, self._max_bytes)
+            except ValueError as error:
+                raise ValueError(f"the .{printable(index.extensions[kind])} file {error}") from error
+        return self._handles.read(shard, [(offset, length) for _, _, offset, length in files]) if files else []
 
     @property
     def _file_columns(self) -> tuple[str, ...]:
@@ -175,7 +181,7 @@ class ShardSource(RowSource):
         if reading.sounds:
             by_suffix |= {suffix: _Role("file", config.audio_column) for suffix in SOUND_SUFFIXES}
         by_suffix |= {".txt": _Role("lines", config.caption_column), ".cls": _Role("text", config.label_column)}
-        by_suffix[".json"] = self._json
+        by_suffix[".json"] = _Role("json", "")
         named = {
             column: role
             for column in {*self.columns, config.image_column}
