@@ -57,6 +57,10 @@ def steadiness(decoder: str) -> Callable[[dict[str, Any]], float]:
     return lambda run: 1 / run["decoders"][decoder]["cached"]["ratio"]
 
 
+def in_any_order(kind: str) -> Callable[[dict[str, Any]], float]:
+    return lambda run: float(run[kind]["reading"]["ratio"])
+
+
 def ratio(run: dict[str, Any]) -> float:
     return float(run["ratio"])
 
@@ -117,6 +121,10 @@ FIGURES = (
     Figure("generation, token 20 against token 200: Qwen", "generation", 1 / 1.5, steadiness("qwen")),
     Figure("the same with recursion", "generation", 1 / 1.5, steadiness("qwen with recursion")),
     Figure("the same with TRM", "generation", 1 / 1.5, steadiness("trm")),
+    Figure(
+        "tar shards in random order: samples a second against serial order", "shards", 0.9, in_any_order("webdataset")
+    ),
+    Figure("the same of parquet", "shards", 0.9, in_any_order("parquet")),
 )
 LEARNED = (
     Figure("siglip against clip", "learning-siglip", 0.6, ratio),

@@ -8,7 +8,7 @@ you make of them alike.
 Below DIR (default: data/emoji) there are train.parquet, val.parquet and test.parquet, and with `--folders` a folder of
 PNG files with the same texts in `metadata.jsonl` for each. Columns: `image`; `caption`, the name; `captions`, in
 training also the aliases (`dataset.caption_column=captions` trains on all of them and is judged on the same test);
-`concept`. Then run `impresa train emoji`.
+`concept`; `drawing`, the name without a skin tone. Then run `impresa train emoji`.
 
 No concept is on two sides. A name's concept is what is left of it without
 
@@ -145,7 +145,8 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         size = {"width": SIZE_PX, "height": SIZE_PX}
         image = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True, **size)
         texts = {"caption": captions[0], "captions": captions if is_known else captions[:1]}
-        found[split].append({"image": bytes(image), **texts, "concept": concept})
+        kinds = {"concept": concept, "drawing": " ".join(_without(captions[0], TONE).split())}
+        found[split].append({"image": bytes(image), **texts, **kinds})
     return found
 
 

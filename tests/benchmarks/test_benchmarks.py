@@ -80,6 +80,14 @@ def test_loop_overhead(run: Run) -> None:
     assert math.isfinite(figures["overhead"])
 
 
+def test_shards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # is set, and given back
+    figures = run("shards")
+    for kind in ("webdataset", "parquet"):
+        assert 0 < figures[kind]["start"]["open_s"] < figures[kind]["start"]["first_batch_s"]
+        assert figures[kind]["reading"]["ratio"] > 0
+
+
 def test_patch_dropout(run: Run) -> None:
     figures = run("patch_dropout")
     whole, half, quarter = figures["costs"].values()

@@ -70,6 +70,15 @@ def test_a_config_of_a_run_is_read_from_any_folder(place: Path, monkeypatch: pyt
     assert load_experiment(file, ["dataset.train_path=data"]).dataset.train_path == "data"
 
 
+def test_shards_of_a_run_are_found_from_any_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = ("dataset.train_path='s3://bucket/{00..09}.tar'", "dataset.val_path='data/{00..09}.tar'")
+    file = write_run(place / "here" / "run", *addresses)
+    monkeypatch.chdir(place / "other")
+    dataset = load_experiment(str(file)).dataset
+    assert dataset.train_path == "s3://bucket/{00..09}.tar"
+    assert dataset.val_path == f"{place}/here/data/{{00..09}}.tar"
+
+
 def test_on_another_machine_a_path_is_looked_for_where_the_user_is(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

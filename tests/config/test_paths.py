@@ -11,6 +11,7 @@ from impresa.config import load_experiment, paths
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import check_data_paths
 from impresa.config.runs import read_run
+from impresa.config.shard_names import braces_expanded
 from impresa.data.sources import open_path
 from impresa.errors import ConfigError, DataError
 
@@ -129,3 +130,39 @@ def test_a_file_with_braces_in_its_name_is_that_file(tmp_path: Path) -> None:
     file = tmp_path / "{a,b}.parquet"
     file.touch()
     assert paths.is_there(str(file))
+
+
+def test_shards_are_named_by_braces_and_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (8, 9, 10):
+        (tmp_path / f"{number:04d}.tar").touch()
+
+    def check(path: str) -> None:
+        check_data_paths(load_experiment("shapes", [f"dataset.train_path='{path}'"]))
+
+    for path in ("{0008..0010}.tar", "{0008,0010}.tar", "s3://bucket/{0000..0099}.tar", "https://host/a.tar?x=1"):
+        check(path)
+    with pytest.raises(ConfigError, match=r"dataset\.train_path .*: 0011\.tar does not exist; name an existing"):
+        check("{0008..0012}.tar")
+    with pytest.raises(ConfigError, match=r"pipe:cat a\.tar is a command, and none is run; name the shards"):
+        check("pipe:cat a.tar")
+    with pytest.raises(ConfigError, match=r"its braces stand for more than 1000000 names; name fewer files"):
+        check("{0..9999999}.tar")
+    (tmp_path / "{a,b}.tar").touch()
+    check("{a,b}.tar")
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("{08..11}", ["08", "09", "10", "11"]),
+        ("{9..11}", ["9", "10", "11"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("a{x,y}b{1..2}", ["axb1", "axb2", "ayb1", "ayb2"]),
+        ("{a,{1..2}}", ["a", "1", "2"]),
+        ("{a}{}", ["{a}{}"]),
+        ("{a..c}", ["{a..c}"]),
+    ],
+)
+def test_braces_are_those_of_a_shell(path: str, names: list[str]) -> None:
+    assert braces_expanded(path) == names

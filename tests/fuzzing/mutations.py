@@ -1,7 +1,9 @@
-"""Damaged and crafted files: random edits of bytes, of PNG chunks with right checksums, and of trees of values."""
+"""Damaged and crafted files: random edits of bytes, of PNG chunks and tar headers with right checksums, and of trees of
+values."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import struct
@@ -71,6 +73,48 @@ def edit_png(data: bytes, rng: random.Random) -> bytes:
             case _:
                 chunks[at] = (kind, edit_bytes(content, rng))
     return signature + b"".join(map(_chunk, chunks))
+
+
+def edit_tar(data: bytes, rng: random.Random) -> bytes:
+    """Edits of headers, whose checksums are made right again, of their order, or of any bytes."""
+    if rng.random() < 0.3:
+        return edit_bytes(data, rng)
+    blocks = [data[start : start + 512] for start in range(0, len(data), 512)]
+    headers = [number for number, block in enumerate(blocks) if block[257:262] == b"ustar"]
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        number = rng.choice(headers)
+        match rng.randrange(6):
+            case 0:
+                blocks[number] = b""
+            case 1:
+                blocks.insert(rng.randrange(len(blocks)), blocks[number])
+            case 2:
+                blocks[number] = _header(
+                    blocks[number], 156, rng.choice((b"L", b"x", b"g", b"K", b"S", b"1", b"5", b"?"))
+                )
+            case 3:
+                size = rng.choice((b"77777777777\0", b"\x80" + bytes(3) + b"\x7f" * 8, b"\xff" * 12, b"0" * 12, b"-1"))
+                blocks[number] = _header(blocks[number], 124, size)
+            case 4:
+                blocks[number] = _header(blocks[number], rng.choice((0, 345)), rng.randbytes(rng.randrange(1, 100)))
+            case _:
+                at = min(number + 1, len(blocks) - 1)
+                blocks[at] = edit_bytes(blocks[at], rng)
+    return b"".join(blocks)
+
+
+def _header(block: bytes, at: int, value: bytes) -> bytes:
+    """A header of tar with another field, and a right checksum."""
+    header = bytearray(block.ljust(512, b"\0"))
+    header[at : at + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header)
+
+
+def edit_packed_tar(data: bytes, rng: random.Random) -> bytes:
+    """Damage of the gzip file, or of the tar file in it."""
+    return edit_bytes(data, rng) if rng.random() < 0.5 else gzip.compress(edit_tar(gzip.decompress(data), rng), 1)
 
 
 def _chunk(chunk: tuple[bytes, bytes]) -> bytes:
@@ -155,7 +199,9 @@ def edit_safetensors(data: bytes, rng: random.Random) -> bytes:
 BY_SUFFIX: dict[str, Mutate] = {
     ".json": edit_json,
     ".jsonl": edit_json_lines,
+    ".gz": edit_packed_tar,
     ".png": edit_png,
+    ".tar": edit_tar,
     ".safetensors": edit_safetensors,
     ".yaml": edit_yaml,
 }

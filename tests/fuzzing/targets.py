@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.data.chat import prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
+from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.sources import Reading, open_path
 from impresa.errors import ImpresaError
 from impresa.reports.html import render_report
@@ -33,6 +37,7 @@ from impresa.run_dir.save import save_run
 from impresa.tasks.answering.build import build_vlm
 from impresa.training.run import train
 from pictures import photo, png
+from shards_on_disk import tar
 from sounds_on_disk import sine
 from tiny_hub import clip
 from tiny_qwen import save_qwen
@@ -77,6 +82,7 @@ def data_targets(folder: Path) -> Iterator[Target]:
         yield _file(folder / kind, f"a.{kind}", sound(kind), SOUNDS)
     for name, table in tables(folder / "table").items():
         yield _file(folder / "table" / Path(name).stem, name, table, DIALOGUES if "asked" in name else Reading())
+    yield index_of_shard(folder / "index")
 
 
 def pictures() -> dict[str, bytes]:
@@ -108,9 +114,15 @@ def tables(folder: Path) -> dict[str, bytes]:
         io.BytesIO(),
     )
     pyarrow.parquet.write_table(table, file, row_group_size=3)
+    shard = {
+        "a" * (120 * (i == 2)) + str(i): {"png": png(i), "txt": b"a", "json": json.dumps(row).encode()}
+        for i, row in enumerate(rows)
+    }
     csv = "image,caption,label\n" + "".join(",".join(row.values()) + "\n" for row in rows)
     return {
         "rows.parquet": file.getvalue(),
+        "shard.tar": tar(shard, format=tarfile.GNU_FORMAT),
+        "packed.tar.gz": gzip.compress(tar(shard, format=tarfile.PAX_FORMAT)),
         "lines.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
         "asked.jsonl": "".join(json.dumps(row) + "\n" for row in asked).encode(),
         "cells.csv": csv.encode(),
@@ -120,12 +132,13 @@ def tables(folder: Path) -> dict[str, bytes]:
 def _file(folder: Path, name: str, content: bytes, reading: Reading) -> Target:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    is_table = path.suffix in {".parquet", ".jsonl", ".csv"}
+    is_table = path.suffix in {".parquet", ".jsonl", ".csv", ".tar", ".gz"}
     if not is_table:
         (folder / "a.txt").write_text("a caption")
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # of this process alone, as is what it writes there
         source = open_path(COLUMNS, str(path if is_table else folder), reading)
         for _ in (*source.captions(), *source.dialogues()):
             pass
@@ -136,6 +149,26 @@ def _file(folder: Path, name: str, content: bytes, reading: Reading) -> Target:
                 continue
 
     return Target(path.name if not is_table else name, content, use, mutation_of(path.suffix))
+
+
+def index_of_shard(folder: Path) -> Target:
+    """The index beside a shard, with the right size and time in it, as a stranger may give it along."""
+    folder.mkdir(parents=True)
+    shard = folder / "a.tar"
+    shard.write_bytes(tar({str(i): {"png": png(i), "txt": b"a"} for i in range(8)}))
+    open_path(COLUMNS, str(shard))
+    beside = folder / f"a.tar{INDEX_SUFFIX}"
+
+    def use(damaged: bytes) -> None:
+        beside.write_bytes(damaged)
+        source = open_path(COLUMNS, str(shard))
+        for index in range(len(source)):
+            try:
+                source[index]
+            except ImpresaError:
+                continue
+
+    return Target("a.tar" + INDEX_SUFFIX, beside.read_bytes(), use, mutation_of(""))
 
 
 def run_targets(name: str, run_dir: Path, folder: Path) -> Iterator[Target]:

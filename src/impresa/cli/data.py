@@ -42,7 +42,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     defaults = DatasetConfig()
     parser.description = "Read all samples and list every bad one. Keys of `dataset` say how, as in training."
     parser.add_argument(
-        "path", metavar="PATH", help="a folder, a .parquet file, a folder or pattern of them, or shapes"
+        "path", metavar="PATH", help="a folder, .parquet files, tar shards ('s/{0000..0099}.tar'), or shapes"
     )
     for name in _COLUMNS:
         key = f"{name}_column"

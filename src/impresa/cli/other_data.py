@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="PATH", help="other data: a folder, a parquet file, or shapes")
+    parser.add_argument("--data", metavar="PATH", help="other data: a folder, parquet files, tar shards, or shapes")
 
 
 def is_path(data: str | None) -> bool:

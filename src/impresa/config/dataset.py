@@ -10,6 +10,7 @@ from impresa.config.types import (
     Batch,
     Flag,
     Fraction,
+    Gibibytes,
     Mebibytes,
     Name,
     PixelCount,
@@ -46,9 +47,11 @@ class DatasetConfig(Section):
     """Where samples come from, how they are prepared and how they are grouped into batches."""
 
     source: Source = "auto"
-    """Kind of data; `auto` goes by the path: `shapes`, parquet files, or a folder of images with captions."""
+    """Kind of data; `auto` goes by the path: `shapes`, parquet files, tar shards (`webdataset`), or a folder of images
+    with captions."""
     train_path: Name = "shapes"
-    """Training data: a path, or `shapes` for the embedded data set."""
+    """Training data: a path, `shards/{0000..0099}.tar` or the like for shards, also at an address (`s3://`, `https://`),
+    or `shapes` for the embedded data set."""
     val_path: Text | None = None
     """Validation data. null: `shapes` has its own split; for other sources `val_fraction` of the training images."""
     test_path: Text | None = None
@@ -127,6 +130,9 @@ class DatasetConfig(Section):
     allow_outside: Flag = False
     """Read images and sounds that a table names outside its data's folder (`../..`, absolute paths). false: such rows
     are bad samples. Links are followed in either case."""
+    shard_cache_gib: Gibibytes = 64
+    """Shards from an address, and those under gzip, are read from copies that take so much of the disk; the longest
+    unused are removed. They lie in `impresa/shards` of the user's cache folder (`XDG_CACHE_HOME`)."""
     cache_features: Flag = False
     """Keep the outputs of frozen towers on disk so that later epochs skip them."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)

@@ -14,6 +14,7 @@ from pydantic import StringConstraints
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, is_pattern, looked_in
+from impresa.config.shard_names import is_address
 from impresa.config.tree import lookup, merge, nested
 from impresa.errors import ConfigError
 from impresa.json_files import read_json
@@ -132,10 +133,10 @@ def _why_local(name: str) -> str | None:
 
 
 def _begins_here(path: str) -> bool:
-    """True for an existing path, and for a pattern whose first folders exist: one may search a whole disk."""
+    """True for an existing path, an address, and a pattern whose first folders exist: one may search a whole disk."""
     fixed = takewhile(lambda part: not is_pattern(part), expanded(path).parts)
-    return os.path.exists(expanded(path)) or (is_pattern(path) and os.path.exists(Path(*fixed)))
+    return is_address(path) or os.path.exists(expanded(path)) or (is_pattern(path) and os.path.exists(Path(*fixed)))
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(expanded(path))
+    return path if is_address(path) else os.path.abspath(expanded(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from glob import has_magic, iglob
 from pathlib import Path
@@ -12,6 +11,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import Fault, listed, nearest, raise_faults
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import both_names
+from impresa.config.shard_names import PIPE, braces_expanded, has_braces, is_address
 from impresa.errors import ConfigError
 
 EMBEDDED = "shapes"
@@ -24,7 +24,6 @@ _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
 EXAMPLES = ("digits", "emoji", "spoken")
 """Scripts of `examples/` that write data; each writes `data/NAME`."""
-_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def looked_in(path: str | Path) -> str:
@@ -97,18 +96,30 @@ def check_data_paths(config: ExperimentConfig) -> None:
         faults.append(Fault("dataset.class_names", f"{names} does not exist; {fix}{looked_in(names)}"))
     if dataset.source != "hub":
         faults += (
-            Fault(both_names(f"dataset.{key}"), f"{path} does not exist; {fix_of_missing(path)}{looked_in(path)}")
+            Fault(both_names(f"dataset.{key}"), fault)
             for key in DATA_PATHS
-            if (path := getattr(dataset, key)) is not None and not _exists(dataset, path)
+            if (path := getattr(dataset, key)) is not None and (fault := _fault(dataset, path))
         )
     raise_faults(faults)
 
 
-def _exists(dataset: DatasetConfig, path: str) -> bool:
-    """True for the embedded data, and for what is there; shapes have no pattern."""
+def _fault(dataset: DatasetConfig, path: str) -> str | None:
+    """Why a data path cannot be read, with the fix; None for the embedded data, and for what is there or on the web."""
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
-        return True
-    return os.path.exists(expanded(path)) if dataset.source == "shapes" else is_there(path)
+        return None
+    if path.startswith(PIPE):
+        return f"{path} is a command, and none is run; name the shards themselves, as files or addresses"
+    if is_address(path) and dataset.source != "shapes":  # which have no pattern either
+        return None
+    if os.path.exists(expanded(path)):
+        return None
+    try:
+        # Every name in braces must be there; of a pattern one match is enough.
+        names = [path] if dataset.source == "shapes" or has_magic(path) else braces_expanded(path)
+    except ValueError as error:
+        return f"{path}: {error}; name fewer files"
+    missing = next((name for name in names if dataset.source == "shapes" or not is_there(name)), None)
+    return missing and f"{missing} does not exist; {fix_of_missing(path)}{looked_in(path)}"
 
 
 def is_there(path: str) -> bool:
@@ -117,19 +128,15 @@ def is_there(path: str) -> bool:
 
 
 def is_pattern(path: str) -> bool:
-    """True for a path with `*`, `?`, `[...]`, or a list such as `{a,b}`."""
-    return has_magic(path) or _BRACES.search(path) is not None
+    """True for a path with `*`, `?`, `[...]`, or braces such as `{a,b}` or `{00..99}`."""
+    return has_magic(path) or has_braces(path)
 
 
 def matches(path: str) -> Iterator[str]:
-    """The files and folders that a pattern stands for; none for a path that is no pattern."""
-    if listed_in_braces := _BRACES.search(path):
-        start, end = listed_in_braces.span()
-        for choice in listed_in_braces[1].split(","):
-            one = f"{path[:start]}{choice}{path[end:]}"
-            yield from matches(one) if is_pattern(one) else filter(os.path.exists, [str(expanded(one))])
-    elif has_magic(path):
-        yield from iglob(str(expanded(path)), recursive=True)
+    """The existing files and folders that a path stands for."""
+    for name in braces_expanded(path):
+        file = str(expanded(name))
+        yield from iglob(file, recursive=True) if has_magic(file) else filter(os.path.exists, [file])
 
 
 def fix_of_missing(path: str) -> str:

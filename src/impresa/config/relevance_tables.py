@@ -16,7 +16,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
-    *("max_image_pixels", "max_file_mib", "allow_outside"),
+    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib"),
     *(
         f"{name}_column"
         for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
@@ -192,6 +192,11 @@ WARNED = (
         below("dataset", *_OF_FILES),
         lambda c: all(_reads_shapes(c).values()),
         "is for data in files, not for the embedded shapes",
+    ),
+    Rule(
+        ("dataset.shard_cache_gib",),
+        lambda c: c.dataset.source in ("folder", "parquet"),
+        "is for tar shards, not for `dataset.source` {dataset.source}",
     ),
     Rule(("dataset.label_column",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("dataset.audio_column",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),

@@ -29,6 +29,7 @@ Pixels = Annotated[int, Strict(), Ge(1), Le(4_096)]
 PixelCount = Annotated[int, Strict(), Ge(1), Le(178_956_970)]
 """Of a whole image, at most Pillow's own limit."""
 Mebibytes = Annotated[int, Strict(), Ge(1), Le(65_536)]
+Gibibytes = Annotated[float, Strict(), AllowInfNan(False), Gt(0), Le(1_048_576)]
 Batch = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
 Samples = Annotated[int, Strict(), Ge(1), Le(10_000_000)]
 Processes = Annotated[int, Strict(), Ge(1), Le(1_024)]

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from impresa.config.paths import expanded, looked_in
+from impresa.config.shard_names import is_address
 from impresa.data.audio import Clip, checked_clip, load_audio
 from impresa.data.disk import MAX_BYTES, check_size
 from impresa.data.images import ImageTransform, load_image
 from impresa.data.preprocessing import AudioTransform
 from impresa.data.sample import Sample
-from impresa.data.sources.rows import is_web_address
 from impresa.errors import DataError
 from impresa.tasks.arguments import Inputs, Named, as_whole, has_values, inputs_of, is_number, kind, naming, shown
 
@@ -231,7 +231,7 @@ def _file_of(source: Any) -> Path | bytes | None:
     path = os.fsdecode(source)
     if not path.strip():
         raise DataError("the path is empty; give that of a file")
-    if is_web_address(path) or path.startswith("data:"):
+    if is_address(path) or path.startswith("data:"):
         fix = "download it, and give the file or its bytes"
         raise DataError(f"{path:.{_LONGEST_NAME}}: is an address and no file; {fix}")
     file = expanded(path)

@@ -2,6 +2,8 @@
 
 - `shapes`: the embedded procedural data set;
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet` or `data/{a,b}.parquet`;
+- the same of tar shards (`.tar`, `.tar.gz`, `.tgz`), also `shards/{0000..0099}.tar`, and addresses such as
+  `s3://bucket/{0000..0099}.tar`;
 - any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
 
 A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and an entry of `_KINDS`.
@@ -11,24 +13,23 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in
+from impresa.config.shard_names import PIPE, address_name, is_address, shown_address
 from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split
-from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of, say_once
 from impresa.errors import DataError
 
 if TYPE_CHECKING:
     from impresa.data.sources.rows import RowSource
     from impresa.data.sources.shapes import ShapesSource
     from impresa.data.sources.subset import Subset
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
 __all__ += ["open_path", "open_source", "open_train_and_val", "split_read"]
@@ -38,7 +39,7 @@ __all__ += ["open_path", "open_source", "open_train_and_val", "split_read"]
 class _Kind:
     suffixes: tuple[str, ...]
     """A path with one of them is of this kind, and so is a folder with such files in it, except for `folder`; but a
-    file beside a folder of its name only describes it, as the parquet files of img2dataset do."""
+    file beside a folder or a shard of its name only describes it, as the parquet files of img2dataset do."""
     class_name: str
     """The `RowSource` in the module that has the name of the kind; it is imported only when it is used."""
 
@@ -46,9 +47,10 @@ class _Kind:
 _KINDS = {
     "folder": _Kind((".jsonl", ".csv", ".tsv", ".json", ".txt", ".token"), "FolderSource"),
     "parquet": _Kind((".parquet",), "ParquetSource"),
+    "webdataset": _Kind((".tar", ".tar.gz", ".tgz"), "ShardSource"),
 }
-_FOLDER, _PATTERN = "folder", "parquet"
-"""The kinds of a folder and of a pattern whose suffix does not decide."""
+_FOLDER, _PATTERN, _SHARDS = "folder", "parquet", "webdataset"
+"""The kinds of a folder and of a pattern whose suffix does not decide, and of addresses."""
 
 
 def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -119,18 +121,12 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
     part = without_unsupported(source)
     if part.left_out:
         kinds = ", ".join(f"{kind} {number}" for kind, number in part.left_out.items())
-        _say_once(f"{path}: {len(source) - len(part)} of {len(source)} rows are left out ({kinds})")
+        say_once(logging.INFO, f"{path}: {len(source) - len(part)} of {len(source)} rows are left out ({kinds})")
     return part
 
 
 def _shrink_to_px(config: DatasetConfig) -> int:
     return shrink_to_px(config.image_size, config.augmentation, config.augmentation_options)
-
-
-@cache
-def _say_once(line: str) -> None:
-    """Log a line, once in a process: training opens its data again for the evaluation."""
-    logger.info(line)
 
 
 def _kind(config: DatasetConfig, path: str) -> str:
@@ -149,15 +145,29 @@ def _kind_of_files(path: str) -> str:
     if not path.strip():
         raise DataError("data: the path is empty; name existing data, or shapes for the embedded data")
     file = expanded(path)
-    for name, kind in _KINDS.items():
-        if file.suffix.lower() in kind.suffixes:
-            return name
+    is_elsewhere = is_address(path) or path.startswith(PIPE)
+    named = _kind_of_name(address_name(path) if is_elsewhere else file.name)
+    if is_elsewhere:
+        if named not in (None, _SHARDS):
+            raise DataError(f"{shown_address(path)}: only tar shards are read from the web; download it first")
+        return _SHARDS
+    if named:
+        return named
     if file.is_dir():
-        kind_of = {suffix: name for name, kind in _KINDS.items() if name != _FOLDER for suffix in kind.suffixes}
-        data = (found for found in files_below(file) if found.suffix in kind_of and not found.with_suffix("").is_dir())
-        return next((kind_of[found.suffix] for found in data), _FOLDER)
+        kinds = ((_kind_of_name(found.name), found) for found in files_below(file))
+        data = (kind for kind, found in kinds if kind not in (None, _FOLDER) and not _describes(found))
+        return next(data, None) or _FOLDER
     if file.exists():
-        raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet file, or shapes")
+        raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")
     if is_pattern(path):
         return _PATTERN
     raise DataError(f"{path}: no such file or folder; {fix_of_missing(path)}{looked_in(path)}")
+
+
+def _kind_of_name(name: str) -> str | None:
+    return next((kind for kind, facts in _KINDS.items() if name.lower().endswith(facts.suffixes)), None)
+
+
+def _describes(file: Path) -> bool:
+    """True for a file beside a folder or a shard of its name."""
+    return file.with_suffix("").is_dir() or (file.suffix != ".tar" and file.with_suffix(".tar").exists())

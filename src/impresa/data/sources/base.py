@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from impresa.config.encoder import Modality
@@ -11,6 +13,14 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def say_once(level: int, line: str) -> None:
+    """Log a line, once in a process: training opens its data again for the evaluation."""
+    logger.log(level, line)
 
 
 class BadSample(DataError):  # noqa: N818 - a state of the data, with which training continues

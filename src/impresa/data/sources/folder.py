@@ -23,11 +23,12 @@ from typing import Any
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded
+from impresa.config.shard_names import is_address
 from impresa.data.disk import files_below, read_regular
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.dialogues import typed_answers
-from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, is_web_address
+from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource
 from impresa.data.sources.tables import (
     CSV_SUFFIXES,
     JSON,
@@ -142,7 +143,7 @@ class FolderSource(RowSource):
             image, sound = self.files(row)
         except ValueError as error:
             named = map(row.cells.get, (self._config.image_column, *IMAGE_NAMES, self._config.audio_column))
-            addresses = (name for name in named if isinstance(name, str) and is_web_address(name))
+            addresses = (name for name in named if isinstance(name, str) and is_address(name))
             return replace(row, id=next(addresses, row.id), fault=str(error))
         if not (file := str(image or sound or "")):
             return row

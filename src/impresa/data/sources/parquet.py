@@ -226,7 +226,7 @@ class ParquetSource(RowSource):
 def _files(path: str) -> list[Path]:
     whole = expanded(path)
     if whole.is_dir():
-        files = [file for file in files_below(whole) if file.suffix == ".parquet"]
+        files = [file for file in files_below(whole) if file.suffix.lower() == ".parquet"]
         files = [file for file in files if not _describes(file, files)]
     elif whole.exists():
         files = [whole]

@@ -24,6 +24,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded, looked_in
+from impresa.config.shard_names import is_address
 from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
@@ -357,7 +358,7 @@ class RowSource(ABC):
             return cell
         if not isinstance(cell, str):
             raise ValueError(f"the {what} is neither bytes nor a path but {cell!r:.60}")
-        if is_web_address(cell):
+        if is_address(cell):
             raise ValueError(f"the {what} is an address on the web; download it first")
         path = os.path.abspath(os.path.join(folder, cell))
         allowed = (*self._allowed, *self._image_roots) if what == "image" else self._allowed
@@ -370,11 +371,6 @@ class RowSource(ABC):
 def prefixes(folder: Path) -> tuple[str, ...]:
     """Beginnings of the paths in a folder: its own name, and its name without links, for a table may use either."""
     return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
-
-
-def is_web_address(path: str) -> bool:
-    """True for a URL: data are read from disk only."""
-    return "://" in path
 
 
 def _one_file(cell: Any) -> Any:
