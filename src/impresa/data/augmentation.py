@@ -5,6 +5,7 @@ There is no flip and no change of hue in any of them: captions contain left and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import cos, exp, log, radians, sin, sqrt, tan
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from impresa.config.dataset import Augmentation
-from impresa.data.images import centre_square, resample
+from impresa.data.images import Box, ImageTransform, resample
 
 _CROP_AREA = (0.9, 1.0)
 _CROP_ASPECT = (3 / 4, 4 / 3)
@@ -25,29 +26,42 @@ _STRONG_CELLS = 3
 _STRONG_BEND = 0.06
 
 
-def augment(image: Image.Image, kind: Augmentation, size: int, generator: np.random.Generator) -> Image.Image:
-    """A training view of an RGB image.
+def augment(
+    image: Image.Image, kind: Augmentation, transform: ImageTransform, generator: np.random.Generator
+) -> Image.Image:
+    """A training view of an RGB image, which becomes a square as `transform` makes squares; S is its `size`.
 
     - `none`: the image itself.
     - `clip`: a random crop with 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip
-      trains, resized to (size, size).
-    - `strong`: the centre square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
+      trains, resized to (S, S); where `transform` crops nothing, of the square that it makes.
+    - `strong`: the square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
       shifted by up to a tenth of the side, bent (the nodes of a mesh of 3 x 3 cells move by up to 6% of the side, after
       the elastic distortions of Simard et al. 2003), with brightness and contrast changed by up to a fifth;
-      (size, size). Pixels from outside the picture have the mean colour of its edge.
+      (S, S). Pixels from outside the picture have the mean colour of its edge.
     """
     match kind:
         case "none":
             return image
         case "clip":
-            return resample(image, size, _crop_box(image.size, generator))
+            return resample(image, transform.size, _training_box(image.size, transform, generator), bars=transform.bars)
         case "strong":
-            warped = _warp(centre_square(image, size), generator)
+            plain = replace(transform, crop_fraction=1.0, resample="bicubic")
+            warped = _warp(plain.square(image), generator)
             brightness, contrast = generator.uniform(1 - _STRONG_LIGHT, 1 + _STRONG_LIGHT, 2)
             return ImageEnhance.Contrast(ImageEnhance.Brightness(warped).enhance(brightness)).enhance(contrast)
 
 
-def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> tuple[float, float, float, float]:
+def _training_box(image_size: tuple[int, int], transform: ImageTransform, generator: np.random.Generator) -> Box:
+    """Of the image itself where it is cropped anyway, else of its frame, so that no more is lost than from a square."""
+    if transform.resize == "crop":
+        return _crop_box(image_size, generator)
+    left, top, right, bottom = transform.frame(image_size)
+    x0, y0, x1, y1 = _crop_box((1, 1), generator)
+    width, height = right - left, bottom - top
+    return left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height
+
+
+def _crop_box(image_size: tuple[int, int], generator: np.random.Generator) -> Box:
     width, height = image_size
     area = generator.uniform(*_CROP_AREA)
     # The sides that fit into the image with this area; drawing among them needs no second attempt.

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from impresa.config.dataset import AudioAugmentation, Augmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
+from impresa.data.images import ImageTransform
 from impresa.data.sample import Sample, TensorBatch
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sound_augmentation import augment_sound
@@ -39,7 +40,8 @@ class TrainingView:
 
     seed: int
     augmentation: Augmentation
-    image_size_px: int
+    image: ImageTransform
+    """Says how images become squares."""
     caption_dropout: float = 0.0
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
@@ -64,7 +66,7 @@ class TrainingView:
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         keys = sample.keys_with(captions) if self.identifies else {}
-        image = sample.image and augment(sample.image, self.augmentation, self.image_size_px, generator)
+        image = sample.image and augment(sample.image, self.augmentation, self.image, generator)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)

@@ -23,6 +23,8 @@ class AnsweredQuestion:
     answer: str
     right: bool
     kind: str | None = None
+    seen: DataUri | None = None
+    """The image as the model saw it; None where that is the image itself."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Example:
     image: DataUri | None
     """Image query: the picture."""
     answers: tuple[Answer, ...]
+    seen: DataUri | None = None
+    """Image query: the picture as the model saw it; None where that is the picture itself."""
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,8 @@ class Evaluation:
     """Training images, or rows where these are too many to be read; None where they were not at hand."""
     image_side_px: Count | None = None
     """Median of the images' shorter sides, before the model's transform."""
+    share_cut: Share | None = None
+    """Mean part of the images' area that the model's square leaves out."""
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: Count = 0

@@ -26,7 +26,7 @@ from impresa.evaluation.results import (
     Scores,
     ZeroShotMetrics,
 )
-from impresa.reports.verdict import baseline_note, retrieval_verdict
+from impresa.reports.verdict import baseline_note, crop_warning, retrieval_verdict
 
 MODEL = "model"
 """Name of the row that a table is about; the other rows are baselines."""
@@ -103,10 +103,10 @@ def summary(evaluation: Evaluation) -> str:
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """Sentences that no reader of the results should miss."""
-    answers = evaluation.answers
+    answers, cut = evaluation.answers, crop_warning(evaluation.share_cut)
     if answers is None:
-        return retrieval_verdict(evaluation)
-    return [] if answers.looks_at_images else [NOT_LOOKING]
+        return [*retrieval_verdict(evaluation), *cut]
+    return [*([] if answers.looks_at_images else [NOT_LOOKING]), *cut]
 
 
 def interval_note(tables: Sequence[Table]) -> str:

@@ -53,7 +53,7 @@ class TrainingData:
         self._task = task_of(config)
         self._identifies = config.losses.duplicates == "positive" and not self._task.answers
         self._collate: Collate[Any] = self._task.collator(preprocessing)
-        self._image_size_px = preprocessing.image.size
+        self._image = preprocessing.image
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
         _say_if_too_many_workers(self._config)
@@ -71,7 +71,7 @@ class TrainingData:
         other data.
         """
         config = self._config
-        draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
+        draws = (config.augmentation, self._image, config.caption_dropout, config.questions_per_image)
         sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)

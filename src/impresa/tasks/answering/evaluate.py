@@ -13,6 +13,7 @@ import torch
 
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import Dialogue
+from impresa.data.images import ImageTransform, mean_share_cut
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
@@ -26,7 +27,7 @@ from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import spread
+from impresa.tasks.gallery import seen, spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -97,7 +98,8 @@ def evaluate_answers(
                 kinds={kind: _scores([q for q in questions if q.kind == kind], guess) for kind in kinds},
                 statistics=statistics,
             ),
-            gallery=Gallery(questions=tuple(_examples(source, questions))),
+            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px),
+            gallery=Gallery(questions=tuple(_examples(source, questions, model.preprocessing.image))),
             items=digest((q.sample, q.question, q.expected) for q in questions),
         )
     )
@@ -110,6 +112,7 @@ class _AnswerCollector:
         self._model, self._batch_size = model, batch_size
         self.questions: list[_Question] = []
         self.num_images = 0
+        self.sizes_px: list[tuple[int, int]] = []
         self._losses: list[tuple[float, int, int]] = []
         self.bad: list[BadSampleNote] = []
 
@@ -122,6 +125,7 @@ class _AnswerCollector:
         def read() -> Iterator[Sample]:
             for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
                 positions[sample.id] = position
+                self.sizes_px += [] if sample.image is None else [sample.image.size]
                 yield sample
 
         with progress_bar(show_progress) as bar:
@@ -232,7 +236,7 @@ def _scores(questions: Sequence[_Question], guess: Guess | None) -> dict[str, An
     return scores
 
 
-def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[AnsweredQuestion]:
+def _examples(source: Source, questions: Sequence[_Question], transform: ImageTransform) -> Iterator[AnsweredQuestion]:
     """A few questions at even distances, not picked by their outcome."""
     for chosen in spread(questions, NUM_EXAMPLES):
         picture = source[chosen.position].image
@@ -243,4 +247,5 @@ def _examples(source: Source, questions: Sequence[_Question]) -> Iterator[Answer
             answer=chosen.answer,
             right=exact_match(chosen.answer, chosen.expected),
             kind=chosen.kind,
+            seen=None if picture is None else seen(picture, transform),
         )
