@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, InstanceOf, TypeAdapter
+from pydantic import AllowInfNan, Field, InstanceOf, TypeAdapter
 
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.evaluation.gallery import Gallery
@@ -367,6 +367,9 @@ class Evaluation:
     """None for a model that answers."""
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
     """95% intervals over items, by row of a table (`model`, a baseline) and name of `impresa.evaluation.figures`."""
+    before: dict[str, Annotated[float, AllowInfNan(False)]] = field(default_factory=dict)
+    """Figures of the model before its training on the same items, by name of `impresa.evaluation.figures`; empty where
+    it could do nothing then."""
     notes: tuple[str, ...] = ()
     """Sentences about texts of the data that the model does not read whole."""
     items: str = field(default="", compare=False, repr=False)

@@ -13,9 +13,16 @@ from impresa.run_dir.environment import Environment
 
 
 def model_card(
-    config: ExperimentConfig, evaluation: Evaluation, environment: Environment, run_dir: Path, num_parameters: int
+    config: ExperimentConfig,
+    evaluation: Evaluation,
+    environment: Environment,
+    run_dir: Path,
+    num_parameters: int,
+    *,
+    made: str = "",
 ) -> str:
-    """Markdown that says what the model is, how to use it, how well it does, and how it was made."""
+    """Markdown that says what the model is, how to use it, how well it does, and how it was made; `made` is a sentence
+    in place of that on training it again."""
     labels, git = config.labels, environment.get("git")
     versions = {"impresa": environment.get("impresa"), "torch": environment.get("packages", {}).get("torch")}
     versions["python"] = environment.get("python")
@@ -44,5 +51,6 @@ def model_card(
         warnings=warnings(evaluation),
         tables=make_tables(evaluation),
         interval_note=interval_note(make_tables(evaluation)),
+        made=made,
         facts={name: fact for name, fact in facts.items() if fact is not None},
     )

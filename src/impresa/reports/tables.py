@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from impresa.evaluation.bootstrap import Interval
+from impresa.evaluation.figures import FigureKind, figures, kind_of
 from impresa.evaluation.results import (
     ANSWER_COLUMNS,
     PAIR_COLUMNS,
@@ -55,6 +56,13 @@ _ANSWERS_NOTE = (
     "question is asked about another image of the data; the most frequent answer is that to the same question in "
     "training, or to its type."
 )
+
+
+_BEFORE_NOTE = (
+    "The same items before the first training step and after the last. R@k, MRR and mAP are means of both directions; "
+    "differences of percentages are in points."
+)
+_MAIN_FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "map", "zero_shot_accuracy")
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,18 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return [*([] if answers.looks_at_images else [NOT_LOOKING]), *cut]
 
 
+def figures_in_words(figures: Mapping[str, float]) -> str:
+    """The main ones of figures by name, on one line."""
+    shown = ((kind_of(name), figures[name]) for name in _MAIN_FIGURES if name in figures)
+    return ", ".join(f"{kind.label} {value:{kind.format}}" for kind, value in shown)
+
+
+def signed(value: float, kind: FigureKind) -> str:
+    """A difference of figures with its sign, in points for shares."""
+    text = format(value * kind.scale, "+.1f" if kind.unit else f"+{kind.format}")
+    return text.replace("-", "+") if not text.strip("+-0.") else text
+
+
 def interval_note(tables: Sequence[Table]) -> str:
     """How to read the brackets in the tables; nothing where there are none."""
     rows = (row for table in tables for group in table.groups.values() for row in group)
@@ -117,7 +137,7 @@ def interval_note(tables: Sequence[Table]) -> str:
 
 def make_tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation, most important first."""
-    tables = []
+    tables = [_before_and_after(evaluation)] if evaluation.before else []
     intervals = evaluation.intervals.get(MODEL, {})
     if answers := evaluation.answers:
         figures = _line_of(ANSWER_COLUMNS, answers)
@@ -143,6 +163,18 @@ def make_tables(evaluation: Evaluation) -> list[Table]:
     if evaluation.space is not None and evaluation.space.modalities:
         tables.append(_space(evaluation.space))
     return tables
+
+
+def _before_and_after(evaluation: Evaluation) -> Table:
+    before, after = evaluation.before, figures(evaluation)
+
+    def row(name: str) -> Row:
+        kind = kind_of(name)
+        cells = (format(figure, kind.format) for figure in (before[name], after[name]))
+        return Row(kind.label, (*cells, signed(after[name] - before[name], kind)))
+
+    rows = tuple(row(name) for name in _MAIN_FIGURES if name in before and name in after)
+    return Table("Before and after", ("before", "after", "difference"), {"": rows}, note=_BEFORE_NOTE)
 
 
 def _retrieval(

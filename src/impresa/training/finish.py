@@ -11,6 +11,7 @@ import torch
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
+from impresa.evaluation.before import with_before
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
@@ -50,7 +51,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, device: torch.
         train_source=data.train_source,
         show_progress=sys.stderr.isatty(),
     )
-    evaluation = with_reasons(evaluation, config, run_dir)
+    evaluation = with_before(with_reasons(evaluation, config, run_dir), run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)
