@@ -2,11 +2,11 @@
 
     python benchmarks/wise_ft.py [--output wise_ft.json] [--quick]
 
-A CLIP pair of half a million parameters is made on the spot and trained, by transformers' own loss, on drawings of 24
-concepts (six shapes in four colours). `impresa train clip` fine-tunes it on 16 concepts of four other shapes, of which
-it has seen nothing, and `impresa interpolate` measures the line between the two: classification of the new concepts on
-validation data, which chooses, and of the old ones. The figure is the best share of the gain among the alphas that keep
-95% of the old accuracy; three seeds. Takes about six minutes.
+A CLIP pair of 300,000 parameters is made on the spot and trained, by transformers' own loss, on drawings of 24 concepts
+(six shapes in four colours). `impresa train clip` fine-tunes the text tower and the last block of the image tower on 16
+concepts of four other shapes, of which the pair has seen nothing, and `impresa interpolate` measures the line between
+the two: classification of the new concepts on validation data, which chooses, and of the old ones. The figure is the
+best share of the gain among the alphas that keep 95% of the old accuracy, by seed. Two minutes a seed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def pretrain(folder: Path, steps: int, seed: int) -> Path:
     block = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4}
     text = {**block, "num_hidden_layers": 2, "vocab_size": len(words), "max_position_embeddings": 12}
     text |= {"bos_token_id": 1, "eos_token_id": 0}
-    vision = {**block, "num_hidden_layers": 6, "image_size": SIZE_PX, "patch_size": 4}
+    vision = {**block, "num_hidden_layers": 4, "image_size": SIZE_PX, "patch_size": 8}
     model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
     side = {"height": SIZE_PX, "width": SIZE_PX}
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=side)
@@ -145,6 +145,7 @@ def overrides(pair: Path, data: Path, seed: int, epochs: int) -> Iterator[str]:
         yield from (f"{part}.backbone={pair}", f"{part}.embed_dim=64")
     yield from (f"dataset.{split}_path={data / split}" for split in ("train", "val", "test"))
     yield from (f"dataset.image_size={SIZE_PX}", "dataset.batch_size=32", "dataset.num_workers=0", f"seed={seed}")
+    yield from ("vision_encoder.freeze=true", "vision_encoder.unfreeze_last=1", "dataset.augmentation=none")
     yield from ("optimization.lr_pretrained=3e-4", f"trainer.epochs={epochs}", "losses.duplicates=positive")
     yield from ("trainer.accelerator=cpu", "trainer.logging.tensorboard=false")
 
@@ -175,16 +176,16 @@ def curve(folder: Path, seed: int, *, steps: int, each: int, epochs: int) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = command(__doc__).parse_args(arguments)
-    sizes = {"steps": 4, "each": 2, "epochs": 1} if args.quick else {"steps": 1500, "each": 20, "epochs": 6}
+    sizes = {"steps": 4, "each": 2, "epochs": 1} if args.quick else {"steps": 1500, "each": 25, "epochs": 12}
     curves = []
     for seed in range(1 if args.quick else 3):
         with tempfile.TemporaryDirectory() as folder:
             curves.append(curve(Path(folder), seed, **sizes))
+        store(args.output, {"keep": KEEP, **sizes, "curves": curves})
     shares = [float(str(found["share_of_gain"])) for found in curves]
     print(f"share of the gain that keeps {KEEP:.0%} of the old: {', '.join(f'{share:.0%}' for share in shares)}")
     if not args.quick and min(shares) < SHARE_OF_GAIN:
         print(f"below {SHARE_OF_GAIN:.0%} in a seed")
-    store(args.output, {"keep": KEEP, **sizes, "curves": curves})
 
 
 if __name__ == "__main__":

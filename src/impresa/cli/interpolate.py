@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from impresa.cli.named import config_of, is_config
 from impresa.cli.new_folder import command_line, new_folder
 from impresa.cli.options import add_device, checked_device, count, fraction
-from impresa.cli.other_data import is_path, open_data, reading_config
+from impresa.cli.other_data import open_data, reading_config
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.experiment import PAIR, ExperimentConfig
 from impresa.config.paths import expanded
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     old = _old_data(args, overrides, before, after.config)
     mixture = Mixture(before, after, names, after.device)
     del before, after  # their weights are in the mixture
-    curve = measure(mixture, args.alpha, old, names=names, keep=args.keep, batch_size=args.batch_size)
+    curve = measure(mixture, args.alpha, old, names=names, keep=args.keep, batch_size=args.batch_size, track=_track)
     if args.out is None:
         folder = new_folder("interpolations", mixture.config.name)
         write_curve(curve, folder)
@@ -140,7 +140,14 @@ def _old_data(
     keys = [] if is_config(Path(args.before)) else overrides  # those of a config are in it
     dataset = reading_config(before.config, args.old_data, keys).dataset
     source, name = open_data(dataset, args.old_data, "test", reading_of(after, labels=True))
-    return Data(after, dataset, source, name if is_path(args.old_data) else f"{name} (old)")
+    return Data(after, dataset, source, name)
+
+
+def _track(alphas: Iterable[float]) -> Iterable[float]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(alphas, "alphas", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
 def _print(curve: Curve, note: str, folder: Path, *, as_json: bool) -> None:

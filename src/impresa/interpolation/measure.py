@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -10,7 +10,7 @@ import torch
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig
-from impresa.data.sources import Source, open_source, reading_of
+from impresa.data.sources import Source, Split, open_source, reading_of
 from impresa.errors import CheckpointError
 from impresa.evaluation.figures import figures
 from impresa.evaluation.results import Evaluation
@@ -87,11 +87,10 @@ class Data:
         )
 
 
-def split_of(config: ExperimentConfig, split: str) -> Data:
+def split_of(config: ExperimentConfig, split: Split) -> Data:
     """A split of the run's own data."""
-    which = "val" if split == "val" else "test"
-    source = open_source(config.dataset, which, reading_of(config, labels=True))  # type: ignore[arg-type]
-    return Data(config, config.dataset, source, name_of_data(config.dataset, which))  # type: ignore[arg-type]
+    source = open_source(config.dataset, split, reading_of(config, labels=True))
+    return Data(config, config.dataset, source, name_of_data(config.dataset, split))
 
 
 def measure(
@@ -102,6 +101,7 @@ def measure(
     names: tuple[str, str],
     keep: float,
     batch_size: int | None,
+    track: Callable[[Iterable[float]], Iterable[float]] = iter,
 ) -> Curve:
     """Validation data and old data at each alpha, then the test data at both ends and at the chosen place.
 
@@ -112,13 +112,14 @@ def measure(
         names: of the two models.
         keep: share of the old figure, see `choose`.
         batch_size: of the evaluations.
+        track: wraps the iteration over the alphas, for a progress bar.
 
     Raises:
         DataError: data cannot be used.
     """
     val, test = split_of(mixture.config, "val"), split_of(mixture.config, "test")
     points, metrics = [], {"new": "", "old": ""}
-    for alpha in alphas:
+    for alpha in track(alphas):
         model, found = mixture.set(alpha), {}
         for kind, data in (("new", val), ("old", old)):
             if data is not None:
