@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig
+from impresa.data.images import ImageTransform
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample
 from impresa.errors import ConfigError
@@ -25,6 +26,13 @@ COLOURS = {
     "black": (5, 5, 5),
     "yellow": (230, 230, 10),
 }
+
+
+class MeanColour(ImageTransform):
+    """Any image becomes three numbers."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return _vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
 
 
 @dataclass
@@ -45,11 +53,7 @@ class ColourModel:
     @property
     def preprocessing(self) -> Any:
         """Of images: their mean colour; texts of any length are read whole."""
-        return SimpleNamespace(image=self._mean_colour, texts=SimpleNamespace(num_cut=lambda _: 0, max_len=77))
-
-    @staticmethod
-    def _mean_colour(image: Image.Image) -> Tensor:
-        return _vector(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+        return SimpleNamespace(image=MeanColour(32), texts=SimpleNamespace(num_cut=lambda _: 0, max_len=77))
 
     def encode_image(self, images: list[Tensor], *, batch_size: int = 32, device: object = None) -> Tensor:
         self.calls.append(("image", len(images)))

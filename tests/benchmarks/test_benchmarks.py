@@ -155,6 +155,16 @@ def test_the_digits_table_is_that_of_the_stored_run() -> None:
     assert row in (FOLDER.parent / "README.md").read_text()
 
 
+def test_the_stored_mixtures_keep_the_old_and_have_most_of_the_gain() -> None:
+    stored = FOLDER / "results" / "wise_ft.json"
+    if not stored.exists():
+        pytest.skip("no run is stored")
+    for curve in json.loads(stored.read_text())["curves"]:
+        first, last = curve["points"][0], curve["points"][-1]
+        kept = [point["new"] for point in curve["points"] if point["old"] >= 0.95 * first["old"]]
+        assert max(kept) - first["new"] >= 0.9 * (last["new"] - first["new"]) > 0.2
+
+
 def test_a_difference_is_found_and_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     timing = importlib.import_module("timing")

@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 
 from impresa.cli.main import main
+from pictures import numbered, png, write_jsonl
 
 EXPORT = ["--num-train", "4", "--num-val", "2", "--num-test", "2", "--image-size", "16"]
 
@@ -69,6 +70,21 @@ def test_check_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(capsys.readouterr().out)
     assert (found["num_samples"], found["num_good"], found["labels"]) == (4, 3, {"x": 2, "y": 1})
     assert found["bad"] == [{"id": "2.png", "reason": "the caption is empty"}]
+
+
+def test_check_says_how_much_a_square_crop_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_jsonl(tmp_path / "photos", numbered(10))
+    assert main(["data", "check", str(folder)]) == 0
+    assert "crop" not in capsys.readouterr().out
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(png(number, width=12 if number < 5 else 16))
+    assert main(["data", "check", str(folder)]) == 0
+    said = "The square crop leaves out 42% of the images' area (mean): dataset.resize=pad shows them whole."
+    assert said in capsys.readouterr().out
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["share_cut"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert said in found["notes"]
 
 
 def test_check_reads_sounds_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

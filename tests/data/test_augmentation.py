@@ -11,18 +11,21 @@ from PIL import Image
 
 from impresa.config.augmentation import Augmentation, AugmentationOptions, shrink_to_px
 from impresa.data.augmentation import augment
+from impresa.data.images import ImageTransform
 from pictures import gradient, photo
 
 
 def test_augmentation_none_is_the_image_itself() -> None:
     image = gradient(20, 10)
-    assert augment(image, "none", 8, np.random.default_rng(0)) is image
+    assert augment(image, "none", ImageTransform(8), np.random.default_rng(0)) is image
 
 
 @pytest.mark.parametrize("size", [(64, 64), (80, 60), (60, 80), (640, 20)])
 def test_clip_crops_take_most_of_the_image_and_never_flip(size: tuple[int, int]) -> None:
     image = gradient(*size)
-    views = [np.asarray(augment(image, "clip", 32, np.random.default_rng(i))).astype(int) for i in range(40)]
+    views = [
+        np.asarray(augment(image, "clip", ImageTransform(32), np.random.default_rng(i))).astype(int) for i in range(40)
+    ]
     assert {view.shape for view in views} == {(32, 32, 3)}
     assert all(view[:, -1, 0].mean() > view[:, 0, 0].mean() for view in views)
     assert all(view[-1, :, 1].mean() - view[0, :, 1].mean() > 150 for view in views)
@@ -33,7 +36,7 @@ def test_clip_crops_take_most_of_the_image_and_never_flip(size: tuple[int, int])
 
 
 def test_a_long_image_gives_its_centre_undistorted() -> None:
-    view = np.asarray(augment(gradient(800, 100), "clip", 32, np.random.default_rng(0))).astype(int)
+    view = np.asarray(augment(gradient(800, 100), "clip", ImageTransform(32), np.random.default_rng(0))).astype(int)
     assert view[:, :, 0].mean() == pytest.approx(127.5, abs=2)
     assert view[:, -1, 0].mean() - view[:, 0, 0].mean() == pytest.approx(255 * 133 / 800, abs=4)
 
@@ -41,14 +44,19 @@ def test_a_long_image_gives_its_centre_undistorted() -> None:
 @pytest.mark.parametrize("kind", ["clip", "strong"])
 def test_the_same_generator_gives_the_same_view(kind: Augmentation) -> None:
     image = photo(100, 90)
-    one, two, other = (augment(image, kind, 32, np.random.default_rng(seed)).tobytes() for seed in (1, 1, 2))
+    one, two, other = (
+        augment(image, kind, ImageTransform(32), np.random.default_rng(seed)).tobytes() for seed in (1, 1, 2)
+    )
     assert one == two != other
 
 
 @pytest.mark.parametrize("size", [(32, 32), (80, 60), (60, 80)])
 def test_strong_views_differ_from_each_other_but_keep_the_sides(size: tuple[int, int]) -> None:
     image = gradient(*size)
-    views = [np.asarray(augment(image, "strong", 32, np.random.default_rng(i))).astype(int) for i in range(40)]
+    views = [
+        np.asarray(augment(image, "strong", ImageTransform(32), np.random.default_rng(i))).astype(int)
+        for i in range(40)
+    ]
     assert {view.shape for view in views} == {(32, 32, 3)}
     assert len({view.tobytes() for view in views}) == 40
     # Left and right, top and bottom stay where they are: the gradients keep their direction.
@@ -66,7 +74,7 @@ def _offset(view: Image.Image) -> tuple[float, float]:
 def test_strong_views_warp_around_the_centre_and_shift_by_a_tenth_at_most() -> None:
     image = Image.new("RGB", (64, 64))
     image.paste((255, 255, 255), (28, 28, 36, 36))
-    offsets = [_offset(augment(image, "strong", 64, np.random.default_rng(i))) for i in range(60)]
+    offsets = [_offset(augment(image, "strong", ImageTransform(64), np.random.default_rng(i))) for i in range(60)]
     furthest = np.abs(offsets).max(axis=0)
     assert (furthest < 0.1 * 64 * 1.6).all()  # a shift of a tenth, seen through the strongest zoom, shear and rotation
     assert (furthest > 0.05 * 64).all()
@@ -75,7 +83,9 @@ def test_strong_views_warp_around_the_centre_and_shift_by_a_tenth_at_most() -> N
 
 def test_strong_views_have_other_light_but_the_same_hue() -> None:
     image = Image.new("RGB", (16, 16), (120, 60, 30))
-    colours = np.array([np.asarray(augment(image, "strong", 16, np.random.default_rng(i)))[8, 8] for i in range(40)])
+    colours = np.array(
+        [np.asarray(augment(image, "strong", ImageTransform(16), np.random.default_rng(i)))[8, 8] for i in range(40)]
+    )
     assert np.ptp(colours[:, 0]) > 20
     assert (colours[:, 0] > colours[:, 1]).all()
     assert (colours[:, 1] > colours[:, 2]).all()
@@ -87,7 +97,11 @@ def test_strong_views_bend_straight_lines() -> None:
     for x in (16, 32, 48):
         image = Image.new("RGB", (64, 64))
         image.paste((255, 255, 255), (x - 3, 29, x + 3, 35))
-        dots.append(np.array([_offset(augment(image, "strong", 64, np.random.default_rng(i))) for i in range(20)]))
+        dots.append(
+            np.array(
+                [_offset(augment(image, "strong", ImageTransform(64), np.random.default_rng(i))) for i in range(20)]
+            )
+        )
     left, middle, right = dots
     off = np.linalg.norm(middle - (left + right) / 2, axis=1)
     assert np.median(off) > 0.7

@@ -58,7 +58,7 @@ class Pictures:
 
 
 def view(**changes: object) -> TrainingView:
-    return TrainingView(**{"seed": 0, "augmentation": "clip", "image_size_px": SIZE, **changes})
+    return TrainingView(**{"seed": 0, "augmentation": "clip", "image": ImageTransform(SIZE), **changes})
 
 
 def loader(

@@ -10,6 +10,7 @@ import torch
 
 from impresa.config.dataset import AudioAugmentation
 from impresa.data.audio import NUM_MELS, Clip, Covered, LogMelTransform, cover
+from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
 from impresa.data.sample import Sample
 from impresa.data.sound_augmentation import augment_sound
@@ -129,7 +130,12 @@ def sample(seconds: float = 0.3) -> Sample:
 
 
 def view(kind: AudioAugmentation, **changes: object) -> TrainingView:
-    settings: dict[str, object] = {"seed": 0, "augmentation": "none", "image_size_px": 8, "audio_augmentation": kind}
+    settings: dict[str, object] = {
+        "seed": 0,
+        "augmentation": "none",
+        "image": ImageTransform(8),
+        "audio_augmentation": kind,
+    }
     return TrainingView(**(settings | changes))  # type: ignore[arg-type]
 
 

@@ -81,7 +81,7 @@ def test_masks_move_with_the_batch() -> None:
 
 
 def test_training_draws_nothing_for_what_is_absent() -> None:
-    view = TrainingView(seed=0, augmentation="clip", image_size_px=8, caption_dropout=0.5)
+    view = TrainingView(seed=0, augmentation="clip", image=ImageTransform(8), caption_dropout=0.5)
     assert view(MUTE, (0, 1)).captions == ()
     assert view(BLIND, (0, 1)).image is None
     assert view(BLIND, (0, 1)).audio is BLIND.audio

@@ -65,7 +65,7 @@ class Samples:
 
 
 def view(**changes: Any) -> TrainingView:
-    return TrainingView(**{"seed": 0, "augmentation": "none", "image_size_px": SIZE, **changes})
+    return TrainingView(**{"seed": 0, "augmentation": "none", "image": ImageTransform(SIZE), **changes})
 
 
 def test_each_dialogue_is_a_row_and_each_image_there_once() -> None:

@@ -97,14 +97,16 @@ def _check(args: argparse.Namespace, overrides: list[str]) -> None:
     config = _config_of_check(args, overrides)
     from impresa.data.check import inspect_source
     from impresa.data.sources import open_path, reading_of
+    from impresa.reports.verdict import crop_warning
 
     source = open_path(config.dataset, args.path, reading_of(config, labels=True))
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
     notes = _notes(config, source)
+    pictures = crop_warning(summary.share_cut)
     if args.json:
-        print(json_text({**summary.to_dict(), "notes": notes}))
+        print(json_text({**summary.to_dict(), "notes": [*pictures, *notes]}))
     else:
-        _print(args.path, summary, notes)
+        _print(args.path, summary, pictures, notes)
     if summary.num_good == 0:
         raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; fix those listed above")
     if summary.bad_fraction > config.dataset.max_bad_fraction:
@@ -135,7 +137,7 @@ def _export(args: argparse.Namespace) -> None:
         print(f"{folder}: {getattr(config, f'num_{split}')} images of {size} x {size} pixels")
 
 
-def _print(path: str, summary: SourceSummary, notes: list[str]) -> None:
+def _print(path: str, summary: SourceSummary, pictures: list[str], notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -150,6 +152,7 @@ def _print(path: str, summary: SourceSummary, notes: list[str]) -> None:
     _print_list(
         console, "duplicate ids", [f"{id}: {count} samples" for id, count in summary.same_id.items()], _MOST_COPIES
     )
+    _print_list(console, "pictures", pictures, len(pictures))
     _print_list(console, "texts", notes, len(notes))
     _print_list(console, "bad samples by reason", [f"{why}: {n}" for why, n in summary.reasons.items()], _MOST_LABELS)
     _print_list(console, "bad samples", [f"{row.id}: {row.reason}" for row in summary.bad], len(summary.bad))

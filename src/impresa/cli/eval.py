@@ -25,9 +25,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from impresa.cli.named import config_of, is_config
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.other_data import add_data, check_other_data, open_data, reading_config
-from impresa.config.paths import check_data_paths, expanded, shipped_names
+from impresa.config.paths import check_data_paths
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
@@ -91,7 +92,7 @@ def _check_predictions(args: argparse.Namespace) -> None:
     """Refuse what answers nothing and a file that cannot be written, before anything is loaded."""
     if len(args.runs) > 1:
         raise ConfigError("--predictions: is for one run; name a single one")
-    if _config_of(args.runs[0]).decoder is None:
+    if config_of(args.runs[0]).decoder is None:
         raise ConfigError(f"--predictions: {args.runs[0]} answers no questions; name a run with a decoder")
     file: Path = args.predictions
     if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
@@ -99,52 +100,36 @@ def _check_predictions(args: argparse.Namespace) -> None:
 
 
 def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
+    from impresa.evaluation.before import with_before
     from impresa.reports.verdict import with_reasons
 
     run = args.runs[0]
     if _is_one_config(args) and not args.data:
-        check_data_paths(_config_of(run, overrides))  # before anything is fetched
+        check_data_paths(config_of(run, overrides))  # before anything is fetched
     model = _opened(run, overrides, checked_device(args.device))
     trained = model.config
     if not _is_one_config(args):
         model.config = reading_config(trained, args.data, overrides)
     has_baselines = not (_is_one_config(args) and args.data)
     evaluation = _evaluated(args, model, model.config.dataset, trained, has_baselines=has_baselines)
-    return evaluation if _is_one_config(args) else with_reasons(evaluation, trained, run)
-
-
-def _is_config(run: Path) -> bool:
-    """True for the name of a config in place of a run: there is no such folder, and it is shipped or a YAML file."""
-    return not expanded(str(run)).is_dir() and (str(run) in shipped_names() or run.suffix in (".yaml", ".yml"))
+    return evaluation if _is_one_config(args) else with_before(with_reasons(evaluation, trained, run), run)
 
 
 def _is_one_config(args: argparse.Namespace) -> bool:
-    return len(args.runs) == 1 and _is_config(args.runs[0])
+    return len(args.runs) == 1 and is_config(args.runs[0])
 
 
 def _opened(run: Path, overrides: list[str], device: str | None) -> EmbeddingModel | AnsweringModel:
     """The model of a run, or of a config as it is before any training; then a line says so."""
-    if not _is_config(run):
+    if not is_config(run):
         from impresa.run_dir.load import load
 
         return load(run, device=device)
     from impresa.tasks.alignment.untrained import how_untrained, untrained
 
-    model = untrained(_config_of(run, overrides), device)
+    model = untrained(config_of(run, overrides), device)
     print(f"{run}: {how_untrained(model)}", file=sys.stderr)
     return model
-
-
-def _config_of(run: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """The experiment of a run, or of a config with overrides."""
-    if not _is_config(run):
-        from impresa.run_dir.load import read_run_config
-
-        return read_run_config(run)
-    from impresa.config.compose import load_experiment
-    from impresa.config.runs import with_projections
-
-    return with_projections(load_experiment(str(run), overrides))
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
@@ -162,7 +147,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
         if evaluations and (shot := evaluations[0].zero_shot) is not None:
             dataset = replace(reading, class_names=shot.classes)  # those of the training data are among them
         model.config = replace(model.config, dataset=dataset)
-        found = _evaluated(args, model, reading, first, has_baselines=not (evaluations or _is_config(run_dir)))
+        found = _evaluated(args, model, reading, first, has_baselines=not (evaluations or is_config(run_dir)))
         evaluations.append(replace(found, gallery=Gallery()))  # its pictures are shown nowhere
         del model  # before the next one is loaded
     return compare([str(run_dir) for run_dir in args.runs], evaluations)
@@ -170,7 +155,7 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> Comparison:
 
 def _config_of_all(runs: Sequence[Path]) -> ExperimentConfig:
     """The config of the first run, once it is known that the others can be compared with it."""
-    first, *others = map(_config_of, runs)
+    first, *others = map(config_of, runs)
     for run_dir, other in zip(runs[1:], others, strict=True):
         if (other.decoder is None) != (first.decoder is None):
             does = ("embeds", "answers questions") if other.decoder is None else ("answers questions", "embeds")

@@ -35,6 +35,7 @@ VERBS = {
     "train": "train a model and write its run directory",
     "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
     "eval": "evaluate a run on its own or on other data",
+    "interpolate": "mix the weights of a pretrained pair and its fine-tuning, and choose the best mixture",
     "encode": "embed a folder or a table, and write the vectors to a file",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
@@ -47,8 +48,8 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "map")
-_NAMING_DATA = ("data", "encode", "eval", "map")
+_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "interpolate", "map")
+_NAMING_DATA = ("data", "encode", "eval", "interpolate", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
 usage: impresa VERB ...

@@ -16,7 +16,7 @@ _TOP_LEVEL_KEYS = frozenset().union(*TOP_LEVEL.values())
 
 
 _OF_TRAINING = (
-    *("train_path", "val_path", "test_path", "val_fraction", "batch_size", "eval_batch_size", "image_size"),
+    *("train_path", "val_path", "test_path", "val_fraction", "batch_size", "eval_batch_size", "image_size", "resize"),
     *(
         "augmentation",
         "augmentation_options",

@@ -25,6 +25,8 @@ from impresa.config.types import (
 )
 
 AudioAugmentation = Literal["none", "light", "strong"]
+Resize = Literal["crop", "pad", "squash"]
+"""How a picture that is no square becomes one."""
 Source = Literal["auto", "shapes", "folder", "parquet", "webdataset", "hub"]
 
 
@@ -102,8 +104,12 @@ class DatasetConfig(Section):
     devices. null: `batch_size`; set it to compare the `val_loss` of runs that differ in that."""
     image_size: Pixels = 224
     """Width and height in pixels of the square that the image encoder sees."""
+    resize: Resize | Literal["auto"] = "auto"
+    """How images become squares, in training, evaluation and use: `crop` (the centre square), `pad` (the whole image
+    between bars of the mean colour), `squash` (the whole image, its aspect ratio ignored); `auto` is that of a
+    pretrained tower's own preprocessing, and `crop` for a tower from scratch."""
     augmentation: Augmentation = "clip"
-    """Training images: `none` (resize and centre crop), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
+    """Training images: `none` (the square of `resize`), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
     because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
     brightness and contrast). Validation images are never augmented."""
     augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)

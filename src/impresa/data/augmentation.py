@@ -5,6 +5,7 @@ A part that a view leaves alone draws nothing, so that an option moves no draw o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import cos, exp, log, radians, sin, sqrt, tan
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from impresa.config.augmentation import Augmentation, AugmentationOptions, ImageViews, views_of
-from impresa.data.images import centre_square, resample
+from impresa.data.images import Box, ImageTransform, resample
 
 _CELLS = 3
 _AS_PRESET = AugmentationOptions()
@@ -21,19 +22,19 @@ _AS_PRESET = AugmentationOptions()
 def augment(
     image: Image.Image,
     kind: Augmentation,
-    size: int,
+    transform: ImageTransform,
     generator: np.random.Generator,
     options: AugmentationOptions = _AS_PRESET,
 ) -> Image.Image:
-    """A training view of an RGB image.
+    """A training view of an RGB image, which becomes a square as `transform` makes squares; S is its `size`.
 
     - `none`: the image itself.
     - `clip`: a random crop with 0.9 to 1.0 of the area and sides of three to four up to four to three, as open_clip
-      trains, resized to (size, size).
-    - `strong`: the centre square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
+      trains, resized to (S, S); where `transform` crops nothing, of the square that it makes.
+    - `strong`: the square, rotated by up to 15 degrees, sheared by up to 12, zoomed by up to a fifth each way,
       shifted by up to a tenth of the side, bent (the nodes of a mesh of 3 x 3 cells move by up to 6% of the side, after
       the elastic distortions of Simard et al. 2003), with brightness and contrast changed by up to a fifth;
-      (size, size). Pixels from outside the picture have the mean colour of its edge.
+      (S, S). Pixels from outside the picture have the mean colour of its edge.
 
     None of them flips or changes hues, for captions contain left and right, and colours; `options` can have both, and
     other amounts of all that a preset does.
@@ -42,9 +43,10 @@ def augment(
     if views is None:
         return image
     if views.scale is None:
-        view = centre_square(image, size)
+        view = replace(transform, crop_fraction=1.0, resample="bicubic").square(image)
     else:
-        view = resample(image, size, _crop_box(image.size, views.scale, views.ratio, generator))
+        box = _training_box(image.size, transform, views.scale, views.ratio, generator)
+        view = resample(image, transform.size, box, bars=transform.bars)
     if views.warps:
         view = _warp(view, views, generator)
     if views.recolours and (views.color_jitter_prob == 1 or generator.random() < views.color_jitter_prob):
@@ -56,12 +58,28 @@ def augment(
     return view
 
 
+def _training_box(
+    image_size: tuple[int, int],
+    transform: ImageTransform,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: np.random.Generator,
+) -> Box:
+    """Of the image itself where it is cropped anyway, else of its frame, so that no more is lost than from a square."""
+    if transform.resize == "crop":
+        return _crop_box(image_size, scale, ratio, generator)
+    left, top, right, bottom = transform.frame(image_size)
+    x0, y0, x1, y1 = _crop_box((1, 1), scale, ratio, generator)
+    width, height = right - left, bottom - top
+    return left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height
+
+
 def _crop_box(
     image_size: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
     generator: np.random.Generator,
-) -> tuple[float, float, float, float]:
+) -> Box:
     width, height = image_size
     area = generator.uniform(*scale)
     # The sides that fit into the image with this area; drawing among them needs no second attempt.

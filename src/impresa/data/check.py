@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from impresa.data.images import ImageTransform, mean_share_cut
 from impresa.data.sources import BadSample, Source
 
 
@@ -48,6 +49,8 @@ class SourceSummary:
     """Number of samples of each name that several samples have: they are of the same file."""
     width_px: Spread | None
     height_px: Spread | None
+    share_cut: float | None
+    """Mean part of the images' area that the centre square leaves out, 0 to 1."""
     caption_words: Spread | None
     num_sounds: int
     """Zero also if sound is not read."""
@@ -115,6 +118,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         same_id=_names_of_several(ids),
         width_px=Spread.of([width for width, _ in images]),
         height_px=Spread.of([height for _, height in images]),
+        share_cut=mean_share_cut(ImageTransform(1), images),
         caption_words=Spread.of(caption_words),
         num_sounds=len(sounds_ms),
         sound_ms=Spread.of(sounds_ms),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from impresa.config.dataset import Resize
 from impresa.config.locations import TIMM
 from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.data.image_files import MAX_PIXELS, open_image
@@ -26,6 +27,8 @@ from impresa.hub import from_pretrained, import_optional, reading
 from impresa.json_files import first_fault
 
 Resampling = Literal["lanczos", "bilinear", "bicubic"]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels of an image."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,10 +55,11 @@ class ImageTransform:
     """Subtracted from red, green and blue in 0 to 1."""
     std: tuple[Deviation, Deviation, Deviation] = CLIP_STD
     """Divides the difference."""
-    resize: Literal["crop", "squash"] = "crop"
-    """`crop`: the centre square, to `size`; `squash`: the whole image, both sides to `size`."""
+    resize: Resize = "crop"
+    """`crop`: the centre square, to `size`; `pad`: the whole image, its long side to `size`, between bars of the colour
+    `mean`; `squash`: the whole image, both sides to `size`."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Side of the centre square as a part of the short side."""
+    """crop: side of the centre square as a part of the short side."""
     resample: Resampling = "bicubic"
     """Filter of the resizing, always with antialias."""
 
@@ -65,7 +69,7 @@ class ImageTransform:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """(B, S, S, 3) uint8 of RGB images; an image that has the right size already is not resampled."""
-        data = bytearray().join(self._fit(image).tobytes() for image in images)
+        data = bytearray().join(self.square(image).tobytes() for image in images)
         return torch.frombuffer(data, dtype=torch.uint8).view(len(images), self.size, self.size, 3)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -78,27 +82,57 @@ class ImageTransform:
         """Plain values for a JSON file."""
         return asdict(self)
 
-    def _fit(self, image: Image.Image) -> Image.Image:
+    @property
+    def bars(self) -> tuple[int, int, int]:
+        """Red, green and blue of what lies beyond the image; normalised it is zero."""
+        red, green, blue = (round(255 * share) for share in self.mean)
+        return red, green, blue
+
+    def square(self, image: Image.Image) -> Image.Image:
+        """An RGB image as the model sees it, S by S, before normalisation."""
+        return resample(image, self.size, self.frame(image.size), self.resample, self.bars)
+
+    def frame(self, image_size: tuple[int, int]) -> Box:
+        """The part of an image (width, height) that becomes the square; with `pad` it reaches beyond the image."""
+        width, height = image_size
         if self.resize == "squash":
-            return resample(image, self.size, (0, 0, *image.size), self.resample)
-        return centre_square(image, self.size, self.crop_fraction, self.resample)
+            return 0, 0, width, height
+        side = max(width, height) if self.resize == "pad" else min(width, height) * self.crop_fraction
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
+    def share_cut(self, image_size: tuple[int, int]) -> float:
+        """Part of the area of an image (width, height), 0 to 1, that the square leaves out."""
+        left, top, right, bottom = self.frame(image_size)
+        return max(0.0, 1 - (right - left) * (bottom - top) / (image_size[0] * image_size[1]))
 
 
-def centre_square(image: Image.Image, size: int, fraction: float = 1.0, how: Resampling = "bicubic") -> Image.Image:
-    """The centre square, its side a `fraction` of the image's short side, resampled to `size` pixels a side."""
-    width, height = image.size
-    side = min(width, height) * fraction
-    left, top = (width - side) / 2, (height - side) / 2
-    return resample(image, size, (left, top, left + side, top + side), how)
+def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]]) -> float | None:
+    """Mean part of the area of images (width, height) that is left out, 0 to 1; None without images."""
+    shares = [transform.share_cut(size) for size in image_sizes]
+    return sum(shares) / len(shares) if shares else None
 
 
 def resample(
-    image: Image.Image, size: int, box: tuple[float, float, float, float], how: Resampling = "bicubic"
+    image: Image.Image, size: int, box: Box, how: Resampling = "bicubic", bars: tuple[int, int, int] = (0, 0, 0)
 ) -> Image.Image:
-    """The part of an image within `box` (left, top, right, bottom) as a square of side `size` pixels, antialiased."""
+    """The part of an image within `box` as a square of side `size` pixels, antialiased; of the colour `bars` where the
+    box reaches beyond the image."""
     if image.size == (size, size) and box == (0, 0, size, size):
         return image
-    return image.resize((size, size), Image.Resampling[how.upper()], box=box)
+    spans = (box[2] - box[0], box[3] - box[1])
+    low = [max(0.0, start) for start in box[:2]]
+    high = [min(float(side), end) for side, end in zip(image.size, box[2:], strict=True)]
+    kept = [end - start for start, end in zip(low, high, strict=True)]
+    fits = [max(1, round(size * part / span)) for part, span in zip(kept, spans, strict=True)]
+    part = image.resize((fits[0], fits[1]), Image.Resampling[how.upper()], box=(low[0], low[1], high[0], high[1]))
+    if part.size == (size, size):
+        return part
+    slack = [max(span - part, 1e-9) for part, span in zip(kept, spans, strict=True)]
+    before = [(start - edge) / rest for start, edge, rest in zip(low, box[:2], slack, strict=True)]
+    square = Image.new("RGB", (size, size), bars)
+    square.paste(part, (round((size - fits[0]) * before[0]), round((size - fits[1]) * before[1])))
+    return square
 
 
 def pretrained_image_transform(name: str, image_size: int) -> ImageTransform:

@@ -15,6 +15,7 @@ from impresa.config.dataset import AudioAugmentation, DatasetConfig
 from impresa.data.augmentation import augment
 from impresa.data.bad_samples import BadSampleList
 from impresa.data.dialogue import with_one_answer
+from impresa.data.images import ImageTransform
 from impresa.data.sample import Sample, TensorBatch, text_key
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
 from impresa.data.sound_augmentation import augment_sound
@@ -42,7 +43,8 @@ class TrainingView:
 
     seed: int
     augmentation: Augmentation
-    image_size_px: int
+    image: ImageTransform
+    """Says how images become squares."""
     caption_dropout: float = 0.0
     """Probability of dropping each word of a caption; one word always stays. Questions and answers lose none."""
     questions_per_image: int = 1
@@ -71,7 +73,7 @@ class TrainingView:
         generator = np.random.default_rng((self.seed, *item))
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         keys = sample.keys_with(captions) if self.identifies else {}
-        views = (self.augmentation, self.image_size_px, generator, self.augmentation_options)
+        views = (self.augmentation, self.image, generator, self.augmentation_options)
         image = sample.image and augment(sample.image, *views)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]

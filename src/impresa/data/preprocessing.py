@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,15 +12,17 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from impresa.config.describe import Fault
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform, StoredExtractor
 from impresa.data.chat import ChatFormat, is_chat, load_chat
 from impresa.data.images import ImageTransform, pretrained_image_transform
 from impresa.data.sample import Sample
 from impresa.data.tokenizers import PretrainedTokenizer, TextTokenizer, train_tokenizer
-from impresa.errors import CheckpointError, DataError
+from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.files import replacing_folder, write_atomic
 from impresa.json_files import RESTORE, read_json
 from impresa.run_dir.layout import PREPROCESSING, TOKENIZER
@@ -130,18 +132,24 @@ def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Toke
 
 
 def prepare_image_transform(config: ExperimentConfig) -> ImageTransform:
-    """The transform of the tower's own run if it has one, CLIP's for a ViT from scratch, else a pretrained tower's own.
+    """The transform of the tower's own run if it has one, CLIP's for a ViT from scratch, else a pretrained tower's own;
+    images become squares as `dataset.resize` says.
 
     Raises:
-        ConfigError: the pretrained tower's preprocessing cannot be read.
+        ConfigError: the pretrained tower's preprocessing cannot be read, or `dataset.resize` is not that of the run.
         CheckpointError: the tower's run is damaged.
     """
-    size, tower = config.dataset.image_size, config.vision_encoder
+    size, resize, tower = config.dataset.image_size, config.dataset.resize, config.vision_encoder
     if tower.checkpoint is not None:
-        return read_transforms(expanded(tower.checkpoint))[0]
-    if is_from_scratch("image", tower):
-        return ImageTransform(size)
-    return pretrained_image_transform(tower.backbone, size)
+        own = read_transforms(expanded(tower.checkpoint))[0]
+        if resize not in ("auto", own.resize):
+            fault = f"{resize}, but {tower.checkpoint} was trained with {own.resize}; leave it out"
+            raise ConfigError(Fault(both_names("dataset.resize"), fault).line())
+        return own
+    own = ImageTransform(size) if is_from_scratch("image", tower) else pretrained_image_transform(tower.backbone, size)
+    if resize == "auto":
+        return own
+    return replace(own, resize=resize, crop_fraction=own.crop_fraction if resize == own.resize else 1.0)
 
 
 def prepare_audio_transform(config: ExperimentConfig) -> AudioTransform | None:

@@ -25,6 +25,8 @@ class AnsweredQuestion:
     kind: str | None = None
     other: str | None = None
     """The answer to the same question about another image; None where there was none to try."""
+    seen: DataUri | None = None
+    """The image as the model saw it; None where that is the image itself."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Example:
     image: DataUri | None
     """Image query: the picture."""
     answers: tuple[Answer, ...]
+    seen: DataUri | None = None
+    """Image query: the picture as the model saw it; None where that is the picture itself."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field, InstanceOf, TypeAdapter
+from pydantic import AllowInfNan, Field, InstanceOf, TypeAdapter
 
 from impresa.evaluation.bootstrap import Interval, PerQuery, Statistic
 from impresa.evaluation.gallery import Gallery
@@ -361,6 +361,8 @@ class Evaluation:
     """Training images, or rows where these are too many to be read; None where they were not at hand."""
     image_side_px: Count | None = None
     """Median of the images' shorter sides, before the model's transform."""
+    share_cut: Share | None = None
+    """Mean part of the images' area that the model's square leaves out."""
     by_dimension: dict[int, RetrievalMetrics] = field(default_factory=dict)
     """The model's retrieval with embeddings cut to their first d numbers, for each Matryoshka dimension d."""
     num_sounds: Count = 0
@@ -379,6 +381,9 @@ class Evaluation:
     """None for a model that answers."""
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
     """95% intervals over items, by row of a table (`model`, a baseline) and name of `impresa.evaluation.figures`."""
+    before: dict[str, Annotated[float, AllowInfNan(False)]] = field(default_factory=dict)
+    """Figures of the model before its training on the same items, by name of `impresa.evaluation.figures`; empty where
+    it could do nothing then."""
     notes: tuple[str, ...] = ()
     """Sentences about texts of the data that the model does not read whole."""
     items: str = field(default="", compare=False, repr=False)

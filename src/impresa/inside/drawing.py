@@ -26,14 +26,13 @@ def seen_square(image: Image.Image, transform: ImageTransform) -> Image.Image:
 def marked(image: Image.Image, transform: ImageTransform) -> Image.Image | None:
     """The image as high as a picture that is shown, dark outside of the square that the model sees; None if that is
     all of it."""
-    width, height = image.size
-    side = min(width, height) * transform.crop_fraction
-    if transform.resize == "squash" or (width == height and transform.crop_fraction == 1):
+    if not transform.share_cut(image.size):
         return None
+    width, height = image.size
     scale = SHOWN_PX / height
     whole = image.resize((max(1, round(width * scale)), SHOWN_PX), Image.Resampling.LANCZOS)
-    left, top = (width - side) / 2 * scale, (height - side) / 2 * scale
-    box = (round(left), round(top), round(left + side * scale), round(top + side * scale))
+    left, top, right, bottom = (round(place * scale) for place in transform.frame(image.size))
+    box = (left, top, right, bottom)
     dark = Image.blend(whole, Image.new("RGB", whole.size), 0.6)
     dark.paste(whole.crop(box), box[:2])
     ImageDraw.Draw(dark).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="white", width=2)

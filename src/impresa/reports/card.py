@@ -30,10 +30,12 @@ def model_card(
     num_parameters: int,
     *,
     preview: DataPreview | None = None,
+    made: str = "",
 ) -> str:
     """Markdown that says what the model is, how to use it, how well it does, and how it was made.
 
     Captions, questions and kinds of files in its code are those of the run's own data, as far as `preview` has them.
+    `made` is a sentence in place of that on training it again.
     """
     labels, git = config.labels, environment.get("git")
     versions = {"impresa": environment.get("impresa"), "torch": environment.get("packages", {}).get("torch")}
@@ -70,6 +72,7 @@ def model_card(
         warnings=warnings(evaluation),
         tables=make_tables(evaluation),
         interval_note=interval_note(make_tables(evaluation)),
+        made=made,
         facts={name: fact for name, fact in facts.items() if fact is not None},
     )
 

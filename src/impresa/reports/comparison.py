@@ -6,7 +6,7 @@ from string import ascii_uppercase
 
 from impresa.evaluation.comparison import Compared, Comparison, Difference
 from impresa.evaluation.figures import FigureKind, kind_of
-from impresa.reports.tables import Row, Table
+from impresa.reports.tables import Row, Table, signed
 
 VERDICTS = {True: "differs", False: "no difference shown", None: "-"}
 
@@ -69,10 +69,6 @@ def _row(label: str, kind: FigureKind, found: Compared, place: int) -> Row:
 def _difference(one: Difference, kind: FigureKind) -> tuple[str, str]:
     """The difference and its bounds, in points for shares."""
 
-    def signed(value: float) -> str:
-        text = format(value * kind.scale, "+.1f" if kind.unit else f"+{kind.format}")
-        return text.replace("-", "+") if not text.strip("+-0.") else text
-
     if one.interval is None:
-        return signed(one.value), "-"
-    return signed(one.value), f"{signed(one.interval.low)} to {signed(one.interval.high)}"
+        return signed(one.value, kind), "-"
+    return signed(one.value, kind), f"{signed(one.interval.low, kind)} to {signed(one.interval.high, kind)}"

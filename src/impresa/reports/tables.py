@@ -8,6 +8,7 @@ from itertools import zip_longest
 from textwrap import shorten
 
 from impresa.evaluation.bootstrap import Interval
+from impresa.evaluation.figures import FigureKind, figures, kind_of
 from impresa.evaluation.results import (
     ANSWER_COLUMNS,
     PAIR_COLUMNS,
@@ -27,7 +28,7 @@ from impresa.evaluation.results import (
     Scores,
     ZeroShotMetrics,
 )
-from impresa.reports.verdict import baseline_note, retrieval_verdict
+from impresa.reports.verdict import baseline_note, crop_warning, retrieval_verdict
 
 MODEL = "model"
 """Name of the row that a table is about; the other rows are baselines."""
@@ -61,6 +62,13 @@ _ANSWERS_NOTE = (
 _REFERENCES_NOTE = " Of several right answers the nearest counts."
 _VQA_NOTE = " VQA accuracy: full marks where three of the other people said the same, the rule of the VQA challenge."
 _ANLS_NOTE = " ANLS: similarity by edit distance to the nearest right answer, 0 below a half."
+
+
+_BEFORE_NOTE = (
+    "The same items before the first training step and after the last. R@k, MRR and mAP are means of both directions; "
+    "differences of percentages are in points."
+)
+_MAIN_FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "map", "zero_shot_accuracy")
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,22 @@ def summary(evaluation: Evaluation) -> str:
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """Sentences that no reader of the results should miss."""
-    answers = evaluation.answers
+    answers, cut = evaluation.answers, crop_warning(evaluation.share_cut)
     if answers is None:
-        return retrieval_verdict(evaluation)
-    return [] if answers.looks_at_images else [NOT_LOOKING]
+        return [*retrieval_verdict(evaluation), *cut]
+    return [*([] if answers.looks_at_images else [NOT_LOOKING]), *cut]
+
+
+def figures_in_words(figures: Mapping[str, float]) -> str:
+    """The main ones of figures by name, on one line."""
+    shown = ((kind_of(name), figures[name]) for name in _MAIN_FIGURES if name in figures)
+    return ", ".join(f"{kind.label} {value:{kind.format}}" for kind, value in shown)
+
+
+def signed(value: float, kind: FigureKind) -> str:
+    """A difference of figures with its sign, in points for shares."""
+    text = format(value * kind.scale, "+.1f" if kind.unit else f"+{kind.format}")
+    return text.replace("-", "+") if not text.strip("+-0.") else text
 
 
 def interval_note(tables: Sequence[Table]) -> str:
@@ -127,7 +147,7 @@ def interval_note(tables: Sequence[Table]) -> str:
 
 def make_tables(evaluation: Evaluation) -> list[Table]:
     """All tables of an evaluation, most important first."""
-    tables = []
+    tables = [_before_and_after(evaluation)] if evaluation.before else []
     intervals = evaluation.intervals.get(MODEL, {})
     if answers := evaluation.answers:
         figures = _line_of(ANSWER_COLUMNS, answers)
@@ -162,6 +182,18 @@ def _note(scores: AnswerScores) -> str:
     several = scores.vqa_accuracy is not None or scores.anls is not None
     notes = {_REFERENCES_NOTE: several, _VQA_NOTE: scores.vqa_accuracy is not None, _ANLS_NOTE: scores.anls is not None}
     return _ANSWERS_NOTE + "".join(note for note, is_due in notes.items() if is_due)
+
+
+def _before_and_after(evaluation: Evaluation) -> Table:
+    before, after = evaluation.before, figures(evaluation)
+
+    def row(name: str) -> Row:
+        kind = kind_of(name)
+        cells = (format(figure, kind.format) for figure in (before[name], after[name]))
+        return Row(kind.label, (*cells, signed(after[name] - before[name], kind)))
+
+    rows = tuple(row(name) for name in _MAIN_FIGURES if name in before and name in after)
+    return Table("Before and after", ("before", "after", "difference"), {"": rows}, note=_BEFORE_NOTE)
 
 
 def _retrieval(

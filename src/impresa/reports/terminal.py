@@ -24,7 +24,7 @@ def print_results(evaluation: Evaluation, console: Console) -> None:
     line(summary(evaluation), "dim")
     tables = make_tables(evaluation)
     for table in tables:
-        _print_table(console, table)
+        print_table(console, table)
         if table.figures:
             line(table.figures)
         if table.footnote:
@@ -44,7 +44,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for place, run in enumerate(comparison.runs):
         line(f"{letter(place)}  {run}")
     for table in comparison_tables(comparison):
-        _print_table(console, table, gap=1)
+        print_table(console, table, gap=1)
     line(reading(comparison), "dim")
 
 
@@ -67,8 +67,8 @@ def _line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-def _print_table(console: Console, table: Table, gap: int = 2) -> None:
+def print_table(console: Console, table: Table, gap: int = 2, *, bold: str = MODEL) -> None:
     """Print a table whole: where the terminal is too narrow lines are broken, and no number is cut."""
-    grid = grid_of(table, gap=gap)
+    grid = grid_of(table, gap=gap, bold=bold)
     natural = console.measure(grid, options=console.options.update(max_width=_WIDEST)).maximum
     console.print(grid, width=max(console.width, natural), crop=False, no_wrap=True, overflow="ignore")

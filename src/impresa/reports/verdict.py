@@ -20,6 +20,7 @@ BASELINES = {
 FEW_STEPS = 500
 FEW_SAMPLES = 5000
 SMALL_PX = 64
+MUCH_CUT = 0.15
 
 
 def baseline_note(evaluation: Evaluation) -> str:
@@ -53,6 +54,15 @@ def _sentence(baseline: str, margin: Margin) -> str:
         f"The model finds {'less' if is_less and margin.value else 'no more'} than {baseline} does: "
         f"MRR {margin.model:.3f} against {margin.baseline:.3f} ({margin.value:+.3f}{interval})."
     )
+
+
+def crop_warning(share_cut: float | None) -> list[str]:
+    """The sentence for images of which a centre square leaves out much, as a mean share of their area, 0 to 1."""
+    if share_cut is None or share_cut <= MUCH_CUT:
+        return []
+    return [
+        f"The square crop leaves out {share_cut:.0%} of the images' area (mean): dataset.resize=pad shows them whole."
+    ]
 
 
 def with_reasons(evaluation: Evaluation, config: ExperimentConfig, run_dir: Path) -> Evaluation:

@@ -18,6 +18,7 @@ from impresa.files import refuse_links
 from impresa.run_dir.environment import is_finished
 from impresa.run_dir.layout import (
     BAD_SAMPLES,
+    BEFORE,
     CONFIG,
     ENVIRONMENT,
     EVENTS,
@@ -110,7 +111,7 @@ def clear(run_dir: Path) -> None:
     """Remove the files that a run without a checkpoint has left behind, so that a new one starts clean."""
     for name in (EVENTS, WANDB):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in (METRICS, BAD_SAMPLES, ENVIRONMENT, WANDB_ID):
+    for name in (METRICS, BEFORE, BAD_SAMPLES, ENVIRONMENT, WANDB_ID):
         (run_dir / name).unlink(missing_ok=True)
 
 

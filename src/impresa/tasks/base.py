@@ -196,6 +196,10 @@ class Task(ABC):
     def build(self, preprocessing: Preprocessing) -> TrainableModel:
         """The model as training starts from it, on the CPU; new weights come from torch's global seed."""
 
+    def is_of_use_untrained(self, model: TrainableModel) -> bool:
+        """True if the model that `build` made can do something before its first training step."""
+        return False
+
     @abstractmethod
     def restore(self, run_dir: Path, preprocessing: Preprocessing) -> TrainableModel:
         """The model with the weights of a finished run of this very experiment."""
@@ -275,7 +279,7 @@ class Task(ABC):
             if isinstance(encoder, Tower) and isinstance(encoder.backbone, PretrainedBackbone):
                 encoder.backbone.save_architecture(folder / part)
 
-    def standing_on(self, run_dir: Path) -> Task:
+    def standing_on(self, run_dir: Path) -> Self:
         """The same task with a run's own descriptions of pretrained parts in place of ids and paths."""
         changed: dict[str, Any] = {
             part: with_stored_backbone(tower, run_dir / BACKBONES / part) for _, part, tower in towers(self.config)

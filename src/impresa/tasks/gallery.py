@@ -8,8 +8,10 @@ from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
+from PIL.Image import Image
 from torch import Tensor
 
+from impresa.data.images import ImageTransform
 from impresa.data.sources.base import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.gallery import Answer, Example, ExplainedPicture, Gallery, PictureMap
@@ -24,6 +26,7 @@ from impresa.tasks.samples import read_samples
 NUM_QUERIES = 6
 NUM_ANSWERS = 5
 NUM_SIMILARITY = 32
+SEEN_PX = 96
 NUM_EXPLAINED, NUM_MAPS = 3, 4
 NUM_ROWS = 8
 """Rows of squares that are covered for a text: 64 passes of the tower for each image."""
@@ -31,20 +34,29 @@ Item = TypeVar("Item")
 
 
 def retrieval_gallery(
-    source: Source, positions: Sequence[int], images: Tensor, texts: Tensor, right: RightAnswers
+    source: Source,
+    positions: Sequence[int],
+    images: Tensor,
+    texts: Tensor,
+    right: RightAnswers,
+    *,
+    transform: ImageTransform,
 ) -> Gallery:
     """A few queries with the first answers that they find, not picked by their outcome, and a small similarity matrix.
 
     The embeddings of images (I, E) and of different texts (G, E) belong to `right`; the images that are shown are read
-    again from `source`, where their indices are `positions`.
+    again from `source`, where their indices are `positions`; `transform` is the model's.
     """
     images, texts = unit_rows(images, "image"), unit_rows(texts, "text")
 
-    @cache
-    def shown(image: int) -> str:
+    def picture_of(image: int) -> Image:
         picture = source[positions[image]].image
         assert picture is not None  # images without a picture were not embedded
-        return data_uri(picture)
+        return picture
+
+    @cache
+    def shown(image: int) -> str:
+        return data_uri(picture_of(image))
 
     def ask_image(image: int) -> Example:
         is_right = right.mask(image, image + 1)[0]
@@ -55,6 +67,7 @@ def retrieval_gallery(
                 Answer(score, is_right, caption=right.texts[text])
                 for text, score, is_right in _best(texts @ images[image], is_right)
             ),
+            seen=seen(picture_of(image), transform),
         )
 
     def ask_text(text: int) -> Example:
@@ -73,6 +86,12 @@ def retrieval_gallery(
         similarity=tuple(tuple(round(score, 4) for score in row) for row in similarity.tolist()),
         similarity_captions=tuple(right.texts[text] for text in sample),
     )
+
+
+def seen(picture: Image, transform: ImageTransform) -> str | None:
+    """A small picture of an image as the model sees it; None where that is the image itself."""
+    square = transform.square(picture)
+    return None if square is picture else data_uri(square, SEEN_PX)
 
 
 def with_explanations(evaluation: Evaluation, task: Task, model: UsableModel, source: Source) -> Evaluation:

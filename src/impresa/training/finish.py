@@ -9,6 +9,7 @@ from pathlib import Path
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
+from impresa.evaluation.before import with_before
 from impresa.evaluation.preview import save_preview
 from impresa.evaluation.results import save_evaluation
 from impresa.files import write_atomic
@@ -54,7 +55,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, group: Group, 
         train_source=data.train_source,
         show_progress=sys.stderr.isatty(),
     )
-    evaluation = with_reasons(evaluation, config, run_dir)
+    evaluation = with_before(with_reasons(evaluation, config, run_dir), run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
     if config.trainer.logging.tensorboard:
         write_results(events_folder(config, run_dir), config, evaluation, last_step(read_history(run_dir)))

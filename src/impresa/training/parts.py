@@ -54,7 +54,7 @@ class TrainingData:
         self._task = task_of(config)
         self._identifies = config.losses.duplicates == "positive" and not self._task.answers
         self._collate: Collate[Any] = self._task.collator(preprocessing)
-        self._image_size_px = preprocessing.image.size
+        self._image = preprocessing.image
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
         self._groups = groups_of(self.train_source, self._config.group_column)
@@ -80,7 +80,7 @@ class TrainingData:
     def training_view(self) -> TrainingView:
         """How batches of training see a sample."""
         config = self._config
-        draws = (config.augmentation, self._image_size_px, config.caption_dropout, config.questions_per_image)
+        draws = (config.augmentation, self._image, config.caption_dropout, config.questions_per_image)
         return TrainingView(
             self._seed,
             *draws,

@@ -96,6 +96,10 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         for note in parts.task.notes(parts.data.train_source, parts.preprocessing):
             logger.info(note)
         _prepare(output_dir, config, parts, command, checkpoint)
+        if not checkpoint:
+            from impresa.training.before import measure_before
+
+            measure_before(config, parts, output_dir, group.device)
     spent = fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for

@@ -16,6 +16,7 @@ from torch import Tensor
 from impresa.config.losses import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.class_names import configured_names
+from impresa.data.images import mean_share_cut
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
 from impresa.errors import DataError
@@ -66,8 +67,8 @@ class _Seen:
     captions: list[list[str]] = field(default_factory=list)
     features: dict[str, list[Tensor]] = field(default_factory=lambda: {name: [] for name in FITTED})
     """By baseline."""
-    sides_px: list[int] = field(default_factory=list)
-    """The shorter side of each image."""
+    sizes_px: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of each image."""
     labels: dict[tuple[int, str], None] = field(default_factory=dict)
     """Different pairs of row and label, in order."""
     bad: list[BadSampleNote] = field(default_factory=list)
@@ -82,7 +83,7 @@ class _Seen:
             self.positions.append(position)
             self.ids.append(sample.id)
             self.captions.append([])
-            self.sides_px.append(min(sample.image.size))
+            self.sizes_px.append(sample.image.size)
             for name, (feature_of, _) in FITTED.items():
                 self.features[name].append(feature_of(sample.image))
         self.captions[row] += sample.captions
@@ -148,7 +149,8 @@ def evaluate(
         bad_samples=tuple(test.bad),
         num_sounds=sounds.num_samples if sounds else 0,
         num_train=num_train,
-        image_side_px=sorted(test.sides_px)[len(test.sides_px) // 2] if test.sides_px else None,
+        image_side_px=sorted(map(min, test.sizes_px))[len(test.sizes_px) // 2] if test.sizes_px else None,
+        share_cut=mean_share_cut(model.preprocessing.image, test.sizes_px),
         sound=inputs.retrieval_of_sounds(embeddings, encode_text, dims),
         zero_shot=_zero_shot(embeddings, test, named | train.classes, encode_text, config.prompt_templates),
         linear_probe=probed and linear_probe(*probed, embeddings, list(test.labels), data=data),
@@ -164,7 +166,9 @@ def evaluate(
             by_dimension={dim: metrics_of_texts(embeddings[:, :dim], texts[:, :dim], right) for dim in dims},
             baselines=_baselines(right, test, train),
             space=embedding_space({**spaces, "text": texts}, right),
-            gallery=retrieval_gallery(source, test.positions, embeddings, texts, right),
+            gallery=retrieval_gallery(
+                source, test.positions, embeddings, texts, right, transform=model.preprocessing.image
+            ),
         )
     elif evaluation.zero_shot is None and not evaluation.sound:
         raise DataError(f"{data}: no captions, and fewer than two class names; there is nothing to evaluate")

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from impresa.config.describe import Fault
+from impresa.config.experiment import PAIR, is_pair
 from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.lengths import notes_on_captions
@@ -57,10 +58,19 @@ class AlignmentTask(Task):
         tokenizer = preprocessing.texts
         return build_alignment(self.config, tokenizer.vocab_size, tokenizer.end_id)
 
+    def is_of_use_untrained(self, model: Any) -> bool:
+        """True for the halves of one pretrained pair with the heads that join them, or of one run."""
+        image, text = self.config.vision_encoder, self.config.text_encoder
+        if image.checkpoint is not None and text.checkpoint is not None:
+            return expanded(image.checkpoint).resolve() == expanded(text.checkpoint).resolve()
+        return is_pair(self.config) and all(getattr(model, part).has_own_head for part in PAIR)
+
     def restore(self, run_dir: Path, preprocessing: Preprocessing) -> AlignmentModel:
-        tokenizer = preprocessing.texts
-        build = partial(build_alignment, self.config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
-        return restored(build, run_dir / WEIGHTS)
+        return restored(partial(self.blank, preprocessing.texts), run_dir / WEIGHTS)
+
+    def blank(self, tokenizer: Tokenizer) -> AlignmentModel:
+        """The model for weights that come from elsewhere."""
+        return build_alignment(self.config, tokenizer.vocab_size, tokenizer.end_id, load_weights=False)
 
     def use(self, model: Any, preprocessing: Preprocessing, device: Device | None = None) -> EmbeddingModel:
         return EmbeddingModel(model, self.config, preprocessing, device)

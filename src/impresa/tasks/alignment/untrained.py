@@ -47,7 +47,6 @@ def untrained(config: ExperimentConfig, device: Device | None = None) -> Embeddi
 
 def how_untrained(model: EmbeddingModel) -> str:
     """The sentence that says what the figures of such a model are of."""
-    parts = (model.model.vision_encoder, model.model.text_encoder)
-    if all(part.has_own_head for part in parts):
+    if AlignmentTask(model.config).is_of_use_untrained(model.model):
         return "nothing was trained, these are the figures of the pretrained pair as it is"
     return "nothing was trained, and the heads are new: these are the figures of chance"

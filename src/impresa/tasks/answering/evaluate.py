@@ -13,6 +13,7 @@ import torch
 
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import Dialogue, Turn
+from impresa.data.images import ImageTransform, mean_share_cut
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
@@ -27,7 +28,7 @@ from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import spread
+from impresa.tasks.gallery import seen, spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -120,7 +121,8 @@ def evaluate_answers(
                 texts={text: scored(some) for text, some in _by_text(questions).items()},
                 statistics=statistics,
             ),
-            gallery=_gallery(source, questions),
+            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px),
+            gallery=_gallery(source, questions, model.preprocessing.image),
             items=digest((q.sample, q.question, q.turn.answer, *q.turn.references) for q in questions),
             predictions=tuple(_prediction(q, list(metrics.values())[1]) for q in questions),
         )
@@ -134,6 +136,7 @@ class _AnswerCollector:
         self._model, self._batch_size = model, batch_size
         self.questions: list[_Question] = []
         self.num_images = 0
+        self.sizes_px: list[tuple[int, int]] = []
         self._losses: list[tuple[float, int, int]] = []
         self.bad: list[BadSampleNote] = []
 
@@ -146,6 +149,7 @@ class _AnswerCollector:
         def read() -> Iterator[Sample]:
             for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
                 positions[sample.id] = position
+                self.sizes_px += [] if sample.image is None else [sample.image.size]
                 yield sample
 
         with progress_bar(show_progress) as bar:
@@ -290,16 +294,16 @@ def _prediction(question: _Question, deciding: Metric) -> Prediction:
     )
 
 
-def _gallery(source: Source, questions: Sequence[_Question]) -> Gallery:
+def _gallery(source: Source, questions: Sequence[_Question], transform: ImageTransform) -> Gallery:
     """A few questions at even distances, not picked by their outcome, and a few of the wrong answers alone."""
     wrong = [question for question in questions if not is_right(question.answer, question.right_answers)]
     return Gallery(
-        questions=tuple(_example(source, chosen) for chosen in spread(questions, NUM_EXAMPLES)),
-        wrong=tuple(_example(source, chosen) for chosen in spread(wrong, NUM_WRONG, offset=0.5)),
+        questions=tuple(_example(source, chosen, transform) for chosen in spread(questions, NUM_EXAMPLES)),
+        wrong=tuple(_example(source, chosen, transform) for chosen in spread(wrong, NUM_WRONG, offset=0.5)),
     )
 
 
-def _example(source: Source, chosen: _Question) -> AnsweredQuestion:
+def _example(source: Source, chosen: _Question, transform: ImageTransform) -> AnsweredQuestion:
     picture = source[chosen.position].image
     return AnsweredQuestion(
         image=None if picture is None else data_uri(picture),
@@ -309,4 +313,5 @@ def _example(source: Source, chosen: _Question) -> AnsweredQuestion:
         right=is_right(chosen.answer, chosen.right_answers),
         kind=chosen.kind,
         other=chosen.shuffled,
+        seen=None if picture is None else seen(picture, transform),
     )
