@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 __all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
-__all__ += ["open_path", "open_source", "open_train_and_val", "split_read"]
+__all__ += ["kind_of", "open_path", "open_source", "open_train_and_val", "split_read"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
 
 def split_read(config: DatasetConfig, split: Split) -> Split:
     """The split that stands for the one that is asked for: data without a test split are tested on `val`."""
-    if split == "test" and config.test_path is None and _kind(config, config.train_path) != EMBEDDED:
+    if split == "test" and config.test_path is None and kind_of(config, config.train_path) != EMBEDDED:
         return "val"
     return split
 
@@ -100,11 +100,11 @@ def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CA
 
 def _divides(config: DatasetConfig) -> bool:
     """True if the validation data are a part of the training path."""
-    return config.val_path is None and _kind(config, config.train_path) != EMBEDDED
+    return config.val_path is None and kind_of(config, config.train_path) != EMBEDDED
 
 
 def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> RowSource | Subset | ShapesSource:
-    kind = _kind(config, path)
+    kind = kind_of(config, path)
     if kind == EMBEDDED:
         from impresa.data.sources.shapes import ShapesSource
 
@@ -128,7 +128,8 @@ def _say_once(line: str) -> None:
     logger.info(line)
 
 
-def _kind(config: DatasetConfig, path: str) -> str:
+def kind_of(config: DatasetConfig, path: str) -> str:
+    """The kind of the data at a path: `dataset.source`, or what the path says. Raises `DataError` for no kind."""
     kind = config.source
     if kind == "auto":
         return EMBEDDED if path == EMBEDDED else _kind_of_files(path)
