@@ -179,7 +179,8 @@ def _warnings(config: ExperimentConfig, found: Survey) -> Iterator[str]:
     if num_val < FEW_HELD_OUT:
         yield f"{num_val:,} held-out images are few: the figures at the end are rough, see their intervals"
     if is_from_scratch("image", config.vision_encoder) and num_train < FEW_FROM_SCRATCH:
-        yield f"{num_train:,} samples are few to learn from scratch: expect colours, places and common words, no more"
+        few = f"{num_train:,} samples are few to learn from scratch"
+        yield f"{few}: a colour histogram may find more; a pretrained CLIP needs less data"
     if found.num_different_captions < max(FEW_CAPTIONS * found.num_captions, 2):
         same = f"{found.num_different_captions:,} of {found.num_captions:,} captions are different"
         yield f"{same}: they are names of classes, which images alone can hardly be told apart by"
