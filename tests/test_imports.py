@@ -24,7 +24,7 @@ LEVELS = {
             ("encoders", "losses"),
             ("decoders", "fusion"),
             ("data",),
-            ("evaluation",),
+            ("evaluation", "own"),
             ("reports",),
             ("inside",),
             ("run_dir.weights", "run_dir.integrity", "run_dir.golden"),

@@ -48,7 +48,7 @@ def _offline_where_there_is_no_hub() -> Iterator[None]:
     """Read the cache alone while the hub does not answer: its library would try again and again for a minute."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or _answers(int(time.monotonic() // _REMEMBERED_S)):
+    if constants.HF_HUB_OFFLINE or can_be_fetched():
         yield
         return
     constants.HF_HUB_OFFLINE = True
@@ -56,6 +56,26 @@ def _offline_where_there_is_no_hub() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+def is_at_hand(name: str) -> bool:
+    """True for a folder, and for a model of the hub whose description and weights are in its cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if is_folder(name):
+        return True
+    described, *weights = (
+        isinstance(try_to_load_from_cache(name, file), str)
+        for file in ("config.json", "model.safetensors", "pytorch_model.bin")
+    )
+    return described and any(weights)
+
+
+def can_be_fetched() -> bool:
+    """True where the hub may be asked and answers."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(int(time.monotonic() // _REMEMBERED_S))
 
 
 @lru_cache(maxsize=1)

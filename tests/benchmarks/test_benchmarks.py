@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,6 +131,21 @@ def test_generation(run: Run) -> None:
         assert all(
             math.isfinite(value) and value > 0 for kind in ("cached", "uncached") for value in both[kind].values()
         )
+
+
+def test_own(run: Run, tmp_path: Path) -> None:
+    figures = run("own", "--work", str(tmp_path / "own"))
+    assert len(figures["runs"]) == 1
+    assert {"mrr", "colour histogram", "ridge baseline"} <= figures["runs"][0].keys()
+
+
+def test_the_photos_are_the_same_for_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    photos, random = importlib.import_module("photos"), np.random.default_rng
+    (one, said), (again, _), (other, _) = (photos.draw_photo(random(seed)) for seed in (3, 3, 4))
+    assert one.tobytes() == again.tobytes() != other.tobytes()
+    assert all(480 <= side <= 1024 for side in one.size)
+    assert any(thing in said for thing in photos.THINGS)
 
 
 def test_the_classifiers_beside_the_digits_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return captured.out
 
 
-@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("name", [name for name in shipped_names() if name != "own"])  # which wants data
 def test_what_is_shown_is_the_same_config_when_fed_back_in(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

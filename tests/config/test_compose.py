@@ -44,7 +44,7 @@ def test_a_shipped_config_loads_by_name_and_by_path_and_comes_back_from_its_own_
 def test_the_profiles_are_there() -> None:
     documents = {"default", "model", "training", "project"}
     profiles = {"pixmo_alignment", "perceiver_mrl_alignment", "trm_vlm_qa_3b_reg", "shapes", "shapes_audio", "digits"}
-    profiles |= {"clip", "shapes_vqa_trm", "shapes_vqa_qwen", "digits_vqa", "emoji", "spoken"}
+    profiles |= {"clip", "shapes_vqa_trm", "shapes_vqa_qwen", "digits_vqa", "emoji", "spoken", "own"}
     assert documents | profiles <= set(shipped_names())
     assert {path.stem for path in (shipped_folder() / "model").glob("*.yaml")} == {"tiny", "base", "large", "huge"}
 

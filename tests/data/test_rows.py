@@ -66,7 +66,7 @@ def test_a_new_kind_of_files_is_one_class_and_one_entry(tmp_path: Path, monkeypa
     file.write_text("one\ntwo\n#\n\nfive\n")
     source = open_path(CONFIG, str(file))
     assert isinstance(source, LineSource)
-    assert sources._kind(CONFIG, str(tmp_path)) == "lines"
+    assert sources.kind_of(CONFIG, str(tmp_path)) == "lines"
     assert (source[1].captions, source[1].image.getpixel((0, 0))) == (("two",), (1, 0, 7))
     for index, reason in ((2, "line 2: a comment"), (3, "line 3: the caption is empty")):
         with pytest.raises(BadSample, match=reason):

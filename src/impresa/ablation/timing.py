@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from impresa.config.compose import to_yaml
 from impresa.config.experiment import ExperimentConfig
-from impresa.errors import USER_ERROR, CheckpointError, TrainingError
-from impresa.files import write_atomic
+from impresa.errors import CheckpointError
 from impresa.run_dir.environment import read_environment
+from impresa.training.pace import pace_elsewhere
 
 
 @dataclass(frozen=True)
@@ -59,25 +53,6 @@ def from_trial(config: ExperimentConfig, environment: Mapping[str, str]) -> RunT
     Raises:
         TrainingError: the config cannot be trained; the lines are those of the training.
     """
-    with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
-        settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
-        begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "impresa.training.pace", str(settings)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=dict(environment),
-        )
-        seconds = time.monotonic() - begun
-    said = done.stdout.splitlines()[-1:]
-    if done.returncode == USER_ERROR and said:
-        raise TrainingError(*json.loads(said[0]))
-    if done.returncode or not said:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise TrainingError(f"the base cannot be trained ({reason}); `impresa train` tells more")
-    pace = json.loads(said[0])
-    start = seconds - pace["measuring_seconds"]
-    steps = f"{pace['num_steps']} steps of the base" if pace["num_steps"] > 1 else "one step of the base"
-    return RunTime(start + pace["training_seconds"], f"by {steps}, as if all variants took as long")
+    pace, start = pace_elsewhere(config, environment)
+    steps = f"{pace.num_steps} steps of the base" if pace.num_steps > 1 else "one step of the base"
+    return RunTime(start + pace.training_seconds, f"by {steps}, as if all variants took as long")

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     from impresa.ablation.plan import plan
     from impresa.ablation.runner import different, standing_of
     from impresa.ablation.study import make_study
+    from impresa.cli.chosen import is_own
     from impresa.run_dir.lock import locked
     from impresa.training.processes import show_notices
 
@@ -70,6 +71,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         check_slurm(args.slurm)
     show_notices()
     name = config_name(args) or "default"
+    if is_own(name):
+        show = "`impresa config show own dataset.train_path=photos/ > photos.yaml`"
+        raise ConfigError(f"{name}: chooses anew for each variant; {show} writes its choice, ablate photos.yaml")
     metrics = [metric for text in args.metric for metric in text.split(",")] or None
     study = make_study(name, overrides, seeds=args.seeds, metrics=metrics, design=args.design, null=args.null)
     _check_pilot(args.pilot, len(study.seeds))

@@ -38,12 +38,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _show(args: argparse.Namespace, overrides: list[str]) -> None:
-    from impresa.config.compose import load_experiment, load_tree, to_yaml
+    from impresa.cli.chosen import is_own, load_or_choose
+    from impresa.config.compose import load_tree, to_yaml
     from impresa.config.runs import shown_tree
 
     name = config_name(args)
-    shown, lines = shown_tree(load_experiment(name, overrides))  # with --raw as well, so that faults are refused
-    if args.raw:
+    shown, lines = shown_tree(load_or_choose(name, overrides))  # with --raw as well, so that faults are refused
+    if args.raw and not is_own(name):  # what it chose has no other form
         shown = load_tree(name, overrides)
     else:
         print(*(f"{printable(line)}\n" for line in lines), sep="", end="", file=sys.stderr)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # Mistakes are found before torch is imported, where that is possible.
-    from impresa.config.compose import load_experiment
+    from impresa.cli.chosen import load_or_choose, say_how_long
     from impresa.config.runs import prepare
     from impresa.training.processes import end_process, is_main_process, show_notices
 
@@ -34,7 +34,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
     if args.resume and args.output_dir is None:
         raise ConfigError("--resume: which run? name its folder with --output-dir")
-    config = prepare(load_experiment(_config_to_train(args), overrides))
+    name = _config_to_train(args)
+    config = prepare(load_or_choose(name, overrides))
+    if not (args.dry_run or args.resume):
+        say_how_long(name, config)
     run_dir = None if args.dry_run else _run_dir(args, config)
     if run_dir is None:
         from impresa.training.run import dry_run
@@ -61,11 +64,13 @@ def _config_to_train(args: argparse.Namespace) -> str | None:
 
 def _run_dir(args: argparse.Namespace, config: ExperimentConfig) -> Path:
     """The run directory, free to be used; every process of a training run gets the same."""
+    from impresa.cli.chosen import is_own
     from impresa.run_dir.claim import claim
     from impresa.training.processes import check_shared_folder, is_main_process
 
     check_shared_folder(named=args.output_dir is not None)
-    run_dir: Path = args.output_dir or new_folder("runs", config_name(args) or "default")
+    name = config_name(args) or "default"
+    run_dir: Path = args.output_dir or new_folder("runs", config.name if is_own(name) else name)
     if is_main_process():
         claim(run_dir, config, resume=args.resume)
     return run_dir

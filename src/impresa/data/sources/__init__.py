@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from impresa.data.sources.subset import Subset
 
 __all__ = ["BadSample", "Blocks", "Reading", "Source", "Split", "reading_of"]
-__all__ += ["open_path", "open_source", "open_train_and_val", "split_read"]
+__all__ += ["kind_of", "open_path", "open_source", "open_train_and_val", "split_read"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_A
 
 def split_read(config: DatasetConfig, split: Split) -> Split:
     """The split that stands for the one that is asked for: data without a test split are tested on `val`."""
-    if split == "test" and config.test_path is None and _kind(config, config.train_path) != EMBEDDED:
+    if split == "test" and config.test_path is None and kind_of(config, config.train_path) != EMBEDDED:
         return "val"
     return split
 
@@ -102,11 +102,11 @@ def open_path(config: DatasetConfig, path: str, reading: Reading = IMAGES_AND_CA
 
 def _divides(config: DatasetConfig) -> bool:
     """True if the validation data are a part of the training path."""
-    return config.val_path is None and _kind(config, config.train_path) != EMBEDDED
+    return config.val_path is None and kind_of(config, config.train_path) != EMBEDDED
 
 
 def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> RowSource | Subset | ShapesSource:
-    kind = _kind(config, path)
+    kind = kind_of(config, path)
     if kind == EMBEDDED:
         from impresa.data.sources.shapes import ShapesSource
 
@@ -129,7 +129,8 @@ def _shrink_to_px(config: DatasetConfig) -> int:
     return shrink_to_px(config.image_size, config.augmentation, config.augmentation_options)
 
 
-def _kind(config: DatasetConfig, path: str) -> str:
+def kind_of(config: DatasetConfig, path: str) -> str:
+    """The kind of the data at a path: `dataset.source`, or what the path says. Raises `DataError` for no kind."""
     kind = config.source
     if kind == "auto":
         return EMBEDDED if path == EMBEDDED else _kind_of_files(path)

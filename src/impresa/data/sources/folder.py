@@ -102,9 +102,9 @@ class FolderSource(RowSource):
         named = [file for file in files if file.name in METADATA_NAMES or (file.name == _FLICKR and self._fits(file))]
         if named:
             return named
-        top = [file for file in files if file.parent == self._root]
-        others = [file for file in top if file.name.lower().endswith(_TABLE_ENDS)]
+        others = tables_at_the_top(self._root, files)
         if self._reading.dialogues and not others:
+            top = [file for file in files if file.parent == self._root]
             others = [file for file in top if file.suffix.lower() == JSON and holds_a_list(file)]
         if len(others) > 1:
             names = ", ".join(printable(file.name) for file in others)
@@ -212,6 +212,11 @@ class FolderSource(RowSource):
             replace(row, cells={**row.cells, config.label_column: row.folder.name}) if row.folder != self._root else row
             for row in rows
         ]
+
+
+def tables_at_the_top(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """The tables of any name among `files` that lie in the folder itself."""
+    return [file for file in files if file.parent == folder and file.name.lower().endswith(_TABLE_ENDS)]
 
 
 def _first(files: Mapping[str, Path], suffixes: Iterable[str]) -> Path | None:

@@ -104,7 +104,7 @@ class ParquetSource(RowSource):
         *,
         max_bytes_kept: int = _MOST_BYTES_KEPT,
     ) -> None:
-        files = _files(str(path))
+        files = files_of(str(path))
         root = Path(os.path.commonpath([file.parent for file in files]))
         super().__init__(root, config, reading, shrink_to_px)
         if (folder := expanded(str(path))).is_dir():
@@ -223,7 +223,9 @@ class ParquetSource(RowSource):
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
-def _files(path: str) -> list[Path]:
+def files_of(path: str) -> list[Path]:
+    """The parquet files of a path: itself, those in or below a folder, or those of a pattern. Raises `DataError` for
+    none."""
     whole = expanded(path)
     if whole.is_dir():
         files = [file for file in files_below(whole) if file.suffix.lower() == ".parquet"]
