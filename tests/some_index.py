@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import colorsys
 import json
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +17,26 @@ from impresa.run_dir.load import load_embedder, read_run_config
 from impresa.search.opening import open_readers, source_names
 from impresa.search.update import Updated, update_index
 from impresa.tasks.alignment.embedder import EmbeddingModel
-from tiny_run import finished_run
+from tiny_run import copy_of_run, finished_run
 
 
 @cache
 def tiny_model() -> EmbeddingModel:
     return load_embedder(finished_run(), "cpu")
+
+
+@cache
+def matryoshka_run() -> Path:
+    """The run as if it had been trained with prefixes of 8 and 4 numbers; not to be changed."""
+    folder = Path(tempfile.mkdtemp(prefix="impresa-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run = copy_of_run(folder / "run")
+    config = run / "config.yaml"
+    prefixes = "mrl_dimensions:\n  - {}\n"
+    of_shapes = prefixes.format("256\n  - 128\n  - 64")
+    assert of_shapes in config.read_text()
+    config.write_text(config.read_text().replace(of_shapes, prefixes.format("8\n  - 4"), 1))
+    return run
 
 
 def square(path: Path, number: int, side: int = 24) -> None:

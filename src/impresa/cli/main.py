@@ -38,7 +38,7 @@ VERBS = {
     "encode": "embed a folder or a table, and write the vectors to a file",
     "index": "make an index of pictures to search in, or bring it up to date",
     "search": "search an index by words, pictures or sounds",
-    "search-bench": "measure how an index is searched fast enough, and keep the cheapest way",
+    "search-bench": "measure the ways to search an index, and keep the fastest that finds enough",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
     "caption": "describe images",

@@ -51,14 +51,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.html is not None and not args.html.absolute().parent.is_dir():
         raise ConfigError(f"--html: {args.html.parent} is no folder; make it, or name a page in another")
     index = open_index(args.index, run=args.run, device=checked_device(args.device) if args.device else None)
-    first = parts_of(args.query)
-    query = Query(
-        [*first.texts, *args.text],
-        [*first.images, *args.image],
-        [*first.sounds, *args.sound],
-        args.without,
-        args.weight,
-    )
+    query = parts_of(args.query).joined(Query(args.text, args.image, args.sound, args.without, args.weight))
     results = index.search(query, top=args.top, where=args.where, dim=args.dim)
     if args.json:
         print(json_text([_plain(result) for result in results]))

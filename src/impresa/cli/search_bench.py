@@ -1,7 +1,7 @@
-"""Measure each dimension and shortlist of an index against the exact search, and keep the cheapest that finds enough.
+"""Measure each dimension and shortlist of an index against the exact search, and keep the fastest that finds enough.
 
 Queries are captions of the index, where it has some, and its own vectors; recall is the share of the exact ten nearest,
-of the kind that fares worse. Bytes are those of the vectors that a query reads. `impresa search` then uses what is kept.
+of the kind that fares worse. Bytes are those of the vectors that a query reads. `impresa search` uses what is kept.
 """
 
 from __future__ import annotations
@@ -67,4 +67,4 @@ def _print_table(found: Bench, recall: float) -> None:
         table.add_row(*map(Text, cells), style="bold" if way is found.chosen else "")
     Console().print(table)
     kinds = " and ".join(f"{number} of {kind}" for kind, number in found.num_queries.items())
-    print(printable(f"{kinds} as queries; the cheapest with a recall of {recall:g} or more is kept"))
+    print(printable(f"{kinds} as queries; the fastest with a recall of {recall:g} or more is kept"))

@@ -74,7 +74,7 @@ def refuse_running(run_dir: Path) -> None:
             os.close(handle)
 
 
-def _take(path: Path, busy: str) -> int:
+def _take(path: Path, busy: str = _TRAINED) -> int:
     """An open lock file that is locked, and is still the one at `path`: its last holder removes it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

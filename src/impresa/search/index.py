@@ -162,7 +162,8 @@ class Index:
         """The rows with the highest cosine to a query, the highest first.
 
         Args:
-            query: words, a picture, a sound or the path of one, several of them as a list, a `Query`, or a vector (E,).
+            query: words, a picture, a sound or the path of one, several of them as a list; or, with nothing beside it,
+                a `Query` or a vector (E,).
             text, image, sound: the same by their kind, one or a list; they go with `query`.
             without: what the results must not be like, one or a list; see `Query` for what that does.
             weight: of the words beside examples, from 0 to 1.
@@ -176,27 +177,21 @@ class Index:
             DataError: there is nothing to search for, or an input cannot be read.
             CheckpointError: the run is gone, or is not the one that the index was made with.
         """
-        vector = self._vector_of(query, text, image, sound, without, weight)
+        beside = Query(listed(text), listed(image), listed(sound), listed(without), weight)
+        vector = self._vector_of(query, beside)
         scores, rows = self.search_vectors(vector[None], top=top, where=where, dim=dim)
         return self.results(scores[0], rows[0])
 
-    def _vector_of(self, query: Any, text: Any, image: Any, sound: Any, without: Any, weight: float) -> Tensor:
+    def _vector_of(self, query: Any, beside: Query) -> Tensor:
+        """(E,) of a query and what was given beside it."""
         if isinstance(query, Tensor | np.ndarray) and query.ndim == 1:
             vector = torch.as_tensor(query)
             if len(vector) != self.about.width or not vector.is_floating_point() or not vector.isfinite().all():
                 raise DataError(f"query: is no vector of {self.about.width} finite numbers; give one of this model")
             return F.normalize(vector.float().cpu(), dim=0)
-        first = query if isinstance(query, Query) else Query() if query is None else query_of(query)
-        if isinstance(query, Query) and not any(map(listed, (text, image, sound, without))):
+        if isinstance(query, Query):
             return query.vector(self.model)
-        whole = Query(
-            [*first.texts, *listed(text)],
-            [*first.images, *listed(image)],
-            [*first.sounds, *listed(sound)],
-            [*first.without, *listed(without)],
-            weight,
-        )
-        return whole.vector(self.model)
+        return (beside if query is None else query_of(query).joined(beside)).vector(self.model)
 
     def search_vectors(
         self, queries: Tensor, *, top: int = 20, where: str | None = None, dim: int | None = None
@@ -292,7 +287,7 @@ class Index:
         return vectors if allowed is None else vectors[allowed]
 
     def _rows_in_memory(self, rows: Tensor) -> Tensor:
-        return self.vectors()[rows]
+        return self.vectors().index_select(0, rows)
 
     def _rows_of(self, rows: Tensor) -> Tensor:
         """Whole vectors of a few rows: from memory if they are there, else from the index alone."""

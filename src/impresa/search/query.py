@@ -42,6 +42,18 @@ class Query:
     weight: float = 0.5
     """Of the words where there are examples too, from 0 to 1."""
 
+    def joined(self, other: Query) -> Query:
+        """The parts of both, with the other's weight."""
+        both = (
+            [*mine, *theirs]
+            for mine, theirs in zip(
+                (self.texts, self.images, self.sounds, self.without),
+                (other.texts, other.images, other.sounds, other.without),
+                strict=True,
+            )
+        )
+        return Query(*both, weight=other.weight)
+
     def vector(self, model: EmbeddingModel) -> Tensor:
         """(E,), of length one.
 

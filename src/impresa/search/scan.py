@@ -3,7 +3,7 @@
 A funnel first looks at the first numbers of each vector alone (a Matryoshka prefix, which is a vector in its own right)
 and ranks the best candidates anew by all numbers; Kusupati et al. (2022) call it adaptive retrieval.
 
-Letters: Q queries, N vectors, E their width, P that of prefixes, S candidates, G vectors of a group.
+Letters: Q queries, N vectors, W their width, E the full one, P that of prefixes, S candidates, G vectors of a group.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_GROUP = 64
-"""G: only groups that hold one of the best are looked into again. Finding each group's maximum is one pass over scores
-that are still in the processor's cache, where sorting out the best of N scores would take as long as the product."""
-_ROWS_AT_A_TIME = 4096
-"""Of a product, so that its scores stay in the cache."""
-_SCORES_AT_A_TIME = 1 << 26
-"""That are held at once, 256 MiB of them."""
+_GROUP = 16
+"""G: of all products only the largest of each group is kept, and the best groups are multiplied again. So no product
+leaves the processor's cache, and what is sorted is a sixteenth."""
+_ROWS_AT_A_TIME = 2048
+"""Of a product, so that it stays in the cache."""
+_QUERIES_AT_A_TIME = 256
 
 
 def nearest(queries: Tensor, vectors: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -34,38 +33,33 @@ def nearest(queries: Tensor, vectors: Tensor, number: int) -> tuple[Tensor, Tens
         Products (Q, S) and rows (Q, S).
     """
     number = min(number, len(vectors))
-    products = queries.new_empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    step = max(_SCORES_AT_A_TIME // max(len(queries), 1) // _ROWS_AT_A_TIME, 1) * _ROWS_AT_A_TIME
-    for start in range(0, len(vectors), step):
-        best, places = _nearest_within(queries, vectors[start : start + step], number)
-        products, rows = torch.cat([products, best], dim=1), torch.cat([rows, places + start], dim=1)
-        if products.shape[1] > number:
-            products, kept = products.topk(number, dim=1, sorted=False)
-            rows = rows.gather(1, kept)
+    if len(vectors) // _GROUP <= 2 * number:
+        products, rows = (queries @ vectors.T).topk(number, dim=1, sorted=False)
+        return products, rows
+    parts = [_nearest_by_groups(part, vectors, number) for part in queries.split(_QUERIES_AT_A_TIME)]
+    products, rows = (torch.cat(found) for found in zip(*parts, strict=True))
     return products, rows
 
 
-def _nearest_within(queries: Tensor, vectors: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """`nearest` with all scores held at once."""
-    num_groups = len(vectors) // _GROUP
-    whole = num_groups * _GROUP
-    if num_groups <= 2 * number:
-        return (queries @ vectors.T).topk(min(number, len(vectors)), dim=1, sorted=False)
-    scores = queries.new_empty(len(queries), len(vectors))
-    maxima = queries.new_empty(len(queries), num_groups)
-    for start in range(0, len(vectors), _ROWS_AT_A_TIME):
-        end = min(start + _ROWS_AT_A_TIME, len(vectors))
-        part = torch.mm(queries, vectors[start:end].T, out=scores[:, start:end])
-        groups = slice(start // _GROUP, min(end, whole) // _GROUP)
-        grouped = part[:, : (groups.stop - groups.start) * _GROUP].unflatten(1, (-1, _GROUP))
-        torch.amax(grouped, dim=-1, out=maxima[:, groups])
-    groups_of_best = maxima.topk(number, dim=1, sorted=False).indices  # the best S lie in at most S groups
-    columns = (groups_of_best[..., None] * _GROUP + torch.arange(_GROUP, device=queries.device)).flatten(1)
-    rest = torch.arange(whole, len(vectors), device=queries.device).expand(len(queries), -1)
-    columns = torch.cat([columns, rest], dim=1)
-    best, kept = scores.gather(1, columns).topk(number, dim=1, sorted=False)
-    return best, columns.gather(1, kept)
+def _nearest_by_groups(queries: Tensor, vectors: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """`nearest` for a few queries and many vectors: the best S lie in the S groups with the largest products."""
+    whole = len(vectors) // _GROUP * _GROUP
+    maxima = queries.new_empty(whole // _GROUP, len(queries))
+    products = queries.new_empty(_ROWS_AT_A_TIME, len(queries))
+    for start in range(0, whole, _ROWS_AT_A_TIME):
+        rows = vectors[start : min(start + _ROWS_AT_A_TIME, whole)]
+        part = torch.mm(rows, queries.T, out=products[: len(rows)])
+        maxima[start // _GROUP : (start + len(rows)) // _GROUP] = part.unflatten(0, (-1, _GROUP)).amax(dim=1)
+    groups = maxima.T.contiguous().topk(number, dim=1, sorted=False).indices
+    grouped, rest = vectors[:whole].unflatten(0, (-1, _GROUP)), vectors[whole:]
+    best = []
+    for query, some in zip(queries, groups, strict=True):  # one gather for all would be slower
+        again = torch.cat([(grouped.index_select(0, some) @ query).flatten(), rest @ query])
+        best.append(again.topk(number, sorted=False))
+    found, places = (torch.stack(list(part)) for part in zip(*best, strict=True))
+    within = places.clamp(max=number * _GROUP - 1)
+    rows = groups.gather(1, within // _GROUP) * _GROUP + within % _GROUP
+    return found, torch.where(places < number * _GROUP, rows, whole + places - number * _GROUP)
 
 
 def ranked(products: Tensor, rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
