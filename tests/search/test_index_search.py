@@ -142,6 +142,7 @@ def test_a_few_candidates_are_read_without_the_rest(place: Path) -> None:
     index = impresa.open_index(place / "i")
     query = index._store.vectors_of([int(index._row_ids()[5])])[0]
     dim = index.about.prefix_dim
+    assert dim is not None
     assert index.search(query, top=1, dim=dim)[0].score == pytest.approx(1, abs=1e-5)
     assert set(index._matrices) == {dim}
     stored = index.prefixes(dim)

@@ -44,15 +44,13 @@ class Query:
 
     def joined(self, other: Query) -> Query:
         """The parts of both, with the other's weight."""
-        both = (
-            [*mine, *theirs]
-            for mine, theirs in zip(
-                (self.texts, self.images, self.sounds, self.without),
-                (other.texts, other.images, other.sounds, other.without),
-                strict=True,
-            )
+        return Query(
+            [*self.texts, *other.texts],
+            [*self.images, *other.images],
+            [*self.sounds, *other.sounds],
+            [*self.without, *other.without],
+            other.weight,
         )
-        return Query(*both, weight=other.weight)
 
     def vector(self, model: EmbeddingModel) -> Tensor:
         """(E,), of length one.

@@ -275,8 +275,12 @@ class _Update:
     def _embedder(self, modality: Modality) -> Embedder[Any]:
         if modality not in self._embedders:
             model, size = self._model, self._batch_size
-            encoders = {"image": model.encode_image, "text": model.encode_text, "audio": model.encode_audio}
-            encode: Callable[..., Tensor] = encoders[modality]
+            encoders: dict[Modality, Any] = {
+                "image": model.encode_image,
+                "text": model.encode_text,
+                "audio": model.encode_audio,
+            }
+            encode = encoders[modality]
             self._embedders[modality] = Embedder[Any](lambda values: encode(values, batch_size=size), size)
         return self._embedders[modality]
 
