@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from impresa.run_dir.load import load as load
     from impresa.search.cosine import semantic_search as semantic_search
+    from impresa.search.index import open_index as open_index
 
 __version__ = "0.1.0"
-__all__ = ["load", "semantic_search"]
+__all__ = ["load", "open_index", "semantic_search"]
 
 
 def _pass_on_cache_folder() -> None:
@@ -31,7 +32,11 @@ def _pass_on_cache_folder() -> None:
 _pass_on_cache_folder()
 
 
-_HOME = {"load": "impresa.run_dir.load", "semantic_search": "impresa.search.cosine"}
+_HOME = {
+    "load": "impresa.run_dir.load",
+    "open_index": "impresa.search.index",
+    "semantic_search": "impresa.search.cosine",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -198,3 +198,11 @@ def test_the_docs_show_the_stored_runs_and_these_keep_what_is_promised(monkeypat
     assert summary.with_tables(page) == page, "run python benchmarks/summary.py"
     for figure in (*summary.FIGURES, *summary.LEARNED):
         assert figure.value >= figure.at_least, figure.question
+
+
+def test_funnel(run: Run) -> None:
+    figures = run("funnel")
+    assert figures["recall"] >= 0.99
+    assert figures["vectors"] == "drawn"
+    assert figures["funnel"]["queries_per_s"] > 0
+    assert figures["exact"]["queries_per_s"] > 0

@@ -37,6 +37,9 @@ VERBS = {
     "eval": "evaluate a run on its own or on other data",
     "interpolate": "mix the weights of a pretrained pair and its fine-tuning, and choose the best mixture",
     "encode": "embed a folder or a table, and write the vectors to a file",
+    "index": "make an index of pictures to search in, or bring it up to date",
+    "search": "search an index by words, pictures or sounds",
+    "search-bench": "measure the ways to search an index, and keep the fastest that finds enough",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
     "caption": "describe images",
@@ -48,8 +51,8 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "interpolate", "map")
-_NAMING_DATA = ("data", "encode", "eval", "interpolate", "map")
+_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "index", "interpolate", "map")
+_NAMING_DATA = ("data", "encode", "eval", "index", "interpolate", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
 usage: impresa VERB ...
@@ -99,7 +102,7 @@ def _run(words: list[str]) -> int:
         from impresa.config.describe import did_you_mean, listed
 
         raise ImpresaError(f"{name}: unknown verb; {did_you_mean(name, VERBS)}there are {listed(VERBS, 'and')}")
-    module = import_module(f"impresa.cli.{name}")
+    module = import_module(f"impresa.cli.{name.replace('-', '_')}")
     parser = _Parser(prog=f"impresa {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     overrides: list[str] = []

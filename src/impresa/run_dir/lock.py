@@ -19,14 +19,19 @@ from impresa.files import naming
 from impresa.json_files import parse_json
 from impresa.run_dir.layout import LOCK
 
+_TRAINED = "is being trained{}; wait for it, or choose another --output-dir"
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 _held: dict[Path, int] = {}
 """Open lock files of this process by run directory."""
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, busy: str = _TRAINED) -> Iterator[None]:
     """Hold the lock of a run directory, which is made if needed. A file system without locks is taken as it is.
+
+    Args:
+        run_dir: the directory, or another that one process at a time writes into.
+        busy: end of an error line; {} stands for the process that holds the lock.
 
     Raises:
         CheckpointError: another training holds it.
@@ -34,7 +39,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     with naming(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / LOCK
-        handle = _take(path)
+        handle = _take(path, busy)
     _held[run_dir] = handle
     try:
         yield
@@ -64,17 +69,17 @@ def refuse_running(run_dir: Path) -> None:
     with suppress(OSError):  # there is none, or `locked` will say what is wrong with it
         handle = os.open(run_dir / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            _lock(handle, run_dir / LOCK)
+            _lock(handle, run_dir / LOCK, _TRAINED)
         finally:
             os.close(handle)
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, busy: str = _TRAINED) -> int:
     """An open lock file that is locked, and is still the one at `path`: its last holder removes it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            _lock(handle, path)
+            _lock(handle, path, busy)
             if _is_at(handle, path):
                 with suppress(OSError):  # a full disk, which the first file that matters will tell
                     os.ftruncate(handle, 0)
@@ -86,13 +91,12 @@ def _take(path: Path) -> int:
         os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> None:
+def _lock(handle: int, path: Path, busy: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
-            fault = f"is being trained{_by_whom(path)}; wait for it, or choose another --output-dir"
-            raise CheckpointError(f"{path.parent}: {fault}") from None
+            raise CheckpointError(f"{path.parent}: {busy.format(_by_whom(path))}") from None
 
 
 def _by_whom(path: Path) -> str:

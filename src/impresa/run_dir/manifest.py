@@ -37,8 +37,8 @@ def write_manifest(run_dir: Path) -> None:
     write_atomic(run_dir / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def verify(run_dir: Path) -> None:
-    """Check a run's files against its manifest; raises `CheckpointError`."""
+def checksums(run_dir: Path) -> dict[str, str]:
+    """The sha256 of a run's files by name, as its manifest has them; raises `CheckpointError`."""
     if not (run_dir / MANIFEST).is_file():
         fix = f"`impresa train --output-dir {run_dir} --resume` finishes it"
         raise CheckpointError(f"{run_dir}: the training has not finished; {fix}")
@@ -46,12 +46,17 @@ def verify(run_dir: Path) -> None:
     if manifest.format != FORMAT:
         fault = f"has format {manifest.format}, this version reads {FORMAT}"
         raise CheckpointError(f"{run_dir}: {fault}; upgrade impresa")
-    checksums = manifest.sha256
-    for name in {**dict.fromkeys(CHECKED_FILES), **checksums}:
+    return manifest.sha256
+
+
+def verify(run_dir: Path) -> None:
+    """Check a run's files against its manifest; raises `CheckpointError`."""
+    expected = checksums(run_dir)
+    for name in {**dict.fromkeys(CHECKED_FILES), **expected}:
         path = _inside(run_dir, name)
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; {RESTORE}")
-        if checksum(path) != checksums.get(name):
+        if checksum(path) != expected.get(name):
             raise CheckpointError(f"{path}: is not what the training wrote (checksum); {RESTORE}")
 
 

@@ -53,6 +53,8 @@ class Reading:
     parts: tuple[Modality, ...] = ()
     """Read data in order to embed these parts of them: a sample needs one of them, and files of other parts are not
     opened. Empty for what is said above."""
+    others: bool = False
+    """Keep the cells of all other columns in the rows as well, for those who store them beside what is read."""
 
     def wants(self, part: Modality) -> bool:
         """True for a part whose files are opened."""

@@ -98,6 +98,10 @@ class FolderSource(RowSource):
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         return iter(self._rows)
 
+    def other_columns(self) -> tuple[str, ...]:
+        found = dict.fromkeys(chain.from_iterable(row.cells for row in self._rows))
+        return tuple(name for name in found if name not in (*self.columns, *IMAGE_NAMES))
+
     def _tables(self, files: Sequence[Path]) -> list[Path]:
         named = [file for file in files if file.name in METADATA_NAMES or (file.name == _FLICKR and self._fits(file))]
         if named:
@@ -137,7 +141,7 @@ class FolderSource(RowSource):
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
         """A row with the name of its image, or else of its sound, or else `id`."""
-        names = (*self.columns, *IMAGE_NAMES)
+        names = values if self._reading.others else (*self.columns, *IMAGE_NAMES)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
             image, sound = self.files(row)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from impresa.data.class_names import ClassNames, names_in_schema
 from impresa.data.disk import files_below, open_regular
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
 from impresa.data.sources.dialogues import COMPLETION, MESSAGES, PROMPT
-from impresa.data.sources.rows import Row, RowSource, prefixes
+from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, found_of, prefixes, word_of
 from impresa.errors import DataError
 from impresa.foreign_text import printable
 
@@ -77,6 +77,8 @@ class _RowGroup:
     """Number of its first row in the file."""
     class_names: ClassNames
     """Names of the labels in the file's schema."""
+    is_whole: bool
+    """True if all images (and sounds) are bytes in the file itself."""
 
     def row(self, number: int, cells: dict[str, Any], fault: str | None = None) -> Row:
         return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault, self.class_names)
@@ -142,10 +144,22 @@ class ParquetSource(RowSource):
         damaged = (f"column {name!r} {value}" for name, value in values.items() if isinstance(value, _Damage))
         return group.row(row, values, next(damaged, None))
 
+    def origin(self, index: int) -> tuple[str, str]:
+        number = bisect_right(self._ends, index)
+        group = self._groups[number]
+        if not group.is_whole:
+            return super().origin(index)
+        name = group.row(index - self._ends[number] + group.num_rows, {}).id
+        return name, word_of(self.columns, found_of(group.file))
+
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         """All rows, without keeping them, and without damaged cells; those of a damaged row group have none."""
         for group in self._groups:
             yield from (group.row(number, cells) for number, cells in enumerate(_scan_group(group, columns)))
+
+    def other_columns(self) -> tuple[str, ...]:
+        found = dict.fromkeys(chain.from_iterable(group.columns for group in self._groups))
+        return tuple(name for name in found if name not in (*self.columns, *IMAGE_NAMES))
 
     def blocks(self) -> Blocks | None:
         if sum(group.num_bytes for group in self._groups) <= self._max_bytes_kept:
@@ -167,6 +181,9 @@ class ParquetSource(RowSource):
             raise DataError(f"{file}: {fault}")
         wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
         names = tuple(name for name in wanted if name is not None and name in found)
+        held = {*names} & {self.image_column_in(found), *([self._config.audio_column] if self._reading.sounds else ())}
+        if self._reading.others:
+            names = tuple(dict.fromkeys((*names, *_plain_columns(opened.schema_arrow))))
         class_names = names_in_schema(opened.schema_arrow.metadata, self._config.label_column)
         first_row = 0
         for number in range(opened.num_row_groups):
@@ -182,7 +199,8 @@ class ParquetSource(RowSource):
                 raise ValueError("its footer counts below zero")
             if group.num_rows:
                 name = printable(str(file.relative_to(self._root)))
-                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row, class_names)
+                is_whole = held == {column for column in held if _holds_bytes(group, column)}
+                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row, class_names, is_whole)
             first_row += group.num_rows
 
     def _wrong_type(self, schema: pa.Schema) -> str | None:
@@ -292,6 +310,30 @@ def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, 
                 yield {name: value for name, value in values.items() if not isinstance(value, _Damage)}
                 num_read += 1
     yield from repeat({}, group.num_rows - num_read)
+
+
+def _plain_columns(schema: pa.Schema) -> Iterator[str]:
+    """Names of the columns of single texts, numbers, or true and false."""
+    for column in schema:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        if is_number or _content(kind) == "text":
+            yield column.name
+
+
+def _holds_bytes(group: pq.RowGroupMetaData, column: str) -> bool:
+    """True if no row lacks bytes in a column of them, or of structs with them, as the file's statistics tell."""
+    parts = (group.column(number) for number in range(group.num_columns))
+    for part in parts:
+        is_bytes = part.path_in_schema == f"{column}.bytes" or (
+            part.path_in_schema == column
+            and part.physical_type == "BYTE_ARRAY"
+            and part.statistics is not None
+            and part.statistics.logical_type.type == "NONE"
+        )
+        if is_bytes:
+            return part.statistics is not None and part.statistics.null_count == 0
+    return False
 
 
 def _content(kind: pa.DataType) -> str:

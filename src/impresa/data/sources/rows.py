@@ -120,6 +120,10 @@ class RowSource(ABC):
     def blocks(self) -> Blocks | None:
         return None
 
+    def other_columns(self) -> tuple[str, ...]:
+        """Names of the columns beside those of image, caption, label and sound, where they are kept, in order."""
+        return ()
+
     def __getitem__(self, index: int) -> Sample:
         row = self.row(index)
         try:
@@ -136,6 +140,16 @@ class RowSource(ABC):
             return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
+
+    def origin(self, index: int) -> tuple[str, str]:
+        """Name of a sample, and a word that is another one once its row or one of its files has changed. No image and
+        no sound is read: of a file its size and its time of change count."""
+        row = self.row(index)
+        try:
+            files = [found_of(file) if isinstance(file, str) else None for file in self.files(row)]
+        except ValueError:
+            files = []
+        return row.id, word_of(self.columns, sorted(row.cells.items()), row.fault, row.class_names, files)
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(self.captions_by_sample())
@@ -366,6 +380,20 @@ class RowSource(ABC):
             fix = "move it there, or set dataset.allow_outside=true"
             raise ValueError(f"the {what} {printable(cell)} lies outside the folder of the data; {fix}")
         return path
+
+
+def found_of(file: str | Path) -> tuple[int, int] | None:
+    """Size and time of change of a file; None if there is none."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def word_of(*values: object) -> str:
+    """A short word for plain values, the same in every process."""
+    return blake2b(repr(values).encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
 def prefixes(folder: Path) -> tuple[str, ...]:

@@ -1,0 +1,49 @@
+"""The sources of an index, opened with the columns of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from impresa.config.compose import with_overrides
+from impresa.config.encoder import Modality
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.paths import EMBEDDED, expanded
+from impresa.data.sources import Reading, open_path
+from impresa.errors import ConfigError
+from impresa.search.reading import Reader
+
+
+def source_names(sources: Iterable[str]) -> list[str]:
+    """Sources in full, each once: paths without links, so that they are the same from any folder."""
+    return list(dict.fromkeys(name if name == EMBEDDED else str(expanded(name).resolve()) for name in sources))
+
+
+def modalities_of(config: ExperimentConfig, asked: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The parts of a sample that become rows: those asked for, else images, and sounds where the run hears them.
+
+    Raises:
+        ConfigError: sounds are asked for, and the run has no audio encoder.
+    """
+    if "audio" in asked and config.audio_encoder is None:
+        raise ConfigError("--modality: the run has no audio encoder; name image or text")
+    every: tuple[Modality, ...] = ("image",) if config.audio_encoder is None else ("image", "audio")
+    return tuple(dict.fromkeys(asked)) or every
+
+
+def open_readers(
+    config: ExperimentConfig, names: Sequence[str], modalities: Sequence[Modality], overrides: Sequence[str] = ()
+) -> list[Reader]:
+    """The sources, read with a run's columns, but not from its `dataset.image_root`.
+
+    Raises:
+        DataError: a source is missing, or is none.
+        ConfigError: an override is wrong.
+    """
+    config = replace(config, dataset=replace(config.dataset, image_root=None, source="auto"))
+    dataset = with_overrides(config, overrides).dataset if overrides else config.dataset
+    hears = config.audio_encoder is not None and "audio" in modalities
+    seconds = config.audio_encoder.audio_max_seconds if config.audio_encoder and hears else None
+    reading = Reading(audio_seconds=seconds, parts=tuple(modalities), others=True)
+    dataset = replace(dataset, skip_unsupported_rows=False)  # they are listed with the bad samples
+    return [Reader(name, open_path(dataset, name, reading), modalities) for name in names]

@@ -1,0 +1,311 @@
+"""An index's rows in LanceDB, in a folder or in object storage.
+
+There are two tables: `items`, a row for each vector, and `about`, one row with the description as JSON. An update adds
+and deletes rows batch by batch, each of which is a new version of `items` that nobody reads: readers take the version
+with the tag `published`, which moves at the end. So an update that is killed leaves the old state, and the next one
+finds what it had done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from impresa.config.paths import expanded, looked_in
+from impresa.errors import CheckpointError, ConfigError
+from impresa.hub import import_optional
+from impresa.run_dir.layout import LOCK
+
+ITEMS, ABOUT, PUBLISHED = "items", "about", "published"
+VECTOR, PREFIX = "vector", "prefix"
+OWN_COLUMNS = (
+    "key",
+    "source",
+    "id",
+    "modality",
+    "path",
+    "caption",
+    "label",
+    "hash",
+    "stamp",
+    "thumbnail",
+    VECTOR,
+    PREFIX,
+)
+"""Columns of every index (`prefix` only with Matryoshka); those of the data come beside them."""
+_FOLDERS = (f"{ITEMS}.lance", f"{ABOUT}.lance")
+_KEPT_FOR = timedelta(hours=1)
+"""For so long a version that was published stays, for those who are reading it."""
+_FOR_EVER = timedelta(days=36_500)
+_PLACE_IN_SOURCE = re.compile(r",? ?/[^ ]*\.rs:\d+(:\d+)?")
+"""What Rust's libraries put into their messages."""
+_HIDDEN = ("key", "hash", "stamp", "thumbnail", VECTOR, PREFIX)
+"""Columns that no condition is for."""
+_MOST_COLUMNS_NAMED = 20
+
+
+def is_address(index: str) -> bool:
+    """True for a place in object storage, such as `s3://bucket/index`."""
+    return "://" in index
+
+
+def exists(index: str) -> bool:
+    """True if an index, finished or not, is at a place."""
+    if not is_address(index):
+        return all((expanded(index) / name).is_dir() for name in _FOLDERS)
+    return {ITEMS, ABOUT} <= set(_connect(index).list_tables().tables)
+
+
+def is_free(index: str) -> bool:
+    """True for a folder in which nothing but an index lies, or nothing yet."""
+    folder = expanded(index)
+    return not os.path.lexists(folder) or (folder.is_dir() and {*os.listdir(folder)} <= {*_FOLDERS, LOCK})
+
+
+def schema_of(width: int, prefix_dim: int | None, others: Sequence[pa.Field] = ()) -> pa.Schema:
+    """The columns of `items`."""
+    columns = [pa.field(name, pa.string()) for name in OWN_COLUMNS[:9]] + [pa.field("thumbnail", pa.binary())]
+    columns.append(pa.field(VECTOR, pa.list_(pa.float32(), width)))
+    if prefix_dim is not None:
+        columns.append(pa.field(PREFIX, pa.list_(pa.float32(), prefix_dim)))
+    return pa.schema([*columns, *others])
+
+
+class Store:
+    """The tables of an index. Made by `create`, `published` or `latest`."""
+
+    def __init__(self, index: str, database: Any, items: Any) -> None:
+        self.index = index
+        self._database = database
+        self._items = items
+
+    @classmethod
+    def create(cls, index: str, about: str, schema: pa.Schema) -> Store:
+        """A new index without rows, which is not published yet; one that was begun and never published is replaced."""
+        database = _connect(index)
+        store = cls(index, database, database.create_table(ITEMS, schema=schema, mode="overwrite"))
+        store.write_about(about)
+        return store
+
+    @classmethod
+    def latest(cls, index: str) -> Store:
+        """An index as the last update left it, finished or not. Errors are those of `published`."""
+        if not exists(index):
+            fix = f"make it with `impresa index RUN SOURCE --out {index}`"
+            raise CheckpointError(f"{index}: is no index; {fix}{'' if is_address(index) else looked_in(index)}")
+        database = _connect(index)
+        try:
+            return cls(index, database, database.open_table(ITEMS))
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _damaged(index, error) from error
+
+    @classmethod
+    def published(cls, index: str) -> Store:
+        """The state that readers see, which no update changes.
+
+        Raises:
+            CheckpointError: there is no index, it is damaged, or the first update has not come to its end.
+        """
+        store = cls.latest(index)
+        if store.published_version() is None:
+            raise CheckpointError(f"{index}: is unfinished; `impresa index RUN SOURCE --out {index}` finishes it")
+        store.checkout()
+        return store
+
+    def checkout(self) -> None:
+        """Go to the state that is published now."""
+        try:
+            self._items.checkout(PUBLISHED)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _damaged(self.index, error) from error
+
+    def stay(self) -> None:
+        """Stay at the state that this was opened at, whatever is added and deleted later."""
+        self._items.checkout(self.version)
+
+    @property
+    def version(self) -> int:
+        return int(self._items.version)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._items.schema
+
+    def __len__(self) -> int:
+        return int(self._items.count_rows())
+
+    def published_version(self) -> int | None:
+        """The version that readers see; None before the first update has come to its end."""
+        found = self._items.tags.list().get(PUBLISHED)
+        return None if found is None else int(found["version"])
+
+    def read_about(self) -> str:
+        try:
+            return str(self._database.open_table(ABOUT).head(1)["json"][0].as_py())
+        except (ValueError, OSError, RuntimeError, LookupError) as error:
+            raise _damaged(self.index, error) from error
+
+    def write_about(self, about: str) -> None:
+        self._database.create_table(ABOUT, pa.table({"json": [about]}), mode="overwrite")
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows, which no reader sees before `publish`."""
+        if rows.num_rows:
+            self._items.add(rows)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete rows, which readers still see before `publish`."""
+        for start in range(0, len(keys), 1000):
+            self._items.delete(f"key IN ({', '.join(map(_quoted, keys[start : start + 1000]))})")
+
+    def add_columns(self, columns: Sequence[pa.Field]) -> None:
+        """Columns that hold nothing yet."""
+        if columns:
+            self._items.add_columns(list(columns))
+
+    def publish(self, index_column: str | None = None) -> None:
+        """Let readers see the rows as they are now. Many small batches become few files, and old versions go.
+
+        Args:
+            index_column: the column of vectors for which LanceDB makes an index.
+        """
+        self._tag()
+        self._items.optimize(cleanup_older_than=_FOR_EVER)
+        if index_column is not None and self.indexed_column() is None:  # else `optimize` has brought it up to date
+            self._make_index(index_column)
+        self._tag()
+        self._items.optimize(cleanup_older_than=_KEPT_FOR)  # not before the newest version is the tagged one
+
+    def _tag(self) -> None:
+        tags = self._items.tags
+        if self.published_version() is None:
+            tags.create(PUBLISHED, self.version)
+        elif self.published_version() != self.version:
+            tags.update(PUBLISHED, self.version)
+
+    def _make_index(self, column: str) -> None:
+        from lancedb.index import IvfFlat
+
+        self._items.create_index(column, config=IvfFlat(distance_type="cosine"), replace=True)
+
+    def indexed_column(self) -> str | None:
+        """The column of vectors for which LanceDB has an index."""
+        return next((str(index.columns[0]) for index in self._items.list_indices()), None)
+
+    def neighbours(self, column: str, query: Tensor, number: int, where: str | None) -> NDArray[np.uint64]:
+        """(S,) row ids of the nearest rows by LanceDB's index, about the nearest `number` of those that fulfil a
+        condition."""
+        search = self._items.search(query.numpy(), vector_column_name=column).distance_type("cosine")
+        search = search.where(where, prefilter=True) if where else search
+        found = search.nprobes(_NPROBES).select(["key", "_distance"]).with_row_id(True).limit(number)
+        return self._answer(found)["_rowid"].to_numpy()
+
+    def row_ids(self, where: str | None = None) -> NDArray[np.uint64]:
+        """(N,) ids of all rows, or of those that fulfil a condition, ascending.
+
+        Raises:
+            ConfigError: the condition is none.
+        """
+        if where is not None and not where.strip():
+            raise ConfigError("where: the condition is empty; leave it out, or write one such as label = 'cat'")
+        search = self._items.search()
+        search = search.where(where) if where else search
+        return np.sort(self._answer(search.select(["modality"]).with_row_id(True))["_rowid"].to_numpy())
+
+    def _answer(self, search: Any) -> pa.Table:
+        try:
+            return search.to_arrow()
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(self._fault_of_where(error)) from error
+
+    def _fault_of_where(self, error: Exception) -> str:
+        reason = _PLACE_IN_SOURCE.sub("", " ".join(str(error).split()))
+        reason = re.sub(r"^(lance error: )?(Invalid input, )*", "", reason)
+        reason = re.split(r" ?Valid fields are", reason)[0].rstrip(". ")
+        names = self.named_columns()
+        shown = ", ".join(names[:_MOST_COLUMNS_NAMED]) + (", ..." if len(names) > _MOST_COLUMNS_NAMED else "")
+        return f"where: {reason:.300}; write a condition such as label = 'cat' with the columns {shown}"
+
+    def named_columns(self) -> list[str]:
+        """The columns that a condition may name."""
+        return [name for name in self.schema.names if name not in _HIDDEN]
+
+    def columns(self, names: Sequence[str], where: str | None = None) -> pa.Table:
+        """Columns of all rows, and `_rowid`."""
+        search = self._items.search()
+        search = search.where(where) if where else search
+        return search.select(list(names)).with_row_id(True).to_arrow()
+
+    def sources(self) -> list[str]:
+        """The sources that rows are from, in full."""
+        return sorted(set(self.columns(["source"])["source"].to_pylist()))
+
+    def matrix(self, column: str) -> tuple[NDArray[np.uint64], Tensor]:
+        """Row ids (N,), ascending, and the vectors (N, W) of a column, contiguous; read batch by batch into one array,
+        so that it is held once."""
+        number, width = len(self), self.schema.field(column).type.list_size
+        ids, vectors = np.empty(number, np.uint64), np.empty((number, width), np.float32)
+        start = 0
+        for batch in self._items.search().select([column]).with_row_id(True).to_batches():
+            end = start + batch.num_rows
+            ids[start:end] = batch["_rowid"].to_numpy()
+            vectors[start:end] = batch[column].flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+            start = end
+        if (ids[1:] < ids[:-1]).any():
+            order = np.argsort(ids)
+            ids, vectors = ids[order], vectors[order]
+        return ids, torch.from_numpy(vectors)
+
+    def take(self, row_ids: Sequence[int], names: Sequence[str]) -> pa.Table:
+        """Columns of some rows, in their order."""
+        distinct = list(dict.fromkeys(row_ids))
+        if not distinct:
+            return pa.table({name: pa.array([], self.schema.field(name).type) for name in names})
+        found = self._items.take_row_ids(distinct).select(list(names)).with_row_id().to_arrow()
+        place = {id: number for number, id in enumerate(found["_rowid"].to_pylist())}
+        return found.drop_columns("_rowid").take([place[id] for id in row_ids])
+
+    def vectors_of(self, row_ids: Sequence[int]) -> Tensor:
+        """(N, E) of some rows."""
+        found = self.take(row_ids, [VECTOR])[VECTOR].combine_chunks()
+        return torch.from_numpy(found.flatten().to_numpy(zero_copy_only=False).reshape(len(row_ids), -1).copy())
+
+
+_NPROBES = 64
+"""Lists of LanceDB's index that are read for a query."""
+
+
+def vector_column(vectors: Tensor) -> pa.FixedSizeListArray:
+    """(N, W) as a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.contiguous().view(-1).numpy()), vectors.shape[1])
+
+
+def batches_of(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    """A table in pieces of `size` rows."""
+    return (table.slice(start, size) for start in range(0, table.num_rows, size))
+
+
+def _connect(index: str) -> Any:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of what is meant to be, such as that a table is new
+    os.environ.setdefault("LANCE_LOG", "error")
+    lancedb = import_optional("INDEX", "lancedb", "'impresa[search]'", user="an index")
+    return lancedb.connect(index if is_address(index) else Path(expanded(index)))
+
+
+def _damaged(index: str, error: Exception) -> CheckpointError:
+    reason = _PLACE_IN_SOURCE.sub("", " ".join(str(error).split()))
+    return CheckpointError(f"{index}: is damaged ({reason:.200}); restore it, or make it anew with `impresa index`")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

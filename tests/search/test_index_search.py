@@ -1,0 +1,214 @@
+"""Searching an index: queries of all kinds, conditions, dimensions, LanceDB's own index, and the bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import impresa
+from impresa.errors import ConfigError, DataError
+from impresa.search import bench, update
+from impresa.search import index as index_module
+from impresa.search.index import Index
+from impresa.search.query import Query
+from some_index import indexed, matryoshka_run, squares, table, tiny_model
+from tiny_run import copy_of_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    indexed(folder / "i", table(folder / "squares", 40), run=matryoshka_run())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(place: Path) -> Index:
+    return impresa.open_index(place / "i")
+
+
+def unit(vector: torch.Tensor) -> torch.Tensor:
+    return F.normalize(vector, dim=-1)
+
+
+def scores_of(index: Index, vector: torch.Tensor) -> list[float]:
+    return sorted((index.vectors() @ unit(vector)).tolist(), reverse=True)
+
+
+def test_it_says_what_it_is(index: Index) -> None:
+    text = repr(index)
+    assert "40 rows, run shapes at " in text
+    assert text.endswith("dims 16, 8, 4)")
+    assert len(index) == 40
+
+
+def test_queries_of_all_kinds(index: Index, place: Path) -> None:
+    model, file = tiny_model(), place / "squares" / "6.png"
+    picture, words, other = (model.encode_image(str(file)), *model.encode_text(["red", "a blue star"]))
+    mean = unit(torch.stack([words, other]).mean(dim=0))
+    queries = {
+        "red": words,
+        file: picture,
+        str(file): picture,
+        Query(texts=("red", "a blue star")): mean,
+        Query(texts=("red",), images=(str(file),), weight=0.25): 0.25 * words + 0.75 * picture,
+        Query(texts=("red", "a blue star"), images=(str(file),)): mean + picture,
+        Query(images=(str(file),), without=("red",)): picture - 0.5 * words,
+        Query(texts=("red",), without=(str(file),)): words - 0.5 * picture,
+    }
+    for query, vector in queries.items():
+        found = index.search(query, top=40)
+        assert [result.score for result in found] == pytest.approx(scores_of(index, vector), abs=1e-5)
+        assert [result.rank for result in found] == list(range(1, 41))
+    one = index.search("red", image=str(file), weight=0.25, top=3)
+    assert one == index.search(Query(("red",), (str(file),), weight=0.25), top=3)
+    assert index.search(["red", "a blue star"], top=4) == index.search(Query(("red", "a blue star")), top=4)
+    assert index.search(text="red", without=str(file)) == index.search(Query(("red",), without=(str(file),)))
+
+
+def test_not_like_this_lowers_what_is_like_it(index: Index, place: Path) -> None:
+    file = str(place / "squares" / "6.png")
+    rank = {result.path: result.rank for result in index.search("red", top=40)}["6.png"]
+    without = {result.path: result.rank for result in index.search("red", without=file, top=40)}["6.png"]
+    assert without > rank
+
+
+@pytest.mark.parametrize("dim", [None, 4, 16])
+def test_conditions_apply_before_the_shortlist(index: Index, dim: int | None) -> None:
+    where = "label = 'odd' AND year >= 2030 AND price < 19"
+    found = index.search(index.vectors()[0], top=3, where=where, dim=dim)
+    inside = [31, 33, 35, 37]
+    vectors = {result.path: result.score for result in index.search(index.vectors()[0], top=40, dim=16)}
+    best = sorted((vectors[f"sub/{number}.png"] for number in inside), reverse=True)
+    assert [result.score for result in found] == pytest.approx(best[:3], abs=1e-5)
+    assert {result.label for result in found} == {"odd"}
+    assert index.search(index.vectors()[0], where="year > 3000", dim=dim) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("label = 'odd", "where: invalid SQL predicate: Unterminated string literal"),
+        (
+            "colour = 'red'",
+            "where: Schema error: No field named colour; write a condition such as label = 'cat' with the ",
+        ),
+        ("year = 'a'", "where: Error resolving filter expression year = 'a'"),
+        ("year", "where: The filter year does not return a boolean"),
+        ("; DROP TABLE items", "where: "),
+        (" ", "where: the condition is empty; leave it out"),
+    ],
+)
+def test_a_condition_that_is_none_is_one_line(index: Index, where: str, line: str) -> None:
+    for dim in (4, 16):
+        with pytest.raises(ConfigError) as caught:
+            index.search(index.vectors()[0], where=where, dim=dim)
+        assert str(caught.value).startswith(line)
+        assert "\n" not in str(caught.value)
+        assert ".rs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        (" ", "query: the words ' ' are empty"),
+        (None, "query: there is nothing to search for"),
+        ("no/such.png", "no/such.png: there is no such file; name one"),
+        (torch.ones(7), "query: is no vector of 16 finite numbers"),
+        (torch.full((16,), torch.nan), "query: is no vector of 16 finite numbers"),
+        (Query(("red",), weight=2), "weight: 2 is no number from 0 to 1"),
+        (Query(("red",), without=("red",), weight=1), None),
+    ],
+)
+def test_queries_that_are_none(index: Index, query: object, line: str | None) -> None:
+    if line is None:
+        assert len(index.search(query, top=5)) == 5
+        return
+    with pytest.raises(DataError) as caught:
+        index.search(query)
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("dim", [0, 17, 2.5, True])
+def test_dimensions_that_are_none(index: Index, dim: int) -> None:
+    with pytest.raises(ConfigError, match=r"dim: .* is not within 1 to 16"):
+        index.search(index.vectors()[0], dim=dim)
+
+
+def test_a_few_candidates_are_read_without_the_rest(place: Path) -> None:
+    index = impresa.open_index(place / "i")
+    query = index._store.vectors_of([int(index._row_ids()[5])])[0]
+    dim = index.about.prefix_dim
+    assert dim is not None
+    assert index.search(query, top=1, dim=dim)[0].score == pytest.approx(1, abs=1e-5)
+    assert set(index._matrices) == {dim}
+    stored = index.prefixes(dim)
+    assert torch.allclose(stored, unit(index.vectors()[:, :dim]), atol=1e-6)
+
+
+def test_above_a_size_lancedb_makes_the_shortlist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update, "INDEX_ABOVE", 30)
+    folder = table(tmp_path / "squares", 32)
+    indexed(tmp_path / "i", folder, run=matryoshka_run())
+    index = impresa.open_index(tmp_path / "i")
+    assert index._indexed == "prefix"
+    query = index.vectors()[7]
+    exact = index.search(query, top=5, dim=16)
+    monkeypatch.setattr(index_module, "funnel_search", lambda *args: pytest.fail("torch makes the shortlist"))
+    assert [hit.path for hit in index.search(query, top=5)] == [hit.path for hit in exact]
+    odd = index.search(query, top=5, where="label = 'odd'")
+    assert [hit.label for hit in odd] == ["odd"] * 5
+    with pytest.raises(ConfigError, match="where: "):
+        index.search(query, where="nothing = 1")
+    squares(folder, 33)  # a picture that the table does not name
+    (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text() + '{"image": "32.png"}\n')
+    assert indexed(tmp_path / "i", folder, run=matryoshka_run()).num_rows == 33
+    index.refresh()
+    assert index.search(folder / "32.png", top=1)[0].path == "32.png"
+
+
+def test_a_run_without_matryoshka_has_no_prefixes(tmp_path: Path) -> None:
+    run = copy_of_run(tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    assert "mrl_weight: 1.0" in config
+    (run / "config.yaml").write_text(config.replace("mrl_weight: 1.0", "mrl_weight: 0.0"))
+    indexed(tmp_path / "i", squares(tmp_path / "squares", 4), run=run)
+    index = impresa.open_index(tmp_path / "i")
+    assert (index.about.dims, index.about.prefix_dim) == ((), None)
+    assert "prefix" not in index._store.schema.names
+    assert len(index.search(index.vectors()[0])) == 4
+
+
+def test_the_bench_keeps_the_cheapest_that_finds_enough(tmp_path: Path) -> None:
+    indexed(tmp_path / "i", table(tmp_path / "squares", 40), run=matryoshka_run())
+    index = impresa.open_index(tmp_path / "i")
+    found = bench.measure(index, 0.9, num_queries=20)
+    assert found.num_queries == {"rows": 20, "words": 20}
+    exact, *others = found.ways
+    assert (exact.funnel, exact.recall) == (None, 1.0)
+    assert {way.funnel.dim for way in others if way.funnel} == set(index.about.dims)
+    assert all(0 <= way.recall <= 1 and way.latency_s > 0 and way.queries_per_s > 0 for way in found.ways)
+    faster = [way for way in found.ways if way.queries_per_s > found.chosen.queries_per_s]
+    assert found.chosen.recall >= 0.9
+    assert all(way.recall < 0.9 for way in faster)
+    queries, vectors = index.vectors()[:5], index.vectors()
+    way = next(way for way in others if way.funnel and way.funnel.shortlist == 10)
+    assert way.num_bytes == 4 * (40 * way.funnel.dim + 10 * 16) if way.funnel else False
+    index.keep(way.funnel)
+    kept = impresa.open_index(tmp_path / "i")
+    assert kept.about.funnel == way.funnel
+    assert way.funnel is not None
+    prefixes = kept.prefixes(way.funnel.dim)
+    rows = kept.search_vectors(queries, top=10)[1]
+    for query, row in zip(queries, rows, strict=True):
+        candidates = (query[: way.funnel.dim] @ prefixes.T).topk(10).indices
+        assert sorted(row.tolist()) == sorted(candidates.tolist())
+    kept.keep(None)
+    assert torch.equal(kept.search_vectors(queries, top=10)[0], (queries @ vectors.T).topk(10).values)
+    indexed(tmp_path / "few", squares(tmp_path / "four", 4))
+    few = impresa.open_index(tmp_path / "few")
+    with pytest.raises(DataError, match="has 4 rows, and the 10 nearest are compared; index more"):
+        bench.measure(few, 0.9)
