@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from impresa.data import tokenizers
-from impresa.data.tokenizers import TextTokenizer, train_tokenizer
+from impresa.data.tokenizers import TextTokenizer, train_tokenizer, train_word_tokenizer
 from impresa.errors import ConfigError, DataError
 
 CAPTIONS = ["a small red circle", "a large blue circle", "a small blue star", "A SMALL RED star"] * 4
@@ -178,3 +178,33 @@ def test_nothing_but_tokens_merges_and_length_is_taken_from_a_file(
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert TextTokenizer.load(tmp_path)._tokenizer.to_str() == tokenizer._tokenizer.to_str()
+
+
+def test_words_are_tokens_and_unknown_ones_are_left_out(tmp_path: Path) -> None:
+    words = train_word_tokenizer(["A red  circle", "two circles, one RED"], 100, 6)
+    assert words.vocab_size == 4 + len(["a", "red", "circle", "two", "circles", "one"])
+    assert words.decode(words.encode("Red, CIRCLE!")) == "red circle"
+    assert words.encode("a violet circle") == words.encode("a circle")
+    ids, mask = words(["violet", "red square circle", "a red circle two circles one"])
+    assert mask.sum(dim=1).tolist() == [2, 4, 6]
+    assert ids[0, :2].tolist() == [words.start_id, words.end_id]
+    words.save(tmp_path)
+    loaded = TextTokenizer.load(tmp_path)
+    again, same = pickle.loads(pickle.dumps(loaded))(["violet", "red square circle", "a red circle two circles one"])
+    assert torch.equal(again, ids)
+    assert torch.equal(same, mask)
+    assert loaded.max_len == 6
+
+
+def test_the_most_frequent_words_are_kept() -> None:
+    words = train_word_tokenizer(["red red blue", "red blue green"], 6, None)
+    assert words.vocab_size == 6
+    assert words.encode("red blue green") == words.encode("red blue")
+
+
+def test_a_damaged_table_of_words_is_one_line(tmp_path: Path) -> None:
+    train_word_tokenizer(["red circle"], 10, 8).save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"circle": 4', '"circle": 40'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
+        TextTokenizer.load(tmp_path)

@@ -1,4 +1,4 @@
-"""The bag of word pieces: the formula, no order, no padding, every parameter trained, a run that is loaded again."""
+"""The bag of words: the formula, no order, no padding, every parameter trained, a run that is loaded again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from impresa.config.encoder import EncoderConfig, PoolingName
-from impresa.encoders.text import BagOfPieces, TextEncoder
+from impresa.encoders.text import BagOfWords, TextEncoder
 from impresa.errors import ConfigError
 from impresa.run_dir.load import load_embedder
 from impresa.training.run import train
@@ -22,7 +22,7 @@ VARIANTS = {
     "mlp": BAG,
     "no projection": replace(BAG, projection="none"),
     "linear": replace(BAG, projection="linear"),
-    "mean of projected pieces": replace(BAG, pooling="mean"),
+    "mean of projected words": replace(BAG, pooling="mean"),
     "attention pooling": replace(BAG, use_attention_pooling=True, num_heads=2),
     "dropout": replace(BAG, drop_rate=0.1),
 }
@@ -92,7 +92,7 @@ def test_a_run_with_a_bag_is_trained_and_loaded(tmp_path: Path, monkeypatch: pyt
     changes = ("text_encoder.backbone=bag", *defaults, "text_encoder.drop_rate=0", "trainer.epochs=1")
     run = train(tiny_experiment(*changes), tmp_path / "run", command=["impresa", "train", "shapes"])
     model = load_embedder(run)
-    assert isinstance(model.model.get_submodule("text_encoder.backbone"), BagOfPieces)
+    assert isinstance(model.model.get_submodule("text_encoder.backbone"), BagOfWords)
     one, other, third = model.encode_text(["red circle left", "left red circle", "red circle right"])
     torch.testing.assert_close(one, other)
     assert (one - third).abs().max() > 1e-4

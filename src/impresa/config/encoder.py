@@ -56,9 +56,9 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the word
-    pieces' embeddings without regard to their order (text); `spectrogram` (audio). Anything else is a Hugging Face id,
-    a local path or `timm:NAME`."""
+    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the
+    embeddings of words without their order, in which words that no training caption has count for nothing (text);
+    `spectrogram` (audio). Anything else is a Hugging Face id, a local path or `timm:NAME`."""
     checkpoint: Text | None = None
     """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None

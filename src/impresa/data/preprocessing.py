@@ -21,7 +21,7 @@ from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTr
 from impresa.data.chat import ChatFormat, is_chat, load_chat
 from impresa.data.images import ImageTransform, pretrained_image_transform
 from impresa.data.sample import Sample
-from impresa.data.tokenizers import PretrainedTokenizer, TextTokenizer, train_tokenizer
+from impresa.data.tokenizers import PretrainedTokenizer, TextTokenizer, train_tokenizer, train_word_tokenizer
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.files import replacing_folder, write_atomic
 from impresa.json_files import RESTORE, read_json
@@ -127,7 +127,8 @@ def prepare_tokenizer(config: ExperimentConfig, captions: Iterable[str]) -> Toke
     """
     tower = config.text_encoder
     if is_from_scratch("text", tower):
-        return train_tokenizer(captions, tower.vocab_size, tower.max_len)
+        train = train_word_tokenizer if tower.backbone == "bag" else train_tokenizer
+        return train(captions, tower.vocab_size, tower.max_len)
     return PretrainedTokenizer.from_backbone(tower.backbone, tower.max_len)
 
 

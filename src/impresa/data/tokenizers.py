@@ -1,4 +1,4 @@
-"""Tokenizers of text towers: byte-level BPE trained on the run's own captions, or a pretrained tower's own."""
+"""Tokenizers of text towers: byte-level BPE or whole words of the run's own captions, or a pretrained tower's own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 from torch import Tensor
 
 from impresa.errors import CheckpointError, ConfigError, DataError
@@ -25,6 +25,7 @@ from impresa.json_files import RESTORE, read_json
 
 _START, _END, _PAD = "<|start|>", "<|end|>", "<|pad|>"
 _SPECIAL = [_START, _END, _PAD]
+_UNKNOWN = "<|unknown|>"
 _FILE = "tokenizer.json"
 _SMALLEST = 256 + len(_SPECIAL)
 _MOST_KEPT = 1 << 17
@@ -36,10 +37,11 @@ _SIGLIP = ("siglip", "siglip_text_model")
 
 
 class TextTokenizer:
-    """Texts to padded token ids, with a start and an end token around each; made by `train_tokenizer` or `load`.
+    """Texts to padded token ids, with a start and an end token around each; made by `train_tokenizer`,
+    `train_word_tokenizer` or `load`.
 
-    Bytes are its alphabet, so that no text is unknown to it. Text is normalised as CLIP does: NFC, white space
-    collapsed, lower case.
+    Text is normalised as CLIP does: NFC, white space collapsed, lower case. Of words, unknown ones are left out; bytes
+    are an alphabet to which no text is unknown.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -50,6 +52,7 @@ class TextTokenizer:
         # A caption may contain the words "<|end|>", which are text there.
         self._tokenizer.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (_special_id(tokenizer, token) for token in _SPECIAL)
+        self._unknown_id = tokenizer.token_to_id(_UNKNOWN)
 
     def __reduce__(self) -> tuple[type[TextTokenizer], tuple[Tokenizer]]:
         # The library's own pickling loses `encode_special_tokens`; the constructor sets it.
@@ -74,7 +77,7 @@ class TextTokenizer:
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
         encodings = self._tokenizer.encode_batch_fast(new) if new else []
-        unpadded = (np.array(one.ids[: sum(one.attention_mask)], dtype=np.int32) for one in encodings)
+        unpadded = (self._known(one.ids[: sum(one.attention_mask)]) for one in encodings)
         found = dict(zip(new, unpadded, strict=True))
         rows = [found[text] if text in found else self._kept[text] for text in texts]
         if len(self._kept) + len(found) <= _MOST_KEPT:
@@ -85,13 +88,16 @@ class TextTokenizer:
         input_ids[mask] = np.concatenate(rows) if rows else []
         return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
+    def _known(self, ids: Sequence[int]) -> NDArray[np.int32]:
+        return np.array([id for id in ids if id != self._unknown_id], dtype=np.int32)
+
     def num_cut(self, texts: Sequence[str]) -> int:
         """The number of texts that are longer than `max_len`."""
         return sum(bool(encoding.overflowing) for encoding in self._tokenizer.encode_batch(texts))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of one text, without start and end token."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._known(self._tokenizer.encode(text, add_special_tokens=False).ids).tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The normalised text of token ids; special tokens are left out."""
@@ -117,8 +123,8 @@ class TextTokenizer:
             raise DataError(f"{path}: no such file; give the tokenizer folder of a run")
         try:
             stored = read_json(path, _File)
-            tokenizer = _spelled(Tokenizer(BPE(stored.model.vocab, stored.model.merges)))
-            tokenizer.add_special_tokens([token for token in _SPECIAL if token in stored.model.vocab])
+            tokenizer = stored.model.tokenizer()
+            tokenizer.add_special_tokens([token for token in (*_SPECIAL, _UNKNOWN) if token in stored.model.vocab])
             tokenizer = _framed(tokenizer, stored.truncation.max_length if stored.truncation else None)
         except DataError:
             raise
@@ -149,8 +155,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     """
     if vocab_size < _SMALLEST:
         raise ConfigError(f"vocab_size: {vocab_size} tokens cannot hold all bytes; give at least {_SMALLEST}")
-    if max_len is not None and max_len < 3:
-        raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
+    _check_length(max_len)
     tokenizer = _spelled(Tokenizer(BPE()))
     trainer = BpeTrainer(
         vocab_size=vocab_size,
@@ -163,11 +168,49 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | Non
     return TextTokenizer(_framed(tokenizer, max_len))
 
 
+def train_word_tokenizer(captions: Iterable[str], vocab_size: int, max_len: int | None) -> TextTokenizer:
+    """The words of captions, runs of letters and digits, each a token; the same texts give the same tokenizer.
+
+    A text of unknown words alone is its start and end token. Pieces of a word that no caption has would say something
+    of other words instead; what they say is noise to a tower that adds up its tokens.
+
+    Args:
+        captions: texts, read once.
+        vocab_size: upper bound of the number of tokens; the most frequent words are kept.
+        max_len: longest text in tokens, start and end included, and unknown words too; None cuts no text.
+
+    Raises:
+        ConfigError: `max_len` is too small.
+    """
+    _check_length(max_len)
+    tokenizer = _in_words(Tokenizer(WordLevel(unk_token=_UNKNOWN)))
+    special = [*_SPECIAL, _UNKNOWN]
+    tokenizer.train_from_iterator(
+        captions, WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    return TextTokenizer(_framed(tokenizer, max_len))
+
+
+def _check_length(max_len: int | None) -> None:
+    if max_len is not None and max_len < 3:
+        raise ConfigError(f"max_len: {max_len} leaves no room between start and end token; give at least 3")
+
+
+def _normalizer() -> normalizers.Normalizer:
+    one_space = normalizers.Replace(Regex(r"\s+"), " ")
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()])
+
+
+def _in_words(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with our way from texts to words."""
+    tokenizer.normalizer = _normalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
+    return tokenizer
+
+
 def _spelled(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with our way from texts to bytes, and back."""
-    one_space = normalizers.Replace(Regex(r"\s+"), " ")
-    steps = [normalizers.NFC(), normalizers.Lowercase(), one_space, normalizers.Strip()]
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.normalizer = _normalizer()
     # A space before the first word as well: "red" is the same token at the start and later on.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -188,15 +231,34 @@ def _framed(tokenizer: Tokenizer, max_len: int | None) -> Tokenizer:
 
 @dataclass(frozen=True)
 class _Model:
-    """Tokens with their numbers, and merges."""
+    """Tokens with their numbers."""
 
-    type: Literal["BPE"]
     vocab: dict[str, int]
-    merges: list[tuple[str, str]]
 
     def __post_init__(self) -> None:
         if sorted(self.vocab.values()) != list(range(len(self.vocab))):
             raise ValueError("the numbers of the tokens are not those from 0 on")
+
+
+@dataclass(frozen=True)
+class _Pieces(_Model):
+    """Merged bytes."""
+
+    type: Literal["BPE"]
+    merges: list[tuple[str, str]]
+
+    def tokenizer(self) -> Tokenizer:
+        return _spelled(Tokenizer(BPE(self.vocab, self.merges)))
+
+
+@dataclass(frozen=True)
+class _WholeWords(_Model):
+    """Whole words, and the token of all others."""
+
+    type: Literal["WordLevel"]
+
+    def tokenizer(self) -> Tokenizer:
+        return _in_words(Tokenizer(WordLevel(self.vocab, unk_token=_UNKNOWN)))
 
 
 @dataclass(frozen=True)
@@ -210,7 +272,7 @@ class _Truncation:
 class _File:
     """The parts of the library's own file that are read; all else is the same in each."""
 
-    model: _Model
+    model: Annotated[_Pieces | _WholeWords, Field(discriminator="type")]
     truncation: _Truncation | None = None
 
 

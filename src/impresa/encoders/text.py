@@ -1,5 +1,5 @@
 """The text encoder, and its backbones from scratch: CLIP's causal transformer (Radford et al. 2021, arXiv:2103.00020),
-and a bag of word pieces.
+and a bag of words.
 
 Letters of shapes: B batch, T tokens, D width, E embedding.
 """
@@ -60,9 +60,9 @@ class TextTransformer(nn.Module):
         return self.transformer.blocks
 
 
-class BagOfPieces(nn.Module):
+class BagOfWords(nn.Module):
     """Token ids to token features that know nothing of each other; the summary of a text is their mean, so that the
-    order of its word pieces is not seen. `projection: mlp` after the summary is what relates pieces to each other.
+    order of its words is not seen. `projection: mlp` after the summary is what relates words to each other.
 
     Args:
         config: the tower's settings.
@@ -96,11 +96,11 @@ class TextEncoder(Tower):
     """
 
     part = "text_encoder"
-    backbone: TextTransformer | BagOfPieces | PretrainedBackbone
+    backbone: TextTransformer | BagOfWords | PretrainedBackbone
 
     def __init__(self, config: EncoderConfig, vocab_size: int, end_id: int, *, load_weights: bool = True) -> None:
         if config.backbone == "bag":
-            super().__init__(config, BagOfPieces(config, vocab_size))
+            super().__init__(config, BagOfWords(config, vocab_size))
         elif is_from_scratch("text", config):
             super().__init__(config, TextTransformer(config, vocab_size, end_id))
         else:
