@@ -111,7 +111,7 @@ def test_strong_views_bend_straight_lines() -> None:
 def views(image: Image.Image, kind: Augmentation = "clip", num: int = 30, **options: Any) -> NDArray[np.int64]:
     """(num, 32, 32, 3) views of an image by a preset with options."""
     chosen = AugmentationOptions(**options)
-    made = (augment(image, kind, 32, np.random.default_rng(i), chosen) for i in range(num))
+    made = (augment(image, kind, ImageTransform(32), np.random.default_rng(i), chosen) for i in range(num))
     return np.stack([np.asarray(view) for view in made]).astype(int)
 
 
