@@ -21,7 +21,7 @@ RUNS = {
     "adapted": ExperimentConfig(decoder=DecoderConfig(use_lora=True)),
 }
 REFUSED = {
-    "alignment new": "alignment: is an alignment; what can be exported so far is a Qwen model, or its adapter",
+    "alignment new": "alignment: is an alignment; what can be exported so far is a pretrained language model",
     "trm new": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "trm new --merge": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "frozen new": "frozen: its language model was frozen, so that there is nothing to export; it is Qwen/Qwen2.5-3B-",

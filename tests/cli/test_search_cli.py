@@ -17,7 +17,7 @@ from tiny_run import finished_run
 REFUSED = {
     "index nowhere squares": "RUN: nowhere does not exist; ",
     "index run": "SOURCE: index-run is no index yet; name what goes into it, such as a folder of pictures",
-    "index run missing --out new": "{here}/missing: no such file or folder; name existing data",
+    "index run missing --out new": "{here}/missing: no such file or folder; name an existing folder or file",
     "index run squares --out squares": "squares: is a folder of something else; name a new folder with --out",
     "index run squares --out no/new": "no: is no folder; make it, or name another with --out",
     "index run squares --out made --drop sub": "--drop: {here}/sub is no source of made; leave it out",

@@ -158,7 +158,7 @@ def test_the_rows_that_the_docs_show_are_read(tmp_path: Path) -> None:
     section = text.split("## Questions and answers")[1].split("\n## ")[0]
     rows = [line.replace("1.jpg", "1.png") for line in section.splitlines() if line.startswith("{")]
     found = dialogues(open_asking(write_jsonl(tmp_path, rows)))
-    assert [sum(len(dialogue.turns) for dialogue in asked) for asked in found] == [1, 2, 1, 1, 1, 1, 2, 2, 1]
+    assert [sum(len(dialogue.turns) for dialogue in asked) for asked in found] == [1, 2, 1, 1, 1, 1, 2, 1, 2, 2, 1]
 
 
 def test_bad_rows_of_parquet_are_named_too(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from impresa.config.dataset import DatasetConfig
 from impresa.data.dialogue import Dialogue, Turn, ask_for_captions, dialogues_of_captions, texts_of
+from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
 from impresa.data.sample import Sample
 from impresa.data.sources import Source, open_path
@@ -153,7 +154,7 @@ def test_an_answer_that_is_neither_is_bad(tmp_path: Path) -> None:
 
 def test_training_draws_one_of_the_right_answers_evenly_by_epoch() -> None:
     sample = Sample("a", dialogues=(Dialogue((Turn("is it?", "yes", tuple(TEN)), Turn("why?", "so"))),))
-    view = TrainingView(seed=3, augmentation="none", image_size_px=16)
+    view = TrainingView(seed=3, augmentation="none", image=ImageTransform(16))
     drawn = [view(sample, (epoch, 5)).dialogues[0].turns for epoch in range(300)]
     assert all(later == Turn("why?", "so") for _, later in drawn)
     assert not any(turn.references for turn, _ in drawn)

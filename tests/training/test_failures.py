@@ -208,7 +208,7 @@ def test_memory_that_ran_out_is_one_line_with_what_helps(
 
     config = tiny_experiment()
     before(monkeypatch, "loop.train_step", fails)
-    before(monkeypatch, "run.train_step", fails)
+    before(monkeypatch, "timing.train_step", fails)
     for training in (lambda: train(config, tmp_path / "run", command=COMMAND), lambda: dry_run(config)):
         with pytest.raises(TrainingError) as caught:
             training()

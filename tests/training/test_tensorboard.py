@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_tensorboard_lies_under_the_project_and_the_name(tmp_path: Path, project
 @pytest.mark.parametrize("goes_on", [True, False], ids=["a run that goes on", "a run that had nothing left to log"])
 def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path: Path, goes_on: bool) -> None:
     for start, end in ((0, 7), (4, 9 if goes_on else 4)):  # a checkpoint at 4, a crash after 7
+        time.sleep(1.1)  # files of one second are read in the order of a counter as text, 10 before 9
         board = TensorBoardEvents(tmp_path / "run", start)
         for step in range(start + 1, end + 1):
             board.log(step, {"train_loss": float(step), "part": start})

@@ -13,7 +13,6 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
 from impresa.evaluation.before import write_before
 from impresa.evaluation.figures import figures
-from impresa.reports.tables import figures_in_words, summary
 from impresa.tasks.samples import name_of_data
 from impresa.training.parts import Parts
 
@@ -31,6 +30,8 @@ def measure_before(config: ExperimentConfig, parts: Parts, run_dir: Path, device
     task = parts.task
     if not task.is_of_use_untrained(parts.model):
         return
+    from impresa.reports.tables import figures_in_words, summary  # which other runs need at their end alone
+
     source = open_source(config.dataset, "test", reading_of(config, labels=True))
     with torch.random.fork_rng(devices=[]):
         model = task.use(deepcopy(parts.model), parts.preprocessing, device)
