@@ -1,12 +1,12 @@
 """What does `impresa ablate` cost beside the runs that it starts, and how much faster are two jobs?
 
-    python benchmarks/ablation.py [--output ablation.json] [--quick]
+    python benchmarks/ablation.py [--output ablation.json] [--seeds 4] [--quick]
 
 One study of equal runs is trained one at a time and two at a time, in folders of their own; the runs are real
 trainings of about a minute. The overhead is the time of the command without the time in which runs were training, as
 a share of the latter: start, timing of the base, gaps between runs, report. The speed-up is that of the runs alone,
-from the start of the first to the end of the last. Takes half an hour on two cores; a fraction of the runs' time is
-their own start.
+from the start of the first to the end of the last. Takes half an hour on two cores with four seeds; a fraction of the
+runs' time is their own start.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def study(folder: Path, overrides: Sequence[str], *, num_seeds: int, num_jobs: i
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = command(__doc__).parse_args(arguments)
-    overrides, num_seeds = (QUICK, 1) if given.quick else (FULL, 4)
+    parser = command(__doc__)
+    parser.add_argument("--seeds", type=int, default=4, help="of each of the two variants; default: %(default)s")
+    given = parser.parse_args(arguments)
+    overrides, num_seeds = (QUICK, 1) if given.quick else (FULL, given.seeds)
     with tempfile.TemporaryDirectory() as name:
         one, two = (study(Path(name) / f"{jobs}", overrides, num_seeds=num_seeds, num_jobs=jobs) for jobs in (1, 2))
     overhead, speed_up = one["whole"] / one["trained"] - 1, one["trained"] / two["trained"]
