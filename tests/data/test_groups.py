@@ -14,7 +14,9 @@ from impresa.data.sampler import BatchSampler, one_of_each
 from impresa.data.sources import open_train_and_val
 from impresa.data.sources.base import Blocks
 from impresa.data.sources.groups import groups_of, numbered
+from impresa.training.parts import build_parts
 from pictures import png
+from tiny_run import tiny_experiment
 
 GROUPS = np.array([0, 0, 0, 0, 1, 2, 2, 3])
 
@@ -101,3 +103,15 @@ def test_a_missing_column_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     train, _ = open_train_and_val(_table(tmp_path / "data.parquet", ["a", "b", "c", "d"]))
     assert groups_of(train, "kind of thing") is None
     assert "dataset.group_column: the training data have no 'kind of thing'" in caplog.text
+
+
+def test_a_training_run_draws_by_groups(tmp_path: Path) -> None:
+    dataset = _table(tmp_path / "data.parquet", [f"{number // 5}" for number in range(60)])
+    settings = (f"dataset.train_path={dataset.train_path}", f"dataset.val_path={dataset.train_path}")
+    settings += ("dataset.batch_size=4", "dataset.num_workers=0")
+    grouped, plain = (
+        build_parts(tiny_experiment(*settings, *more), None).data for more in (("dataset.group_column=concept",), ())
+    )
+    assert (grouped.num_train_batches(), plain.num_train_batches()) == (3, 15)
+    ids = [name for batch in grouped.train_loader() for name in batch.ids]
+    assert len({int(name.rpartition(":")[2]) // 5 for name in ids}) == len(ids) == 12

@@ -95,4 +95,6 @@ def test_a_run_with_a_bag_is_trained_and_loaded(tmp_path: Path, monkeypatch: pyt
     assert isinstance(model.model.get_submodule("text_encoder.backbone"), BagOfWords)
     one, other, third = model.encode_text(["red circle left", "left red circle", "red circle right"])
     torch.testing.assert_close(one, other)
+    unknown = model.encode_text(["red circle left of everything"])
+    torch.testing.assert_close(unknown, model.encode_text(["red circle left of"]))
     assert (one - third).abs().max() > 1e-4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,13 @@ def test_a_config_with_its_keys_and_a_run_are_starts_too(
     assert [path.name for path in (tmp_path / "interpolations").glob("*/*/*.png")] == ["interpolation.png"] * 2
 
 
+@pytest.fixture
+def no_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was trained in this process shows notices on standard error from then on, as no command does."""
+    monkeypatch.setattr(logging.getLogger("impresa"), "handlers", [])
+
+
+@pytest.mark.usefixtures("no_notices")
 @pytest.mark.parametrize("kind", ["width", "family", "answers", "both", "keys", "nothing"])
 def test_refusals_are_one_line(
     clip: Path, after: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]

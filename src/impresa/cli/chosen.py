@@ -40,7 +40,7 @@ def say_how_long(name: str | None, config: ExperimentConfig) -> None:
 
     if not is_own(name) or this_process().world_size > 1:
         return
-    from impresa.ablation.progress import duration
+    from impresa.run_dir.cost import duration
     from impresa.training.pace import pace_elsewhere
 
     pace, start = pace_elsewhere(config, os.environ)

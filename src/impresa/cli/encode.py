@@ -19,7 +19,7 @@ from impresa.cli.other_data import reading_config
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.encoder import Modality
 from impresa.config.types import EmbeddingPrecision
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -49,13 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Embed and write; print what was written, what was left out, and last the file."""
-    from impresa.config.runs import read_run
+    from impresa.config.runs import check_embeds, read_run
     from impresa.search.request import check_out
 
     check_data_overrides(overrides)
     config = read_run("RUN", str(args.run))
-    if config.decoder is not None:
-        raise CheckpointError(f"{args.run}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(args.run, config)
     out = args.out or Path(f"vectors-{args.run.resolve().name}.parquet")
     check_out(out, force=args.force)
     if args.ranges_of and args.precision not in ("int8", "uint8"):

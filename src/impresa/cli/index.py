@@ -16,7 +16,7 @@ from typing import get_args
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.encoder import Modality
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.foreign_text import printable
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="*", metavar="SOURCE", help="a folder, a table, a parquet file, or shapes")
     what = "folder of the index, or an address such as s3://bucket/index (default: index-NAME, for the run's NAME)"
     parser.add_argument("--out", metavar="INDEX", help=what)
-    what = "what becomes rows; may be given several times (default: image, and audio where the run hears)"
+    what = "what becomes rows; may be given several times (default: image, and audio with an audio encoder)"
     parser.add_argument("--modality", action="append", choices=get_args(Modality), help=what)
     what = "remove all rows of a source; may be given several times"
     parser.add_argument("--drop", action="append", default=[], metavar="SOURCE", help=what)
@@ -35,12 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Index, and print what was done, what was left out, and last the index."""
-    from impresa.config.runs import read_run
+    from impresa.config.runs import check_embeds, read_run
 
     check_data_overrides(overrides)
     config = read_run("RUN", str(args.run))
-    if config.decoder is not None:
-        raise CheckpointError(f"{args.run}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(args.run, config)
     from impresa.config.paths import expanded
     from impresa.run_dir.load import load_embedder
     from impresa.search.about import read_about

@@ -26,7 +26,7 @@ from impresa.cli.other_data import open_data, reading_config
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.experiment import PAIR, ExperimentConfig
 from impresa.config.paths import expanded
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import ConfigError
 from impresa.foreign_text import printable
 from impresa.run_dir.layout import CONFIG
 
@@ -85,10 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Measure, print and write; the last line on standard output is the folder."""
-    from impresa.config.runs import read_run
+    from impresa.config.runs import check_embeds, read_run
 
-    if read_run("AFTER", str(args.after)).decoder is not None:
-        raise CheckpointError(f"{args.after}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(args.after, read_run("AFTER", str(args.after)))
     if overrides and not is_config(Path(args.before)):
         if not args.old_data:
             raise ConfigError(f"{overrides[0]}: is for --old-data; name them, or leave it out")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from impresa.cli.options import add_device, checked_device, count
 from impresa.cli.other_data import add_data, check_other_data, is_path, open_data, reading_config, with_splits
-from impresa.errors import CheckpointError
 from impresa.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -44,13 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Draw the map, and print what is on it and the page."""
-    from impresa.config.runs import read_run
+    from impresa.config.runs import check_embeds, read_run
     from impresa.embedding_map.request import check_folder, check_method
 
     check_other_data(args.data, overrides, has_split=bool(args.split))
     config = read_run("RUN", str(args.run))
-    if config.decoder is not None:
-        raise CheckpointError(f"{args.run}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(args.run, config)
     check_method(args.method)
     run_name = args.run.resolve().name
     folder = args.out or Path(f"map-{run_name}")

@@ -18,7 +18,7 @@ from impresa.config.relevance import OWN
 from impresa.config.rules import check_built
 from impresa.config.tree import to_tree
 from impresa.config.validate import validate
-from impresa.errors import ConfigError
+from impresa.errors import CheckpointError, ConfigError
 from impresa.run_dir.layout import CONFIG, MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,12 @@ def read_run(key: str, path: str, *, alignment: bool = False) -> ExperimentConfi
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{key}: {path} has not finished; `impresa train --output-dir {path} --resume` finishes it")
     return read_config(folder / CONFIG)
+
+
+def check_embeds(name: str | Path, config: ExperimentConfig) -> None:
+    """Raises `CheckpointError` for the config of a run that answers questions; `name` begins the line."""
+    if config.decoder is not None:
+        raise CheckpointError(f"{name}: answers questions and embeds nothing; name the run of an alignment")
 
 
 def _no_run(folder: Path, path: str, alignment: bool) -> str:

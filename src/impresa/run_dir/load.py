@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from impresa.config import read_config
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded, looked_in
+from impresa.config.runs import check_embeds
 from impresa.data.preprocessing import Preprocessing
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.run_dir.integrity import check_golden
@@ -84,8 +85,7 @@ def _path_of(run_dir: Path | str) -> Path:
 
 def load_embedder(run_dir: Path | str, device: Device | None = None) -> EmbeddingModel:
     """`load` for an alignment; any other run is a `CheckpointError`."""
-    if task_of(read_run_config(run_dir)).answers:
-        raise CheckpointError(f"{run_dir}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(run_dir, read_run_config(run_dir))
     return cast("EmbeddingModel", load(run_dir, device))
 
 

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from impresa.config.encoder import Modality
+from impresa.config.runs import check_embeds
 from impresa.errors import CheckpointError
 from impresa.json_files import first_fault
 from impresa.run_dir.golden import Golden
@@ -80,8 +81,7 @@ def about_run(run_dir: Path, modalities: tuple[Modality, ...]) -> About:
         CheckpointError: the folder is no finished run of an alignment.
     """
     config = read_run_config(run_dir)
-    if config.decoder is not None:
-        raise CheckpointError(f"{run_dir}: answers questions and embeds nothing; name the run of an alignment")
+    check_embeds(run_dir, config)
     weights, preprocessing = digests(run_dir)
     width = config.vision_encoder.embed_dim
     trained = config.losses.mrl_weight > 0

@@ -20,7 +20,7 @@ def source_names(sources: Iterable[str]) -> list[str]:
 
 
 def modalities_of(config: ExperimentConfig, asked: Sequence[Modality]) -> tuple[Modality, ...]:
-    """The parts of a sample that become rows: those asked for, else images, and sounds where the run hears them.
+    """The parts of a sample that become rows: those asked for, else images, and sounds with an audio encoder.
 
     Raises:
         ConfigError: sounds are asked for, and the run has no audio encoder.

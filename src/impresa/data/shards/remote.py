@@ -14,7 +14,7 @@ from impresa.foreign_text import printable
 
 _TRIES = 3
 _VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified", "updated", "created")
-"""What file systems call that by which a file's content can be told from an earlier one."""
+"""Names that file systems give to the version of a file's content."""
 _GLOB = "*?["
 _QUERY = re.compile(r"\?[^\s'\"]*")
 """Of an address in a message of others: signatures may be in it."""
@@ -99,7 +99,7 @@ def _naming(address: str) -> Iterator[None]:
         raise DataError(f"{where}: there is no such file; name existing shards") from error
     except Exception as error:  # each file system raises errors of its own
         reason = printable(_QUERY.sub("", str(error).replace(address, where)) or type(error).__name__)[:200]
-        raise DataError(f"{where}: cannot be read ({reason}); mend the server or the address") from error
+        raise DataError(f"{where}: cannot be read ({reason}); fix the server or the address") from error
 
 
 def _system(address: str) -> tuple[Any, str]:

@@ -128,7 +128,7 @@ def _size(header: bytes, given: dict[bytes, bytes], offset: int) -> int:
 
 
 def _extra(kind: int, content: bytes | None, offset: int) -> dict[bytes, bytes]:
-    """What a header of a header says about the next member: `path`, `size`. One for all members says nothing here."""
+    """Attributes of the next member that a header before it holds: `path`, `size`. One for all members has none."""
     if content is None:
         raise TarError(f"has a name or attributes of more than {_MOST_EXTRA >> 20} MiB at byte {offset}")
     if kind == _LONG_NAME:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -86,6 +87,18 @@ class Blocks:
     """Number of samples in each block, in the source's order."""
     num_held: int
     """Blocks that the source keeps in memory at once; shuffling stays within so many of them."""
+
+
+def locate(index: int, ends: Sequence[int]) -> tuple[int, int]:
+    """The part that holds row `index`, and the row's number in it; `ends` has the number of rows up to each part's end.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    if not 0 <= index < ends[-1]:
+        raise IndexError(f"row {index} of {ends[-1]}")
+    part = bisect_right(ends, index)
+    return part, index - (ends[part - 1] if part else 0)
 
 
 class Source(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded, matches
 from impresa.data.class_names import ClassNames, names_in_schema
 from impresa.data.disk import files_below, open_regular
-from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate
 from impresa.data.sources.dialogues import COMPLETION, MESSAGES, PROMPT
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, found_of, prefixes, word_of
 from impresa.errors import DataError
@@ -127,11 +126,8 @@ class ParquetSource(RowSource):
         return self._ends[-1]
 
     def row(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
+        number, row = locate(index, self._ends)
         group = self._groups[number]
-        row = index - self._ends[number] + group.num_rows
         try:
             if number in self._damaged:
                 raise self._damaged[number]
@@ -145,11 +141,11 @@ class ParquetSource(RowSource):
         return group.row(row, values, next(damaged, None))
 
     def origin(self, index: int) -> tuple[str, str]:
-        number = bisect_right(self._ends, index)
+        number, row = locate(index, self._ends)
         group = self._groups[number]
         if not group.is_whole:
             return super().origin(index)
-        name = group.row(index - self._ends[number] + group.num_rows, {}).id
+        name = group.row(row, {}).id
         return name, word_of(self.columns, found_of(group.file))
 
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:

@@ -14,7 +14,6 @@ says where it ends.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
@@ -29,7 +28,7 @@ from impresa.data.shards.cache import ShardCache, cache_folder
 from impresa.data.shards.handles import Handles
 from impresa.data.shards.index import ShardIndex
 from impresa.data.shards.places import Shard, find_shards, indexed
-from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, say_once
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate, say_once
 from impresa.data.sources.folder import SOUND_SUFFIXES
 from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource
 from impresa.data.sources.tables import decoded
@@ -45,7 +44,7 @@ _MOST_NAMED = 5
 
 
 class _Role(NamedTuple):
-    """What a file of a sample is."""
+    """The use of a file of a sample: how it is read, and the column that it fills."""
 
     form: Literal["file", "text", "lines", "json"]
     column: str
@@ -99,10 +98,7 @@ class ShardSource(RowSource):
         return self._ends[-1]
 
     def row(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        return self._row(number, index - (self._ends[number - 1] if number else 0), None)
+        return self._row(*locate(index, self._ends), None)
 
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         wanted = set(columns)
@@ -173,7 +169,7 @@ class ShardSource(RowSource):
         return {name: values[name] for name in self.columns if name in values and name not in self._file_columns}
 
     def _roles_of(self, extensions: set[str]) -> dict[str, _Role]:
-        """What is read of files of each kind."""
+        """The use of the files of each suffix that is read."""
         config, reading = self._config, self._reading
         by_suffix = dict[str, _Role]()
         if reading.wants("image"):

@@ -145,6 +145,7 @@ def _work(connection: Connection, method: str, device: str, num_threads: int) ->
             batch: Batch = pickle.loads(connection.recv_bytes())
             try:
                 if ready is None:
+                    # Not a file of others: the parent process wrote it into this pipe.
                     ready = torch.load(packed, map_location="cpu", weights_only=False)
                     ready.device = torch.device("cpu")
                     ready.to(device)
