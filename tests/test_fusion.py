@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from impresa.config.experiment import FusionConfig
 from impresa.encoders.output import EncoderOutput
@@ -17,6 +18,7 @@ DIMS = {"image": 12, "audio": 8}
 CONFIG = FusionConfig(num_queries=5)
 HAS_AUDIO = torch.tensor([True, False, True, False])
 EVERY = pytest.mark.parametrize("strategy", STRATEGIES)
+BOTH = pytest.mark.parametrize("projector", ["linear", "mlp"])
 
 
 def encoded() -> dict[str, EncoderOutput]:
@@ -66,8 +68,9 @@ def test_without_a_modality_a_sample_is_fused_as_if_there_were_none(strategy: st
 
 
 @EVERY
-def test_every_modality_and_parameter_counts(strategy: str) -> None:
-    model, inputs = FusedEmbedding(fusion(strategy), E), encoded()
+@BOTH
+def test_every_modality_and_parameter_counts(strategy: str, projector: str) -> None:
+    model, inputs = FusedEmbedding(fusion(strategy, projector=projector), E), encoded()
     for output in inputs.values():
         output.tokens.requires_grad_()
     model(inputs, {"audio": HAS_AUDIO}).square().sum().backward()
@@ -135,3 +138,26 @@ def test_runs_of_before_know_these_names() -> None:
     read = {"reader.queries", "reader.norm.weight", "reader.layers.1.attention.key_value.weight"}
     assert read | shared < fusion("cross_attention").state_dict().keys()
     assert {"reader.queries", "gate.weight", "gate.bias"} | shared < fusion("gated").state_dict().keys()
+
+
+@EVERY
+def test_the_mlp_is_two_linear_layers_with_gelu_between(strategy: str) -> None:
+    model, inputs = fusion(strategy, projector="mlp"), encoded()
+    before = model(inputs)
+    for name, width in DIMS.items():
+        theirs = nn.Sequential(nn.Linear(width, H), nn.GELU(), nn.Linear(H, H))  # LLaVA-1.5's `mlp2x_gelu`
+        own = [
+            model.projections[name].get_parameter(key) for key in ("up.weight", "up.bias", "down.weight", "down.bias")
+        ]
+        with torch.no_grad():
+            for ours, parameter in zip(own, theirs.parameters(), strict=True):
+                parameter.copy_(ours)
+        model.projections[name] = theirs
+    torch.testing.assert_close(model(inputs).tokens, before.tokens)
+
+
+@EVERY
+def test_a_projector_changes_no_shape_and_no_mask(strategy: str) -> None:
+    plain, deep = (fusion(strategy, projector=name)(encoded()) for name in ("linear", "mlp"))
+    assert plain.tokens.shape == deep.tokens.shape
+    assert torch.equal(plain.mask, deep.mask)

@@ -20,6 +20,7 @@ from impresa.encoders.output import EncoderOutput
 from impresa.encoders.pooling import mean_pool
 from impresa.layers.attention import fitting_heads
 from impresa.layers.init import drawn, init_linear
+from impresa.layers.mlp import MLP
 from impresa.layers.perceiver import PerceiverStack
 
 Encoded = Mapping[Modality, EncoderOutput]
@@ -54,7 +55,7 @@ class Fusion(nn.Module, ABC):
         self.projections = nn.ModuleDict()
         self.marks = nn.ParameterDict()  # the modality embeddings, under the name that runs have stored
         for modality, width in dims.items():
-            self.projections[modality] = init_linear(nn.Linear(width, dim), std=width**-0.5)
+            self.projections[modality] = _projector(config, width, dim)
             self.marks[modality] = drawn(dim, std=0.02)
 
     def forward(self, encoded: Encoded, present: Present | None = None) -> Prefix:
@@ -158,6 +159,13 @@ STRATEGIES: dict[str, type[Fusion]] = {
 def build_fusion(config: FusionConfig, dims: Mapping[Modality, int], dim: int) -> Fusion:
     """The fusion of `config.strategy`; arguments: see `Fusion`."""
     return STRATEGIES[config.strategy](config, dims, dim)
+
+
+def _projector(config: FusionConfig, width: int, dim: int) -> nn.Module:
+    """(..., D) -> (..., H), each token by itself."""
+    if config.projector == "mlp":
+        return MLP(width, dim, dim)
+    return init_linear(nn.Linear(width, dim), std=width**-0.5)
 
 
 def _joined(modalities: list[Prefix]) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,9 @@ class FusionConfig(Section):
 
     strategy: Literal["concat", "cross_attention", "gated"] = "concat"
     """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
+    projector: Literal["linear", "mlp"] = "linear"
+    """Map of each modality's tokens to the common width, before all else: one linear layer, or two with GELU between
+    them (`mlp`, as in LLaVA-1.5, Liu et al. 2023)."""
     layers: Depth = 2
     """cross_attention: depth."""
     num_queries: Width = 32

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, token by token: (..., D) -> (..., D)."""
+"""Multi-layer perceptrons, token by token: (..., D) -> (..., D), or another width where that is asked for."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickG
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between them."""
+    """Two linear layers with an activation between them; `dim_out` is `dim` unless it is given."""
 
-    def __init__(self, dim: int, dim_hidden: int, *, activation: str = "gelu", dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, dim_hidden: int, dim_out: int | None = None, *, activation: str = "gelu", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.up = nn.Linear(dim, dim_hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.down = nn.Linear(dim_hidden, dim)
+        self.down = nn.Linear(dim_hidden, dim if dim_out is None else dim_out)
         self.dropout = nn.Dropout(dropout)
         init_linear(self.up, std=dim**-0.5)
         init_linear(self.down, std=dim_hidden**-0.5)

@@ -70,7 +70,8 @@ def _decoder(model: UsableModel, config: ExperimentConfig) -> str:
 
 def _fusion(config: ExperimentConfig) -> str:
     fuses = config.audio_encoder is not None and (config.decoder or FUSED_PAIR in (config.losses.pairs or ()))
-    return f"image and sound, {config.fusion.strategy}" if fuses else ""
+    what = [f"image and sound, {config.fusion.strategy}"] if fuses else []
+    return ", ".join([*what, *(["mlp projector"] if config.fusion.projector == "mlp" else [])])
 
 
 def _embeddings(config: ExperimentConfig) -> str:
