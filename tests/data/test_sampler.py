@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, product
 
+import numpy as np
 import pytest
 
 from impresa.data.sampler import BatchSampler, BlockSampler, Item
@@ -167,3 +168,66 @@ def test_shuffling_stays_within_the_blocks_that_are_held() -> None:
         assert sorted(chain(*turns)) == list(range(5))
     assert len({tuple(sorted(block_of[i] for i in order[:5])) for order in orders}) > 3
     assert any(order[0] > order[1] for order in orders)
+
+
+def padding(batches: list[list[Item]], lengths: np.ndarray) -> float:
+    """The share of padding in batches that are as long as their longest sample."""
+    sizes = [lengths[[index for _, index in batch]] for batch in batches]
+    whole = sum(len(batch) * batch.max() for batch in sizes)
+    return 1 - sum(batch.sum() for batch in sizes) / whole
+
+
+LENGTHS = np.random.default_rng(0).lognormal(3, 0.8, 1003)
+"""Of questions and answers: most are short."""
+
+
+def test_batches_of_like_lengths_have_less_padding_and_each_sample_once() -> None:
+    plain, sorted_ = (epochs(sampler(1003, 8, lengths=lengths), 3) for lengths in (None, LENGTHS))
+    before, after = (np.mean([padding(epoch, LENGTHS) for epoch in some]) for some in (plain, sorted_))
+    assert before > 0.5
+    assert after < before / 4
+    for epoch in sorted_:
+        assert sorted(index for _, index in chain(*epoch)) == list(range(1003))
+    assert [list(map(len, epoch)) for epoch in sorted_] == [list(map(len, epoch)) for epoch in plain]
+
+
+def test_batches_of_like_lengths_come_in_random_order_and_are_others_in_each_epoch() -> None:
+    first, second = epochs(sampler(1003, 8, lengths=LENGTHS), 2)
+    means = [LENGTHS[[index for _, index in batch]].mean() for batch in first]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.2
+    one, two = ({frozenset(index for _, index in batch) for batch in epoch} for epoch in (first, second))
+    assert len(one & two) < len(one) / 10
+    assert epochs(sampler(1003, 8, lengths=LENGTHS), 2) == [first, second]
+
+
+def test_batches_of_like_lengths_are_the_same_in_any_number_of_processes_and_resume() -> None:
+    whole = epochs(sampler(1003, 8, lengths=LENGTHS), 2)
+    parts = [epochs(sampler(1003, 4, lengths=LENGTHS, rank=rank, world_size=2), 2) for rank in range(2)]
+    for epoch, batches in enumerate(whole):
+        assert batches == [one + two for one, two in zip(parts[0][epoch], parts[1][epoch], strict=True)]
+    stopped, resumed = (sampler(1003, 8, lengths=LENGTHS) for _ in range(2))
+    stopped.begin_epoch()
+    for _ in range(57):
+        stopped.advance()
+    resumed.load_state_dict(stopped.state_dict())
+    assert epochs(resumed, 2) == [whole[0][57:], whole[1]]
+
+
+def test_sorting_by_length_stays_within_the_blocks_that_are_held() -> None:
+    blocks = Blocks(lengths=(203, 100, 300, 250, 150), num_held=2)
+    block_of = np.repeat(np.arange(5), blocks.lengths)
+    plain, by_length = (
+        np.array([index for _, index in chain(*epochs(sampler(1003, 8, blocks=blocks, lengths=lengths), 1)[0])])
+        for lengths in (None, LENGTHS)
+    )
+    assert plain.tolist() != by_length.tolist()
+    for block in range(5):  # each is read where it was, but for the rest of a batch
+        first, last = (np.flatnonzero(block_of[order] == block)[[0, -1]] for order in (plain, by_length))
+        assert abs(first - last).max() < 8 * 8
+
+
+def test_of_like_lengths_one_of_each_group_is_drawn() -> None:
+    groups = np.arange(1003) // 4
+    (epoch,) = epochs(sampler(1003, 8, groups=groups, lengths=LENGTHS), 1)
+    assert sorted(groups[[index for _, index in chain(*epoch)]]) == list(range(251))
+    assert padding(epoch, LENGTHS) < 0.4

@@ -102,6 +102,10 @@ class DatasetConfig(Section):
     eval_batch_size: Batch | None = None
     """Samples in an evaluation batch: in a validation the candidates that each of them is told from, on any number of
     devices. null: `batch_size`; set it to compare the `val_loss` of runs that differ in that."""
+    batch_by_length: Flag = False
+    """Questions and answers of like length share a training batch, so that less of it is padding: the samples of 50
+    batches, or of a quarter of the epoch, are sorted, and the batches come in random order. An epoch has each sample
+    once, as without. The length is that of the text in bytes; all texts are read once at the start."""
     image_size: Pixels = 224
     """Width and height in pixels of the square that the image encoder sees."""
     resize: Resize | Literal["auto"] = "auto"

@@ -13,6 +13,9 @@ from torch.utils.data import Sampler
 from impresa.data.sources.base import Blocks
 from impresa.errors import DataError
 
+WINDOW, LEAST_WINDOWS = 50, 4
+"""Batches whose samples are sorted by length together at most, and how many such windows an epoch has at least: the
+samples of a batch would else be the same in each epoch."""
 Item = tuple[int, int]
 """(epoch, index): all that the draws of a sample's caption and augmentation depend on, beside the seed."""
 
@@ -79,6 +82,8 @@ class BatchSampler(Sampler[list[Item]]):
     """Storage of the data; shuffling keeps to a few blocks at a time."""
     groups: NDArray[np.int64] | None = None
     """(N,) number of each sample's group, of which an epoch draws one sample; None draws all samples."""
+    lengths: NDArray[np.float64] | None = None
+    """(N,) length of each sample's text; None: batches know no lengths, else samples of like length come together."""
 
     def __post_init__(self) -> None:
         self._num_drawn = self.num_samples if self.groups is None else len(np.unique(self.groups))
@@ -101,9 +106,13 @@ class BatchSampler(Sampler[list[Item]]):
         """The rest of the current epoch."""
         epoch = self._epoch
         generator = np.random.default_rng((self.seed, epoch))
-        order = shuffled_order(self.num_samples, self.blocks, generator)
+        parts = shuffled_parts(self.num_samples, self.blocks, generator)
         if self.groups is not None:
-            order = order[one_of_each(self.groups, generator)[order]]
+            drawn = one_of_each(self.groups, generator)
+            parts = [part[drawn[part]] for part in parts]
+        order = np.concatenate(parts)
+        if self.lengths is not None:
+            _sort_batches(order, np.cumsum([len(part) for part in parts]), self.lengths, self._global_size, generator)
         for number in range(self._next_batch, self._num_batches):
             start = number * self._global_size
             size = self._num_drawn - start if number == self._num_batches - 1 else self._global_size
@@ -150,12 +159,17 @@ class BatchSampler(Sampler[list[Item]]):
 
 
 def shuffled_order(num_samples: int, blocks: Blocks | None, generator: np.random.Generator) -> NDArray[np.int64]:
-    """(N,) indices of all samples in a random order that reads each block only once.
+    """(N,) indices of all samples in a random order that reads each block only once."""
+    return np.concatenate(shuffled_parts(num_samples, blocks, generator))
+
+
+def shuffled_parts(num_samples: int, blocks: Blocks | None, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    """`shuffled_order`, cut where other blocks are read.
 
     With blocks: shuffle the blocks, take as many as can be held at once, shuffle their samples together, and repeat.
     """
     if blocks is None:
-        return generator.permutation(num_samples)
+        return [generator.permutation(num_samples)]
     ends = np.cumsum(blocks.lengths)
     shuffled = generator.permutation(len(blocks.lengths))
     parts = []
@@ -163,7 +177,30 @@ def shuffled_order(num_samples: int, blocks: Blocks | None, generator: np.random
         held = shuffled[first : first + blocks.num_held]
         samples = np.concatenate([np.arange(ends[block] - blocks.lengths[block], ends[block]) for block in held])
         parts.append(generator.permutation(samples))
-    return np.concatenate(parts)
+    return parts
+
+
+def _sort_batches(
+    order: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    lengths: NDArray[np.float64],
+    size: int,
+    generator: np.random.Generator,
+) -> None:
+    """Exchange samples, in place: those in a batch of `size` have like lengths then, and batches come in random order.
+
+    They move within windows, none of which reaches over one of the `ends` of the order's parts: blocks are still read
+    once. The batches that do reach over, and what is left behind the last whole batch, stay as they were drawn.
+    """
+    num = max(min(WINDOW, len(order) // size // LEAST_WINDOWS), 1)
+    start = 0
+    for end in ends:
+        last = end // size
+        for first in range(-(-start // size), last, num):
+            window = order[first * size : min(first + num, last) * size]
+            by_length = window[np.argsort(lengths[window], kind="stable")]
+            window[:] = generator.permutation(by_length.reshape(-1, size)).ravel()
+        start = end
 
 
 def one_of_each(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.bool_]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig
@@ -18,6 +20,7 @@ from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
 from impresa.data.sources import Source, open_train_and_val, reading_of
 from impresa.data.sources.groups import groups_of
+from impresa.data.sources.text_lengths import text_lengths
 from impresa.decoders.quantization import num_weights
 from impresa.run_dir.environment import num_cores
 from impresa.run_dir.layout import BAD_SAMPLES
@@ -58,6 +61,9 @@ class TrainingData:
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
         self._groups = groups_of(self.train_source, self._config.group_column)
+        self._lengths: NDArray[np.float64] | None = None
+        if self._config.batch_by_length:
+            self._lengths = text_lengths(self.train_source, self._config.questions_per_image)
         _say_if_too_many_workers(self._config)
 
     def num_train_batches(self, world_size: int = 1) -> int:
@@ -118,6 +124,7 @@ class TrainingData:
             least=self._task.least_samples(world_size),
             blocks=self.train_source.blocks(),
             groups=self._groups,
+            lengths=self._lengths,
         )
 
     def _loader(

@@ -115,5 +115,8 @@ class Source(Protocol):
     def dialogues(self) -> Iterator[Dialogue]:
         """All questions and answers, without decoding an image; none if they are not read."""
 
+    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
+        """Those of each sample, in order; empty for one that cannot be used, and nothing if they are not read."""
+
     def blocks(self) -> Blocks | None:
         """Storage of the samples; None if every order costs the same."""

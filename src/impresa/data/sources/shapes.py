@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -89,8 +90,11 @@ class ShapesSource:
         return (self._describe(index, self.scene(index)) for index in range(self._length))
 
     def dialogues(self) -> Iterator[Dialogue]:
+        return chain.from_iterable(self.dialogues_by_sample())
+
+    def dialogues_by_sample(self) -> Iterator[tuple[Dialogue, ...]]:
         indices = range(self._length if self._reading.dialogues else 0)
-        return (dialogue for index in indices for dialogue in self._ask(index, self.scene(index)))
+        return (self._ask(index, self.scene(index)) for index in indices)
 
     def blocks(self) -> None:
         return None
