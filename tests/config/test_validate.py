@@ -324,6 +324,10 @@ CROSSING: list[tuple[list[tuple[str, Any]], str]] = [
         [("decoder.type", "trm"), ("decoder.generation.top_k", 5)],
         "decoder.generation.top_k: 5 does nothing at temperature 0, which draws nothing; leave it out",
     ),
+    (
+        [("decoder.type", "trm"), ("decoder.prefix", "cls_patches"), ("vision_encoder.backbone", "convnet")],
+        "decoder.prefix: cls_patches, but a convnet has no class token; use tokens",
+    ),
     ([("decoder.type", "trm"), ("decoder.prefix", "memory")], "decoder.prefix: memory needs vision_encoder.memory.ena"),
     ([("decoder.type", "trm"), ("decoder.prefix", "perceiver")], "decoder.prefix: perceiver needs vision_encoder.use_"),
     ([("dataset.val_fraction", 1)], "dataset.val_fraction: 1 leaves nothing to train on; it must be below 1"),

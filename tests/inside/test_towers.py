@@ -95,6 +95,18 @@ def test_a_tower_that_gives_nothing_away_is_refused_by_name() -> None:
         SeenByTower(net, recorded_pass(net), "last")
 
 
+def test_the_class_token_of_a_prefix_stands_for_where_it_looks() -> None:
+    model = answering(tiny_vlm("decoder.prefix=cls_patches"))
+    (section,) = (s for s in model.explain(picture(1), "how many?").sections if s.title.startswith("Prefix tokens on"))
+    assert isinstance(section, Maps)
+    tower = model.model.vision_encoder
+    with torch.no_grad(), recording_attention(tower) as recorded:
+        tower.read(model.preprocessing.image(picture(1))[None])
+    looks = weights_within(recorded, tower.backbone.blocks[-1])[0][0].mean(dim=0)[0, 1:]
+    maps = [tile.values.flatten() for tile in section.tiles[1:]]  # after their mean
+    torch.testing.assert_close(torch.stack(maps), torch.cat([looks[None], torch.eye(4)]))
+
+
 @pytest.mark.parametrize("strategy", ["concat", "cross_attention", "gated"])
 def test_a_prefix_is_traced_back_to_the_patches(strategy: str) -> None:
     queries = () if strategy == "concat" else ("fusion.num_queries=3",)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 
 from impresa.config.experiment import ExperimentConfig
@@ -15,10 +17,12 @@ from impresa.data.chat import TemplateChat
 from impresa.data.dialogue import Dialogue, with_references
 from impresa.data.sample import Sample
 from impresa.decoders.base import IGNORED
+from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.training.costs import CostMeter
 from tiny_hub import clip, dinov2, siglip
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_run import finished_run
@@ -28,7 +32,7 @@ MEMORY = ("vision_encoder.memory.enabled=true", "vision_encoder.memory.dim=16")
 MEMORY += ("vision_encoder.memory.num_memory_tokens=3",)
 PERCEIVER = ("vision_encoder.use_perceiver=true", "vision_encoder.perceiver_num_latents=5")
 PERCEIVER += ("vision_encoder.perceiver_num_heads=2", "vision_encoder.perceiver_num_layers=1")
-KINDS = {"tokens": 4, "perceiver": 5, "memory": 3}
+KINDS = {"tokens": 4, "cls_patches": 5, "perceiver": 5, "memory": 3}
 """How many tokens each kind of prefix has: an image of 16 pixels has four patches of 8."""
 SOUND = ("audio_encoder.backbone=spectrogram", "audio_encoder.dim=16", "audio_encoder.depth=1")
 SOUND += ("audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", "audio_encoder.audio_max_seconds=0.3")
@@ -127,6 +131,7 @@ def test_the_prefix_is_of_the_kind_that_is_asked_for(kind: str) -> None:
     features = tower.backbone(batch.image)
     tokens = {
         "tokens": lambda: tower.projection(features.tokens),
+        "cls_patches": lambda: tower.projection(torch.cat([features.summary[:, None], features.tokens], dim=1)),
         "perceiver": lambda: tower.perceiver(features.tokens, None),
         "memory": lambda: features.memory,
     }[kind]()
@@ -216,14 +221,10 @@ def test_every_strategy_is_trained(strategy: str, hears: bool) -> None:
 
 @pytest.mark.parametrize("make", [clip, siglip, dinov2])
 @pytest.mark.parametrize("settings", [(), ("vision_encoder.use_perceiver=true", "decoder.prefix=perceiver")])
-def test_a_pretrained_tower_keeps_nothing_that_is_not_trained(make: object, settings: object, tmp_path: Path) -> None:
-    tower = [key for key in TOWER if key.split("=")[0].endswith(("checkpoint", "embed_dim"))]
-    config = tiny_vlm(
-        *("vision_encoder.dim=512", "vision_encoder.depth=12", "vision_encoder.num_heads=8"),
-        *("vision_encoder.patch_size=16", f"vision_encoder.backbone={make(tmp_path)}"),
-        *tower,
-        *settings,
-    )
+def test_a_pretrained_tower_keeps_nothing_that_is_not_trained(
+    make: Callable[[Path], Path], settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = on_pretrained(make(tmp_path), *settings)
     assert without_gradient(built(config), collated(samples())) == (set(), set())
 
 
@@ -285,6 +286,62 @@ def test_a_tower_of_a_run_can_be_trained_on() -> None:
     state = model.vision_encoder.backbone.memory.state.clone()
     model.commit(1)
     assert not torch.equal(model.vision_encoder.backbone.memory.state, state)
+
+
+def on_pretrained(folder: Path, *settings: str) -> ExperimentConfig:
+    """A model whose image tower is that of a folder."""
+    tower = [key for key in TOWER if key.split("=")[0].endswith(("checkpoint", "embed_dim"))]
+    return tiny_vlm(
+        *("vision_encoder.dim=512", "vision_encoder.depth=12", "vision_encoder.num_heads=8"),
+        *("vision_encoder.patch_size=16", f"vision_encoder.backbone={folder}"),
+        *tower,
+        *settings,
+    )
+
+
+@pytest.mark.parametrize("layer", ["penultimate", "last"])
+@pytest.mark.parametrize("make", [clip, dinov2])
+def test_the_class_token_of_a_pretrained_tower_is_the_first_of_its_sequence(
+    make: Callable[[Path], Path], layer: str, tmp_path: Path
+) -> None:
+    folder, batch = make(tmp_path), collated(samples())
+    settings = ("vision_encoder.freeze=true", "decoder.prefix=cls_patches", f"decoder.prefix_layer={layer}")
+    model = built(on_pretrained(folder, *settings)).eval()
+    theirs = transformers.AutoModel.from_pretrained(folder)
+    vision = getattr(theirs, "vision_model", theirs)
+    more = {"interpolate_pos_encoding": True} if make is clip else {}
+    hidden = vision(batch.image, output_hidden_states=True, **more).hidden_states
+    norm = vision.post_layernorm if make is clip else vision.layernorm
+    expected = norm(hidden[-2 if layer == "penultimate" else -1])
+    found = model.vision_encoder.read(batch.image).tokens
+    torch.testing.assert_close(found, model.vision_encoder.projection(expected), atol=1e-5, rtol=1e-4)
+    assert model.prefix(batch).tokens.shape[1] == expected.shape[1]
+
+
+def test_a_tower_without_a_class_token_is_refused_with_the_reason(tmp_path: Path) -> None:
+    line = r"^decoder.prefix: cls_patches, but Siglip\w+ has no class token; use tokens$"
+    with pytest.raises(ConfigError, match=line):
+        build_vlm(on_pretrained(siglip(tmp_path), "decoder.prefix=cls_patches"), 280)
+
+
+def test_a_class_token_that_a_run_has_not_trained_is_refused() -> None:
+    config = replace(tiny_vlm().vision_encoder, checkpoint="runs/a", pooling="mean")
+    VisionEncoder(replace(config, freeze=False), 16).keep("cls_patches", drop_last_block=False)
+    VisionEncoder(replace(config, pooling="cls"), 16).keep("cls_patches", drop_last_block=False)
+    with pytest.raises(ConfigError, match=r"^decoder.prefix: cls_patches, .* which is untrained; use tokens, or set v"):
+        VisionEncoder(config, 16).keep("cls_patches", drop_last_block=False)
+
+
+def test_the_class_token_costs_what_one_token_more_costs() -> None:
+    batch, spent = collated(samples()), {}
+    for kind in ("tokens", "cls_patches"):
+        model, meter = built(tiny_vlm(f"decoder.prefix={kind}")).eval(), CostMeter({})
+        with meter.step(len(batch), 1):
+            prefix = model.prefix(batch).tokens
+            model.decoder(batch.input_ids, batch.attention_mask, prefix[batch.image_of_row], batch.labels)
+        spent[kind] = prefix.shape[1], meter.spent().flops_per_sample
+    assert spent["cls_patches"][0] == spent["tokens"][0] + 1
+    assert spent["cls_patches"][1] > spent["tokens"][1]
 
 
 CONVNET = ("vision_encoder.backbone=convnet", "vision_encoder.num_heads=8")

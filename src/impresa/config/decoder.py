@@ -24,7 +24,7 @@ from impresa.config.types import (
     Width,
 )
 
-PrefixTokens = Literal["tokens", "perceiver", "memory"]
+PrefixTokens = Literal["tokens", "cls_patches", "perceiver", "memory"]
 PRETRAINED = ("qwen", "causal_lm")
 """Values of `decoder.type` for a language model that is read by name."""
 
@@ -133,7 +133,8 @@ class DecoderConfig(Section):
     max_len: Tokens = 256
     """Longest text (question and answer) in tokens; the question is cut, never the answer."""
     prefix: PrefixTokens = "tokens"
-    """Which of the encoder's tokens become the prefix: the patches, the Perceiver's latents or the memory tokens."""
+    """Which of the encoder's tokens become the prefix: the patches, the class token and the patches behind it
+    (`cls_patches`), the Perceiver's latents or the memory tokens."""
     prefix_layer: Literal["auto", "last", "penultimate"] = "auto"
     """Block of the image tower that they are taken after. `auto`: penultimate for a tower that is frozen whole
     and sums up in CLS (nothing has trained what its last block does to the other tokens), if it has several blocks,

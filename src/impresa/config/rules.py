@@ -201,6 +201,8 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
     if vision.checkpoint is not None:
         return  # the run says what its tower has; building looks
+    if decoder.prefix == "cls_patches" and "cls" in _LACKING.get(vision.backbone, ()):
+        yield Fault("decoder.prefix", f"cls_patches, but a {vision.backbone} has no class token; use tokens")
     if decoder.prefix == "memory" and not vision.memory.enabled:
         yield Fault("decoder.prefix", "memory needs `vision_encoder.memory.enabled` true; turn it on, or use tokens")
     if decoder.prefix == "perceiver" and not vision.use_perceiver:

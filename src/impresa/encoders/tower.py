@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from impresa.config.decoder import PrefixTokens
@@ -61,7 +62,7 @@ class Tower(nn.Module):
         self.trains_blocks = has_trained_blocks(config)
         self.comes_from_a_run = config.checkpoint is not None
         self.is_frozen_whole = self.is_frozen and self.comes_from_a_run and not config.unfreeze_last
-        self.reads_memory = False
+        self.kept: PrefixTokens = "tokens"
         if own_head is not None and self.has_own_head:
             self.head = own_head.requires_grad_(not self.is_frozen or config.unfreeze_last > 0)
         if isinstance(backbone, PretrainedBackbone):
@@ -180,6 +181,8 @@ class Tower(nn.Module):
         """
         if which == "perceiver" and self.perceiver is None:
             raise ConfigError("decoder.prefix: perceiver, but the image tower has none; use tokens")
+        if which == "cls_patches":
+            self._check_cls()
         if which == "memory" and getattr(self.backbone, "memory", None) is None:
             raise ConfigError("decoder.prefix: memory, but the image tower has no memory tokens; use tokens")
         if drop_last_block:
@@ -189,21 +192,37 @@ class Tower(nn.Module):
                     fault = f"{type(self.backbone.model).__name__} has no block to spare"
                 raise ConfigError(f"decoder.prefix_layer: {fault}; use last")
             del self.backbone.blocks[-1]
-        self.reads_memory = which == "memory"
+        self.kept = which
         if which != "perceiver":
             self.perceiver = None
-        if which != "tokens":
+        if which in ("perceiver", "memory"):
             self.projection = nn.Identity()
         self.attention_pooling = MeanPooling()  # without weights, and reads no summary
         self.head = nn.Identity()
         if isinstance(self.backbone, PretrainedBackbone):
             self.backbone.pooler = None
 
+    def _check_cls(self) -> None:
+        """Refuse the class token where there is none, or none that stands for the image."""
+        is_pretrained = isinstance(self.backbone, PretrainedBackbone)
+        if self.summary != "cls":
+            name = type(self.backbone.model if is_pretrained else self.backbone).__name__
+            raise ConfigError(f"decoder.prefix: cls_patches, but {name} has no class token; use tokens")
+        if self.is_frozen_whole and not (is_pretrained or self.sums_up_in_cls):
+            fault = (
+                "cls_patches, but the embedding of the image tower is not made of its class token, which is untrained"
+            )
+            raise ConfigError(f"decoder.prefix: {fault}; use tokens, or set vision_encoder.freeze=false")
+
     def read(self, *inputs: Tensor | None) -> EncoderOutput:
         """The tokens that `keep` has chosen, with their mask, for a language model; `pooled` is empty. Inputs are those
         of `forward`."""
         features: Features = self.backbone(*inputs)
-        kept = Features(tokens=features.memory) if self.reads_memory else self._project(features)
+        if self.kept == "cls_patches":
+            assert features.summary is not None
+            assert features.tokens is not None
+            features.tokens = torch.cat([features.summary.unsqueeze(1), features.tokens], dim=1)
+        kept = Features(tokens=features.memory) if self.kept == "memory" else self._project(features)
         assert kept.tokens is not None
         return EncoderOutput(kept.tokens.new_zeros(len(kept.tokens), 0), kept.tokens, kept.mask)
 

@@ -71,6 +71,12 @@ class SeenByTower:
         return found if self.method == "rollout" else torch.eye(len(found), device=found.device)
 
     @property
+    def cls(self) -> Tensor:
+        """(1, N), of a tower with CLS."""
+        assert self.layout.cls is not None
+        return self.sequence[self.layout.cls, self.layout.patches][None]
+
+    @property
     def memory(self) -> Tensor:
         """(M, N), of a tower with memory tokens."""
         assert self.layout.memory is not None
@@ -95,8 +101,10 @@ class SeenByTower:
 
     def prefix(self, fusion: Fusion) -> Tensor:
         """(P, N), what the tokens of a prefix made of this image alone stand for."""
-        if self.tower.reads_memory:
+        if self.tower.kept == "memory":
             tokens = self.memory
+        elif self.tower.kept == "cls_patches":
+            tokens = torch.cat([self.cls, self.patches])
         else:
             tokens = self.patches if self.tower.perceiver is None else self.latents
         reader = getattr(fusion, "reader", None)
@@ -120,9 +128,8 @@ class SeenByTower:
             note = "Each latent of the Perceiver reads the patches; the embedding is the mean of all latents."
             found.append(Maps("Perceiver latents", note, tiles_of("latent", self.latents)))
         if self.layout.cls is not None:
-            row = self.sequence[self.layout.cls, self.layout.patches][None]
             use = "is" if self.tower.sums_up_in_cls else "is not"
-            found.append(Maps("CLS", f"The embedding {use} made of it.", tiles_of("CLS", row)))
+            found.append(Maps("CLS", f"The embedding {use} made of it.", tiles_of("CLS", self.cls)))
         return found + self._memory_sections()
 
     def _memory_sections(self) -> list[Section]:
