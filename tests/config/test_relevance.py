@@ -40,6 +40,11 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (ALIGNMENT, ("dataset.kind_column", "k"), "without a decoder, which"),
     (ALIGNMENT, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
     (TRM, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
+    (ALIGNMENT, ("optimization.lr_fusion", 1), "without a decoder or image+audio-text in losses.pairs, which"),
+    (ALIGNMENT, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
+    (QWEN, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
+    (TRM, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
+    (ALIGNMENT, ("dataset.batch_by_length", True), "without a decoder: negatives of captions are not chosen by length"),
     (QWEN, ("decoder.lora.r", 4), "without decoder.use_lora; set that to true or leave it out"),
 ]
 NOTICES: list[tuple[list[Setting], str]] = [
@@ -158,6 +163,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
         [("dataset.num_workers", 0), ("dataset.prefetch_factor", 3)],
         "dataset.prefetch_factor: does nothing where dataset",
     ),
+    (
+        [TRM, ("dataset.batch_by_length", True), ("dataset.batch_size", 1), ("trainer.devices", 1)],
+        "dataset.batch_by_length: does nothing where dataset.batch_size is 1",
+    ),
     ([("trainer.accelerator", "cpu"), ("dataset.pin_memory", False)], "dataset.pin_memory: is for a GPU"),
     (
         [("losses.learn_temperature", False), ("losses.max_logit_scale", 10)],
@@ -206,6 +215,8 @@ FINE: list[list[Setting]] = [
     [("dataset.test_path", "x"), ("dataset.max_file_mib", 1), ("dataset.allow_outside", True)],
     [TRM, ("dataset.questions_per_image", 2), ("decoder.recursion.num_layers", 3)],
     [QWEN, ("decoder.use_lora", True), ("decoder.lora.r", 4)],
+    [QWEN, ("decoder.use_lora", True), ("optimization.lr_lora", 1), ("optimization.lr_fusion", 1)],
+    [TRM, ("fusion.projector", "mlp"), ("optimization.lr_fusion", 1), ("dataset.batch_by_length", True)],
     [QWEN, ("decoder.use_trm_recursion", True), ("decoder.recursion.num_layers", 3)],
     [TRM, ("vision_encoder.use_perceiver", True), ("decoder.prefix", "perceiver")],
     [TRM, ("vision_encoder.pooling", "mean"), ("vision_encoder.freeze", True)],

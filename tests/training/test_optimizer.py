@@ -16,8 +16,10 @@ from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.vision import VisionEncoder
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel
+from impresa.tasks.answering.build import build_vlm
 from impresa.training.optimizer import build_optimizer, parameter_groups
-from tiny_run import tiny_experiment
+from tiny_run import HEARING, tiny_experiment
+from tiny_vlm import tiny_vlm
 
 
 def model_of(config: ExperimentConfig) -> AlignmentModel:
@@ -108,6 +110,26 @@ def test_pretrained_towers_have_a_learning_rate_of_their_own(tmp_path: Path) -> 
     assert names_in(groups["decay"], new_head) == {"head.weight"}
     assert groups["decay"]["peak_lr"] == 1e-3
     assert {group["peak_lr"] for group in groups_of(new_head, lr=1e-3).values()} == {1e-3}
+
+
+def test_the_fusion_is_a_group_of_its_own_where_it_has_a_rate_and_numbers_stay_where_it_has_none() -> None:
+    model = build_vlm(tiny_vlm(), 280)
+    groups = groups_of(model, lr=1e-3, lr_fusion=1e-2, weight_decay=0.3)
+    fusion = {f"fusion.{name}" for name, _ in model.fusion.named_parameters()}
+    assert names_in(groups["fusion_decay"], model) == {"fusion.projections.image.weight"}
+    assert names_in(groups["fusion_no_decay"], model) == fusion - {"fusion.projections.image.weight"}
+    assert [groups[f"fusion_{kind}"]["weight_decay"] for kind in ("decay", "no_decay")] == [0.3, 0.0]
+    assert {groups[f"fusion_{kind}"]["peak_lr"] for kind in ("decay", "no_decay")} == {1e-2}
+    # Checkpoints of before know these parameters by their numbers.
+    assert sorted(groups_of(model)) == ["decay", "no_decay"]
+
+
+def test_a_fused_embedding_is_a_fusion_with_its_head() -> None:
+    model = model_of(tiny_experiment(*HEARING, "losses.pairs=[image-text,text-audio,image+audio-text]"))
+    groups = groups_of(model, lr_fusion=1e-2)
+    found = names_in(groups["fusion_decay"], model) | names_in(groups["fusion_no_decay"], model)
+    assert found == {name for name, _ in model.named_parameters() if name.startswith("fusion.")}
+    assert "fusion.head.weight" in found
 
 
 def test_frozen_parameters_have_no_optimizer_state() -> None:

@@ -33,6 +33,8 @@ COMMAND = ["impresa", "train", "shapes_vqa_trm"]
 LIVELY = ("decoder.recursion.dropout=0.2", "optimization.ema_decay=0.6", "trainer.accumulate_grad_batches=2")
 LIVELY += ("dataset.questions_per_image=2", "dataset.augmentation=clip", "trainer.epochs=3")
 """Everything that draws at random, and the average of the weights."""
+NEW = ("dataset.batch_by_length=true", "dataset.batch_size=2", "fusion.projector=mlp", "decoder.prefix=cls_patches")
+NEW += ("optimization.lr_fusion=2e-2",)
 PLAIN = ("optimization.optimizer=sgd", "optimization.lr=0.1", "trainer.checkpoint.save_top_k=0", "trainer.epochs=2")
 PLAIN += ("dataset.questions_per_image=2", "optimization.clip_grad=0", "dataset.shapes.num_train=24")
 
@@ -121,11 +123,16 @@ def test_a_resumed_run_is_the_straight_one_to_the_bit(
 ) -> None:
     match stands_on:
         case "own tower":
-            config = tiny_vlm(*LIVELY, "vision_encoder.drop_rate=0.1", "vision_encoder.memory.enabled=true")
+            config = tiny_vlm(*LIVELY, "vision_encoder.drop_rate=0.1", "vision_encoder.memory.enabled=true", *NEW)
         case "tower of a run":
             config = tiny_vlm_on(finished_run(), *LIVELY)
         case _:
-            lora = ("decoder.use_lora=true", "decoder.lora.r=2", "decoder.load_in_4bit=true")
+            lora = (
+                "decoder.use_lora=true",
+                "decoder.lora.r=2",
+                "decoder.load_in_4bit=true",
+                "optimization.lr_lora=2e-3",
+            )
             config = tiny_qwen_vlm(save_qwen(tmp_path / "qwen"), *LIVELY, *lora, "trainer.epochs=2")
     straight = train(config, tmp_path / "straight", command=COMMAND)
     with monkeypatch.context() as patch:

@@ -30,6 +30,10 @@ class OptimizationConfig(Section):
     """Learning rate of pretrained towers. null: `lr`."""
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
+    lr_fusion: Positive | None = None
+    """Learning rate of the fusion, the projector among it. null: `lr`."""
+    lr_lora: Positive | None = None
+    """Learning rate of the adapters in the language model (`decoder.use_lora`). null: `lr`."""
     lr_logits: Positive | None = None
     """Learning rate of the logit scale and bias. null: `lr` for `clip`, 100 times `lr` for `siglip`."""
     weight_decay: NonNegative = 0.01

@@ -82,6 +82,21 @@ REFUSED = (
         f"add {FUSED_PAIR} to `losses.pairs`, or leave it at its defaults",
     ),
     Rule(
+        ("optimization.lr_fusion",),
+        lambda c: c.decoder is None and FUSED_PAIR not in (c.losses.pairs or ()),
+        f"does nothing without a `decoder` or {FUSED_PAIR} in `losses.pairs`, which have a fusion",
+    ),
+    Rule(
+        ("optimization.lr_lora",),
+        lambda c: c.decoder is None or not (c.decoder.is_pretrained and c.decoder.use_lora),
+        "does nothing without `decoder.use_lora`, for the adapters of towers go by `optimization.lr`",
+    ),
+    Rule(
+        ("dataset.batch_by_length",),
+        lambda c: c.decoder is None,
+        "does nothing without a `decoder`: negatives of captions are not chosen by length",
+    ),
+    Rule(
         ("dataset.augmentation_options",),
         lambda c: c.dataset.augmentation == "none",
         "changes a preset, and `dataset.augmentation` none has no random views",
@@ -211,6 +226,11 @@ WARNED = (
         below("dataset", "prefetch_factor", "persistent_workers"),
         lambda c: c.dataset.num_workers == 0,
         "does nothing where `dataset.num_workers` is 0",
+    ),
+    Rule(
+        ("dataset.batch_by_length",),
+        lambda c: c.dataset.batch_size == 1 and _is_one_process(c),
+        "does nothing where `dataset.batch_size` is 1",
     ),
     Rule(("dataset.pin_memory",), lambda c: c.trainer.accelerator == "cpu", "is for a GPU (`trainer.accelerator`)"),
     Rule(

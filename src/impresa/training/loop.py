@@ -105,7 +105,7 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     Returns:
         Scalars of the whole step, over all its batches and processes, which a GPU may still be computing: `loss` and
         the other logs of the model (means over the samples, or over the tokens of their answers), those of the task,
-        `lr` and `gradient_norm`.
+        `lr`, the rates of parts that have one of their own (`lr_fusion`, ...), and `gradient_norm`.
     """
     config, group, state = training.config, training.group, training.state
     seed_step(config.seed, state.step, group.rank)
@@ -121,7 +121,7 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
         _add(sums, training.task.train_sums(output))
     totals = group.sums({**means, **sums})
     loss = totals["loss"]
-    lr = _set_learning_rates(training)
+    rates = _set_learning_rates(training)
     norm = _clip_gradients(training)
     _refuse_divergence(training, batches, loss, norm)
     state.precision.scaler.step(state.optimizer)  # skips the step, and lowers its scale, where float16 overflowed
@@ -132,7 +132,7 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     if state.average is not None:
         state.average.update(state.step)
     logs = {name: totals[name] for name in means}
-    return {**logs, **training.task.train_logs(totals), "lr": torch.tensor(lr), "gradient_norm": norm}
+    return {**logs, **training.task.train_logs(totals), **rates, "gradient_norm": norm}
 
 
 def validate(training: Training, num_batches: int | None = None) -> dict[str, float]:
@@ -156,12 +156,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest, "little"))
 
 
-def _set_learning_rates(training: Training) -> float:
-    """Set every group's learning rate for the coming step; returns that of a group at `optimization.lr`."""
-    step = training.state.step + 1
+def _set_learning_rates(training: Training) -> dict[str, Tensor]:
+    """Set every group's learning rate for the coming step; returns `lr` and those of other keys."""
+    step, schedule = training.state.step + 1, training.schedule
+    rates = {"lr": schedule.learning_rate(step, training.config.optimization.lr)}
     for group in training.state.optimizer.param_groups:
-        group["lr"] = training.schedule.learning_rate(step, group["peak_lr"])
-    return training.schedule.learning_rate(step, training.config.optimization.lr)
+        group["lr"] = rates[group["key"]] = schedule.learning_rate(step, group["peak_lr"])
+    return {key: torch.tensor(rate) for key, rate in rates.items()}
 
 
 def _clip_gradients(training: Training) -> Tensor:
