@@ -455,3 +455,22 @@ def test_a_damaged_tokenizer_of_a_language_model_is_one_line(
     (tmp_path / "run/tokenizer" / name).write_text(content)
     forge(tmp_path / "run", f"tokenizer/{name}")
     assert "/tokenizer" in refusal(tmp_path / "run")
+
+
+def test_a_run_of_before_projectors_and_rates_of_parts_loads_unchanged(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_vlm(), tmp_path / "run"))
+    text = (run / "config.yaml").read_text()
+    new = ("projector", "lr_fusion", "lr_lora", "batch_by_length")
+    kept = [line for line in text.splitlines() if line.strip().split(":")[0] not in new]
+    assert len(kept) == len(text.splitlines()) - len(new)
+    (run / "config.yaml").write_text("\n".join(kept) + "\n")
+    before, after = load_answerer(finished_vlm(), "cpu"), load_answerer(run, "cpu")
+    assert before.config == after.config
+    assert before.ask(picture(1), "how many?") == after.ask(picture(1), "how many?")
+
+
+def test_a_second_stage_with_another_projector_is_refused() -> None:
+    vocab_size = load_answerer(finished_vlm(), "cpu").chat.vocab_size
+    model = build_vlm(adopt_towers(tiny_vlm_on(finished_run(), "fusion.projector=mlp")), vocab_size)
+    with pytest.raises(CheckpointError, match=r"has fusion.projections.image.\w+, which this model has not; make them"):
+        start_from(model, finished_vlm())

@@ -83,6 +83,8 @@ VLM: dict[str, tuple[str, ...]] = {
         "decoder.prefix=tokens",
         "decoder.prefix=tokens vision_encoder.memory.enabled=true",
         "decoder.prefix=tokens vision_encoder.use_perceiver=true",
+        "decoder.prefix=cls_patches",
+        "decoder.prefix=cls_patches vision_encoder.memory.enabled=true",
         "decoder.prefix=perceiver vision_encoder.use_perceiver=true",
         "decoder.prefix=memory vision_encoder.memory.enabled=true",
         "decoder.prefix=memory vision_encoder.memory.enabled=true vision_encoder.use_perceiver=true",
@@ -97,6 +99,7 @@ VLM: dict[str, tuple[str, ...]] = {
     "freeze": ("vision_encoder.freeze=null", "vision_encoder.freeze=true"),
     "audio": tuple(f"audio_encoder={tower}" for tower in ALIGNMENT["audio_encoder"]),
     "fusion": tuple(f"fusion.strategy={kind}" for kind in ("concat", "cross_attention", "gated")),
+    "projector": tuple(f"fusion.projector={kind}" for kind in ("linear", "mlp")),
 }
 """Each value is a list of overrides."""
 HEARS = ALIGNMENT["audio_encoder"][1:]

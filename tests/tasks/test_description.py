@@ -7,7 +7,7 @@ from impresa.config import ExperimentConfig, load_experiment
 from impresa.data.sources import open_source, reading_of
 from impresa.tasks import task_of
 from tiny_run import TINY, finished_run, tiny_experiment
-from tiny_vlm import finished_vlm
+from tiny_vlm import finished_vlm, tiny_vlm
 
 
 def described(config: ExperimentConfig) -> list[str]:
@@ -53,3 +53,9 @@ def test_a_third_modality_and_its_fusion() -> None:
     assert "  audio       spectrogram, width 16, 1 block, sounds of up to 0.5 s" in lines
     assert "  fusion      image and sound, concat" in lines
     assert len(lines) <= 12
+
+
+def test_the_class_token_and_a_projector_of_its_own_are_named() -> None:
+    lines = described(tiny_vlm("decoder.prefix=cls_patches", "fusion.projector=mlp"))
+    assert lines[2] == "  decoder     trm, width 16, reads cls_patches of the towers"
+    assert lines[3] == "  fusion      mlp projector"
