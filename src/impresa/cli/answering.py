@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,22 +44,33 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
     add_device(parser)
 
 
-def add_images_and_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
+def add_subjects_and_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file; none for sounds alone")
+    what = "sound file, one for each image or without images; may be given several times"
+    parser.add_argument("--sound", dest="sounds", action="append", default=[], type=Path, metavar="FILE", help=what)
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer, ...")
 
 
-def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
-    """Refuse runs without a decoder, impossible options and unreadable images, before torch is imported."""
+def check_inputs(args: argparse.Namespace, images: Sequence[Path], sounds: Sequence[Path]) -> None:
+    """Refuse runs without a decoder, impossible options, unreadable images, and sounds that are missing or that the run
+    cannot hear, before torch is imported."""
     from impresa.config.runs import read_run
 
-    decoder = read_run("RUN", str(args.run)).decoder
-    if decoder is None:
+    config = read_run("RUN", str(args.run))
+    if config.decoder is None:
         raise CheckpointError(f"{args.run}: is an alignment and answers nothing; train a run with a decoder on it")
-    _check_generation(args, decoder.generation)
+    _check_generation(args, config.decoder.generation)
+    if not (images or sounds):
+        raise DataError("IMAGE: there is none, and no --sound; name what is asked about")
+    if images and sounds and len(images) != len(sounds):
+        raise DataError(f"--sound: {len(sounds)} sounds for {len(images)} images; give as many of each")
+    if sounds and config.audio_encoder is None:
+        raise DataError(f"--sound: {args.run} has no audio encoder and hears nothing; leave it out")
     for image in images:
         check_image(image)
+    for sound in sounds:
+        check_sound(sound)
 
 
 def load_model(args: argparse.Namespace) -> AnsweringModel:
@@ -75,36 +87,41 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
 
 
 def answer(args: argparse.Namespace, question: str) -> None:
-    """Print the answer to one question about each of the images."""
-    check_inputs(args, args.images)
+    """Print the answer to one question about each of the images, or sounds."""
+    images, sounds = args.images, args.sounds
+    check_inputs(args, images, sounds)
     model = load_model(args)
-    if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
-        answers = [print_pieces(model.stream(args.images[0], question))]
+    if not args.json and len(images or sounds) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
+        subject, sound = (next(iter(files), None) for files in (images, sounds))
+        answers = [print_pieces(model.stream(subject, question, sound=sound))]
     else:
-        answers = cast("list[Answer]", model.ask(args.images, question, batch_size=args.batch_size))
+        found = model.ask(images or None, question, sounds=sounds or None, batch_size=args.batch_size)
+        answers = cast("list[Answer]", found)
         _print_answers(args, question, answers)
     if not args.json:  # which says it in its own way
         print(*(f"{line}\n" for line in remarks(answers, model)), sep="", end="", file=sys.stderr)
 
 
 def _print_answers(args: argparse.Namespace, question: str, answers: Sequence[Answer]) -> None:
-    rows = list(zip((printable(str(image)) for image in args.images), answers, strict=True))
+    images, sounds = ([printable(str(file)) for file in files] for files in (args.images, args.sounds))
     if args.json:
+        files = zip_longest(images, sounds)
         found = [
             {
-                "image": name,
+                "image": image,
+                **({"sound": sound} if sounds else {}),
                 "question": question,
                 "answer": answer,
                 "finish_reason": answer.finish_reason,
                 "question_cut": answer.question_cut,
             }
-            for name, answer in rows
+            for (image, sound), answer in zip(files, answers, strict=True)
         ]
         print(json_text(found))
-    elif len(rows) == 1:
+    elif len(answers) == 1:
         print(printable(answers[0], lines=True) or NO_ANSWER)
     else:
-        for name, answer in rows:
+        for name, answer in zip(images or sounds, answers, strict=True):
             print(f"{name}: {printable(' '.join(answer.split())) or NO_ANSWER}")
 
 
@@ -168,3 +185,10 @@ def check_image(path: Path) -> None:
         raise DataError(f"{path}: {error}; give another image") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; give the path of an image file") from error
+
+
+def check_sound(path: Path) -> None:
+    """Refuse what is no file, in one line; it is decoded later, which needs torch."""
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "there is no such file"
+        raise DataError(f"{path}: {fault}; give the path of a sound file")

@@ -8,10 +8,12 @@ from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
-from PIL.Image import Image
-from torch import Tensor
+from PIL.Image import Image, fromarray
+from torch import Tensor, uint8
 
+from impresa.data.audio import RATE_HZ, log_mel, resample
 from impresa.data.images import ImageTransform
+from impresa.data.sample import Sample
 from impresa.data.sources.base import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.gallery import Answer, Example, ExplainedPicture, Gallery, PictureMap
@@ -27,6 +29,8 @@ NUM_QUERIES = 6
 NUM_ANSWERS = 5
 NUM_SIMILARITY = 32
 SEEN_PX = 96
+SOUND_PX = (160, 80)
+"""Width and height of a sound's spectrogram."""
 NUM_EXPLAINED, NUM_MAPS = 3, 4
 NUM_ROWS = 8
 """Rows of squares that are covered for a text: 64 passes of the tower for each image."""
@@ -92,6 +96,14 @@ def seen(picture: Image, transform: ImageTransform) -> str | None:
     """A small picture of an image as the model sees it; None where that is the image itself."""
     square = transform.square(picture)
     return None if square is picture else data_uri(square, SEEN_PX)
+
+
+def picture_of(sample: Sample) -> Image | None:
+    """What a page shows of a sample: its image, or the spectrogram of its sound, low pitches below."""
+    if sample.image is not None or sample.audio is None:
+        return sample.image
+    loudness = log_mel(resample(sample.audio, RATE_HZ)).clamp(-1, 1)  # (F, M), silence to full scale
+    return fromarray(((loudness.T.flip(0) + 1) * 127.5).to(uint8).numpy()).convert("RGB").resize(SOUND_PX)
 
 
 def with_explanations(evaluation: Evaluation, task: Task, model: UsableModel, source: Source) -> Evaluation:

@@ -10,7 +10,6 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -18,20 +17,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from PIL import Image
-
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded, looked_in
 from impresa.config.shard_names import is_address
-from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
-from impresa.data.disk import check_size, open_regular, read_regular
-from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
+from impresa.data.sources.cells import File, one_file, read_image, read_sound
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
 from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
@@ -41,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Part = Literal["image", "sound"]
-File = bytes | str
-"""An image or a sound: its content, or its absolute path."""
-
 IMAGE_NAMES = ("file_name", "images")
 """Other names of the image's column: that of Hugging Face's image folders, and that of lists of images."""
 _NAMES: dict[Modality, str] = {"image": "image", "text": "caption", "audio": "sound"}
@@ -134,8 +126,8 @@ class RowSource(ABC):
             if not self._reading.dialogues:
                 self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
             image = image if self._reading.wants("image") else None
-            picture = None if image is None else _image(image, self._shrink_to_px, self._config)
-            clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
+            picture = None if image is None else read_image(image, self._shrink_to_px, self._config)
+            clip = None if sound is None else read_sound(sound, self._reading.audio_seconds, self._max_bytes)
             negatives = self._negatives(row, captions) if picture else ()
             return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
         except ValueError as error:
@@ -186,7 +178,11 @@ class RowSource(ABC):
         from them. Images held as bytes are all read once.
         """
         sound = (self._config.audio_column,) if self._reading.sounds else ()
-        return map(self._key, self.scan((self._config.image_column, *IMAGE_NAMES, *sound)))
+        return map(self._key, self.scan((*self._image_columns, *sound)))
+
+    def names_image(self) -> Iterator[bool]:
+        """For each row, in order, true if it names an image; no file is opened."""
+        return (self._file_cells(row.cells)[0] is not None for row in self.scan(self._image_columns))
 
     def groups(self, column: str) -> Iterator[str | None]:
         """The name of each sample's group in a column, in order; None for a sample without one."""
@@ -194,8 +190,11 @@ class RowSource(ABC):
 
     def unsupported(self) -> Iterator[str | None]:
         """For each row, in order, the kind that keeps it from being read; no file is opened."""
-        columns = (self._config.image_column, *IMAGE_NAMES, self._config.audio_column)
-        return map(self._unsupported_kind, self.scan(columns))
+        return map(self._unsupported_kind, self.scan((*self._image_columns, self._config.audio_column)))
+
+    @property
+    def _image_columns(self) -> tuple[str, ...]:
+        return (self._config.image_column, *IMAGE_NAMES)
 
     def image_folder(self, folder: Path) -> Path:
         """The folder that images are relative to in a table of `folder`."""
@@ -203,7 +202,7 @@ class RowSource(ABC):
 
     def image_column_in(self, found: Set[str]) -> str | None:
         """The column that holds the image, of those that a table has; None if it has none."""
-        return next((name for name in (self._config.image_column, *IMAGE_NAMES) if name in found), None)
+        return next((name for name in self._image_columns if name in found), None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -356,9 +355,9 @@ class RowSource(ABC):
         return None
 
     def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
-        named = map(cells.get, (self._config.image_column, *IMAGE_NAMES))
-        image = next((cell for cell in map(_one_file, named) if not is_missing(cell)), None)
-        return image, _one_file(cells.get(self._config.audio_column))
+        named = map(cells.get, self._image_columns)
+        image = next((cell for cell in map(one_file, named) if not is_missing(cell)), None)
+        return image, one_file(cells.get(self._config.audio_column))
 
     def _file(self, cell: Any, folder: Path, what: Part) -> File | None:
         lacks = is_missing(cell)
@@ -399,47 +398,6 @@ def word_of(*values: object) -> str:
 def prefixes(folder: Path) -> tuple[str, ...]:
     """Beginnings of the paths in a folder: its own name, and its name without links, for a table may use either."""
     return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
-
-
-def _one_file(cell: Any) -> Any:
-    """The file of a cell, out of a list of one (also a printed one) and out of a struct; several files are a list."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        with suppress(ValueError):
-            cell = plain(cell)
-    if isinstance(cell, list | tuple):
-        files = [file for file in map(_one_file, cell) if not is_missing(file)]
-        return files if len(files) > 1 else next(iter(files), None)
-    return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
-
-
-def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
-    max_bytes = config.max_file_mib << 20
-    try:
-        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
-        check_size(len(data), max_bytes)
-    except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
-        fix = "; dataset.image_root names another folder of images" if is_gone else ""
-        raise ValueError(
-            f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"the image {error}") from error
-    return decode_image(data, shrink_to_px, config.max_image_pixels)
-
-
-def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
-    assert max_seconds is not None  # a row has a sound only where sounds are read
-    try:
-        if isinstance(file, bytes):
-            check_size(len(file), max_bytes)
-            return decode_audio(file, max_seconds)
-        with open_regular(file, max_bytes) as opened:
-            return decode_audio(opened, max_seconds)
-    except OSError as error:
-        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ValueError(f"the sound {error}") from error
 
 
 def _group(cell: Any) -> str | None:

@@ -41,6 +41,16 @@ class DialogueBatch(TensorBatch):
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
         return self.num_supervised
 
+    @property
+    def num_images(self) -> int:
+        """The images that are there."""
+        return _num_there(self, self.image, self.image_present)
+
+    @property
+    def num_sounds(self) -> int:
+        """The sounds that are there."""
+        return _num_there(self, self.audio, self.audio_present)
+
 
 class DialogueCollator:
     """One row for each dialogue of each sample, padded on the right, and each image and sound once.
@@ -104,6 +114,10 @@ class DialogueCollator:
         batch.num_supervised = int(supervised.sum())
         lengths = torch.tensor([len(rows) for rows in rows_of_sample])
         batch.image_of_row = torch.arange(len(lengths)).repeat_interleave(lengths)
+
+
+def _num_there(batch: DialogueBatch, inputs: Tensor | None, present: Tensor | None) -> int:
+    return 0 if inputs is None else len(batch) if present is None else int(present.sum())
 
 
 def _padded(rows: Sequence[list[int] | list[bool]], fill: int | bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another image."""
+"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another sample."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import seen, spread
+from impresa.tasks.gallery import picture_of, seen, spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -108,6 +108,7 @@ def evaluate_answers(
             num_images=asked.num_images,
             num_texts=len(questions),
             num_distinct_texts=len({q.question for q in questions}),
+            num_sounds=asked.num_sounds,
             bad_samples=tuple(asked.bad),
             answers=AnswerMetrics(
                 model=scores["model"],
@@ -135,7 +136,8 @@ class _AnswerCollector:
     def __init__(self, model: AnsweringModel, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size
         self.questions: list[_Question] = []
-        self.num_images = 0
+        self.num_images = self.num_sounds = 0
+        self._num_items = 0
         self.sizes_px: list[tuple[int, int]] = []
         self._losses: list[tuple[float, int, int]] = []
         self.bad: list[BadSampleNote] = []
@@ -166,8 +168,10 @@ class _AnswerCollector:
         batch = batch.to(model.device)
         prefix = model.prefix(batch)
         self._add_loss(batch, prefix)
-        first_item = self.num_images
-        self.num_images += len(batch)
+        first_item = self._num_items
+        self._num_items += len(batch)
+        self.num_images += batch.num_images
+        self.num_sounds += batch.num_sounds
         asked: list[tuple[_Question, Prompt, int]] = []
         assert batch.image_of_row is not None
         for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
@@ -201,7 +205,7 @@ class _AnswerCollector:
             output = decoder(input_ids, mask, prefix.tokens, labels, prefix.mask, prefix_of_row=index)
             num_tokens = (labels != IGNORED).sum(dim=1)
             self._losses += zip(
-                output.row_losses.tolist(), num_tokens.tolist(), (index + self.num_images).tolist(), strict=True
+                output.row_losses.tolist(), num_tokens.tolist(), (index + self._num_items).tolist(), strict=True
             )
 
     def loss_statistics(self) -> dict[str, Statistic]:
@@ -304,9 +308,10 @@ def _gallery(source: Source, questions: Sequence[_Question], transform: ImageTra
 
 
 def _example(source: Source, chosen: _Question, transform: ImageTransform) -> AnsweredQuestion:
-    picture = source[chosen.position].image
+    sample = source[chosen.position]
+    picture, shown = sample.image, picture_of(sample)
     return AnsweredQuestion(
-        image=None if picture is None else data_uri(picture),
+        image=None if shown is None else data_uri(shown),
         question=chosen.question,
         expected=" / ".join(text for text, _ in Counter(chosen.right_answers).most_common(MOST_EXPECTED)),
         answer=chosen.answer,
