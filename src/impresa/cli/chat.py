@@ -1,4 +1,4 @@
-"""Talk with a run that has a decoder about one image, or a sound (--sound), without beam search.
+"""Talk with a run that has a decoder about an image, several together, or a sound (--sound), without beam search.
 
 A question per line on standard input; a backslash at the end of a line goes on in the next, and a block that is pasted
 into a terminal is one question. Answers are printed as they are generated, and ctrl-c stops one. Earlier questions and
@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impresa.cli.answering import (
+    Asked,
     add_generation,
     add_run,
+    asked_about,
     check_image,
     check_inputs,
     check_sound,
@@ -49,7 +51,7 @@ _COMMAND = re.compile(r"/[\w-]*")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="image file; none for a sound alone")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file; none for a sound alone")
     parser.add_argument("--sound", type=Path, metavar="FILE", help="sound file")
     add_generation(parser, beams=False)
 
@@ -61,10 +63,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         DataError: a question or command is unusable; on a terminal the error is shown and the next line read.
         KeyboardInterrupt: ctrl-c where nobody types; on a terminal it ends the answer, or drops the line.
     """
-    check_inputs(args, *([] if file is None else [file] for file in (args.image, args.sound)))
+    (asked,) = asked_about(args.images, [] if args.sound is None else [args.sound], together=True)
+    check_inputs(args, [asked])
     model = load_model(args)
     model.generation = replace(model.generation, num_beams=1)
-    chat, is_typed = _Chat(model, args.image, args.sound), sys.stdin.isatty()
+    chat, is_typed = _Chat(model, asked), sys.stdin.isatty()
     if is_typed:
         with suppress(ImportError):
             import readline  # noqa: F401 - with it `input` edits lines and has a history
@@ -83,11 +86,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 @dataclass
 class _Chat:
-    """The image and the sound that are talked about, and the turns so far."""
+    """What is talked about, and the turns so far."""
 
     model: AnsweringModel
-    image: Path | None
-    sound: Path | None = None
+    asked: Asked
     turns: list[Turn] = field(default_factory=list)
     goes_on: bool = True
 
@@ -116,16 +118,17 @@ class _Chat:
             case "/new":
                 self.turns = []
             case "/image":
-                self.image, self.turns = _file(word, rest), []
+                self.asked, self.turns = replace(self.asked, images=[_file(word, rest)]), []
             case "/sound":
                 if self.model.preprocessing.audio is None:
                     raise DataError(f"{word}: this model has no audio encoder and hears nothing; ask about the image")
-                self.sound, self.turns = _file(word, rest), []
+                self.asked, self.turns = replace(self.asked, sound=_file(word, rest)), []
 
     def _ask(self, question: str) -> None:
         said: list[str] = []
         try:
-            answer = print_pieces(self.model.stream(self.image, question, turns=self.turns, sound=self.sound), said)
+            pieces = self.model.stream(self.asked.seen, question, turns=self.turns, sound=self.asked.sound)
+            answer = print_pieces(pieces, said)
             self.turns = self.turns[answer.num_forgotten :]
             for line in remarks([answer], self.model):
                 print(printable(line), file=sys.stderr)

@@ -16,7 +16,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
-    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib"),
+    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib", "max_images"),
     *(
         f"{name}_column"
         for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
@@ -132,7 +132,7 @@ REFUSED = (
         "add that, or leave it out",
     ),
     Rule(
-        below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),
+        below("dataset", "max_images", "questions_per_image", "question_column", "answer_column", "kind_column"),
         lambda c: c.decoder is None,
         "does nothing without a `decoder`, which alone is asked",
         "add one or leave it out",

@@ -98,8 +98,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             ids.append(fault.id)
             continue
         ids.append(sample.id)
-        if sample.image is not None and sample.image_key is not None:
-            images.append(sample.image.size)
+        images += [image.size for image in sample.images]
+        if sample.image_key is not None:
             ids_of_image[sample.image_key].append(sample.id)
         if sample.audio is not None:
             sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)

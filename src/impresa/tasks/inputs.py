@@ -47,6 +47,18 @@ def images_of(argument: str, images: Any) -> Inputs:
     return inputs_of(argument, images, _is_one_picture)
 
 
+def images_in(item: Named) -> list[Named]:
+    """The images of an item that may be a list of some, or a tensor (N, C, H, W); of anything else the item itself."""
+    value = item.value
+    is_list = isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 4)
+    if not is_list:
+        return [item]
+    found = images_of(item.name, value).items
+    if not found:
+        raise DataError(f"{item.name}: is an empty list; give an image, or None")
+    return found
+
+
 def sounds_of(argument: str, sounds: Any) -> Inputs:
     """The sound or sounds that a user gives as `argument`."""
     return inputs_of(argument, sounds, _is_one_sound)
@@ -71,8 +83,8 @@ def features_of(sounds: Iterable[Named | Sound], transform: AudioTransform) -> t
 
 
 def small_images(examples: Iterable[Sample], size: int) -> list[Tensor]:
-    """(3, h, w) uint8 of the images of those samples that have one, none larger than twice the tower's image size."""
-    images = [sample.image.copy() for sample in examples if sample.image is not None]
+    """(3, h, w) uint8 of all images of the samples, none larger than twice the tower's image size."""
+    images = [image.copy() for sample in examples for image in sample.images]
     for image in images:
         image.thumbnail((2 * size, 2 * size))
     return [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images]

@@ -56,6 +56,8 @@ class Reading:
     opened. Empty for what is said above."""
     others: bool = False
     """Keep the cells of all other columns in the rows as well, for those who store them beside what is read."""
+    max_images: int = 1
+    """Images of a sample at most; rows with more are not read."""
 
     def wants(self, part: Modality) -> bool:
         """True for a part whose files are opened."""
@@ -76,7 +78,8 @@ def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:
     """
     seconds = None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
     negatives = config.dataset.negative_column is not None and config.decoder is None
-    return Reading(seconds, dialogues=config.decoder is not None, labels=labels, negatives=negatives)
+    asks, most = config.decoder is not None, config.dataset.max_images if config.decoder is not None else 1
+    return Reading(seconds, dialogues=asks, labels=labels, negatives=negatives, max_images=most)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
-from impresa.data.sources.cells import File, one_file, read_image, read_sound
+from impresa.data.sources.cells import File, files_in, linked, one_file, read_image, read_sound
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
 from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
@@ -122,14 +122,15 @@ class RowSource(ABC):
             if row.fault:
                 raise ValueError(row.fault)
             captions, dialogues, label = self._captions(row), self._dialogues(row), self._label(row)
-            image, sound = self.files(row)
+            images, sound = self.files(row)
             if not self._reading.dialogues:
-                self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
-            image = image if self._reading.wants("image") else None
-            picture = None if image is None else read_image(image, self._shrink_to_px, self._config)
+                self._check_parts(bool(images), sound is not None, bool(captions), label is not None)
+            images = images if self._reading.wants("image") else ()
+            pictures = [read_image(image, self._shrink_to_px, self._config) for image in images]
             clip = None if sound is None else read_sound(sound, self._reading.audio_seconds, self._max_bytes)
-            negatives = self._negatives(row, captions) if picture else ()
-            return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
+            negatives = self._negatives(row, captions) if pictures else ()
+            first, more = next(iter(pictures), None), tuple(pictures[1:])
+            return Sample(row.id, first, captions, label, clip, dialogues, negatives, more_images=more)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
 
@@ -138,7 +139,8 @@ class RowSource(ABC):
         no sound is read: of a file its size and its time of change count."""
         row = self.row(index)
         try:
-            files = [found_of(file) if isinstance(file, str) else None for file in self.files(row)]
+            images, sound = self.files(row)
+            files = [found_of(file) if isinstance(file, str) else None for file in (*(images or (None,)), sound)]
         except ValueError:
             files = []
         return row.id, word_of(self.columns, sorted(row.cells.items()), row.fault, row.class_names, files)
@@ -175,14 +177,16 @@ class RowSource(ABC):
         """A name of each sample's image, in order, or of its sound if it has no image.
 
         Equal images have equal names, the same in every run: the division into training and validation data follows
-        from them. Images held as bytes are all read once.
+        from them. Samples of several images have one name if they share an image, by whatever others. Images held as
+        bytes are all read once.
         """
         sound = (self._config.audio_column,) if self._reading.sounds else ()
-        return map(self._key, self.scan((*self._image_columns, *sound)))
+        keys = map(self._keys, self.scan((*self._image_columns, *sound)))
+        return linked(keys) if self._reading.max_images > 1 else (key for key, *_ in keys)
 
     def names_image(self) -> Iterator[bool]:
         """For each row, in order, true if it names an image; no file is opened."""
-        return (self._file_cells(row.cells)[0] is not None for row in self.scan(self._image_columns))
+        return (bool(self._file_cells(row.cells)[0]) for row in self.scan(self._image_columns))
 
     def groups(self, column: str) -> Iterator[str | None]:
         """The name of each sample's group in a column, in order; None for a sample without one."""
@@ -264,23 +268,25 @@ class RowSource(ABC):
         fix = f"dataset.caption_column={column} trains on the class names"
         return f"labels alone are for `impresa eval RUN --data PATH`, or {fix}"
 
-    def files(self, row: Row) -> tuple[File | None, File | None]:
-        """Image and sound of a row; None for one that may be missing and is.
+    def files(self, row: Row) -> tuple[tuple[File, ...], File | None]:
+        """Images and sound of a row; none where they may be missing and are.
 
         Raises:
-            UnsupportedRow: the row has several images, or is text alone where only an image or a sound is asked about.
+            UnsupportedRow: the row has too many images, or is text alone where only an image or a sound is asked about.
             ValueError: a needed file is missing, on the web, or outside the folder of the data; the message is the
                 reason alone.
         """
-        image, sound = self._file_cells(row.cells)
-        if isinstance(image, list):
-            raise UnsupportedRow(SEVERAL_IMAGES, f"the row has several images ({len(image)}), and one is read")
+        cells, sound = self._file_cells(row.cells)
+        if len(cells) > (most := self._reading.max_images):
+            fault = f"the row has several images ({len(cells)}), and {'one is' if most == 1 else f'{most} are'} read"
+            raise UnsupportedRow(SEVERAL_IMAGES, f"{fault} (dataset.max_images)" if self._reading.dialogues else fault)
         heard = self._file(sound, row.folder, "sound") if self._reading.sounds else None
-        files = self._file(image, self.image_folder(row.folder), "image"), heard
-        if self._reading.dialogues and not any(files):
+        found = (self._file(cell, self.image_folder(row.folder), "image") for cell in cells or [None])
+        images = tuple(image for image in found if image is not None)
+        if self._reading.dialogues and not images and heard is None:
             beside = " and without a sound" if self._reading.sounds else ""
             raise UnsupportedRow(TEXT_ALONE, f"the row is text alone, without an image{beside}")
-        return files
+        return images, heard
 
     def _captions(self, row: Row, *, may_lack: bool = False) -> tuple[str, ...]:
         config, reading = self._config, self._reading
@@ -324,20 +330,24 @@ class RowSource(ABC):
             except ValueError:
                 yield ()
 
-    def _key(self, row: Row) -> str:
-        image, sound = self._file_cells(row.cells)
-        if self.only_paths or isinstance(image, list):  # a row that names no file counts as an image of its own
+    def _keys(self, row: Row) -> tuple[str, ...]:
+        """The names of a row's images, at least one, see `image_keys`."""
+        images, sound = self._file_cells(row.cells)
+        if self.only_paths or len(images) > 1:  # a row that names no file counts as an image of its own
             try:
                 if not any(self.files(row)):
-                    return row.id
+                    return (row.id,)
             except ValueError:
-                return row.id
-        is_sound = self._reading.sounds and not image
-        file, folder = (sound, row.folder) if is_sound else (image, self.image_folder(row.folder))
+                return (row.id,)
+        if self._reading.sounds and not images:
+            return (self._key(sound, row.folder, "sound"),)
+        return tuple(self._key(image, self.image_folder(row.folder), "image") for image in images or [None])
+
+    def _key(self, file: Any, folder: Path, what: Part) -> str:
         if isinstance(file, bytes):
             return blake2b(file, digest_size=16).hexdigest()
         path = os.path.abspath(os.path.join(folder, file if isinstance(file, str) else ""))
-        return self.name_of(path, "sound" if is_sound else "image") or os.path.relpath(path, self._root)
+        return self.name_of(path, what) or os.path.relpath(path, self._root)
 
     def name_of(self, path: str, what: Part = "image") -> str | None:
         """An absolute path relative to the folder of the data, or to that of the images; None outside it."""
@@ -354,10 +364,11 @@ class RowSource(ABC):
             pass  # a bad sample
         return None
 
-    def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _file_cells(self, cells: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """The cells of images that hold anything, and that of the sound."""
         named = map(cells.get, self._image_columns)
-        image = next((cell for cell in map(one_file, named) if not is_missing(cell)), None)
-        return image, one_file(cells.get(self._config.audio_column))
+        images = next((found for cell in named if (found := files_in(cell))), [])
+        return images, one_file(cells.get(self._config.audio_column))
 
     def _file(self, cell: Any, folder: Path, what: Part) -> File | None:
         lacks = is_missing(cell)

@@ -41,6 +41,8 @@ NO_CAPTIONS = (
     "caption: no question of the training asked for a description, so this model has not learned any; "
     "ask what it was asked, or train it on captions as well"
 )
+Pictures = Picture | Sequence[Picture] | None
+"""What one question is about: an image, several in a list, or none beside a sound."""
 Generation = GenerationConfig | Mapping[str, Any]
 """Settings of generation: all of them, or some by name, beside which the run's own hold."""
 
@@ -71,7 +73,7 @@ class AnsweringModel(UsableModel):
 
     def ask(
         self,
-        images: Picture | Sequence[Picture | None] | None,
+        images: Picture | Sequence[Pictures] | None,
         questions: str | Sequence[str],
         *,
         sounds: Sound | Sequence[Sound | None] | None = None,
@@ -81,8 +83,9 @@ class AnsweringModel(UsableModel):
         """Answer questions about images, sounds, or both.
 
         Args:
-            images: one image, or several, see `Picture`; a tensor (N, C, H, W) is N images. None, also as an item of a
-                list, where a question is about a sound alone.
+            images: one image, or several, see `Picture`; a tensor (N, C, H, W) is N images. Each is asked about by
+                itself; a list within the list holds the images of one question (`[[a, b], [c]]`), up to
+                `dataset.max_images`. None, also as an item of a list, where a question is about a sound alone.
             questions: one question for every image, several for one image, or as many as images, pair by pair.
             sounds: as many sounds as images, for a model with an audio encoder; without images the questions are about
                 them.
@@ -117,14 +120,14 @@ class AnsweringModel(UsableModel):
             answers += self.answer(prefix, index, prompts[start : start + size], settings, start)
         return answers[0] if is_one and asked.is_one else answers
 
-    def caption(self, images: Picture | Sequence[Picture | None] | None, **settings: Any) -> Answer | list[Answer]:
+    def caption(self, images: Picture | Sequence[Pictures] | None, **settings: Any) -> Answer | list[Answer]:
         """Describe images, or `sounds`, in answer to the request that captions are learned with; arguments and result
         as in `ask`."""
         return self.ask(images, CAPTION_PROMPTS[0], **settings)
 
     def stream(
         self,
-        image: Picture | None,
+        image: Pictures,
         question: str,
         *,
         turns: Sequence[Turn] = (),
@@ -134,7 +137,7 @@ class AnsweringModel(UsableModel):
         """The answer piece by piece, each computed when it is asked for; the generator returns the whole.
 
         Args:
-            image: the image that is asked about; None for a sound alone.
+            image: the image that is asked about, or a list of several; None for a sound alone.
             question: the question.
             turns: the dialogue before it.
             sound: the sound, for a model with an audio encoder.
@@ -241,7 +244,7 @@ class AnsweringModel(UsableModel):
             return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 
     def _prefix(self, subjects: Sequence[Subject]) -> Prefix:
-        return self.prefix(batch_of(subjects, self.preprocessing))
+        return self.prefix(batch_of(subjects, self.preprocessing, self.config.dataset.max_images))
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         subjects: list[tuple[list[Tensor], Clip | None]] = []

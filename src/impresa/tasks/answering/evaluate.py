@@ -144,14 +144,15 @@ class _AnswerCollector:
 
     def ask(self, source: Source, show_progress: bool) -> None:
         """Ask all questions of a source."""
-        collate = DialogueCollator(self._model.preprocessing, self._model.max_len)
+        most = self._model.config.dataset.max_images
+        collate = DialogueCollator(self._model.preprocessing, self._model.max_len, most)
         order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
         positions: dict[str, int] = {}
 
         def read() -> Iterator[Sample]:
             for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
                 positions[sample.id] = position
-                self.sizes_px += [] if sample.image is None else [sample.image.size]
+                self.sizes_px += [image.size for image in sample.images]
                 yield sample
 
         with progress_bar(show_progress) as bar:
@@ -223,9 +224,8 @@ def _perplexity(losses: Floats) -> Floats:
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
     """For each sample of a batch the next one, in a circle, that differs in image or sound, if there is one."""
-    parts = [part for part in (batch.image, batch.audio) if part is not None]
     names = [
-        blake2b(b"".join(part[row].numpy().tobytes() for part in parts), digest_size=16).digest()
+        blake2b(b"".join(part.numpy().tobytes() for part in batch.inputs_of(row)), digest_size=16).digest()
         for row in range(len(batch))
     ]
     found = {}
@@ -309,7 +309,7 @@ def _gallery(source: Source, questions: Sequence[_Question], transform: ImageTra
 
 def _example(source: Source, chosen: _Question, transform: ImageTransform) -> AnsweredQuestion:
     sample = source[chosen.position]
-    picture, shown = sample.image, picture_of(sample)
+    picture, shown = None if sample.more_images else sample.image, picture_of(sample)
     return AnsweredQuestion(
         image=None if shown is None else data_uri(shown),
         question=chosen.question,

@@ -12,6 +12,7 @@ from impresa.encoders.vision import VisionEncoder
 from impresa.evaluation.several_answers import LEAST_PEOPLE, vqa_accuracy
 from impresa.fusion import Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.squares import Place, SquareMarks
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.encoders import encode_rows
 
@@ -27,6 +28,7 @@ class VisionLanguageModel(TrainableModel):
         fusion: makes the prefix; its width is the decoder's.
         decoder: the language model.
         audio_encoder: encoder of sounds, reduced likewise.
+        square_marks: joins the squares of a sample that may have several, as images or tiles.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class VisionLanguageModel(TrainableModel):
         decoder: Decoder,
         *,
         audio_encoder: AudioEncoder | None = None,
+        square_marks: SquareMarks | None = None,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.audio_encoder = audio_encoder
         self.fusion = fusion
         self.decoder = decoder
+        self.square_marks = square_marks
 
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
@@ -68,10 +72,14 @@ class VisionLanguageModel(TrainableModel):
         return ModelOutput(output.loss, logs)
 
     def prefix(self, batch: DialogueBatch) -> Prefix:
-        """The decoder's input for each image, and the sound beside it: (B, P, H) and a mask (B, P)."""
+        """The decoder's input for the images of each sample, and the sound beside them: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
         if batch.image is not None:
-            encoded["image"] = encode_rows(self.vision_encoder.read, batch.image_present, batch.image)
+            present = batch.image_present if batch.places is None else None
+            encoded["image"] = encode_rows(self.vision_encoder.read, present, batch.image)
+            if self.square_marks is not None:
+                places = batch.places or [Place(sample) for sample in range(len(batch))]
+                encoded["image"] = self.square_marks(encoded["image"], places, len(batch))
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
         return self.fusion(encoded, batch.present)

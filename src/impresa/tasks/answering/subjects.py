@@ -13,9 +13,10 @@ from impresa.data.audio import Clip
 from impresa.data.preprocessing import Preprocessing, mask_of, spread_rows
 from impresa.errors import DataError
 from impresa.run_dir.golden import Golden, packed
-from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.batch import DialogueBatch, place_squares
+from impresa.tasks.answering.squares import Place
 from impresa.tasks.arguments import Named
-from impresa.tasks.inputs import features_of, images_of, pixels_of, sounds_of
+from impresa.tasks.inputs import features_of, images_in, images_of, pixels_of, sounds_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Subject:
 def subjects_of(images: Any, sounds: Any) -> tuple[list[Subject], bool]:
     """The subjects that a user gives as `images` and `sounds`, and true for a single one.
 
-    Either may be None, and so may single items beside others.
+    Either may be None, and so may single items beside others. An item of `images` may be a list: several images of one
+    question.
 
     Raises:
         DataError: there is nothing, or not as many of each, or an argument is no list of them.
@@ -52,24 +54,29 @@ def subject_of(image: Named | None, sound: Named | None) -> Subject:
     given = [item for item in (image, sound) if item is not None]
     if all(item.value is None for item in given):
         raise DataError(f"{given[0].name}: is None, and there is nothing else to ask about; give an image or a sound")
-    images = () if image is None or image.value is None else (image,)
+    images = () if image is None or image.value is None else tuple(images_in(image))
     return Subject(images, None if sound is None or sound.value is None else sound)
 
 
-def batch_of(subjects: Sequence[Subject], preprocessing: Preprocessing) -> DialogueBatch:
+def batch_of(subjects: Sequence[Subject], preprocessing: Preprocessing, max_images: int) -> DialogueBatch:
     """A batch without questions, which has images if any subject has one, and likewise sounds.
 
     Raises:
-        DataError: the model knows no such modality, or an input cannot be read; the line begins with its name.
+        DataError: the model knows no such modality, a subject has more than `max_images`, or an input cannot be read;
+            the line begins with its name.
     """
     batch = DialogueBatch(ids=[str(number) for number in range(len(subjects))])
     images = [image for subject in subjects for image in subject.images]
+    for subject in subjects:
+        if (number := len(subject.images)) > max_images:
+            fault = f"{number} images of one question, and this model reads {max_images} (dataset.max_images)"
+            raise DataError(f"{subject.images[0].name.removesuffix('[0]')}: {fault}; give fewer")
     sounds = [subject.sound for subject in subjects if subject.sound is not None]
     if images:
         if preprocessing.pictures is False:
             raise DataError("ask: this model was trained on sounds alone; leave the images out")
-        batch.image_present = mask_of([bool(subject.images) for subject in subjects])
-        batch.image = spread_rows(pixels_of(images, preprocessing.image), batch.image_present)
+        places = [Place(sample, n) for sample, subject in enumerate(subjects) for n, _ in enumerate(subject.images)]
+        place_squares(batch, pixels_of(images, preprocessing.image), places)
     if sounds:
         if preprocessing.audio is None:
             raise DataError("ask: this model has no audio encoder; leave the sounds out")

@@ -76,7 +76,7 @@ class AnsweringTask(Task):
         return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)
 
     def collator(self, preprocessing: Preprocessing) -> DialogueCollator:
-        return DialogueCollator(preprocessing, self.decoder.max_len)
+        return DialogueCollator(preprocessing, self.decoder.max_len, self.config.dataset.max_images)
 
     def build(self, preprocessing: Preprocessing) -> VisionLanguageModel:
         vocab_size = preprocessing.chat.vocab_size
