@@ -203,6 +203,11 @@ WARNED = (
         lambda c: all(_reads_shapes(c).values()) and is_from_scratch("image", c.vision_encoder),
         "changes nothing for the embedded shapes, which are square",
     ),
+    Rule(
+        ("decoder.tiles",),
+        lambda c: all(_reads_shapes(c).values()),
+        "changes nothing for the embedded shapes, which are drawn at `dataset.image_size`",
+    ),
     Rule(("dataset.label_column",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("dataset.audio_column",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),
     *(_shapes_rule(f"num_{split}", split) for split in _SPLITS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image
@@ -58,7 +59,8 @@ def tiles_of(transform: ImageTransform, image: Image.Image, most: int) -> list[T
     return [overview, *(tile(row, column) for row in range(rows) for column in range(columns))]
 
 
-def share_cut(transform: ImageTransform, image_size: tuple[int, int], most: int) -> float:
-    """Part of the area of an image (width, height), 0 to 1, that neither the square nor the tiles show."""
-    rows, columns = grid_of(image_size, transform.size, most)
-    return transform.share_cut(image_size, columns / rows)
+def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]], most: int) -> float | None:
+    """Mean part of the area of images (width, height), 0 to 1, that the tiles leave out; None without images."""
+    grids = [grid_of(size, transform.size, most) for size in image_sizes]
+    shares = [transform.share_cut(size, grid[1] / grid[0]) for size, grid in zip(image_sizes, grids, strict=True)]
+    return sum(shares) / len(shares) if shares else None

@@ -20,6 +20,7 @@ from impresa.data.disk import MAX_BYTES, check_size
 from impresa.data.images import ImageTransform, load_image
 from impresa.data.preprocessing import AudioTransform
 from impresa.data.sample import Sample
+from impresa.data.tiles import tiles_of
 from impresa.errors import DataError
 from impresa.tasks.arguments import Inputs, Named, as_whole, has_values, inputs_of, is_number, kind, naming, shown
 
@@ -71,6 +72,18 @@ def pixels_of(images: Iterable[Named | Picture], transform: ImageTransform) -> T
         DataError: an image cannot be read; the line begins with its name.
     """
     return torch.stack([_read("image", image, lambda value: _pixels_of_one(value, transform)) for image in images])
+
+
+def squares_of(image: Named, transform: ImageTransform, tiles: int) -> list[tuple[Tensor, int, int]]:
+    """The squares (3, S, S) of an image that is cut into up to so many tiles, each with its row and column, see `Tile`;
+    one that is preprocessed already stays whole. Raises `DataError` as `pixels_of`."""
+    name, value = image
+    with naming(name):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return [(_preprocessed(value, transform.size), 0, 0)]
+        found = tiles_of(transform, _picture_of_one(value, transform.size), tiles)
+    pixels = transform.normalize(transform.pixels_of_squares([tile.square for tile in found]))
+    return [(square, tile.row, tile.column) for square, tile in zip(pixels, found, strict=True)]
 
 
 def features_of(sounds: Iterable[Named | Sound], transform: AudioTransform) -> tuple[Tensor, Tensor]:

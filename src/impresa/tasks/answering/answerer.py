@@ -66,6 +66,7 @@ class AnsweringModel(UsableModel):
         assert config.decoder is not None
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
+        self.max_images, self.tiles = config.dataset.max_images, config.decoder.tiles
         self.chat = preprocessing.chat
         self._says_no_captions = preprocessing.captions is False
         # Trained parameters keep `requires_grad`, which decides what is saved.
@@ -244,7 +245,7 @@ class AnsweringModel(UsableModel):
             return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 
     def _prefix(self, subjects: Sequence[Subject]) -> Prefix:
-        return self.prefix(batch_of(subjects, self.preprocessing, self.config.dataset.max_images))
+        return self.prefix(batch_of(subjects, self.preprocessing, self.max_images, self.tiles))
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
         subjects: list[tuple[list[Tensor], Clip | None]] = []

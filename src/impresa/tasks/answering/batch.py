@@ -13,6 +13,7 @@ from torch import Tensor
 from impresa.data.dialogue import Dialogue
 from impresa.data.preprocessing import Preprocessing, mask_of, spread_rows, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
+from impresa.data.tiles import tiles_of
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
 from impresa.tasks.answering.squares import Place
@@ -76,12 +77,13 @@ class DialogueCollator:
         preprocessing: its tokenizer is a chat format.
         max_len: longest row in tokens; questions are cut, answers never.
         max_images: images of a sample at most.
+        tiles: of an image at most.
     """
 
-    def __init__(self, preprocessing: Preprocessing, max_len: int, max_images: int = 1) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_len: int, max_images: int = 1, tiles: int = 1) -> None:
         self._preprocessing = preprocessing
         self._chat = preprocessing.chat
-        self._max_len, self._max_images = max_len, max_images
+        self._max_len, self._max_images, self._tiles = max_len, max_images, tiles
 
     def __call__(self, samples: Iterable[Sample]) -> DialogueBatch:
         """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out.
@@ -102,8 +104,9 @@ class DialogueCollator:
                 bad.append((sample.id, str(fault)))
             else:
                 for number, image in enumerate(sample.images):
-                    pixels.append(image_transform.pixels([image]))
-                    places.append(Place(len(good), number))
+                    tiles = tiles_of(image_transform, image, self._tiles)
+                    pixels.append(image_transform.pixels_of_squares([tile.square for tile in tiles]))
+                    places += (Place(len(good), number, tile.row, tile.column) for tile in tiles)
                 good.append(replace(sample, image=None, more_images=()))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
         if not good:

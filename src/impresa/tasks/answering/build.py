@@ -52,9 +52,9 @@ def build_vlm(
     with own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
     marks = None
-    if config.dataset.max_images > 1:
+    if config.dataset.max_images > 1 or config.decoder.tiles > 1:
         with own_seed():
-            marks = SquareMarks(config.dataset.max_images, 1, vision_encoder.dim)
+            marks = SquareMarks(config.dataset.max_images, config.decoder.tiles, vision_encoder.dim)
     return VisionLanguageModel(vision_encoder, fusion, decoder, audio_encoder=audio_encoder, square_marks=marks)
 
 

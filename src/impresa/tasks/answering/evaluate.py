@@ -13,10 +13,11 @@ import torch
 
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import Dialogue, Turn
-from impresa.data.images import ImageTransform, mean_share_cut
+from impresa.data.images import ImageTransform
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
+from impresa.data.tiles import mean_share_cut
 from impresa.decoders.base import IGNORED
 from impresa.evaluation.bootstrap import Floats, Statistic
 from impresa.evaluation.gallery import AnsweredQuestion, Gallery
@@ -122,7 +123,7 @@ def evaluate_answers(
                 texts={text: scored(some) for text, some in _by_text(questions).items()},
                 statistics=statistics,
             ),
-            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px),
+            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px, model.tiles),
             gallery=_gallery(source, questions, model.preprocessing.image),
             items=digest((q.sample, q.question, q.turn.answer, *q.turn.references) for q in questions),
             predictions=tuple(_prediction(q, list(metrics.values())[1]) for q in questions),
@@ -144,8 +145,8 @@ class _AnswerCollector:
 
     def ask(self, source: Source, show_progress: bool) -> None:
         """Ask all questions of a source."""
-        most = self._model.config.dataset.max_images
-        collate = DialogueCollator(self._model.preprocessing, self._model.max_len, most)
+        model = self._model
+        collate = DialogueCollator(model.preprocessing, model.max_len, model.max_images, model.tiles)
         order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
         positions: dict[str, int] = {}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from impresa.data.audio import Clip
@@ -16,7 +17,7 @@ from impresa.run_dir.golden import Golden, packed
 from impresa.tasks.answering.batch import DialogueBatch, place_squares
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.arguments import Named
-from impresa.tasks.inputs import features_of, images_in, images_of, pixels_of, sounds_of
+from impresa.tasks.inputs import features_of, images_in, images_of, sounds_of, squares_of
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,30 @@ def subject_of(image: Named | None, sound: Named | None) -> Subject:
     return Subject(images, None if sound is None or sound.value is None else sound)
 
 
-def batch_of(subjects: Sequence[Subject], preprocessing: Preprocessing, max_images: int) -> DialogueBatch:
-    """A batch without questions, which has images if any subject has one, and likewise sounds.
+def batch_of(subjects: Sequence[Subject], preprocessing: Preprocessing, max_images: int, tiles: int) -> DialogueBatch:
+    """A batch without questions, which has images if any subject has one, each cut into up to so many tiles, and
+    likewise sounds.
 
     Raises:
         DataError: the model knows no such modality, a subject has more than `max_images`, or an input cannot be read;
             the line begins with its name.
     """
     batch = DialogueBatch(ids=[str(number) for number in range(len(subjects))])
-    images = [image for subject in subjects for image in subject.images]
     for subject in subjects:
         if (number := len(subject.images)) > max_images:
             fault = f"{number} images of one question, and this model reads {max_images} (dataset.max_images)"
             raise DataError(f"{subject.images[0].name.removesuffix('[0]')}: {fault}; give fewer")
     sounds = [subject.sound for subject in subjects if subject.sound is not None]
-    if images:
+    if any(subject.images for subject in subjects):
         if preprocessing.pictures is False:
             raise DataError("ask: this model was trained on sounds alone; leave the images out")
-        places = [Place(sample, n) for sample, subject in enumerate(subjects) for n, _ in enumerate(subject.images)]
-        place_squares(batch, pixels_of(images, preprocessing.image), places)
+        squares, places = list[Tensor](), list[Place]()
+        for sample, subject in enumerate(subjects):
+            for number, image in enumerate(subject.images):
+                for square, row, column in squares_of(image, preprocessing.image, tiles):
+                    squares.append(square)
+                    places.append(Place(sample, number, row, column))
+        place_squares(batch, torch.stack(squares), places)
     if sounds:
         if preprocessing.audio is None:
             raise DataError("ask: this model has no audio encoder; leave the sounds out")

@@ -76,7 +76,8 @@ class AnsweringTask(Task):
         return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)
 
     def collator(self, preprocessing: Preprocessing) -> DialogueCollator:
-        return DialogueCollator(preprocessing, self.decoder.max_len, self.config.dataset.max_images)
+        most = self.config.dataset.max_images
+        return DialogueCollator(preprocessing, self.decoder.max_len, most, self.decoder.tiles)
 
     def build(self, preprocessing: Preprocessing) -> VisionLanguageModel:
         vocab_size = preprocessing.chat.vocab_size
