@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import impresa
@@ -15,7 +16,9 @@ from impresa.cli.main import main
 from impresa.config import ExperimentConfig
 from impresa.errors import DataError
 from impresa.evaluation.results import read_evaluation
+from impresa.run_dir.golden import Golden
 from impresa.tasks.answering.answerer import AnsweringModel
+from impresa.tasks.answering.subjects import read_subjects
 from impresa.training.run import dry_run, train
 from sounds_on_disk import wav, write_wavs
 from tiny_vlm import picture, tiny_vlm
@@ -92,6 +95,14 @@ def test_golden_inputs_are_the_sounds_and_are_checked_on_load() -> None:
     assert "audio_0" in names
     assert not any(name.startswith("image") for name in names)
     impresa.load(run(), "cpu")
+
+
+def test_golden_files_of_older_versions_have_an_image_each() -> None:
+    images = {f"image_{number}": torch.zeros(3, 8, 8, dtype=torch.uint8) for number in range(2)}
+    found = read_subjects(Golden(images, {}), 2, 16)
+    assert [(len(subject.images), subject.sound) for subject in found] == [(1, None)] * 2
+    with pytest.raises(ValueError, match="images: not all are from 0"):
+        read_subjects(Golden(images, {"images": "[-1, 3]"}), 2, 16)
 
 
 def test_it_is_asked_about_sounds_alone(model: AnsweringModel) -> None:

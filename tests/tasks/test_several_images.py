@@ -16,6 +16,7 @@ import torch
 import impresa
 from impresa.cli.main import main
 from impresa.config import ExperimentConfig
+from impresa.data.chat import TemplateChat
 from impresa.data.dialogue import ask
 from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
@@ -29,7 +30,8 @@ from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.answering.subjects import subjects_of
 from impresa.training.run import dry_run, train
-from tiny_vlm import SIZE, answering, chat, picture, rough, tiny_vlm
+from tiny_qwen import chat_tokenizer, save_qwen
+from tiny_vlm import SIZE, answering, chat, picture, rough, tiny_qwen_vlm, tiny_vlm
 
 MOST = 3
 FUSIONS = {
@@ -167,6 +169,15 @@ def test_more_than_the_model_reads_is_refused(model: AnsweringModel) -> None:
         model.ask([[]], "what?")
     with pytest.raises(DataError, match=r"^images\[0\]\[1\]: gone\.png: there is no such file"):
         model.ask([[picture(0), "gone.png"]], "what?")
+
+
+def test_a_pretrained_language_model_reads_them_alone_as_in_a_batch(tmp_path: Path) -> None:
+    asked = answering(tiny_qwen_vlm(save_qwen(tmp_path), "dataset.max_images=3"), TemplateChat(chat_tokenizer()))
+    a, b, c = map(picture, range(3))
+    subjects = [[a, b], [c], [c, b, a]]
+    alone = [asked.ask([images], "what colour?")[0] for images in subjects]
+    assert asked.ask(subjects, "what colour?") == alone
+    assert len(set(alone)) > 1
 
 
 @cache

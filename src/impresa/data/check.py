@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from impresa.data.images import ImageTransform, mean_share_cut
+from impresa.data.images import ImageTransform
 from impresa.data.sources import BadSample, Source
+from impresa.data.tiles import mean_share_cut
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,6 @@ class ImageTransform:
         return max(0.0, 1 - (right - left) * (bottom - top) / (image_size[0] * image_size[1]))
 
 
-def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]]) -> float | None:
-    """Mean part of the area of images (width, height) that is left out, 0 to 1; None without images."""
-    shares = [transform.share_cut(size) for size in image_sizes]
-    return sum(shares) / len(shares) if shares else None
-
-
 def resample(
     image: Image.Image, size: int, box: Box, how: Resampling = "bicubic", bars: tuple[int, int, int] = (0, 0, 0)
 ) -> Image.Image:

@@ -59,8 +59,8 @@ def tiles_of(transform: ImageTransform, image: Image.Image, most: int) -> list[T
     return [overview, *(tile(row, column) for row in range(rows) for column in range(columns))]
 
 
-def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]], most: int) -> float | None:
-    """Mean part of the area of images (width, height), 0 to 1, that the tiles leave out; None without images."""
+def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]], most: int = 1) -> float | None:
+    """Mean part of the area of images (width, height), 0 to 1, that square or tiles leave out; None without images."""
     grids = [grid_of(size, transform.size, most) for size in image_sizes]
     shares = [transform.share_cut(size, grid[1] / grid[0]) for size, grid in zip(image_sizes, grids, strict=True)]
     return sum(shares) / len(shares) if shares else None
