@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import cache
 from pathlib import Path
@@ -145,3 +146,14 @@ def test_the_commands_ask_about_sounds(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "gone.wav: there is no such file; give the path of a sound file\n"
     assert main(["eval", str(run()), "--predictions", str(tmp_path / "p.jsonl")]) == 0
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == NUM
+
+
+def test_a_chat_is_about_a_sound_until_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: AnsweringModel
+) -> None:
+    write_wavs(tmp_path, 2)
+    files = [str(tmp_path / f"{number}.wav") for number in range(2)]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"how high is it?\n/sound {files[1]}\nhow high is it?\n"))
+    assert main(["chat", str(run()), "--sound", files[0]]) == 0
+    expected = [answer or "(no answer)" for answer in model.ask(None, "how high is it?", sounds=files)]
+    assert capsys.readouterr().out.splitlines() == expected
