@@ -20,6 +20,8 @@ from impresa.errors import CheckpointError
 from impresa.export import ENCODERS, export_run
 from impresa.files import replacing_folder
 from impresa.run_dir.save import save_run
+from impresa.tasks.answering.subjects import Subject
+from impresa.tasks.arguments import Named
 from tiny_qwen import save_qwen
 from tiny_vlm import answering, picture, tiny_qwen_vlm
 from tiny_vqa import base_model, lora_run
@@ -32,7 +34,7 @@ def logits_of(model: Any, run_dir: Path | None = None) -> torch.Tensor:
     """Logits of a transformers model on the run's own prefix and prompt."""
     run = impresa.load(run_dir or lora_run(), "cpu")
     ids = torch.tensor([run.chat.prompt((), QUESTION, run.max_len)])
-    prefix = run._prefix([picture(1)], None).tokens
+    prefix = run._prefix([Subject((Named("image", picture(1)),))]).tokens
     text = model.get_input_embeddings()(ids)
     return model(inputs_embeds=torch.cat((prefix, text), dim=1)).logits
 
@@ -41,7 +43,9 @@ def logits_of(model: Any, run_dir: Path | None = None) -> torch.Tensor:
 def own_logits(run_dir: Path | None = None) -> torch.Tensor:
     run = impresa.load(run_dir or lora_run(), "cpu")
     ids = torch.tensor([run.chat.prompt((), QUESTION, run.max_len)])
-    return run.model.decoder(ids, torch.ones_like(ids), run._prefix([picture(1)], None).tokens).logits
+    return run.model.decoder(
+        ids, torch.ones_like(ids), run._prefix([Subject((Named("image", picture(1)),))]).tokens
+    ).logits
 
 
 def base() -> Any:

@@ -42,12 +42,18 @@ class Parrot:
         prompt = Prompt([], num_cut=3 if "is cut" in question else 0, num_forgotten=num_forgotten)
         return Answer(text, "length" if "too much" in question else "stop", prompt)
 
-    def ask(self, images: Sequence[Path], questions: str, *, batch_size: int) -> list[Answer]:
+    def ask(
+        self, images: Sequence[Path], questions: str, *, sounds: Sequence[Path] | None, batch_size: int
+    ) -> list[Answer]:
+        assert sounds is None
         self.calls.append(("ask", batch_size))
         texts = ["" if questions == "nothing" else f"{image.stem}\n{questions}" for image in images]
         return [self.answer(text, questions) for text in texts]
 
-    def stream(self, image: Path, question: str, *, turns: Sequence[Turn] = ()) -> Generator[str, None, Answer]:
+    def stream(
+        self, image: Path, question: str, *, turns: Sequence[Turn] = (), sound: Path | None
+    ) -> Generator[str, None, Answer]:
+        assert sound is None
         self.calls.append(("stream", tuple(turns)))
         if question == "too long":
             raise DataError("the frame leaves no room for a question")
@@ -340,8 +346,8 @@ def test_another_image_begins_another_conversation(
 
 
 COMMANDS = {
-    "/imge blue.png": "/imge: unknown command; did you mean /image? there are /new, /image, /help and /quit",
-    "/": "/: unknown command; there are /new, /image, /help and /quit",
+    "/imge blue.png": "/imge: unknown command; did you mean /image? there are /new, /image, /sound, /help and /quit",
+    "/": "/: unknown command; there are /new, /image, /sound, /help and /quit",
     "/image": "/image: names no file; write the path of one behind it",
     "/image nowhere.png": "nowhere.png: No such file or directory; give the path of an image file",
     "/image text.txt": f"text.txt: not an image of a known format ({', '.join(FORMATS)}); give another image",
@@ -367,7 +373,7 @@ def test_help_names_every_command_and_a_path_is_no_command(
 ) -> None:
     assert chatted("/help\n/a/b what is it?\n", monkeypatch) == 0
     *helped, answer = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in helped] == ["/new", "/image", "/help", "/quit"]
+    assert [line.split()[0] for line in helped] == ["/new", "/image", "/sound", "/help", "/quit"]
     assert answer == "red /a/b what is it?"
 
 
@@ -414,7 +420,15 @@ REFUSED = {
     "ask . red.png what?": "RUN: . holds runs and is none itself; name one, such as ",
     "ask unfinished red.png what?": "RUN: unfinished has not finished; `impresa train --output-dir unf",
     "ask run red.png blue.png": "blue.png: is a file where the question should be; put the question last, in quotes",
-    "ask run red.png": "impresa ask: the following arguments are required: QUESTION; impresa ask --help tells",
+    "ask run red.png": "red.png: is a file where the question should be; put the question last, in quotes",
+    "ask run what?": "IMAGE: there is none, and no --sound; name what is asked about",
+    "ask run": "impresa ask: the following arguments are required: QUESTION; impresa ask --help tells",
+    "ask run red.png blue.png what? --together": "IMAGE: 2 images of one question, and run reads 1 (",
+    "chat run red.png blue.png": "IMAGE: 2 images of one question, and run reads 1 (dataset.max_images); give fewer",
+    "ask run red.png what? --sound text.txt": "--sound: run has no audio encoder and hears nothing; leave it out",
+    "ask run red.png blue.png what? --sound text.txt": "--sound: 1 sounds for 2 images; give as many of each",
+    "chat run": "IMAGE: there is none, and no --sound; name what is asked about",
+    "caption run": "IMAGE: there is none, and no --sound; name what is asked about",
     "ask run red.png _": "QUESTION: is empty; ask something",
     "ask run red.png what? --temperature -1": "impresa ask: argument --temperature: -1 is not a number from 0; ",
     "ask run red.png what? --temperature inf": "impresa ask: argument --temperature: inf is not a number from 0; ",

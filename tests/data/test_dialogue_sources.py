@@ -304,7 +304,8 @@ MIXTURE: list[dict[str, Any]] = [
 def test_rows_of_text_alone_and_of_several_images_are_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path, MIXTURE)
     source = open_asking(tmp_path)
-    several = "the row has several images (2), and one is read; dataset.skip_unsupported_rows=true leaves such rows out"
+    several = "the row has several images (2), and one is read (dataset.max_images); "
+    several += "dataset.skip_unsupported_rows=true leaves such rows out"
     found = dialogues(source)
     assert found[:4] == [(TALK,), TEXT_ALONE, TEXT_ALONE, several]
     assert found[5] == (TALK,)
@@ -342,6 +343,39 @@ def test_lists_of_images_in_parquet(tmp_path: Path, as_struct: bool) -> None:
     assert dialogues(source)[2:] == [TEXT_ALONE] * 2
     assert len(set(source.image_keys())) >= 3
     assert len(open_asking(tmp_path, skip_unsupported_rows=True)) == 1
+
+
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_lists_of_images_are_read_up_to_so_many(tmp_path: Path, as_struct: bool) -> None:
+    pictures: list[Any] = [[png(1)], [png(2), png(3)], [png(4), png(5), png(6)]]
+    if as_struct:
+        pictures = [[{"bytes": file, "path": None} for file in cell] for cell in pictures]
+    rows = [{"images": cell, "question": "one?", "answer": "1"} for cell in pictures]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    source = open_path(DatasetConfig(), str(tmp_path), Reading(dialogues=True, max_images=2))
+    assert [[image.getpixel((0, 0))[0] for image in source[index].images] for index in (0, 1)] == [[1], [2, 3]]
+    with pytest.raises(BadSample, match=r"several images \(3\), and 2 are read \(dataset.max_images\); "):
+        source[2]
+
+
+def test_paths_of_several_images_in_every_table(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [{"images": ["1.png", "2.png"], "conversations": LLAVA}])
+    (tmp_path / "captions.csv").write_text('image,question,answer\n"[""2.png"",""1.png""]",one?,1\n')
+    source = open_path(DatasetConfig(), str(tmp_path), Reading(dialogues=True, max_images=2))
+    found = {source[index].id: [image.getpixel((0, 0))[0] for image in source[index].images] for index in (0, 1)}
+    assert found == {"1.png+2.png": [1, 2], "2.png+1.png": [2, 1]}
+    assert source[0].image_key != source[1].image_key
+
+
+def test_samples_that_share_an_image_are_on_one_side(tmp_path: Path) -> None:
+    pairs = [["1.png", "2.png"], ["3.png"], ["3.png", "2.png"], ["4.png"], ["5.png", "4.png"]]
+    write_jsonl(tmp_path, [{"image": pair, "question": "one?", "answer": "1"} for pair in pairs])
+    reading = Reading(dialogues=True, max_images=2)
+    source = open_path(DatasetConfig(), str(tmp_path), reading)
+    assert list(source.image_keys()) == ["1.png"] * 3 + ["4.png"] * 2
+    config = DatasetConfig(train_path=str(tmp_path), val_fraction=0.5)
+    train, val = open_train_and_val(config, reading)
+    assert sorted((len(train), len(val))) == [2, 3]
 
 
 def test_lists_of_images_beside_captions(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_files_of_their_own_come_before_json_and_columns_can_be_files(tmp_path: 
     assert asked[0].dialogues[0].turns[0].question == "q"
     both = shard(tmp_path / "b", ("1.png", png(1)), ("1.jpg", png(2)), ("1.txt", b"a"))
     assert reason(source(both), 0).startswith("the row has several images (2)")
+    pair = source(both, Reading(dialogues=True, max_images=2))
+    assert [image.getpixel((0, 0))[0] for image in pair[0].images] == [1, 2]
     sound = io.BytesIO()
     soundfile.write(sound, np.asarray(sine(440, 0.2)), 16_000, format="WAV")
     heard = source(shard(tmp_path / "c", ("1.wav", sound.getvalue()), ("1.txt", b"a")), Reading(audio_seconds=1.0))

@@ -22,10 +22,14 @@ from impresa.data.audio import LogMelTransform
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn
 from impresa.errors import ConfigError, DataError
 from impresa.tasks.answering.answerer import AnsweringModel
+from impresa.tasks.answering.subjects import Subject, subjects_of
+from impresa.tasks.arguments import Named
 from tiny_vlm import answering, picture, tiny_vlm
 
 QUESTIONS = ["what?", "how many shapes are there in the image?", "is there a circle?", "what colour?"]
 ONE_TOKEN = GenerationConfig(max_new_tokens=1)
+HEARING = ("audio_encoder.backbone=spectrogram", "audio_encoder.dim=16", "audio_encoder.depth=1")
+HEARING += ("audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", "audio_encoder.audio_max_seconds=0.2")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +122,7 @@ def test_sounds_for_a_model_that_does_not_hear_are_refused(model: AnsweringModel
 
 
 def test_a_model_that_hears_is_told_sounds_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    audio = ("audio_encoder.backbone=spectrogram", "audio_encoder.dim=16", "audio_encoder.depth=1")
-    audio += ("audio_encoder.num_heads=2", "audio_encoder.embed_dim=16", "audio_encoder.audio_max_seconds=0.2")
-    hearing = answering(tiny_vlm(*audio))
+    hearing = answering(tiny_vlm(*HEARING))
     hearing.preprocessing = replace(hearing.preprocessing, audio=LogMelTransform(0.2))
     sounds = [(0.3 * torch.randn(800 * (number + 1)), 16000) for number in range(4)]
     read: list[torch.Tensor] = []
@@ -141,6 +143,25 @@ def test_a_model_that_hears_is_told_sounds_with_images(monkeypatch: pytest.Monke
         assert len(expected) > 4
         for found in read:
             torch.testing.assert_close(found, expected)
+
+
+def test_images_sounds_and_both_may_be_asked_about_at_once() -> None:
+    hearing = answering(tiny_vlm(*HEARING, "decoder.generation.max_new_tokens=12"))
+    hearing.preprocessing = replace(hearing.preprocessing, audio=LogMelTransform(0.2))
+    sounds = [(0.3 * torch.randn(800 * (number + 1)), 16000) for number in range(3)]
+    seen, heard = [picture(0), None, picture(1), picture(2)], [sounds[0], sounds[1], None, sounds[2]]
+    together = hearing.ask(seen, QUESTIONS, sounds=heard)
+    pairs = list(zip(seen, QUESTIONS, heard, strict=True))
+    assert together == [hearing.ask(image, question, sounds=sound) for image, question, sound in pairs]
+    assert together == ["".join(hearing.stream(image, question, sound=sound)) for image, question, sound in pairs]
+    subjects = subjects_of(seen, heard)[0]
+    prefix = hearing._prefix(subjects)
+    for number, subject in enumerate(subjects):
+        alone = hearing._prefix([subject])
+        torch.testing.assert_close(
+            prefix.tokens[number, prefix.mask[number]], alone.tokens[alone.mask], atol=1e-5, rtol=0
+        )
+    assert prefix.mask.sum(dim=1).unique().numel() > 2
 
 
 def test_a_caption_is_the_answer_to_the_first_caption_prompt(model: AnsweringModel) -> None:
@@ -234,7 +255,7 @@ def test_what_was_said_before_counts(model: AnsweringModel) -> None:
         image = picture(number)
         alone, after = ("".join(model.stream(image, question, turns=turns)) for turns in ((), said))
         prompt = model.chat.fitted_prompt(said, question, model.max_len, model.generation.max_new_tokens)
-        assert model.answer(model._prefix([image], None), torch.tensor([0]), [prompt]) == [after]
+        assert model.answer(model._prefix([Subject((Named("image", image),))]), torch.tensor([0]), [prompt]) == [after]
         changed.append(after != alone)
     assert any(changed)
 

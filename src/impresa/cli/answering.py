@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,22 +44,59 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
     add_device(parser)
 
 
-def add_images_and_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
+def add_subjects_and_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file; none for sounds alone")
+    parser.add_argument("--together", action="store_true", help="ask once about all images, not about each by itself")
+    what = "sound file, one for each image or without images; may be given several times"
+    parser.add_argument("--sound", dest="sounds", action="append", default=[], type=Path, metavar="FILE", help=what)
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="images at a time (default: 32)")
     parser.add_argument("--json", action="store_true", help="print a list of objects: image, question, answer, ...")
 
 
-def check_inputs(args: argparse.Namespace, images: Iterable[Path]) -> None:
-    """Refuse runs without a decoder, impossible options and unreadable images, before torch is imported."""
+@dataclass(frozen=True)
+class Asked:
+    """Files that a question is about: images, a sound, or both."""
+
+    images: Sequence[Path] = ()
+    sound: Path | None = None
+
+    @property
+    def seen(self) -> Path | list[Path] | None:
+        """The images as a model takes them."""
+        return list(self.images) if len(self.images) > 1 else next(iter(self.images), None)
+
+
+def asked_about(images: Sequence[Path], sounds: Sequence[Path], *, together: bool = False) -> list[Asked]:
+    """What a question is asked about: each image or each sound, or with `together` all images at once."""
+    if not (images or sounds):
+        raise DataError("IMAGE: there is none, and no --sound; name what is asked about")
+    seen = [images] if together and images else [[image] for image in images]
+    if seen and sounds and len(seen) != len(sounds):
+        of = "all images together" if together else f"{len(images)} images"
+        raise DataError(f"--sound: {len(sounds)} sounds for {of}; give {'one' if together else 'as many of each'}")
+    return [Asked(*pair) for pair in zip_longest(seen, sounds)] if seen else [Asked(sound=sound) for sound in sounds]
+
+
+def check_inputs(args: argparse.Namespace, subjects: Sequence[Asked]) -> None:
+    """Refuse runs without a decoder, impossible options, unreadable images, sounds that are missing or that the run
+    cannot hear, and more images of one question than it reads, before torch is imported."""
     from impresa.config.runs import read_run
 
-    decoder = read_run("RUN", str(args.run)).decoder
-    if decoder is None:
+    config = read_run("RUN", str(args.run))
+    if config.decoder is None:
         raise CheckpointError(f"{args.run}: is an alignment and answers nothing; train a run with a decoder on it")
-    _check_generation(args, decoder.generation)
-    for image in images:
-        check_image(image)
+    _check_generation(args, config.decoder.generation)
+    for subject in subjects:
+        if (number := len(subject.images)) > (most := config.dataset.max_images):
+            fault = f"{number} images of one question, and {args.run} reads {most} (dataset.max_images)"
+            raise DataError(f"IMAGE: {fault}; give fewer")
+        if subject.sound is not None and config.audio_encoder is None:
+            raise DataError(f"--sound: {args.run} has no audio encoder and hears nothing; leave it out")
+    for subject in subjects:
+        for image in subject.images:
+            check_image(image)
+        if subject.sound is not None:
+            check_sound(subject.sound)
 
 
 def load_model(args: argparse.Namespace) -> AnsweringModel:
@@ -75,37 +113,42 @@ def load_model(args: argparse.Namespace) -> AnsweringModel:
 
 
 def answer(args: argparse.Namespace, question: str) -> None:
-    """Print the answer to one question about each of the images."""
-    check_inputs(args, args.images)
+    """Print the answer to one question about each of the images or sounds, or about all images together."""
+    subjects = asked_about(args.images, args.sounds, together=args.together)
+    check_inputs(args, subjects)
     model = load_model(args)
-    if not args.json and len(args.images) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
-        answers = [print_pieces(model.stream(args.images[0], question))]
+    if not args.json and len(subjects) == 1 and sys.stdout.isatty() and model.generation.num_beams == 1:
+        answers = [print_pieces(model.stream(subjects[0].seen, question, sound=subjects[0].sound))]
     else:
-        answers = cast("list[Answer]", model.ask(args.images, question, batch_size=args.batch_size))
-        _print_answers(args, question, answers)
+        images = [subject.seen for subject in subjects] if args.images else None
+        sounds = [subject.sound for subject in subjects] if args.sounds else None
+        answers = cast("list[Answer]", model.ask(images, question, sounds=sounds, batch_size=args.batch_size))
+        _print_answers(args, question, list(zip(subjects, answers, strict=True)))
     if not args.json:  # which says it in its own way
         print(*(f"{line}\n" for line in remarks(answers, model)), sep="", end="", file=sys.stderr)
 
 
-def _print_answers(args: argparse.Namespace, question: str, answers: Sequence[Answer]) -> None:
-    rows = list(zip((printable(str(image)) for image in args.images), answers, strict=True))
+def _print_answers(args: argparse.Namespace, question: str, rows: Sequence[tuple[Asked, Answer]]) -> None:
     if args.json:
-        found = [
-            {
-                "image": name,
-                "question": question,
-                "answer": answer,
-                "finish_reason": answer.finish_reason,
-                "question_cut": answer.question_cut,
-            }
-            for name, answer in rows
-        ]
-        print(json_text(found))
+        print(json_text([_row(subject, question, answer) for subject, answer in rows]))
     elif len(rows) == 1:
-        print(printable(answers[0], lines=True) or NO_ANSWER)
+        print(printable(rows[0][1], lines=True) or NO_ANSWER)
     else:
-        for name, answer in rows:
+        for subject, answer in rows:
+            name = printable(str(next(iter(subject.images), subject.sound)))
             print(f"{name}: {printable(' '.join(answer.split())) or NO_ANSWER}")
+
+
+def _row(subject: Asked, question: str, answer: Answer) -> dict[str, Any]:
+    images = [printable(str(image)) for image in subject.images]
+    return {
+        "image": images if len(images) > 1 else next(iter(images), None),
+        **({} if subject.sound is None else {"sound": printable(str(subject.sound))}),
+        "question": question,
+        "answer": answer,
+        "finish_reason": answer.finish_reason,
+        "question_cut": answer.question_cut,
+    }
 
 
 def remarks(answers: Sequence[Answer], model: AnsweringModel) -> Iterator[str]:
@@ -168,3 +211,10 @@ def check_image(path: Path) -> None:
         raise DataError(f"{path}: {error}; give another image") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; give the path of an image file") from error
+
+
+def check_sound(path: Path) -> None:
+    """Refuse what is no file, in one line; it is decoded later, which needs torch."""
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "there is no such file"
+        raise DataError(f"{path}: {fault}; give the path of a sound file")

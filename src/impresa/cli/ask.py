@@ -1,4 +1,4 @@
-"""Ask a run with a decoder about images; the last argument is the question, in quotes.
+"""Ask a run with a decoder about images, sounds (--sound) or both; the last argument is the question, in quotes.
 
 Of one image the answer is printed, on a terminal as it is generated; of several a line each, `path: answer`.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import argparse
 import os.path
 
-from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
+from impresa.cli.answering import add_generation, add_run, add_subjects_and_output, answer
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images_and_output(parser)
-    parser.add_argument("question", metavar="QUESTION", help="what is asked about each image")
+    add_subjects_and_output(parser)
+    parser.add_argument("question", metavar="QUESTION", help="what is asked about each")
     add_generation(parser)
 
 

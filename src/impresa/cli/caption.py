@@ -1,4 +1,4 @@
-"""Let a run with a decoder describe images.
+"""Let a run with a decoder describe images, or sounds (--sound).
 
 Of one image the caption is printed, on a terminal as it is generated; of several a line each, `path: caption`.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from impresa.cli.answering import add_generation, add_images_and_output, add_run, answer
+from impresa.cli.answering import add_generation, add_run, add_subjects_and_output, answer
 from impresa.data.dialogue import CAPTION_PROMPTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    add_images_and_output(parser)
+    add_subjects_and_output(parser)
     add_generation(parser)
 
 

@@ -1,9 +1,9 @@
-"""Talk with a run that has a decoder about one image, without beam search.
+"""Talk with a run that has a decoder about an image, several together, or a sound (--sound), without beam search.
 
 A question per line on standard input; a backslash at the end of a line goes on in the next, and a block that is pasted
 into a terminal is one question. Answers are printed as they are generated, and ctrl-c stops one. Earlier questions and
-answers are known. /new forgets them, /image PATH takes another image, /help tells more; /quit, an empty line or ctrl-d
-ends.
+answers are known. /new forgets them, /image PATH and /sound PATH take another, /help tells more; /quit, an empty line
+or ctrl-d ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli.answering import add_generation, add_run, check_image, check_inputs, load_model, print_pieces, remarks
+from impresa.cli.answering import (
+    Asked,
+    add_generation,
+    add_run,
+    asked_about,
+    check_image,
+    check_inputs,
+    check_sound,
+    load_model,
+    print_pieces,
+    remarks,
+)
 from impresa.config.describe import did_you_mean, listed
 from impresa.data.dialogue import Turn
 from impresa.errors import DataError
@@ -28,16 +39,20 @@ if TYPE_CHECKING:
 COMMANDS = {
     "/new": "forget what was said",
     "/image": "PATH: talk about another image from here on, and forget what was said",
+    "/sound": "PATH: talk about another sound from here on, and forget what was said",
     "/help": "print this; a question may go on in the next line after a \\ at the end of one",
     "/quit": "end, as an empty line and ctrl-d do",
 }
+_NAMING = {"/image": check_image, "/sound": check_sound}
+"""Commands that name a file, and what refuses it."""
 _COMMAND = re.compile(r"/[\w-]*")
 """The first word of a command; a path has another slash."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file; none for a sound alone")
+    parser.add_argument("--sound", type=Path, metavar="FILE", help="sound file")
     add_generation(parser, beams=False)
 
 
@@ -48,10 +63,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         DataError: a question or command is unusable; on a terminal the error is shown and the next line read.
         KeyboardInterrupt: ctrl-c where nobody types; on a terminal it ends the answer, or drops the line.
     """
-    check_inputs(args, [args.image])
+    (asked,) = asked_about(args.images, [] if args.sound is None else [args.sound], together=True)
+    check_inputs(args, [asked])
     model = load_model(args)
     model.generation = replace(model.generation, num_beams=1)
-    chat, is_typed = _Chat(model, args.image), sys.stdin.isatty()
+    chat, is_typed = _Chat(model, asked), sys.stdin.isatty()
     if is_typed:
         with suppress(ImportError):
             import readline  # noqa: F401 - with it `input` edits lines and has a history
@@ -70,10 +86,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 @dataclass
 class _Chat:
-    """The image that is talked about, and the turns so far."""
+    """What is talked about, and the turns so far."""
 
     model: AnsweringModel
-    image: Path
+    asked: Asked
     turns: list[Turn] = field(default_factory=list)
     goes_on: bool = True
 
@@ -92,7 +108,7 @@ class _Chat:
             raise DataError(
                 f"{word}: unknown command; {did_you_mean(word, COMMANDS)}there are {listed(COMMANDS, 'and')}"
             )
-        if rest and word != "/image":
+        if rest and word not in _NAMING:
             raise DataError(f"{word}: takes nothing, not {rest!r}; write it alone")
         match word:
             case "/quit":
@@ -102,12 +118,17 @@ class _Chat:
             case "/new":
                 self.turns = []
             case "/image":
-                self.image, self.turns = _image(rest), []
+                self.asked, self.turns = replace(self.asked, images=[_file(word, rest)]), []
+            case "/sound":
+                if self.model.preprocessing.audio is None:
+                    raise DataError(f"{word}: this model has no audio encoder and hears nothing; ask about the image")
+                self.asked, self.turns = replace(self.asked, sound=_file(word, rest)), []
 
     def _ask(self, question: str) -> None:
         said: list[str] = []
         try:
-            answer = print_pieces(self.model.stream(self.image, question, turns=self.turns), said)
+            pieces = self.model.stream(self.asked.seen, question, turns=self.turns, sound=self.asked.sound)
+            answer = print_pieces(pieces, said)
             self.turns = self.turns[answer.num_forgotten :]
             for line in remarks([answer], self.model):
                 print(printable(line), file=sys.stderr)
@@ -116,14 +137,14 @@ class _Chat:
                 self.turns.append(Turn(question, text))
 
 
-def _image(name: str) -> Path:
-    """The image of a path as it is typed, or dropped into a terminal, which puts quotes around it."""
+def _file(word: str, name: str) -> Path:
+    """The file of a path as it is typed behind a command, or dropped into a terminal, which puts quotes around it."""
     quote = name[:1] if name[:1] in ("'", '"') and name[:1] == name[-1:] else ""
     name = name.removeprefix(quote).removesuffix(quote)
     if not name:
-        raise DataError("/image: names no file; write the path of one behind it")
+        raise DataError(f"{word}: names no file; write the path of one behind it")
     path = Path(name).expanduser()
-    check_image(path)
+    _NAMING[word](path)
     return path
 
 

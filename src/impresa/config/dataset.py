@@ -11,6 +11,7 @@ from impresa.config.types import (
     Flag,
     Fraction,
     Gibibytes,
+    Images,
     Mebibytes,
     Name,
     PixelCount,
@@ -63,10 +64,11 @@ class DatasetConfig(Section):
     image_root: Name | None = None
     """Folder that the images' paths in tables are relative to. null: the folder of the table."""
     skip_unsupported_rows: Flag = False
-    """Leave out rows of kinds that are not read, text alone and several images, and count them at the start. false:
-    they are bad samples, which `max_bad_fraction` bounds."""
+    """Leave out rows of kinds that are not read, text alone and more images than `max_images`, and count them at the
+    start. false: they are bad samples, which `max_bad_fraction` bounds."""
     image_column: Name = "image"
-    """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv."""
+    """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv; with a
+    `decoder` also a list of them (`max_images`)."""
     caption_column: Name = "caption"
     """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
     negative_column: Name | None = None
@@ -93,6 +95,9 @@ class DatasetConfig(Section):
     list of questions a list as long, of any of these."""
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
+    max_images: Images = 1
+    """Images that a question may be about: a row may have a list of up to so many, the decoder reads them one after the
+    other, and learned embeddings of their numbers tell them apart. Rows with more are not read."""
     questions_per_image: Batch = 1
     """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)

@@ -10,6 +10,7 @@ from impresa.config.types import (
     Depth,
     Flag,
     Fraction,
+    Images,
     Multiple,
     Name,
     Names,
@@ -139,6 +140,10 @@ class DecoderConfig(Section):
     """Block of the image tower that they are taken after. `auto`: penultimate for a tower that is frozen whole
     and sums up in CLS (nothing has trained what its last block does to the other tokens), if it has several blocks,
     else last."""
+    tiles: Images = 1
+    """Squares at most that an image is cut into, by the grid that fits it best (`anyres` of LLaVA-NeXT, Liu et al.
+    2024): the image tower sees the whole image, downsized, and then each of them. 1: the whole alone, as for images
+    that are no larger than `dataset.image_size`."""
     init_from: Text | None = None
     """A finished vision-language run of ours to continue from, as a second stage."""
     activation_checkpointing: Flag = False

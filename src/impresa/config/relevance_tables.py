@@ -16,7 +16,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
-    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib"),
+    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib", "max_images"),
     *(
         f"{name}_column"
         for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
@@ -147,7 +147,7 @@ REFUSED = (
         "add that, or leave it out",
     ),
     Rule(
-        below("dataset", "questions_per_image", "question_column", "answer_column", "kind_column"),
+        below("dataset", "max_images", "questions_per_image", "question_column", "answer_column", "kind_column"),
         lambda c: c.decoder is None,
         "does nothing without a `decoder`, which alone is asked",
         "add one or leave it out",
@@ -217,6 +217,11 @@ WARNED = (
         ("dataset.resize",),
         lambda c: all(_reads_shapes(c).values()) and is_from_scratch("image", c.vision_encoder),
         "changes nothing for the embedded shapes, which are square",
+    ),
+    Rule(
+        ("decoder.tiles",),
+        lambda c: all(_reads_shapes(c).values()),
+        "changes nothing for the embedded shapes, which are drawn at `dataset.image_size`",
     ),
     Rule(("dataset.label_column",), _has_decoder, "does nothing with a `decoder`, which classifies nothing"),
     Rule(("dataset.audio_column",), lambda c: c.audio_encoder is None, "does nothing without an `audio_encoder`"),

@@ -199,6 +199,9 @@ def _check_decoder(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("decoder.load_in_8bit", "contradicts `decoder.load_in_4bit`; use one of them")
     if decoder.is_pretrained and decoder.freeze and decoder.use_lora:
         yield Fault("decoder.freeze", "contradicts `decoder.use_lora`, which trains adapters in the model; use one")
+    if decoder.tiles > 1 and config.dataset.augmentation != "none":
+        fault = f"{decoder.tiles} cuts images, and `dataset.augmentation` {config.dataset.augmentation}"
+        yield Fault("decoder.tiles", f"{fault} makes them small squares first; set that to none")
     if vision.checkpoint is not None:
         return  # the run says what its tower has; building looks
     if decoder.prefix == "cls_patches" and "cls" in _LACKING.get(vision.backbone, ()):

@@ -26,6 +26,8 @@ Depth = Annotated[int, Strict(), Ge(1), Le(1_000)]
 Tokens = Annotated[int, Strict(), Ge(1), Le(131_072)]
 Vocabulary = Annotated[int, Strict(), Ge(1), Le(2_000_000)]
 Pixels = Annotated[int, Strict(), Ge(1), Le(4_096)]
+Images = Annotated[int, Strict(), Ge(1), Le(64)]
+"""Of one question, or tiles of one image."""
 PixelCount = Annotated[int, Strict(), Ge(1), Le(178_956_970)]
 """Of a whole image, at most Pillow's own limit."""
 Mebibytes = Annotated[int, Strict(), Ge(1), Le(65_536)]

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from impresa.data.images import ImageTransform, mean_share_cut
+from impresa.data.images import ImageTransform
 from impresa.data.sources import BadSample, Source
+from impresa.data.tiles import mean_share_cut
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
             ids.append(fault.id)
             continue
         ids.append(sample.id)
-        if sample.image is not None and sample.image_key is not None:
-            images.append(sample.image.size)
+        images += [image.size for image in sample.images]
+        if sample.image_key is not None:
             ids_of_image[sample.image_key].append(sample.id)
         if sample.audio is not None:
             sounds_ms.append(1000 * len(sample.audio.samples) // sample.audio.rate_hz)

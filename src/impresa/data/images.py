@@ -69,8 +69,12 @@ class ImageTransform:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """(B, S, S, 3) uint8 of RGB images; an image that has the right size already is not resampled."""
-        data = bytearray().join(self.square(image).tobytes() for image in images)
-        return torch.frombuffer(data, dtype=torch.uint8).view(len(images), self.size, self.size, 3)
+        return self.pixels_of_squares(list(map(self.square, images)))
+
+    def pixels_of_squares(self, squares: Sequence[Image.Image]) -> torch.Tensor:
+        """The same of RGB images that are squares of the right size."""
+        data = bytearray().join(square.tobytes() for square in squares)
+        return torch.frombuffer(data, dtype=torch.uint8).view(len(squares), self.size, self.size, 3)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 3, S, S) float32."""
@@ -92,25 +96,21 @@ class ImageTransform:
         """An RGB image as the model sees it, S by S, before normalisation."""
         return resample(image, self.size, self.frame(image.size), self.resample, self.bars)
 
-    def frame(self, image_size: tuple[int, int]) -> Box:
-        """The part of an image (width, height) that becomes the square; with `pad` it reaches beyond the image."""
+    def frame(self, image_size: tuple[int, int], aspect: float = 1.0) -> Box:
+        """The part of an image (width, height) that becomes the square, or a rectangle `aspect` times as wide as high;
+        with `pad` it reaches beyond the image."""
         width, height = image_size
         if self.resize == "squash":
             return 0, 0, width, height
-        side = max(width, height) if self.resize == "pad" else min(width, height) * self.crop_fraction
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        wide = height * aspect
+        span = max(width, wide) if self.resize == "pad" else min(width, wide) * self.crop_fraction
+        left, top = (width - span) / 2, (height - span / aspect) / 2
+        return left, top, left + span, top + span / aspect
 
-    def share_cut(self, image_size: tuple[int, int]) -> float:
-        """Part of the area of an image (width, height), 0 to 1, that the square leaves out."""
-        left, top, right, bottom = self.frame(image_size)
+    def share_cut(self, image_size: tuple[int, int], aspect: float = 1.0) -> float:
+        """Part of the area of an image (width, height), 0 to 1, that the square, or the rectangle, leaves out."""
+        left, top, right, bottom = self.frame(image_size, aspect)
         return max(0.0, 1 - (right - left) * (bottom - top) / (image_size[0] * image_size[1]))
-
-
-def mean_share_cut(transform: ImageTransform, image_sizes: Sequence[tuple[int, int]]) -> float | None:
-    """Mean part of the area of images (width, height) that is left out, 0 to 1; None without images."""
-    shares = [transform.share_cut(size) for size in image_sizes]
-    return sum(shares) / len(shares) if shares else None
 
 
 def resample(

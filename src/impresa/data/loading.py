@@ -74,13 +74,14 @@ class TrainingView:
         captions = sample.captions and (sample.captions[int(generator.integers(len(sample.captions)))],)
         keys = sample.keys_with(captions) if self.identifies else {}
         views = (self.augmentation, self.image, generator, self.augmentation_options)
-        image = sample.image and augment(sample.image, *views)
+        images = tuple(augment(image, *views) for image in sample.images)
         captions = tuple(self._drop_words(text, generator) for text in captions)
         order = generator.permutation(len(sample.dialogues))[: self.questions_per_image]
         dialogues = tuple(sample.dialogues[index] for index in order)
         audio = sample.audio and augment_sound(sample.audio, self.audio_augmentation, generator)
         dialogues = tuple(with_one_answer(said, generator) for said in dialogues)
-        changed = replace(sample, image=image, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
+        changed = replace(sample, audio=audio, captions=captions, dialogues=dialogues, keys=keys)
+        changed = replace(changed, image=next(iter(images), None), more_images=images[1:])
         return self._with_one_negative(changed, generator) if sample.negatives else changed
 
     def _with_one_negative(self, sample: Sample, generator: np.random.Generator) -> Sample:

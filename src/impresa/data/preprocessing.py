@@ -34,13 +34,14 @@ _SILENCE = Clip(torch.zeros(1), RATE_HZ)
 
 
 @dataclass(frozen=True)
-class _Transforms:
-    """The file of a run's transforms."""
+class StoredPreprocessing:
+    """The file of a run's transforms, and of what its model was taught, see `Preprocessing`."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     image: ImageTransform
     audio: LogMelTransform | StoredExtractor | None = None
     captions: bool | None = None
+    pictures: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Preprocessing:
     captions: bool | None = None
     """False if no question of the training asked for a description; None where that is not known, as in runs of older
     versions and of alignments."""
+    pictures: bool | None = None
+    """False if no sample of the training had an image, only sounds; None where that is not known, likewise."""
 
     @property
     def texts(self) -> Tokenizer:
@@ -77,20 +80,21 @@ class Preprocessing:
         transforms: dict[str, Any] = {"image": self.image.to_dict()}
         if self.audio is not None:
             transforms["audio"] = self.audio.to_dict()
-        if self.captions is not None:
-            transforms["captions"] = self.captions
+        taught = {"captions": self.captions, "pictures": self.pictures}
+        transforms |= {name: value for name, value in taught.items() if value is not None}
         write_atomic(run_dir / PREPROCESSING, json.dumps(transforms, indent=2) + "\n")
 
     @classmethod
     def load(cls, run_dir: Path) -> Preprocessing:
         """The preprocessing of a run. Raises the errors of `read_transforms` and `load_tokenizer`."""
         image, audio = read_transforms(run_dir)
-        return cls(load_tokenizer(run_dir / TOKENIZER), image, audio, read_captions_known(run_dir))
+        stored = read_stored(run_dir)
+        return cls(load_tokenizer(run_dir / TOKENIZER), image, audio, stored.captions, stored.pictures)
 
 
-def read_captions_known(run_dir: Path) -> bool | None:
-    """`Preprocessing.captions` of a run. Raises `CheckpointError` as `read_transforms` does."""
-    return read_json(run_dir / PREPROCESSING, _Transforms).captions
+def read_stored(run_dir: Path) -> StoredPreprocessing:
+    """The file of a run. Raises `CheckpointError` as `read_transforms` does."""
+    return read_json(run_dir / PREPROCESSING, StoredPreprocessing)
 
 
 def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | None]:
@@ -100,7 +104,7 @@ def read_transforms(run_dir: Path) -> tuple[ImageTransform, AudioTransform | Non
         CheckpointError: the file is missing or damaged.
     """
     path = run_dir / PREPROCESSING
-    stored = read_json(path, _Transforms)
+    stored = read_stored(run_dir)
     try:
         return stored.image, stored.audio.transform() if isinstance(stored.audio, StoredExtractor) else stored.audio
     except ValueError as error:
@@ -177,12 +181,18 @@ def stack_images(transform: ImageTransform, samples: Sequence[Sample], present: 
 def image_rows(transform: ImageTransform, pixels: Tensor | None, present: Tensor | None = None) -> Tensor | None:
     """The same from the pixels (K, S, S, 3) of the K samples that have an image; None for K = 0."""
     images = None if pixels is None else transform.normalize(pixels)
+    if present is not None and images is None:
+        images = torch.zeros(0, 3, transform.size, transform.size)
+    return images if images is None else spread_rows(images, present)
+
+
+def spread_rows(rows: Tensor, present: Tensor | None) -> Tensor:
+    """(K, ...) to (B, ...): the rows where `present` (B,) is true, in order, and zeros elsewhere."""
     if present is None:
-        return images
-    rows = torch.zeros(len(present), 3, transform.size, transform.size)
-    if images is not None:
-        rows[present] = images
-    return rows
+        return rows
+    found = rows.new_zeros(len(present), *rows.shape[1:])
+    found[present] = rows
+    return found
 
 
 def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

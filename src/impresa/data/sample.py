@@ -41,11 +41,19 @@ class Sample:
 
     negative_key: int | None = None
     """The same for the one negative that was drawn."""
+    more_images: tuple[Image, ...] = ()
+    """Further images that the questions are about, behind `image`."""
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in order."""
+        return () if self.image is None else (self.image, *self.more_images)
 
     @cached_property
     def image_key(self) -> int | None:
         """A number that equal images share, pixel by pixel, whatever file they come from; None without an image."""
-        return None if self.image is None else _digest(f"{self.image.size}", self.image.tobytes())
+        keys = [_digest(f"{image.size}", image.tobytes()) for image in self.images]
+        return _digest(f"{keys}") if len(keys) > 1 else next(iter(keys), None)
 
     @cached_property
     def audio_key(self) -> int | None:

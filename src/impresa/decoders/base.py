@@ -71,6 +71,10 @@ class Decoder(nn.Module, ABC):
         """Parameters and buffers that stay float32 in a model of 16 bits, which would round small steps away."""
         return iter(())
 
+    def check_prefix(self, num_tokens: int) -> None:
+        """Refuse prefixes of so many tokens, if the model has no positions for them and a text (`ConfigError`)."""
+        return
+
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, T) -> embeddings (B, T, H)."""

@@ -137,8 +137,11 @@ class PretrainedDecoder(Decoder):
         return self
 
     def _read(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-        self._check_length(given[1].shape[1] + self.max_len)
+        self.check_prefix(given[1].shape[1])
         return super()._read(*given)
+
+    def check_prefix(self, num_tokens: int) -> None:
+        self._check_length(num_tokens + self.max_len)
 
     def _check_length(self, num_tokens: int) -> None:
         if self.num_positions is not None and num_tokens > self.num_positions:

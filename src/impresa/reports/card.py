@@ -42,6 +42,8 @@ def model_card(
     versions["python"] = environment.get("python")
     answers, has_audio = config.decoder is not None, config.audio_encoder is not None
     modalities = ["visual-question-answering" if answers else "image-text", *(["audio"] if has_audio else [])]
+    sees, hears = bool(evaluation.num_images) or not evaluation.num_sounds, bool(evaluation.num_sounds)
+    asked = " and ".join(name for name, is_there in (("images", sees), ("sounds", hears)) if is_there)
     about = f"Images{', texts and sounds' if has_audio else ' and texts'} in one embedding space."
     samples = preview.samples if preview is not None else ()
     splits = {} if preview is None else preview.splits
@@ -61,8 +63,9 @@ def model_card(
         "card.md.j2",
         tags=["impresa", *modalities, *labels.tags],
         title=" ".join(filter(None, (config.name, labels.version))),
-        about=labels.description or ("Answers questions about images." if answers else about),
+        about=labels.description or (f"Answers questions about {asked}." if answers else about),
         answers=answers,
+        sees=sees,
         has_audio=has_audio,
         has_captions=evaluation.answers is not None and CAPTION in evaluation.answers.kinds,
         images=_image_names(samples),

@@ -97,6 +97,7 @@ def render_report(run_dir: Path) -> str:
         preview=preview,
         charts=history_charts(history, preview),
         gallery=evaluation.gallery,
+        subject="image" if evaluation.num_images else "sound",
         zero_shot=evaluation.zero_shot,
         class_accuracies=_class_accuracies(evaluation.zero_shot),
         confusions=_confusions(evaluation.zero_shot),

@@ -38,6 +38,7 @@ NOT_LOOKING = (
     "The model is not looking: asked about other images it answers as well. "
     "What it knows comes from the words of the questions alone."
 )
+NOT_LISTENING = NOT_LOOKING.replace("looking", "listening").replace("images", "sounds")
 _RETRIEVAL_NOTE = (
     "R@k: share of queries with a right answer among the first k. Ties count against the model; captions that read the "
     "same are one text, right for each of its images."
@@ -56,7 +57,7 @@ _INTERVAL_NOTE = (
 _SOUND_NOTE = "Each pair is judged on the samples that have both; sounds that are equal are one."
 _ANSWERS_NOTE = (
     "Exact match and F1 of words compare lower case without punctuation and articles. With “other images” each "
-    "question is asked about another image of the data; the most frequent answer is that to the same question in "
+    "question is asked about another sample of the data; the most frequent answer is that to the same question in "
     "training, or to its type."
 )
 _REFERENCES_NOTE = " Of several right answers the nearest counts."
@@ -112,9 +113,10 @@ class Table:
 def summary(evaluation: Evaluation) -> str:
     """The data and their size, on one line."""
     texts = "captions" if evaluation.answers is None else "questions"
+    images = f"{evaluation.num_images:,} images, " if evaluation.num_images or not evaluation.num_sounds else ""
     sounds = f", {evaluation.num_sounds:,} sounds" if evaluation.num_sounds else ""
     return (
-        f"{evaluation.data}: {evaluation.num_images:,} images, {evaluation.num_texts:,} {texts} "
+        f"{evaluation.data}: {images}{evaluation.num_texts:,} {texts} "
         f"({evaluation.num_distinct_texts:,} distinct){sounds}"
     )
 
@@ -124,7 +126,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
     answers, cut = evaluation.answers, crop_warning(evaluation.share_cut)
     if answers is None:
         return [*retrieval_verdict(evaluation), *cut]
-    return [*([] if answers.looks_at_images else [NOT_LOOKING]), *cut]
+    verdict = NOT_LOOKING if evaluation.num_images else NOT_LISTENING
+    return [*([] if answers.looks_at_images else [verdict]), *cut]
 
 
 def figures_in_words(figures: Mapping[str, float]) -> str:

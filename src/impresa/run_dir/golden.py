@@ -70,6 +70,15 @@ class Golden:
         """The texts of one kind."""
         return self._list(name, list[str], number)
 
+    def counts(self, name: str, number: int, otherwise: int) -> list[int]:
+        """How many of something each of the inputs has; `otherwise` each in a file that does not say so."""
+        if name not in self._metadata:
+            return [otherwise] * number
+        counts: list[int] = self._list(name, list[int], number)
+        if not all(0 <= count <= MAX_ROWS for count in counts):
+            raise ValueError(f"{name}: not all are from 0 to {MAX_ROWS}")
+        return counts
+
     def sounds(self, number: int) -> list[tuple[Tensor, int]]:
         """(S,) floats of each of the sounds, and how many there are to a second."""
         rates_hz, sounds = self._list("audio_rates_hz", list[int], number), []

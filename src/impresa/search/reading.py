@@ -16,7 +16,8 @@ from impresa.config.encoder import Modality
 from impresa.data.disk import read_regular
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
-from impresa.data.sources.rows import File, Row, RowSource, word_of
+from impresa.data.sources.cells import File
+from impresa.data.sources.rows import Row, RowSource, word_of
 from impresa.errors import DataError
 from impresa.search.store import OWN_COLUMNS
 
@@ -89,14 +90,15 @@ class Reader:
     def items(self, index: int, stamp: str) -> list[Item]:
         """What a sample has to embed. Raises `BadSample`."""
         sample, row = self._source[index], None if self._rows is None else self._rows.row(index)
-        files = (None, None) if self._rows is None or row is None else self._rows.files(row)
+        images, sound = ((), None) if self._rows is None or row is None else self._rows.files(row)
+        image = next(iter(images), None)
         others = {} if row is None else _others(row, self._columns)
         captions = "\n".join(sample.captions) or None
         found: list[tuple[Modality, str, File | None, str | None, Any]] = []
         if sample.image is not None:
-            found.append(("image", _hash(files[0], sample, "image"), files[0], captions, sample.image))
+            found.append(("image", _hash(image, sample, "image"), image, captions, sample.image))
         if sample.audio is not None:
-            found.append(("audio", _hash(files[1], sample, "audio"), files[1], captions, sample.audio))
+            found.append(("audio", _hash(sound, sample, "audio"), sound, captions, sample.audio))
         texts = [("text", _hash(text.encode(), sample, "text"), None, text, text) for text in sample.captions]
         return [
             self._item(sample, number, part, stamp, others)

@@ -70,6 +70,10 @@ class TrainableModel(nn.Module, ABC):
         """The tensors that a run stores."""
         return self.state_dict()
 
+    def facts(self) -> dict[str, str]:
+        """What a dry run tells of the model after its steps, by a word for it."""
+        return {}
+
 
 class UsableModel(ABC):
     """A trained model with its own preprocessing, as `impresa.load` returns it.

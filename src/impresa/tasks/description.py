@@ -64,6 +64,8 @@ def _decoder(model: UsableModel, config: ExperimentConfig) -> str:
         return ""
     name = decoder.type if decoder.type == "trm" else decoder.model
     options = ["LoRA"] if decoder.use_lora else []
+    options += [f"up to {decoder.tiles} tiles an image"] if decoder.tiles > 1 else []
+    options += [f"up to {config.dataset.max_images} images a question"] if config.dataset.max_images > 1 else []
     width = getattr(model.model, "decoder").hidden_size  # noqa: B009 - not every model has one
     return ", ".join([name, f"width {width}", *options, f"reads {decoder.prefix} of the towers"])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
-from PIL.Image import Image
-from torch import Tensor
+from PIL.Image import Image, fromarray, new
+from torch import Tensor, uint8
 
+from impresa.data.audio import RATE_HZ, log_mel, resample
 from impresa.data.images import ImageTransform
+from impresa.data.sample import Sample
 from impresa.data.sources.base import Source
 from impresa.errors import ConfigError, DataError
 from impresa.evaluation.gallery import Answer, Example, ExplainedPicture, Gallery, PictureMap
@@ -27,6 +30,10 @@ NUM_QUERIES = 6
 NUM_ANSWERS = 5
 NUM_SIMILARITY = 32
 SEEN_PX = 96
+TILE_PX = 80
+"""Side of each of several images."""
+SOUND_PX = (160, 80)
+"""Width and height of a sound's spectrogram."""
 NUM_EXPLAINED, NUM_MAPS = 3, 4
 NUM_ROWS = 8
 """Rows of squares that are covered for a text: 64 passes of the tower for each image."""
@@ -94,12 +101,33 @@ def seen(picture: Image, transform: ImageTransform) -> str | None:
     return None if square is picture else data_uri(square, SEEN_PX)
 
 
+def picture_of(sample: Sample) -> Image | None:
+    """What a page shows of a sample: its image, several in rows, or the spectrogram of its sound, low pitches below."""
+    if sample.more_images:
+        return _in_rows(sample.images)
+    if sample.image is not None or sample.audio is None:
+        return sample.image
+    loudness = log_mel(resample(sample.audio, RATE_HZ)).clamp(-1, 1)  # (F, M), silence to full scale
+    return fromarray(((loudness.T.flip(0) + 1) * 127.5).to(uint8).numpy()).convert("RGB").resize(SOUND_PX)
+
+
+def _in_rows(images: Sequence[Image]) -> Image:
+    """A single picture of several, in reading order on a square grid."""
+    columns = math.ceil(math.sqrt(len(images)))
+    sheet = new("RGB", (columns * TILE_PX, math.ceil(len(images) / columns) * TILE_PX), "white")
+    for number, image in enumerate(images):
+        small = image.copy()
+        small.thumbnail((TILE_PX - 2, TILE_PX - 2))
+        sheet.paste(small, (number % columns * TILE_PX, number // columns * TILE_PX))
+    return sheet
+
+
 def with_explanations(evaluation: Evaluation, task: Task, model: UsableModel, source: Source) -> Evaluation:
     """The evaluation with what the model looks at in a few images of its source, at even distances; without those of
     which nothing can be shown."""
     found = []
     for _, sample in read_samples(source, spread(range(len(source)), NUM_EXPLAINED, offset=0.5), bad=[]):
-        if sample.image is not None:
+        if sample.image is not None and not sample.more_images:
             with suppress(ConfigError, DataError):
                 found.append(_drawn(model.explain(sample.image, task.words_of(sample), max_rows=NUM_ROWS)))
     return replace(evaluation, gallery=replace(evaluation.gallery, explained=tuple(found)))

@@ -20,6 +20,7 @@ from impresa.data.disk import MAX_BYTES, check_size
 from impresa.data.images import ImageTransform, load_image
 from impresa.data.preprocessing import AudioTransform
 from impresa.data.sample import Sample
+from impresa.data.tiles import tiles_of
 from impresa.errors import DataError
 from impresa.tasks.arguments import Inputs, Named, as_whole, has_values, inputs_of, is_number, kind, naming, shown
 
@@ -47,6 +48,18 @@ def images_of(argument: str, images: Any) -> Inputs:
     return inputs_of(argument, images, _is_one_picture)
 
 
+def images_in(item: Named) -> list[Named]:
+    """The images of an item that may be a list of some, or a tensor (N, C, H, W); of anything else the item itself."""
+    value = item.value
+    is_list = isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 4)
+    if not is_list:
+        return [item]
+    found = images_of(item.name, value).items
+    if not found:
+        raise DataError(f"{item.name}: is an empty list; give an image, or None")
+    return found
+
+
 def sounds_of(argument: str, sounds: Any) -> Inputs:
     """The sound or sounds that a user gives as `argument`."""
     return inputs_of(argument, sounds, _is_one_sound)
@@ -61,6 +74,18 @@ def pixels_of(images: Iterable[Named | Picture], transform: ImageTransform) -> T
     return torch.stack([_read("image", image, lambda value: _pixels_of_one(value, transform)) for image in images])
 
 
+def squares_of(image: Named, transform: ImageTransform, tiles: int) -> list[tuple[Tensor, int, int]]:
+    """The squares (3, S, S) of an image that is cut into up to so many tiles, each with its row and column, see `Tile`;
+    one that is preprocessed already stays whole. Raises `DataError` as `pixels_of`."""
+    name, value = image
+    with naming(name):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return [(_preprocessed(value, transform.size), 0, 0)]
+        found = tiles_of(transform, _picture_of_one(value, transform.size), tiles)
+    pixels = transform.normalize(transform.pixels_of_squares([tile.square for tile in found]))
+    return [(square, tile.row, tile.column) for square, tile in zip(pixels, found, strict=True)]
+
+
 def features_of(sounds: Iterable[Named | Sound], transform: AudioTransform) -> tuple[Tensor, Tensor]:
     """Sounds as the tower takes them, up to its longest clip: features (N, F, M) and their mask (N, F).
 
@@ -71,8 +96,8 @@ def features_of(sounds: Iterable[Named | Sound], transform: AudioTransform) -> t
 
 
 def small_images(examples: Iterable[Sample], size: int) -> list[Tensor]:
-    """(3, h, w) uint8 of the images of those samples that have one, none larger than twice the tower's image size."""
-    images = [sample.image.copy() for sample in examples if sample.image is not None]
+    """(3, h, w) uint8 of all images of the samples, none larger than twice the tower's image size."""
+    images = [image.copy() for sample in examples for image in sample.images]
     for image in images:
         image.thumbnail((2 * size, 2 * size))
     return [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images]

@@ -7,7 +7,7 @@ from impresa.data.sources.base import BadSample, Source
 from impresa.evaluation.preview import DataPreview, TrainingSample
 from impresa.losses.kinds import KINDS
 from impresa.reports.pictures import data_uri
-from impresa.tasks.gallery import spread
+from impresa.tasks.gallery import picture_of, spread
 from impresa.training.parts import TrainingData
 from impresa.training.plan import make_plan
 
@@ -39,7 +39,8 @@ def _samples(data: TrainingData) -> list[TrainingSample]:
         except BadSample:
             continue
         turns = [dialogue.turns[0] for dialogue in sample.dialogues]
-        picture = None if sample.image is None else data_uri(sample.image)
+        shown = picture_of(sample)
+        picture = None if shown is None else data_uri(shown)
         questions = tuple((turn.question, turn.answer) for turn in turns)
         found.append(TrainingSample(sample.id, picture, () if questions else sample.captions, questions))
     return found

@@ -264,6 +264,8 @@ def _summary(
         yield f"{name + ':':<16}{line}"
     for name, number in parts.parameters():
         yield f"{name + ':':<16}{number:>14,} parameters"
+    for name, fact in parts.model.facts().items():
+        yield f"{name + ':':<16}{fact}"
     yield f"{'in all:':<16}{parts.num_parameters:>14,} parameters"
     batch = f"{config.dataset.batch_size} x {world_size} x {config.trainer.accumulate_grad_batches}"
     yield f"data:           {len(data.train_source)} samples to train on, {len(data.val_source)} to validate"

@@ -113,7 +113,8 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
         return ShapesSource(config.shapes, split, config.image_size, reading)
     reading = replace(reading, negatives=reading.negatives and split == "train")
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
-    source: RowSource = source_class(path, config, reading, _shrink_to_px(config) if split == "train" else None)
+    shrink = _shrink_to_px(config) * reading.tiles if split == "train" else None
+    source: RowSource = source_class(path, config, reading, shrink)
     if not config.skip_unsupported_rows:
         return source
     from impresa.data.sources.subset import without_unsupported

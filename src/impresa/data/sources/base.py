@@ -56,6 +56,10 @@ class Reading:
     opened. Empty for what is said above."""
     others: bool = False
     """Keep the cells of all other columns in the rows as well, for those who store them beside what is read."""
+    max_images: int = 1
+    """Images of a sample at most; rows with more are not read."""
+    tiles: int = 1
+    """Squares in a row that an image may be cut into, which it is decoded large enough for."""
 
     def wants(self, part: Modality) -> bool:
         """True for a part whose files are opened."""
@@ -75,8 +79,11 @@ def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:
     Evaluation reads `labels` too, see `Reading`; hard negatives are read from training data alone.
     """
     seconds = None if config.audio_encoder is None else config.audio_encoder.audio_max_seconds
-    negatives = config.dataset.negative_column is not None and config.decoder is None
-    return Reading(seconds, dialogues=config.decoder is not None, labels=labels, negatives=negatives)
+    negatives = config.dataset.negative_column is not None
+    if config.decoder is None:
+        return Reading(seconds, labels=labels, negatives=negatives)
+    most, tiles = config.dataset.max_images, config.decoder.tiles
+    return Reading(seconds, dialogues=True, labels=labels, max_images=most, tiles=tiles)
 
 
 @dataclass(frozen=True)

@@ -140,18 +140,18 @@ class FolderSource(RowSource):
         return rows
 
     def _row(self, id: str, values: dict[str, Any], folder: Path) -> Row:
-        """A row with the name of its image, or else of its sound, or else `id`."""
+        """A row with the names of its images, or else of its sound, or else `id`."""
         names = values if self._reading.others else (*self.columns, *IMAGE_NAMES)
         row = Row(id, {name: values[name] for name in names if name in values}, folder)
         try:
-            image, sound = self.files(row)
+            images, sound = self.files(row)
         except ValueError as error:
             named = map(row.cells.get, (self._config.image_column, *IMAGE_NAMES, self._config.audio_column))
             addresses = (name for name in named if isinstance(name, str) and is_address(name))
             return replace(row, id=next(addresses, row.id), fault=str(error))
-        if not (file := str(image or sound or "")):
-            return row
-        return replace(row, id=self.name_of(file, "image" if image else "sound") or file)
+        files = [str(file) for file in images or (sound,) if file]
+        inner = [self.name_of(file, "image" if images else "sound") or file for file in files]
+        return replace(row, id="+".join(inner)) if inner else row
 
     def _sidecars(self, files: Sequence[Path]) -> list[Row]:
         """One row for each image, and for each sound without one; folders are classes if no image has a caption."""

@@ -10,7 +10,6 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -18,20 +17,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from PIL import Image
-
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded, looked_in
 from impresa.config.shard_names import is_address
-from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
-from impresa.data.disk import check_size, open_regular, read_regular
-from impresa.data.images import decode_image
 from impresa.data.sample import Sample
 from impresa.data.sources.base import BadSample, Blocks, Reading
+from impresa.data.sources.cells import File, files_in, linked, one_file, read_image, read_sound
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
 from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
@@ -41,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Part = Literal["image", "sound"]
-File = bytes | str
-"""An image or a sound: its content, or its absolute path."""
-
 IMAGE_NAMES = ("file_name", "images")
 """Other names of the image's column: that of Hugging Face's image folders, and that of lists of images."""
 _NAMES: dict[Modality, str] = {"image": "image", "text": "caption", "audio": "sound"}
@@ -130,14 +122,15 @@ class RowSource(ABC):
             if row.fault:
                 raise ValueError(row.fault)
             captions, dialogues, label = self._captions(row), self._dialogues(row), self._label(row)
-            image, sound = self.files(row)
+            images, sound = self.files(row)
             if not self._reading.dialogues:
-                self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
-            image = image if self._reading.wants("image") else None
-            picture = None if image is None else _image(image, self._shrink_to_px, self._config)
-            clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
-            negatives = self._negatives(row, captions) if picture else ()
-            return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
+                self._check_parts(bool(images), sound is not None, bool(captions), label is not None)
+            images = images if self._reading.wants("image") else ()
+            pictures = [read_image(image, self._shrink_to_px, self._config) for image in images]
+            clip = None if sound is None else read_sound(sound, self._reading.audio_seconds, self._max_bytes)
+            negatives = self._negatives(row, captions) if pictures else ()
+            first, more = next(iter(pictures), None), tuple(pictures[1:])
+            return Sample(row.id, first, captions, label, clip, dialogues, negatives, more_images=more)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
 
@@ -146,7 +139,8 @@ class RowSource(ABC):
         no sound is read: of a file its size and its time of change count."""
         row = self.row(index)
         try:
-            files = [found_of(file) if isinstance(file, str) else None for file in self.files(row)]
+            images, sound = self.files(row)
+            files = [found_of(file) if isinstance(file, str) else None for file in (*(images or (None,)), sound)]
         except ValueError:
             files = []
         return row.id, word_of(self.columns, sorted(row.cells.items()), row.fault, row.class_names, files)
@@ -183,10 +177,16 @@ class RowSource(ABC):
         """A name of each sample's image, in order, or of its sound if it has no image.
 
         Equal images have equal names, the same in every run: the division into training and validation data follows
-        from them. Images held as bytes are all read once.
+        from them. Samples of several images have one name if they share an image, by whatever others. Images held as
+        bytes are all read once.
         """
         sound = (self._config.audio_column,) if self._reading.sounds else ()
-        return map(self._key, self.scan((self._config.image_column, *IMAGE_NAMES, *sound)))
+        keys = map(self._keys, self.scan((*self._image_columns, *sound)))
+        return linked(keys) if self._reading.max_images > 1 else (key for key, *_ in keys)
+
+    def names_image(self) -> Iterator[bool]:
+        """For each row, in order, true if it names an image; no file is opened."""
+        return (bool(self._file_cells(row.cells)[0]) for row in self.scan(self._image_columns))
 
     def groups(self, column: str) -> Iterator[str | None]:
         """The name of each sample's group in a column, in order; None for a sample without one."""
@@ -194,8 +194,11 @@ class RowSource(ABC):
 
     def unsupported(self) -> Iterator[str | None]:
         """For each row, in order, the kind that keeps it from being read; no file is opened."""
-        columns = (self._config.image_column, *IMAGE_NAMES, self._config.audio_column)
-        return map(self._unsupported_kind, self.scan(columns))
+        return map(self._unsupported_kind, self.scan((*self._image_columns, self._config.audio_column)))
+
+    @property
+    def _image_columns(self) -> tuple[str, ...]:
+        return (self._config.image_column, *IMAGE_NAMES)
 
     def image_folder(self, folder: Path) -> Path:
         """The folder that images are relative to in a table of `folder`."""
@@ -203,7 +206,7 @@ class RowSource(ABC):
 
     def image_column_in(self, found: Set[str]) -> str | None:
         """The column that holds the image, of those that a table has; None if it has none."""
-        return next((name for name in (self._config.image_column, *IMAGE_NAMES) if name in found), None)
+        return next((name for name in self._image_columns if name in found), None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -265,23 +268,25 @@ class RowSource(ABC):
         fix = f"dataset.caption_column={column} trains on the class names"
         return f"labels alone are for `impresa eval RUN --data PATH`, or {fix}"
 
-    def files(self, row: Row) -> tuple[File | None, File | None]:
-        """Image and sound of a row; None for one that may be missing and is.
+    def files(self, row: Row) -> tuple[tuple[File, ...], File | None]:
+        """Images and sound of a row; none where they may be missing and are.
 
         Raises:
-            UnsupportedRow: the row has several images, or is text alone where only an image or a sound is asked about.
+            UnsupportedRow: the row has too many images, or is text alone where only an image or a sound is asked about.
             ValueError: a needed file is missing, on the web, or outside the folder of the data; the message is the
                 reason alone.
         """
-        image, sound = self._file_cells(row.cells)
-        if isinstance(image, list):
-            raise UnsupportedRow(SEVERAL_IMAGES, f"the row has several images ({len(image)}), and one is read")
+        cells, sound = self._file_cells(row.cells)
+        if len(cells) > (most := self._reading.max_images):
+            fault = f"the row has several images ({len(cells)}), and {'one is' if most == 1 else f'{most} are'} read"
+            raise UnsupportedRow(SEVERAL_IMAGES, f"{fault} (dataset.max_images)" if self._reading.dialogues else fault)
         heard = self._file(sound, row.folder, "sound") if self._reading.sounds else None
-        files = self._file(image, self.image_folder(row.folder), "image"), heard
-        if self._reading.dialogues and not any(files):
+        found = (self._file(cell, self.image_folder(row.folder), "image") for cell in cells or [None])
+        images = tuple(image for image in found if image is not None)
+        if self._reading.dialogues and not images and heard is None:
             beside = " and without a sound" if self._reading.sounds else ""
             raise UnsupportedRow(TEXT_ALONE, f"the row is text alone, without an image{beside}")
-        return files
+        return images, heard
 
     def _captions(self, row: Row, *, may_lack: bool = False) -> tuple[str, ...]:
         config, reading = self._config, self._reading
@@ -325,20 +330,24 @@ class RowSource(ABC):
             except ValueError:
                 yield ()
 
-    def _key(self, row: Row) -> str:
-        image, sound = self._file_cells(row.cells)
-        if self.only_paths or isinstance(image, list):  # a row that names no file counts as an image of its own
+    def _keys(self, row: Row) -> tuple[str, ...]:
+        """The names of a row's images, at least one, see `image_keys`."""
+        images, sound = self._file_cells(row.cells)
+        if self.only_paths or len(images) > 1:  # a row that names no file counts as an image of its own
             try:
                 if not any(self.files(row)):
-                    return row.id
+                    return (row.id,)
             except ValueError:
-                return row.id
-        is_sound = self._reading.sounds and not image
-        file, folder = (sound, row.folder) if is_sound else (image, self.image_folder(row.folder))
+                return (row.id,)
+        if self._reading.sounds and not images:
+            return (self._key(sound, row.folder, "sound"),)
+        return tuple(self._key(image, self.image_folder(row.folder), "image") for image in images or [None])
+
+    def _key(self, file: Any, folder: Path, what: Part) -> str:
         if isinstance(file, bytes):
             return blake2b(file, digest_size=16).hexdigest()
         path = os.path.abspath(os.path.join(folder, file if isinstance(file, str) else ""))
-        return self.name_of(path, "sound" if is_sound else "image") or os.path.relpath(path, self._root)
+        return self.name_of(path, what) or os.path.relpath(path, self._root)
 
     def name_of(self, path: str, what: Part = "image") -> str | None:
         """An absolute path relative to the folder of the data, or to that of the images; None outside it."""
@@ -355,10 +364,11 @@ class RowSource(ABC):
             pass  # a bad sample
         return None
 
-    def _file_cells(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
-        named = map(cells.get, (self._config.image_column, *IMAGE_NAMES))
-        image = next((cell for cell in map(_one_file, named) if not is_missing(cell)), None)
-        return image, _one_file(cells.get(self._config.audio_column))
+    def _file_cells(self, cells: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """The cells of images that hold anything, and that of the sound."""
+        named = map(cells.get, self._image_columns)
+        images = next((found for cell in named if (found := files_in(cell))), [])
+        return images, one_file(cells.get(self._config.audio_column))
 
     def _file(self, cell: Any, folder: Path, what: Part) -> File | None:
         lacks = is_missing(cell)
@@ -399,47 +409,6 @@ def word_of(*values: object) -> str:
 def prefixes(folder: Path) -> tuple[str, ...]:
     """Beginnings of the paths in a folder: its own name, and its name without links, for a table may use either."""
     return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
-
-
-def _one_file(cell: Any) -> Any:
-    """The file of a cell, out of a list of one (also a printed one) and out of a struct; several files are a list."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        with suppress(ValueError):
-            cell = plain(cell)
-    if isinstance(cell, list | tuple):
-        files = [file for file in map(_one_file, cell) if not is_missing(file)]
-        return files if len(files) > 1 else next(iter(files), None)
-    return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
-
-
-def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
-    max_bytes = config.max_file_mib << 20
-    try:
-        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
-        check_size(len(data), max_bytes)
-    except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
-        fix = "; dataset.image_root names another folder of images" if is_gone else ""
-        raise ValueError(
-            f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"the image {error}") from error
-    return decode_image(data, shrink_to_px, config.max_image_pixels)
-
-
-def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
-    assert max_seconds is not None  # a row has a sound only where sounds are read
-    try:
-        if isinstance(file, bytes):
-            check_size(len(file), max_bytes)
-            return decode_audio(file, max_seconds)
-        with open_regular(file, max_bytes) as opened:
-            return decode_audio(opened, max_seconds)
-    except OSError as error:
-        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ValueError(f"the sound {error}") from error
 
 
 def _group(cell: Any) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
-from impresa.data.sources.base import Blocks
+from impresa.data.sources.base import Blocks, Source
 from impresa.data.sources.rows import RowSource
 from impresa.errors import DataError
 
@@ -52,6 +52,9 @@ class Subset:
     def image_keys(self) -> Iterator[str]:
         return compress(self._source.image_keys(), self._chosen)
 
+    def names_image(self) -> Iterator[bool]:
+        return compress(self._source.names_image(), self._chosen)
+
     def groups(self, column: str) -> Iterator[str | None]:
         return compress(self._source.groups(column), self._chosen)
 
@@ -62,6 +65,11 @@ class Subset:
         ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
         lengths = np.diff(ends, prepend=0)
         return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
+
+
+def has_images(source: Source) -> bool:
+    """True if a row of the source names an image; no image is decoded."""
+    return not isinstance(source, RowSource | Subset) or any(source.names_image())
 
 
 def without_unsupported(source: RowSource) -> Subset:

@@ -16,9 +16,9 @@ from torch import Tensor
 from impresa.config.losses import FUSED_PAIR
 from impresa.data.audio import Clip
 from impresa.data.class_names import configured_names
-from impresa.data.images import mean_share_cut
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
+from impresa.data.tiles import mean_share_cut
 from impresa.errors import DataError
 from impresa.evaluation.baselines import (
     Baseline,

@@ -15,9 +15,9 @@ from impresa.config.decoder import GenerationConfig
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.types import listed_names
 from impresa.config.validate import generation_settings
+from impresa.data.audio import RATE_HZ, Clip
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import CAPTION_PROMPTS, Turn, asks_for_caption
-from impresa.data.dialogue import ask as said
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
 from impresa.decoders.base import refuse_streamed_beams
@@ -29,10 +29,11 @@ from impresa.tasks.answering.answer import Answer, Reader
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.explain import explain_answer
 from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.tasks.answering.subjects import Subject, batch_of, golden_inputs, read_subjects, subject_of, subjects_of
 from impresa.tasks.arguments import Named, inputs_of, kind, naming, text_of, texts_of, whole_number
 from impresa.tasks.base import UsableModel
 from impresa.tasks.devices import Device
-from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
+from impresa.tasks.inputs import Picture, Sound, small_images
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ NO_CAPTIONS = (
     "caption: no question of the training asked for a description, so this model has not learned any; "
     "ask what it was asked, or train it on captions as well"
 )
+Pictures = Picture | Sequence[Picture] | None
+"""What one question is about: an image, several in a list, or none beside a sound."""
 Generation = GenerationConfig | Mapping[str, Any]
 """Settings of generation: all of them, or some by name, beside which the run's own hold."""
 
@@ -63,6 +66,7 @@ class AnsweringModel(UsableModel):
         assert config.decoder is not None
         self.generation: GenerationConfig = config.decoder.generation
         self.max_len = config.decoder.max_len
+        self.max_images, self.tiles = config.dataset.max_images, config.decoder.tiles
         self.chat = preprocessing.chat
         self._says_no_captions = preprocessing.captions is False
         # Trained parameters keep `requires_grad`, which decides what is saved.
@@ -70,19 +74,22 @@ class AnsweringModel(UsableModel):
 
     def ask(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Sequence[Pictures] | None,
         questions: str | Sequence[str],
         *,
-        sounds: Sound | Sequence[Sound] | None = None,
+        sounds: Sound | Sequence[Sound | None] | None = None,
         batch_size: int = 32,
         generation: Generation | None = None,
     ) -> Answer | list[Answer]:
-        """Answer questions about images.
+        """Answer questions about images, sounds, or both.
 
         Args:
-            images: one image, or several, see `Picture`; a tensor (N, C, H, W) is N images.
+            images: one image, or several, see `Picture`; a tensor (N, C, H, W) is N images. Each is asked about by
+                itself; a list within the list holds the images of one question (`[[a, b], [c]]`), up to
+                `dataset.max_images`. None, also as an item of a list, where a question is about a sound alone.
             questions: one question for every image, several for one image, or as many as images, pair by pair.
-            sounds: as many sounds as images, for a model with an audio encoder.
+            sounds: as many sounds as images, for a model with an audio encoder; without images the questions are about
+                them.
             batch_size: questions that are answered at a time.
             generation: settings of generation, all (a `GenerationConfig`) or some (a dict, such as
                 `{"temperature": 0.7, "seed": 3}`) in place of the run's own.
@@ -96,34 +103,32 @@ class AnsweringModel(UsableModel):
                 with the argument.
             ConfigError: there is no such setting, or it is out of bounds or has no effect.
         """
-        seen, asked = images_of("images", images), texts_of("questions", questions)
-        pictures, size = seen.items, whole_number("batch_size", batch_size)
-        heard = None if sounds is None else sounds_of("sounds", sounds).items
-        said = asked.items * (len(pictures) if asked.is_one else 1)
-        image_of_question = [0] * len(said) if seen.is_one else list(range(len(pictures)))
-        if len(image_of_question) != len(said):
-            fault = f"ask: {len(said)} questions about {len(pictures)} images"
-            raise DataError(f"{fault}; give one, or as many as images")
-        if heard is not None and len(heard) != len(pictures):
-            raise DataError(f"ask: {len(heard)} sounds for {len(pictures)} images; give as many of each")
+        asked, size = texts_of("questions", questions), whole_number("batch_size", batch_size)
+        subjects, is_one = subjects_of(images, sounds)
+        said = asked.items * (len(subjects) if asked.is_one else 1)
+        subject_of_question = [0] * len(said) if is_one else list(range(len(subjects)))
+        if len(subject_of_question) != len(said):
+            what = "sounds" if images is None else "images"
+            raise DataError(f"ask: {len(said)} questions about {len(subjects)} {what}; give one, or as many as {what}")
         settings = generation_settings(generation, self.generation)
         prompts = [self._prompt(question, (), settings) for question in said]
         answers: list[Answer] = []
         for start in range(0, len(said), size):
-            rows = image_of_question[start : start + size]
+            rows = subject_of_question[start : start + size]
             chosen = sorted(set(rows))
-            prefix = self._prefix([pictures[i] for i in chosen], heard and [heard[i] for i in chosen])
+            prefix = self._prefix([subjects[i] for i in chosen])
             index = torch.tensor([chosen.index(row) for row in rows], device=self.device)
             answers += self.answer(prefix, index, prompts[start : start + size], settings, start)
-        return answers[0] if seen.is_one and asked.is_one else answers
+        return answers[0] if is_one and asked.is_one else answers
 
-    def caption(self, images: Picture | Sequence[Picture], **settings: Any) -> Answer | list[Answer]:
-        """Describe images; arguments and result as in `ask`."""
+    def caption(self, images: Picture | Sequence[Pictures] | None, **settings: Any) -> Answer | list[Answer]:
+        """Describe images, or `sounds`, in answer to the request that captions are learned with; arguments and result
+        as in `ask`."""
         return self.ask(images, CAPTION_PROMPTS[0], **settings)
 
     def stream(
         self,
-        image: Picture,
+        image: Pictures,
         question: str,
         *,
         turns: Sequence[Turn] = (),
@@ -133,10 +138,10 @@ class AnsweringModel(UsableModel):
         """The answer piece by piece, each computed when it is asked for; the generator returns the whole.
 
         Args:
-            image: the image that is asked about.
+            image: the image that is asked about, or a list of several; None for a sound alone.
             question: the question.
             turns: the dialogue before it.
-            sound: for a model with an audio encoder.
+            sound: the sound, for a model with an audio encoder.
             generation: as in `ask`; beams cannot be streamed.
 
         Raises:
@@ -150,7 +155,7 @@ class AnsweringModel(UsableModel):
             if not isinstance(turn, Turn):
                 raise DataError(f"{name}: got {kind(turn)}; give impresa.data.dialogue.Turn(question, answer)")
         prompt = self._prompt(text_of("question", question), [turn for _, turn in before], settings)
-        prefix = self._prefix([Named("image", image)], None if sound is None else [Named("sound", sound)])
+        prefix = self._prefix([subject_of(Named("image", image), Named("sound", sound))])
         ids = torch.tensor([prompt.ids], device=self.device)
         columns = self.model.decoder.write(
             ids,
@@ -222,6 +227,8 @@ class AnsweringModel(UsableModel):
         return written, reader.answer(written, prompt)
 
     def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
+        if self.preprocessing.pictures is False:
+            raise DataError("image: this model was trained on sounds alone, so there is nothing to explain in an image")
         return explain_answer(self, picture, words, method)
 
     @torch.inference_mode()
@@ -237,38 +244,42 @@ class AnsweringModel(UsableModel):
         with naming(question.name):
             return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 
-    def _prefix(self, images: Sequence[Named | Picture], sounds: Sequence[Named | Sound] | None) -> Prefix:
-        pixels = pixels_of(images, self.preprocessing.image)
-        batch = DialogueBatch(ids=[str(i) for i in range(len(images))], image=pixels)
-        if sounds is not None:
-            if self.preprocessing.audio is None:
-                raise DataError("ask: this model has no audio encoder; leave the sounds out")
-            batch.audio, batch.audio_mask = features_of(sounds, self.preprocessing.audio)
-        return self.prefix(batch)
+    def _prefix(self, subjects: Sequence[Subject]) -> Prefix:
+        return self.prefix(batch_of(subjects, self.preprocessing, self.max_images, self.tiles))
 
     def golden_tensors(self, examples: Sequence[Sample]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        examples = [sample for sample in examples if sample.image and sample.dialogues] or [self._plain_example()]
-        images = small_images(examples, self.preprocessing.image.size)
-        questions = [sample.dialogues[0].turns[0].question for sample in examples]
-        tensors = {f"image_{i}": image for i, image in enumerate(images)}
-        return {**tensors, "states": self._states(images, questions)}, {"questions": packed(questions)}
+        subjects: list[tuple[list[Tensor], Clip | None]] = []
+        asked: list[str] = []
+        for sample in examples:
+            images = small_images([sample], self.preprocessing.image.size)
+            sound = None if self.preprocessing.audio is None else sample.audio
+            if sample.dialogues and (images or sound is not None):
+                subjects.append((images, sound))
+                asked.append(sample.dialogues[0].turns[0].question)
+        if not subjects:
+            subjects, asked = [self._plain_example()], ["what is there?"]
+        tensors, metadata = golden_inputs(subjects)
+        read = read_subjects(Golden(tensors, metadata), len(asked), self.preprocessing.image.size)
+        return {**tensors, "states": self._states(read, asked)}, {**metadata, "questions": packed(asked)}
+
+    def _plain_example(self) -> tuple[list[Tensor], Clip | None]:
+        """A grey image, or silence for a model that was shown no image: for data of which nothing can be used."""
+        if self.preprocessing.pictures is False:
+            return [], Clip(torch.zeros(RATE_HZ // 10), RATE_HZ)
+        size = self.preprocessing.image.size
+        return [torch.full((3, size, size), 128, dtype=torch.uint8)], None
 
     def golden_pairs(self, golden: Golden) -> list[tuple[Tensor, Tensor]]:
         states = golden.outputs("states", self.model.decoder.hidden_size)
-        images = golden.images(len(states), self.preprocessing.image.size)
-        return [(self._states(images, golden.texts("questions", len(states))), states)]
-
-    def _plain_example(self) -> Sample:
-        """A grey image, for data in which no question has an image."""
-        size = self.preprocessing.image.size
-        return Sample("grey", Image.new("RGB", (size, size), "grey"), dialogues=(said("what is there?", "nothing"),))
+        subjects = read_subjects(golden, len(states), self.preprocessing.image.size)
+        return [(self._states(subjects, golden.texts("questions", len(states))), states)]
 
     @torch.inference_mode()
-    def _states(self, images: Sequence[Tensor], questions: Sequence[str]) -> Tensor:
+    def _states(self, subjects: Sequence[Subject], questions: Sequence[str]) -> Tensor:
         """(N, H) float32 on the CPU: the hidden states that the first tokens of the answers are predicted from."""
-        states = torch.zeros(len(images), self.model.decoder.hidden_size)
-        for row, (image, question) in enumerate(zip(images, questions, strict=True)):
-            prefix = self._prefix([image], None)
+        states = torch.zeros(len(subjects), self.model.decoder.hidden_size)
+        for row, (subject, question) in enumerate(zip(subjects, questions, strict=True)):
+            prefix = self._prefix([subject])
             ids = torch.tensor([self.chat.prompt((), question, self.max_len)], device=self.device)
             output = self.model.decoder(ids, torch.ones_like(ids, dtype=torch.bool), prefix.tokens, None, prefix.mask)
             states[row] = output.hidden[0, -1].float().cpu()

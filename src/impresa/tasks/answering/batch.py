@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from impresa.data.dialogue import Dialogue
-from impresa.data.preprocessing import Preprocessing, image_rows, mask_of, stack_sounds
+from impresa.data.preprocessing import Preprocessing, mask_of, spread_rows, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
+from impresa.data.tiles import tiles_of
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
+from impresa.tasks.answering.squares import Place
 
 Row = tuple[list[int], list[bool]]
 """Token ids of a dialogue, and for each whether it is supervised."""
@@ -21,7 +24,14 @@ Row = tuple[list[int], list[bool]]
 
 @dataclass
 class DialogueBatch(TensorBatch):
-    """Tensors of B samples and of R dialogues about them, in the samples' order; each image and sound is there once."""
+    """Tensors of B samples and of R dialogues about them, in the samples' order; each image and sound is there once.
+
+    Where a sample of the batch has several squares (images, or tiles of one), `image` is (I, 3, S, S), the I squares of
+    all samples in order, and `places` says where each belongs.
+    """
+
+    places: list[Place] | None = None
+    """None where each sample has one square at most; length I."""
 
     input_ids: torch.Tensor | None = None
     """(R, T) int64, padded on the right; T is the longest dialogue of this batch. None only if B is zero."""
@@ -41,6 +51,24 @@ class DialogueBatch(TensorBatch):
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
         return self.num_supervised
 
+    def inputs_of(self, sample: int) -> list[Tensor]:
+        """The squares of a sample, and the features of its sound."""
+        rows = [sample] if self.places is None else [row for row, at in enumerate(self.places) if at.sample == sample]
+        squares = [] if self.image is None else [self.image[row] for row in rows]
+        return squares if self.audio is None else [*squares, self.audio[sample]]
+
+    @property
+    def num_images(self) -> int:
+        """The images that are there."""
+        if self.places is not None:
+            return len({(place.sample, place.image) for place in self.places})
+        return _num_there(self, self.image, self.image_present)
+
+    @property
+    def num_sounds(self) -> int:
+        """The sounds that are there."""
+        return _num_there(self, self.audio, self.audio_present)
+
 
 class DialogueCollator:
     """One row for each dialogue of each sample, padded on the right, and each image and sound once.
@@ -48,12 +76,14 @@ class DialogueCollator:
     Args:
         preprocessing: its tokenizer is a chat format.
         max_len: longest row in tokens; questions are cut, answers never.
+        max_images: images of a sample at most.
+        tiles: of an image at most.
     """
 
-    def __init__(self, preprocessing: Preprocessing, max_len: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_len: int, max_images: int = 1, tiles: int = 1) -> None:
         self._preprocessing = preprocessing
         self._chat = preprocessing.chat
-        self._max_len = max_len
+        self._max_len, self._max_images, self._tiles = max_len, max_images, tiles
 
     def __call__(self, samples: Iterable[Sample]) -> DialogueBatch:
         """A batch in the samples' order; those that cannot be asked about are named in `bad`, and left out.
@@ -63,23 +93,25 @@ class DialogueCollator:
         """
         image_transform = self._preprocessing.image
         good: list[Sample] = []
-        pixels: list[Tensor | None] = []
+        pixels = [torch.zeros(0, image_transform.size, image_transform.size, 3, dtype=torch.uint8)]
+        places: list[Place] = []
         rows: list[list[Row]] = []
         bad: list[tuple[str, str]] = []
         for sample in samples:
             try:
-                rows.append(self._encode(sample.dialogues))
+                rows.append(self._encode(sample))
             except DataError as fault:
                 bad.append((sample.id, str(fault)))
             else:
-                pixels.append(None if sample.image is None else image_transform.pixels([sample.image])[0])
-                good.append(replace(sample, image=None))
+                for number, image in enumerate(sample.images):
+                    tiles = tiles_of(image_transform, image, self._tiles)
+                    pixels.append(image_transform.pixels_of_squares([tile.square for tile in tiles]))
+                    places += (Place(len(good), number, tile.row, tile.column) for tile in tiles)
+                good.append(replace(sample, image=None, more_images=()))
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
         if not good:
             return batch
-        squares = [square for square in pixels if square is not None]
-        batch.image_present = mask_of([square is not None for square in pixels])
-        batch.image = image_rows(image_transform, torch.stack(squares) if squares else None, batch.image_present)
+        place_squares(batch, image_transform.normalize(torch.cat(pixels)), places)
         if self._preprocessing.audio is not None:
             batch.audio_present = mask_of([sample.audio is not None for sample in good])
             batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, good)
@@ -87,10 +119,12 @@ class DialogueCollator:
         self._add_rows(batch, rows)
         return batch
 
-    def _encode(self, dialogues: Sequence[Dialogue]) -> list[Row]:
-        if not dialogues:
+    def _encode(self, sample: Sample) -> list[Row]:
+        if not sample.dialogues:
             raise DataError("nothing is asked")
-        rows = [self._chat.encode(dialogue, self._max_len) for dialogue in dialogues]
+        if (number := len(sample.images)) > self._max_images:
+            raise DataError(f"it has {number} images, and this model reads {self._max_images} (dataset.max_images)")
+        rows = [self._chat.encode(dialogue, self._max_len) for dialogue in sample.dialogues]
         if not all(any(supervised) for _, supervised in rows):
             raise DataError("no token of an answer is supervised")
         return rows
@@ -104,6 +138,20 @@ class DialogueCollator:
         batch.num_supervised = int(supervised.sum())
         lengths = torch.tensor([len(rows) for rows in rows_of_sample])
         batch.image_of_row = torch.arange(len(lengths)).repeat_interleave(lengths)
+
+
+def place_squares(batch: DialogueBatch, squares: Tensor, places: list[Place]) -> None:
+    """Put squares (I, 3, S, S) into a batch, in the order of its samples; a sample without one has a row of zeros."""
+    num_of = Counter(place.sample for place in places)
+    batch.image_present = mask_of([sample in num_of for sample in range(len(batch))])
+    if max(num_of.values(), default=0) > 1:
+        batch.image, batch.places = squares, places
+    else:
+        batch.image = spread_rows(squares, batch.image_present)
+
+
+def _num_there(batch: DialogueBatch, inputs: Tensor | None, present: Tensor | None) -> int:
+    return 0 if inputs is None else len(batch) if present is None else int(present.sum())
 
 
 def _padded(rows: Sequence[list[int] | list[bool]], fill: int | bool) -> Tensor:

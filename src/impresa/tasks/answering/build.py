@@ -18,6 +18,7 @@ from impresa.run_dir.layout import WEIGHTS
 from impresa.run_dir.weights import read_weights
 from impresa.tasks.answering.language_model import is_identified
 from impresa.tasks.answering.model import VisionLanguageModel
+from impresa.tasks.answering.squares import SquareMarks
 from impresa.tasks.encoders import build_audio, build_vision, own_seed
 
 _RECURSION, _BASE = "decoder.recursion.", "decoder.model."
@@ -50,7 +51,11 @@ def build_vlm(
         )
     with own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
-    return VisionLanguageModel(vision_encoder, fusion, decoder, audio_encoder=audio_encoder)
+    marks = None
+    if config.dataset.max_images > 1 or config.decoder.tiles > 1:
+        with own_seed():
+            marks = SquareMarks(config.dataset.max_images, config.decoder.tiles, vision_encoder.dim)
+    return VisionLanguageModel(vision_encoder, fusion, decoder, audio_encoder=audio_encoder, square_marks=marks)
 
 
 def _skips_last_block(decoder: DecoderConfig, tower: VisionEncoder) -> bool:

@@ -1,4 +1,4 @@
-"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another image."""
+"""Evaluation of a vision-language model: each question of a source is asked, and asked again about another sample."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 
 from impresa.data.chat import Prompt
 from impresa.data.dialogue import Dialogue, Turn
-from impresa.data.images import ImageTransform, mean_share_cut
+from impresa.data.images import ImageTransform
 from impresa.data.sample import Sample
 from impresa.data.sampler import shuffled_order
 from impresa.data.sources import Source
+from impresa.data.tiles import mean_share_cut
 from impresa.decoders.base import IGNORED
 from impresa.evaluation.bootstrap import Floats, Statistic
 from impresa.evaluation.gallery import AnsweredQuestion, Gallery
@@ -28,7 +29,7 @@ from impresa.fusion import Prefix
 from impresa.reports.pictures import data_uri
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
-from impresa.tasks.gallery import seen, spread
+from impresa.tasks.gallery import picture_of, seen, spread
 from impresa.tasks.samples import evaluation_batch_size, nothing_usable, progress_bar, read_samples
 
 NUM_EXAMPLES = 12
@@ -108,6 +109,7 @@ def evaluate_answers(
             num_images=asked.num_images,
             num_texts=len(questions),
             num_distinct_texts=len({q.question for q in questions}),
+            num_sounds=asked.num_sounds,
             bad_samples=tuple(asked.bad),
             answers=AnswerMetrics(
                 model=scores["model"],
@@ -121,7 +123,7 @@ def evaluate_answers(
                 texts={text: scored(some) for text, some in _by_text(questions).items()},
                 statistics=statistics,
             ),
-            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px),
+            share_cut=mean_share_cut(model.preprocessing.image, asked.sizes_px, model.tiles),
             gallery=_gallery(source, questions, model.preprocessing.image),
             items=digest((q.sample, q.question, q.turn.answer, *q.turn.references) for q in questions),
             predictions=tuple(_prediction(q, list(metrics.values())[1]) for q in questions),
@@ -135,21 +137,23 @@ class _AnswerCollector:
     def __init__(self, model: AnsweringModel, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size
         self.questions: list[_Question] = []
-        self.num_images = 0
+        self.num_images = self.num_sounds = 0
+        self._num_items = 0
         self.sizes_px: list[tuple[int, int]] = []
         self._losses: list[tuple[float, int, int]] = []
         self.bad: list[BadSampleNote] = []
 
     def ask(self, source: Source, show_progress: bool) -> None:
         """Ask all questions of a source."""
-        collate = DialogueCollator(self._model.preprocessing, self._model.max_len)
+        model = self._model
+        collate = DialogueCollator(model.preprocessing, model.max_len, model.max_images, model.tiles)
         order = shuffled_order(len(source), source.blocks(), np.random.default_rng(0)).tolist()
         positions: dict[str, int] = {}
 
         def read() -> Iterator[Sample]:
             for position, sample in read_samples(source, bar.track(order, description="asking"), self.bad):
                 positions[sample.id] = position
-                self.sizes_px += [] if sample.image is None else [sample.image.size]
+                self.sizes_px += [image.size for image in sample.images]
                 yield sample
 
         with progress_bar(show_progress) as bar:
@@ -166,8 +170,10 @@ class _AnswerCollector:
         batch = batch.to(model.device)
         prefix = model.prefix(batch)
         self._add_loss(batch, prefix)
-        first_item = self.num_images
-        self.num_images += len(batch)
+        first_item = self._num_items
+        self._num_items += len(batch)
+        self.num_images += batch.num_images
+        self.num_sounds += batch.num_sounds
         asked: list[tuple[_Question, Prompt, int]] = []
         assert batch.image_of_row is not None
         for dialogue, image in zip(batch.dialogues, batch.image_of_row.tolist(), strict=True):
@@ -201,7 +207,7 @@ class _AnswerCollector:
             output = decoder(input_ids, mask, prefix.tokens, labels, prefix.mask, prefix_of_row=index)
             num_tokens = (labels != IGNORED).sum(dim=1)
             self._losses += zip(
-                output.row_losses.tolist(), num_tokens.tolist(), (index + self.num_images).tolist(), strict=True
+                output.row_losses.tolist(), num_tokens.tolist(), (index + self._num_items).tolist(), strict=True
             )
 
     def loss_statistics(self) -> dict[str, Statistic]:
@@ -219,9 +225,8 @@ def _perplexity(losses: Floats) -> Floats:
 
 def _others(batch: DialogueBatch) -> dict[int, int]:
     """For each sample of a batch the next one, in a circle, that differs in image or sound, if there is one."""
-    parts = [part for part in (batch.image, batch.audio) if part is not None]
     names = [
-        blake2b(b"".join(part[row].numpy().tobytes() for part in parts), digest_size=16).digest()
+        blake2b(b"".join(part.numpy().tobytes() for part in batch.inputs_of(row)), digest_size=16).digest()
         for row in range(len(batch))
     ]
     found = {}
@@ -304,9 +309,10 @@ def _gallery(source: Source, questions: Sequence[_Question], transform: ImageTra
 
 
 def _example(source: Source, chosen: _Question, transform: ImageTransform) -> AnsweredQuestion:
-    picture = source[chosen.position].image
+    sample = source[chosen.position]
+    picture, shown = None if sample.more_images else sample.image, picture_of(sample)
     return AnsweredQuestion(
-        image=None if picture is None else data_uri(picture),
+        image=None if shown is None else data_uri(shown),
         question=chosen.question,
         expected=" / ".join(text for text, _ in Counter(chosen.right_answers).most_common(MOST_EXPECTED)),
         answer=chosen.answer,

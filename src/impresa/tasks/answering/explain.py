@@ -30,7 +30,8 @@ def explain_answer(model: AnsweringModel, picture: Image.Image, question: str | 
     batch = DialogueBatch(ids=["0"], image=transform(picture)[None])
     written, answer = model.likeliest(model.prefix(batch), prompt, MAX_TOKENS)
     sections: list[Section] = []
-    notes, on_patches = [], None
+    notes = ["The model is shown the whole image here, without its tiles."] if model.tiles > 1 else []
+    on_patches = None
     if answer.finish_reason == "length" and len(written) == MAX_TOKENS:
         notes.append(f"The answer is shown up to its token {MAX_TOKENS}.")
     with recording_attention(network) as recorded:

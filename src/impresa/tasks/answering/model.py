@@ -10,8 +10,9 @@ from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.vision import VisionEncoder
 from impresa.evaluation.several_answers import LEAST_PEOPLE, vqa_accuracy
-from impresa.fusion import Fusion, Prefix
+from impresa.fusion import ConcatFusion, Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
+from impresa.tasks.answering.squares import Place, SquareMarks
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.encoders import encode_rows
 
@@ -27,6 +28,7 @@ class VisionLanguageModel(TrainableModel):
         fusion: makes the prefix; its width is the decoder's.
         decoder: the language model.
         audio_encoder: encoder of sounds, reduced likewise.
+        square_marks: joins the squares of a sample that may have several, as images or tiles.
     """
 
     def __init__(
@@ -36,12 +38,16 @@ class VisionLanguageModel(TrainableModel):
         decoder: Decoder,
         *,
         audio_encoder: AudioEncoder | None = None,
+        square_marks: SquareMarks | None = None,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.audio_encoder = audio_encoder
         self.fusion = fusion
         self.decoder = decoder
+        self.square_marks = square_marks
+        self.longest_prefix = 0
+        """Tokens of the longest prefix that the batches so far say there can be, without queries."""
 
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
@@ -68,13 +74,32 @@ class VisionLanguageModel(TrainableModel):
         return ModelOutput(output.loss, logs)
 
     def prefix(self, batch: DialogueBatch) -> Prefix:
-        """The decoder's input for each image, and the sound beside it: (B, P, H) and a mask (B, P)."""
+        """The decoder's input for the images of each sample, and the sound beside them: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
+        num_missing = 0
         if batch.image is not None:
-            encoded["image"] = encode_rows(self.vision_encoder.read, batch.image_present, batch.image)
+            present = batch.image_present if batch.places is None else None
+            encoded["image"] = encode_rows(self.vision_encoder.read, present, batch.image)
+            if self.square_marks is not None:
+                encoded["image"], num_missing = self._joined(self.square_marks, encoded["image"], batch)
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
-        return self.fusion(encoded, batch.present)
+        found = self.fusion(encoded, batch.present)
+        if isinstance(self.fusion, ConcatFusion):  # the others make one length of all
+            self.longest_prefix = max(self.longest_prefix, found.tokens.shape[1] + num_missing)
+            self.decoder.check_prefix(self.longest_prefix)
+        return found
+
+    @staticmethod
+    def _joined(marks: SquareMarks, encoded: EncoderOutput, batch: DialogueBatch) -> tuple[EncoderOutput, int]:
+        """The tokens of each sample's squares in a row, and how many more a sample of the most squares would have."""
+        joined = marks(encoded, batch.places or [Place(sample) for sample in range(len(batch))], len(batch))
+        assert encoded.tokens is not None
+        assert joined.tokens is not None
+        return joined, marks.max_squares * encoded.tokens.shape[1] - joined.tokens.shape[1]
+
+    def facts(self) -> dict[str, str]:
+        return {"prefix": f"up to {self.longest_prefix} tokens"} if self.longest_prefix else {}
 
     def commit(self, step: int) -> None:
         """Update the memory's state; see `TrainableModel.commit`."""

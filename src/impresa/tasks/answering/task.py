@@ -15,9 +15,10 @@ from impresa.config.runs import read_run
 from impresa.data.chat import ChatFormat, load_chat, prepare_chat
 from impresa.data.dialogue import ask_for_captions
 from impresa.data.lengths import notes_on_dialogues
-from impresa.data.preprocessing import Preprocessing, read_captions_known
+from impresa.data.preprocessing import Preprocessing, read_stored
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
+from impresa.data.sources.subset import has_images
 from impresa.errors import ConfigError
 from impresa.evaluation.results import Evaluation
 from impresa.run_dir.layout import TOKENIZER, WEIGHTS
@@ -62,16 +63,21 @@ class AnsweringTask(Task):
         return load_chat(expanded(first) / TOKENIZER).with_system(self.decoder.system_prompt)
 
     def prepare(self, source: Source) -> Preprocessing:
-        """As in every task; and whether captions are taught, here or in the run that is gone on with."""
+        """As in every task; and whether captions and images are taught, here or in the run that is gone on with."""
         preprocessing, first = super().prepare(source), self.decoder.init_from
-        before = False if first is None else read_captions_known(expanded(first))
-        return replace(preprocessing, captions=ask_for_captions(source.dialogues()) or before)
+        before = None if first is None else read_stored(expanded(first))
+        return replace(
+            preprocessing,
+            captions=ask_for_captions(source.dialogues()) or (before is not None and before.captions),
+            pictures=has_images(source) or (before is not None and before.pictures),
+        )
 
     def notes(self, source: Source, preprocessing: Preprocessing) -> tuple[str, ...]:
         return notes_on_dialogues(source.dialogues(), preprocessing.chat, self.decoder.max_len)
 
     def collator(self, preprocessing: Preprocessing) -> DialogueCollator:
-        return DialogueCollator(preprocessing, self.decoder.max_len)
+        most = self.config.dataset.max_images
+        return DialogueCollator(preprocessing, self.decoder.max_len, most, self.decoder.tiles)
 
     def build(self, preprocessing: Preprocessing) -> VisionLanguageModel:
         vocab_size = preprocessing.chat.vocab_size
