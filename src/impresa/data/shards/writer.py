@@ -80,6 +80,12 @@ class ShardWriter:
         self._last_key = key
         return Placed(name, offset, len(content))
 
+    def sync(self) -> None:
+        """Put what was added on the disk, where it outlives a loss of power too."""
+        if self._file is not None:
+            with naming(self._folder / shard_name(self._number)):
+                os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Finish the last shard."""
         if self._file is not None:
