@@ -59,7 +59,7 @@ def open_session(bounds: Bounds, num_connections: int, user_agent: str | None = 
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={
             "User-Agent": user_agent or f"impresa/{__version__}",
-            "Accept": "image/*",
+            "Accept": "image/*,*/*;q=0.5",
             "Accept-Encoding": "identity",
         },
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=bounds.timeout_s / 2, sock_read=bounds.timeout_s / 2),

@@ -2,7 +2,7 @@
 
 An address is one row of `urls`, under the first 96 bits of a hash of it: their order spreads the addresses of a host
 over the whole fetch. The rows of the table lie under the same name. Each change is a transaction of its own that a
-killed process cannot take back; a machine that loses its power may lose the last of them, see `sync`.
+killed process cannot take back; a machine that loses its power may lose the last of them, see `note_synced`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NAME = "fetch.sqlite"
 _FORMAT = "1"
 _AT_ONCE = 1000
 """Rows of the table in a transaction."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OF_THE_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 """SQLite's names of the system's errors."""
 _TABLES = """
@@ -145,9 +146,22 @@ class Ledger:
     def close(self) -> None:
         self._file.close()
 
-    def sync(self) -> None:
-        """Put all on the disk."""
+    def note_synced(self, place: Place) -> None:
+        """Note that the shards are on the disk up to a place, and put the ledger there too."""
+        fact = ("synced", f"{place.shard} {place.offset} {_boot()}")
+        self._file.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", fact)
         self._file.execute("PRAGMA wal_checkpoint(FULL)")
+
+    def forget_unsynced(self) -> int:
+        """After a start of the machine, let wait what may not have reached the disk; returns the number of addresses.
+
+        A killed process alone loses nothing: the system has what it has written.
+        """
+        shard, offset, boot = (self._fact("synced") or "0 0 ").split(" ", 2)
+        if boot and boot == _boot():
+            return 0
+        where = "status = 'done' AND (end_shard > ? OR (end_shard = ? AND end_offset > ?))"
+        return self._file.execute(f"UPDATE urls SET {_GONE} WHERE {where}", (shard, shard, offset)).rowcount
 
     def _fact(self, name: str) -> str | None:
         found = self._file.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -233,15 +247,10 @@ class Ledger:
         query = "SELECT shard FROM urls WHERE status = 'done' UNION SELECT end_shard FROM urls WHERE status = 'done'"
         return sorted(number for (number,) in self._file.execute(query))
 
-    def pictures_in(self, shard: int) -> list[tuple[int, int, str]]:
-        """Offset of the first sample, bytes and hash of the picture of each address that begins in a shard."""
-        query = "SELECT offset, bytes, sha256 FROM urls WHERE status = 'done' AND shard = ? ORDER BY offset"
-        return list(self._file.execute(query, (shard,)))
-
-    def forget(self, shard: int, offset: int = 0) -> int:
-        """Let wait what lies in a shard, behind an offset in part; returns the number of addresses."""
-        where = "status = 'done' AND ((shard = ? AND offset >= ?) OR (end_shard = ? AND end_offset > ?))"
-        return self._file.execute(f"UPDATE urls SET {_GONE} WHERE {where}", (shard, offset) * 2).rowcount
+    def forget(self, shard: int) -> int:
+        """Let wait what lies in a shard; returns the number of addresses."""
+        where = "status = 'done' AND ? IN (shard, end_shard)"
+        return self._file.execute(f"UPDATE urls SET {_GONE} WHERE {where}", (shard,)).rowcount
 
     def counts(self) -> Counts:
         by_status = dict(self._file.execute("SELECT status, count(*) FROM urls GROUP BY status"))
@@ -260,6 +269,14 @@ class Ledger:
             "GROUP BY status, reason, host ORDER BY n DESC, status, reason, host"
         )
         return [FailureCount(*found) for found in self._file.execute(query)]
+
+
+def _boot() -> str:
+    """A word for this start of the machine; empty where it has none."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _id(url: str | None) -> str:

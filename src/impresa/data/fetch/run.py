@@ -17,7 +17,7 @@ import aiohttp
 from impresa.data.fetch.content import picture_of
 from impresa.data.fetch.download import Bounds, download, open_session
 from impresa.data.fetch.failure import Failure
-from impresa.data.fetch.ledger import NAME, Counts, Job, Ledger, Retry
+from impresa.data.fetch.ledger import NAME, Counts, Job, Ledger, Place, Retry
 from impresa.data.fetch.report import Report
 from impresa.data.fetch.schedule import Schedule
 from impresa.data.fetch.shards import add_picture, open_writer
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _BUSY = "is being fetched into{}; wait for it, or choose another --out"
 _WINDOW = 4000
 """Addresses in memory that wait."""
-_SYNC_S = 5.0
+_TELL_S = 5.0
 """Between writes of the summary, before which all is put on the disk."""
 _LONGEST_BACKOFF_S = 60.0
 _MOST_UNANSWERED, _OF_HOSTS = 200, 10
@@ -109,13 +109,13 @@ class _Fetch:
         self._folder, self._ledger, self._settings, self._show = folder, ledger, settings, show
         self._schedule = Schedule(settings.per_host)
         self._writer = open_writer(folder, ledger, settings.max_shard_bytes)
-        self._shard = -1
+        self._end = ledger.last_place() or Place(0, 0)
         self._counts = ledger.counts()
         self._last_taken = ""
         self._all_taken = False
         self._num_active = 0
         self._changed = asyncio.Event()
-        self._synced = time.monotonic()
+        self._told = time.monotonic()
         self._unanswered: list[str] = []
         """Hosts of the last requests, as long as nobody has answered."""
 
@@ -131,7 +131,6 @@ class _Fetch:
             raise group.exceptions[0] from None
         finally:
             self._writer.close()
-            self._ledger.sync()
             self._tell()
 
     async def _drive(self, session: aiohttp.ClientSession) -> None:
@@ -170,7 +169,7 @@ class _Fetch:
             self._schedule.ended(job)
             self._changed.set()
         self._show(self._counts)
-        if time.monotonic() - self._synced > _SYNC_S:
+        if time.monotonic() - self._told > _TELL_S:
             self._tell()
 
     async def _try(self, session: aiohttp.ClientSession, job: Job) -> None:
@@ -192,9 +191,9 @@ class _Fetch:
             raise Failure("another file than the table's sha256 tells")
         begin, end = add_picture(self._writer, job.id, picture, right)
         self._ledger.note_done(job.id, len(content), picture.sha256, begin, end)
-        if end.shard != self._shard:
-            self._shard = end.shard
-            self._ledger.sync()  # never behind by more than one shard
+        is_another, self._end = end.shard != self._end.shard, end
+        if is_another:
+            self._sync()  # a loss of power never costs more than this shard
         self._counts.waiting -= 1
         self._counts.done += 1
         self._counts.num_rows_fetched += len(right)
@@ -223,9 +222,12 @@ class _Fetch:
             self._counts.waiting -= 1
             setattr(self._counts, status, getattr(self._counts, status) + 1)
 
+    def _sync(self) -> None:
+        self._writer.sync()
+        self._ledger.note_synced(self._end)
+
     def _tell(self) -> None:
         """Put all on the disk, and say beside the shards how far it has come."""
-        self._writer.sync()
-        self._ledger.sync()
+        self._sync()
         write_summary(self._folder, Summary(self._counts.num_rows, self._counts.num_rows_fetched))
-        self._synced = time.monotonic()
+        self._told = time.monotonic()

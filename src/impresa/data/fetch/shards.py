@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -63,41 +62,34 @@ def add_picture(writer: ShardWriter, id: str, picture: Picture, rows: Sequence[s
 def open_writer(folder: Path, ledger: Ledger, max_bytes: int) -> ShardWriter:
     """A writer that goes on behind all that the ledger knows; what a killed process has written behind that is cut off.
 
-    What the ledger knows and the disk does not have, because shards were deleted or the machine has lost its power, is
+    What the ledger knows and the disk may not have, because shards were deleted or the machine has lost its power, is
     fetched again.
     """
-    for number in ledger.shards():
-        if not ((folder / shard_name(number)).exists() or part_of(folder, number).exists()):
-            lost = ledger.forget(number)
-            logger.warning("%s: shard %s is gone; its %d files are fetched again", folder, shard_name(number), lost)
-    last = ledger.last_place()
     with naming(folder):
+        if lost := ledger.forget_unsynced():
+            logger.warning("%s: the last %d files may not have reached the disk and are fetched again", folder, lost)
+        for number in ledger.shards():
+            if not _is_there(folder, number):
+                lost = ledger.forget(number)
+                logger.warning("%s: shard %s is gone; its %d files are fetched again", folder, shard_name(number), lost)
+        last = ledger.last_place()
+        _remove(folder, 0 if last is None else last.shard + 1)
         if last is None:
-            _remove(folder, 0)
             return ShardWriter(folder, max_bytes)
-        _remove(folder, last.shard + 1)
+        for number in ledger.shards():
+            if number < last.shard and not (folder / shard_name(number)).exists():  # its new name was lost
+                os.replace(part_of(folder, number), folder / shard_name(number))
         path, part = folder / shard_name(last.shard), part_of(folder, last.shard)
         if path.exists() and path.stat().st_size == last.offset + _END_BYTES:
             return ShardWriter(folder, max_bytes, first=last.shard + 1)
         if path.exists():  # it has samples that the ledger does not know
             os.replace(path, part)
             Path(f"{path}{INDEX_SUFFIX}").unlink(missing_ok=True)
-        kept = _whole_bytes(part, ledger, last)
-    return ShardWriter(folder, max_bytes, first=last.shard, kept_bytes=kept)
+    return ShardWriter(folder, max_bytes, first=last.shard, kept_bytes=last.offset)
 
 
-def _whole_bytes(part: Path, ledger: Ledger, last: Place) -> int:
-    """The bytes of an unfinished shard that are as the ledger has them; what lies behind a damaged one is forgotten."""
-    kept = last.offset
-    with part.open("rb") as file:
-        for offset, num_bytes, sha256 in ledger.pictures_in(last.shard):
-            content = os.pread(file.fileno(), num_bytes, offset + BLOCK)  # the picture comes first, behind its header
-            if hashlib.sha256(content).hexdigest() != sha256:
-                lost = ledger.forget(last.shard, offset)
-                logger.warning("%s: %d files were not on the disk yet and are fetched again", part.parent, lost)
-                kept = offset
-                break
-    return kept
+def _is_there(folder: Path, number: int) -> bool:
+    return (folder / shard_name(number)).exists() or part_of(folder, number).exists()
 
 
 def _remove(folder: Path, number: int) -> None:

@@ -172,10 +172,10 @@ def _rows_of(batch: pa.RecordBatch) -> list[Cells | None]:
 
 
 def _address_column(path: str, rows: Sequence[Cells], found: Sequence[str]) -> str:
+    if _OF_PIXMO in found:
+        return _OF_PIXMO
     cells = {name: cells_of(rows, name) for name in found}
     names = [name for name in found if 2 * sum(map(_is_address, cells[name])) > len(cells[name])]
-    if _OF_PIXMO in names:
-        return _OF_PIXMO
     return _only(path, "addresses", "--url-column", names)
 
 
