@@ -19,7 +19,7 @@ class Server:
 
     port: int = 0
     routes: dict[str, bytes | Answer] = field(default_factory=dict)
-    """Files, and answers of other kinds, by path; anything else is not there (404)."""
+    """Files, whole answers, and answers that end the connection, by path; anything else is not there (404)."""
     asked: Counter[str] = field(default_factory=Counter)
     open_now: int = 0
     most_open: int = 0
@@ -40,9 +40,8 @@ class Server:
                     if callable(route):
                         await route(writer)
                         break
-                    writer.write(
-                        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" if route is None else file(route)
-                    )
+                    content = file(b"", "404 Not Found") if route is None else route
+                    writer.write(content if content.startswith(b"HTTP/") else file(content))
                     await writer.drain()
                 finally:
                     self.open_now -= 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
+import resource
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -141,6 +144,79 @@ def test_what_fails_and_for_how_long(
     assert server.asked["/x.png"] == (2 if status == "passing" else 1)
     assert (report.counts.done, len(opened(tmp_path))) == (1, 1)
     assert missing_rows(tmp_path / "shards") == "1 of 2 rows of the table are not fetched"
+
+
+async def never_begins(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(10_000):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" if number % 2 else f"X-{number}: x\r\n".encode())
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+def raw(answer: bytes) -> Answer:
+    async def answers(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        never_begins,
+        raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(100_000)) + b"\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnothing\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 300\r\n\r\nabc"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc"),
+        raw(b"HTTP/1.1 302 Found\r\nLocation: \xff\xfe\r\n\r\n"),
+        raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
+        raw(b"\x16\x03\x01" * 1000),
+        raw(b""),
+        says(b"not gzip at all", Content_Encoding="gzip"),
+        says(b"x", Content_Encoding="br"),
+    ],
+)
+def test_servers_that_speak_no_http(server: Server, tmp_path: Path, answer: Answer) -> None:
+    server.routes |= {"/x.png": answer, "/good.png": png(2)}
+    begun = time.monotonic()
+    report = fetched(tmp_path, rows_for(server, "/x.png", "/good.png"), timeout_s=1.0, max_tries=1)
+    assert time.monotonic() - begun < 3
+    assert (report.counts.done, report.counts.num_urls) == (1, 2)
+
+
+def test_a_small_answer_that_unpacks_to_much_is_cut(server: Server, tmp_path: Path) -> None:
+    server.routes["/x.png"] = says(gzip.compress(bytes(150 << 20), 9), Content_Encoding="gzip")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert reason_of(fetched(tmp_path, rows_for(server, "/x.png"), timeout_s=30)) == ("permanent", "more than 1 MiB")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_an_answer_longer_than_it_says_spoils_no_other(server: Server, tmp_path: Path) -> None:
+    server.routes |= {f"/{n}.png": file(png(n)) + b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" for n in range(9)}
+    report = fetched(tmp_path, rows_for(server, *server.routes), per_host=1)
+    assert report.counts.done == 9
+    pixels = {sample.captions[0]: sample.image.getpixel((0, 0)) for sample in opened(tmp_path)}  # type: ignore[attr-defined]
+    assert pixels == {f"that of /{n}.png": (n, 0, 7) for n in range(9)}
+
+
+def test_a_photo_with_a_second_picture_in_it(server: Server, tmp_path: Path) -> None:
+    made = BytesIO()
+    photo(64, 64).save(made, "MPO", save_all=True, append_images=[photo(64, 64)])
+    server.routes["/x.jpg"] = made.getvalue()
+    assert fetched(tmp_path, rows_for(server, "/x.jpg")).counts.done == 1
+    assert isinstance(opened(tmp_path)[0].image, Image.Image)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_every_format_is_read_again(server: Server, tmp_path: Path, format: str) -> None:
+    made = BytesIO()
+    photo(64, 64).save(made, format)
+    server.routes["/x"] = made.getvalue()
+    assert fetched(tmp_path, rows_for(server, "/x")).counts.done == 1
+    assert isinstance(opened(tmp_path)[0].image, Image.Image)
 
 
 def test_a_slow_server_is_given_up_before_its_time(

@@ -9,8 +9,8 @@ from io import BytesIO
 from impresa.data.fetch.failure import Failure
 from impresa.data.image_files import open_image
 
-_SUFFIXES = {"JPEG": "jpg"}
-"""Of the formats whose usual suffix is not their name."""
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg"}
+"""Of the formats whose usual suffix is not their name. A JPEG file with further pictures in it is MPO to Pillow."""
 _TAIL = 1 << 16
 """Bytes at the end of a file among which its mark of the end lies."""
 
@@ -50,7 +50,7 @@ def picture_of(content: bytes, max_pixels: int) -> Picture:
 def _may_be_cut(format: str | None, content: bytes) -> bool:
     """True for a file without the mark of its end: it may decode all the same, which costs too much to try always."""
     match format:
-        case "JPEG":
+        case "JPEG" | "MPO":
             return b"\xff\xd9" not in content[-_TAIL:]
         case "PNG":
             return b"IEND" not in content[-_TAIL:]
