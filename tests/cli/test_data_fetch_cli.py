@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,15 @@ def test_faults_are_one_line(
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "shards").exists()
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("impresa.cli.data_fetch._LINE_S", 0.0)
+    assert fetch(write_table(tmp_path, server), tmp_path / "shards") == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"15 of 15 addresses, 3 failed, \d+ a second, about 0:00:00 left", last)
 
 
 def test_nothing_at_all(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from datetime import timedelta
@@ -77,8 +76,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             report = fetch(table, expanded(args.out), _settings(args), retry=retry, show=progress.show)
         except KeyboardInterrupt:
-            again = shlex.join(["impresa", "data", "fetch", args.table, "--out", args.out])
-            print(f"stopped; {printable(again)} goes on from here", file=sys.stderr)
+            print("stopped; the same command goes on from here", file=sys.stderr)
             raise
     if args.json:
         print(json_text(report.to_dict()))
@@ -144,7 +142,9 @@ class _Progress:
         failed = counts.passing + counts.permanent
         self._before = ended if self._before is None else self._before
         if self._is_shown:
-            self._bar.update(self._task, completed=ended, total=counts.num_urls, description=f"{failed} failed")
+            self._bar.update(
+                self._task, completed=ended, total=counts.num_urls, description=f"fetching, {failed} failed"
+            )
         now = time.monotonic()
         if self._is_shown or now - self._said < _LINE_S:
             return
