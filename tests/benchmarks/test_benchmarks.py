@@ -89,6 +89,30 @@ def test_shards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert figures[kind]["reading"]["ratio"] > 0
 
 
+def check_kills(figures: dict[str, Any]) -> None:
+    faults = ("fetched twice", "stored twice", "lost", "half-written")
+    assert [figures["killed"][fault] for fault in faults] == [0] * len(faults)
+
+
+def test_fetch(run: Run) -> None:
+    figures = run("fetch")
+    check_kills(figures)
+    assert figures["killed"]["kills"] == 1
+    assert all(speed > 0 for speed in figures["files_per_s"].values())
+
+
+def test_the_stored_fetch_is_as_fast_as_promised_and_loses_nothing() -> None:
+    stored = FOLDER / "results" / "fetch.json"
+    if not stored.exists():
+        pytest.skip("no run is stored")
+    figures = json.loads(stored.read_text())
+    check_kills(figures)
+    assert figures["killed"]["kills"] == 20
+    assert figures["files_per_s"]["impresa"] >= 300
+    page = (FOLDER.parent / "docs" / "benchmarks.md").read_text()
+    assert f"{figures['files_per_s']['impresa']:,.0f} a second of one processor" in page
+
+
 def test_patch_dropout(run: Run) -> None:
     figures = run("patch_dropout")
     whole, half, quarter = figures["costs"].values()

@@ -166,3 +166,9 @@ def test_shards_are_named_by_braces_and_addresses(tmp_path: Path, monkeypatch: p
 )
 def test_braces_are_those_of_a_shell(path: str, names: list[str]) -> None:
     assert braces_expanded(path) == names
+
+
+def test_pixmo_is_fetched() -> None:
+    said = paths.fix_of_missing("data/pixmo_qa/train.parquet")
+    assert "impresa data fetch TABLE --out data/pixmo_qa" in said
+    assert "dataset.train_path=data/pixmo_qa" in said

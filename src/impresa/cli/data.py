@@ -1,4 +1,4 @@
-"""Check data before training on them, or write the embedded data set to a folder."""
+"""Check data before training on them, fetch the pictures of a table, or write the embedded data set to a folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impresa.cli import data_fetch
 from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.decoder import DecoderConfig
 from impresa.config.encoder import EncoderConfig
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import EMBEDDED
+from impresa.config.paths import EMBEDDED, expanded
 from impresa.errors import ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
@@ -33,8 +34,10 @@ _MOST_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|export")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|export")
     _add_check(actions.add_parser("check", help="read all samples and list every bad one", allow_abbrev=False))
+    what = "fetch the pictures that a table names by their addresses, into tar shards"
+    data_fetch.add_arguments(actions.add_parser("fetch", help=what, allow_abbrev=False))
     _add_export(actions.add_parser("export", help="write the embedded data set to a folder", allow_abbrev=False))
 
 
@@ -69,11 +72,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Check or export."""
+    """Check, fetch or export."""
     if args.action == "check":
         _check(args, overrides)
     elif overrides:
-        raise ConfigError(f"{overrides[0]}: impresa data export takes no keys, only options; leave it out")
+        raise ConfigError(f"{overrides[0]}: impresa data {args.action} takes no keys, only options; leave it out")
+    elif args.action == "fetch":
+        data_fetch.run(args)
     else:
         _export(args)
 
@@ -96,15 +101,17 @@ def _config_of_check(args: argparse.Namespace, overrides: list[str]) -> Experime
 def _check(args: argparse.Namespace, overrides: list[str]) -> None:
     config = _config_of_check(args, overrides)
     from impresa.data.check import inspect_source
+    from impresa.data.fetch.summary import missing_rows
     from impresa.data.sources import open_path, reading_of
     from impresa.reports.verdict import crop_warning
 
     source = open_path(config.dataset, args.path, reading_of(config, labels=True))
     summary = inspect_source(source, lambda indices: _track(indices, "reading"))
+    missing = missing_rows(expanded(args.path))  # in text a warning has said so
     notes = _notes(config, source)
     pictures = crop_warning(summary.share_cut)
     if args.json:
-        print(json_text({**summary.to_dict(), "notes": [*pictures, *notes]}))
+        print(json_text({**summary.to_dict(), "notes": [*([missing] if missing else []), *pictures, *notes]}))
     else:
         _print(args.path, summary, pictures, notes)
     if summary.num_good == 0:

@@ -22,6 +22,8 @@ STUDIES = "studies"
 """Folder of the shipped studies, among the shipped configs."""
 _YAML_SUFFIXES = (".yaml", ".yml")
 _GUIDE_PATHS = ("data/train", "data/val")
+_PIXMO = ("pixmo", "pixmo_qa")
+"""Folders of the shipped configs for pictures that a table names by their addresses."""
 EXAMPLES = ("digits", "emoji", "spoken")
 """Scripts of `examples/` that write data; each writes `data/NAME`."""
 
@@ -144,6 +146,10 @@ def fix_of_missing(path: str) -> str:
     parts = Path(path).parts
     if Path(path).as_posix() in _GUIDE_PATHS:
         return "`impresa data export shapes data` writes the embedded data there, or name your own"
-    if "data" in parts[:-1] and (name := parts[parts.index("data") + 1]) in EXAMPLES:
+    name = parts[parts.index("data") + 1] if "data" in parts[:-1] else ""
+    if name in _PIXMO:
+        fetched = f"`impresa data fetch TABLE --out data/{name}` fetches the pictures of PixMo's table"
+        return f"{fetched} for dataset.train_path=data/{name}, or name your own data"
+    if name in EXAMPLES:
         return f"`python examples/{name}.py` writes it, or name your own data"
     return "name an existing folder or file, or shapes for the embedded data"

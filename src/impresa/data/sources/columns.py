@@ -20,7 +20,7 @@ from impresa.data.sources.tables import TOKEN, open_table
 from impresa.errors import DataError
 from impresa.foreign_text import printable
 
-_ROWS = 50
+ROWS = 50
 """That are looked at."""
 _MOST_BYTES = 64 << 20
 """Of a row group that is read for its first rows."""
@@ -41,12 +41,12 @@ def guess_columns(config: DatasetConfig) -> dict[str, str]:
     guessed: dict[str, str] = {}
     if found.isdisjoint((config.image_column, *IMAGE_NAMES)):
         guessed["image_column"] = _only(
-            config, "image_column", [name for name in found if _is_file(_cells(rows, name))]
+            config, "image_column", [name for name in found if _is_file(cells_of(rows, name))]
         )
     if config.caption_column not in found:
         others = found - {config.image_column, *IMAGE_NAMES, *guessed.values()}
-        texts = [name for name in others if _is_text(_cells(rows, name))]
-        sentences = [name for name in texts if _holds_sentences(_cells(rows, name))]
+        texts = [name for name in others if is_text(cells_of(rows, name))]
+        sentences = [name for name in texts if holds_sentences(cells_of(rows, name))]
         guessed["caption_column"] = _only(config, "caption_column", texts if len(texts) == 1 else sentences or texts)
     return guessed
 
@@ -69,7 +69,7 @@ def _first_rows(config: DatasetConfig) -> list[Cells]:
     if file is None or file.name.lower().endswith(TOKEN):  # the latter has no names of columns
         return []
     with open_table(file, config, {config.image_column, config.caption_column, *IMAGE_NAMES}) as table:
-        return [cells for _, cells in islice(table.rows, _ROWS) if isinstance(cells, Mapping)]
+        return [cells for _, cells in islice(table.rows, ROWS) if isinstance(cells, Mapping)]
 
 
 def _table_of(path: Path) -> Path | None:
@@ -91,12 +91,12 @@ def _rows_of_parquet(path: str) -> list[Cells]:
     with suppress(OSError, ValueError, pa.ArrowException):  # the source says what is wrong with the file
         opened = pq.ParquetFile(files_of(path)[0])
         if opened.num_row_groups and opened.metadata.row_group(0).total_byte_size <= _MOST_BYTES:
-            return next(opened.iter_batches(_ROWS, [0])).to_pylist() if opened.metadata.num_rows else []
+            return next(opened.iter_batches(ROWS, [0])).to_pylist() if opened.metadata.num_rows else []
         return [dict.fromkeys(opened.schema_arrow.names)]
     return []
 
 
-def _cells(rows: Iterable[Cells], name: str) -> list[Any]:
+def cells_of(rows: Iterable[Cells], name: str) -> list[Any]:
     """Those of a column that hold anything; lists of one item as that item."""
     cells = [row.get(name) for row in rows]
     return [cell for cell in cells if cell not in (None, "", [])]
@@ -115,7 +115,7 @@ def _may_be_image(cell: Any) -> bool:
     return isinstance(cell, str) and cell.lower().endswith(tuple(image_suffixes()))
 
 
-def _is_text(cells: Sequence[Any]) -> bool:
+def is_text(cells: Sequence[Any]) -> bool:
     """True for texts or lists of texts that are neither names of files nor numbers."""
     texts = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
     files = (*image_suffixes(), *SOUND_SUFFIXES)
@@ -126,7 +126,7 @@ def _is_text(cells: Sequence[Any]) -> bool:
     )
 
 
-def _holds_sentences(cells: Sequence[Any]) -> bool:
+def holds_sentences(cells: Sequence[Any]) -> bool:
     """True where most of the texts have several words."""
     texts = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
     return 2 * sum(len(text.split()) > 1 for text in texts) > len(texts)

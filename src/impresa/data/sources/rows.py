@@ -383,7 +383,7 @@ class RowSource(ABC):
         if not isinstance(cell, str):
             raise ValueError(f"the {what} is neither bytes nor a path but {cell!r:.60}")
         if is_address(cell):
-            raise ValueError(f"the {what} is an address on the web; download it first")
+            raise ValueError(f"the {what} is an address on the web; download it first (images: `impresa data fetch`)")
         path = os.path.abspath(os.path.join(folder, cell))
         allowed = (*self._allowed, *self._image_roots) if what == "image" else self._allowed
         if not (self._config.allow_outside or os.path.join(path, "").startswith(allowed)):

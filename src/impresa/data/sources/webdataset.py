@@ -14,6 +14,7 @@ says where it ends.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
@@ -23,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 from impresa.config.dataset import DatasetConfig
 from impresa.config.shard_names import is_address, shown_address
 from impresa.data.disk import check_size
+from impresa.data.fetch.summary import missing_rows
 from impresa.data.image_files import image_suffixes
 from impresa.data.shards.cache import ShardCache, cache_folder
 from impresa.data.shards.handles import Handles
@@ -93,6 +95,12 @@ class ShardSource(RowSource):
             total.update(index.left_out)
         total.pop("folders", None)  # they hold nothing themselves
         return dict(total)
+
+    @property
+    def missing_rows(self) -> list[str]:
+        """A line about the rows of a table that were not fetched, for each folder that this is true of."""
+        folders = sorted({os.path.dirname(shard.place) for shard in self._shards if not is_address(shard.place)})
+        return [line for folder in folders if (line := missing_rows(Path(folder))) is not None]
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -207,7 +215,9 @@ class ShardSource(RowSource):
         return found
 
     def _report(self) -> None:
-        """Say, once in a process, what the shards hold beside good samples."""
+        """Say, once in a process, what the shards hold beside good samples, and what was never fetched into them."""
+        for missing in self.missing_rows:
+            say_once(logging.WARNING, f"{self._name}: {missing}; `impresa data fetch` goes on, and tells why")
         faults = [f"{s.name} {i.fault}" for s, i in zip(self._shards, self._indexes, strict=True) if i.fault]
         for fault in faults[:_MOST_NAMED]:
             say_once(logging.WARNING, f"{self._name}: {printable(fault)}")
