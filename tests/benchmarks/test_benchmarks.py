@@ -89,6 +89,19 @@ def test_shards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert figures[kind]["reading"]["ratio"] > 0
 
 
+def test_decoding(run: Run) -> None:
+    pytest.importorskip("simplejpeg")
+    figures = run("decoding")
+    assert figures["costs"].keys() == {"plain", "impresa", "impresa, reduced_decode"}
+    assert figures["differences"]["impresa"] < figures["differences"]["impresa, reduced_decode"] < 2.5
+
+
+def test_the_stored_decoding_changes_pixels_by_no_more_than_is_said() -> None:
+    differences = json.loads((FOLDER / "results" / "decoding.json").read_text())["differences"]
+    assert differences["impresa"] <= 1
+    assert differences["impresa, reduced_decode"] <= 2.5
+
+
 def test_patch_dropout(run: Run) -> None:
     figures = run("patch_dropout")
     whole, half, quarter = figures["costs"].values()
