@@ -29,6 +29,7 @@ from impresa.config.hub_names import HubName, hub_name
 from impresa.config.paths import check_data_paths
 from impresa.data.sources import BadSample, Reading, Source, open_path, open_train_and_val
 from impresa.data.sources.base import say_once
+from impresa.data.sources.columns import guess_columns
 from impresa.data.sources.hub import HubSource
 from impresa.errors import ConfigError, DataError
 from pictures import numbered as numbered_paths
@@ -37,6 +38,7 @@ from saved_on_disk import arrow, numbered, save, save_splits
 from sounds_on_disk import sine
 
 CONFIG = DatasetConfig()
+FIRST = "data-00000-of-00001.arrow"
 
 
 @pytest.fixture(autouse=True)
@@ -207,14 +209,14 @@ def test_what_a_batch_says_of_itself_is_checked_before_it_is_read(tmp_path: Path
             ),
             r"its rows are in another order",
         ),
-        (lambda folder: (folder / "data-00000-of-00001.arrow").unlink(), r"arrow: .*No such file"),
-        (lambda folder: (folder / "data-00000-of-00001.arrow").write_bytes(b""), r"is no arrow stream"),
+        (lambda folder: (folder / FIRST).unlink(), r"arrow: .*No such file"),
+        (lambda folder: (folder / FIRST).write_bytes(b""), r"is no arrow stream"),
         (
-            lambda folder: (folder / "data-00000-of-00001.arrow").write_bytes(arrow([{"image": b"", "text": "a"}])),
+            lambda folder: (folder / FIRST).write_bytes(arrow([{"image": b"", "text": "a"}])),
             r"no column 'caption' \(there are: image, text\); set dataset\.caption_column",
         ),
         (
-            lambda folder: (folder / "data-00000-of-00001.arrow").write_bytes(arrow([{"image": 3, "caption": "a"}])),
+            lambda folder: (folder / FIRST).write_bytes(arrow([{"image": 3, "caption": "a"}])),
             r"column 'image' is int64; it must hold bytes or paths of images",
         ),
     ],
@@ -224,6 +226,14 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, change: Callable[[Path], o
     with pytest.raises(DataError, match=message) as caught:
         opened(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_its_columns_are_guessed_as_those_of_parquet(tmp_path: Path) -> None:
+    rows = [{"img": row["image"], "text": row["caption"], "label": 1} for row in numbered(0, 4)]
+    config = DatasetConfig(train_path=str(save(tmp_path / "saved", [arrow(rows)])))
+    assert guess_columns(config) == {"image_column": "img", "caption_column": "text"}
+    save(tmp_path / "saved", [arrow(rows)[:-200]])
+    assert guess_columns(config) == guess_columns(replace(config, train_path=str(tmp_path / "saved" / FIRST)))
 
 
 def test_a_split_that_names_its_own_folder_ends(tmp_path: Path) -> None:
