@@ -53,7 +53,7 @@ SINGLE = [
     (
         "dataset.streaming",
         True,
-        "dataset.streaming: is not offered, for shuffling a stream cannot be continued exactly",
+        "dataset.streaming: is not offered, for a shuffled stream cannot be continued",
     ),
     ("decoders", None, "decoders: unknown key; did you mean decoder?"),
     ("trainer.Epochs", 1, "trainer.Epochs: unknown key; did you mean trainer.epochs?"),

@@ -27,8 +27,8 @@ T = TypeVar("T")
 _SWITCHES = {"yes": True, "y": True, "on": True, "true": True, "no": False, "n": False, "off": False, "false": False}
 _LEADING_ZEROS = re.compile(r"^([-+]?)0+(?=\d)")
 _NOT_OFFERED = {
-    "streaming": "is not offered, for shuffling a stream cannot be continued exactly; read tar shards through the cache, "
-    "at an address such as hf://datasets/ORG/NAME/*.tar",
+    "streaming": "is not offered, for a shuffled stream cannot be continued exactly; read tar shards through the "
+    "cache, at an address such as hf://datasets/ORG/NAME/*.tar",
 }
 """Keys that users of other libraries may look for, and what to do instead."""
 _TITLES = {
