@@ -299,14 +299,16 @@ def _reason(name: str, error: Exception) -> str:
 
 def _why_not_given(name: str, first_line: str) -> str:
     """Why there is no model of this name, and what to do, with or without a network."""
-    if not (away := hub_is_away(name)):
+    from huggingface_hub import constants
+
+    if not (away := hub_is_away(f"`hf download {name}`", constants.HF_HUB_CACHE)):
         return f"no folder has this name and the hub does not give it ({first_line}); check the id"
     return f"no folder has this name, it is not in the cache, and {away}"
 
 
-def hub_is_away(name: str) -> str | None:
-    """Why the hub is not asked, and how to have `name` without it, which may be options of `hf download`; None if it is
-    there."""
+def hub_is_away(command: str, folder: str) -> str | None:
+    """Why the hub is not asked, and how to do without it: by a command where there is a network, and the folder that it
+    fills. None if the hub is there."""
     from huggingface_hub import constants
 
     if can_be_fetched():
@@ -314,5 +316,4 @@ def hub_is_away(name: str) -> str | None:
     why = (
         "HF_HUB_OFFLINE forbids asking the hub" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
     )
-    there = f"`hf download {name}` there, copy {constants.HF_HUB_CACHE} here and set HF_HUB_OFFLINE=1"
-    return f"{why}; where there is a network, {there}"
+    return f"{why}; where there is a network, {command} there, copy {folder} here and set HF_HUB_OFFLINE=1"

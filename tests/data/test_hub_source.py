@@ -288,11 +288,11 @@ def in_a_process(code: str, home: Path, **environment: str) -> subprocess.Comple
 
 def test_an_id_is_read_from_the_cache(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    in_cache(tmp_path, "org/name", "default", train=arrow(numbered(0, 5)), test=arrow(numbered(5, 2)))
+    in_cache(tmp_path, "org/my_name", "default", train=arrow(numbered(0, 5)), test=arrow(numbered(5, 2)))
     code = """
 from impresa.config.dataset import DatasetConfig
 from impresa.data.sources import open_path
-for path in ("hub://org/name", "hub://org/name:default#test", "hub://org/name#val"):
+for path in ("hub://org/MyName", "hub://org/MyName:default#test", "hub://org/MyName#val", "hub://org/MyName@v1"):
     try:
         found = open_path(DatasetConfig(), path)
         print(path, len(found), found[1].captions[0], found[1].label, *found[1].image.getpixel((0, 0)))
@@ -301,9 +301,11 @@ for path in ("hub://org/name", "hub://org/name:default#test", "hub://org/name#va
 """
     ended = in_a_process(code, tmp_path, HF_HUB_OFFLINE="1")
     assert ended.stdout.splitlines() == [
-        "hub://org/name 5 number 1 odd 1 0 7",
-        "hub://org/name:default#test 2 number 6 even 6 0 7",
-        "DataError hub://org/name#val: there is no split val, but train and test; name one, as hub://org/name#train",
+        "hub://org/MyName 5 number 1 odd 1 0 7",
+        "hub://org/MyName:default#test 2 number 6 even 6 0 7",
+        "DataError hub://org/MyName#val: there is no split val, but train and test; name one, as hub://org/MyName#train",
+        "DataError hub://org/MyName@v1: which revision the cache holds cannot be told, and HF_HUB_OFFLINE forbids "
+        "asking the hub; leave it out",
     ], ended.stderr
     assert ended.stderr == ""
 
@@ -320,12 +322,12 @@ def test_an_id_that_is_not_at_hand_is_one_line_within_three_seconds(tmp_path: Pa
     assert time.monotonic() - started < 100
     line, seconds = ended.stdout.splitlines()
     assert line.startswith(f"hub://nobody/nothing: it is not in the cache, and {endpoint} does not answer; where there")
-    assert "`hf download --repo-type dataset nobody/nothing` there" in line
+    assert f"`impresa data check hub://nobody/nothing` there, copy {tmp_path} here and set HF_HUB_OFFLINE=1" in line
     assert float(seconds) < 3
 
 
 def test_the_library_is_missed_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("impresa.data.hub_files.hub_is_away", lambda _: None)
+    monkeypatch.setattr("impresa.data.hub_files.hub_is_away", lambda *_: None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"dataset\.source: hub needs datasets, .*; pip install 'impresa\[hub\]'"):
         open_path(CONFIG, "hub://org/name")

@@ -88,9 +88,15 @@ def check_at_hand(path: str) -> None:
 
 def _why_away(path: str, name: HubName) -> str | None:
     """Why the hub cannot be asked for a data set, see `hub_is_away`."""
-    away = hub_is_away(f"--repo-type dataset {name.id}")
+    from huggingface_hub import constants
+
+    away = hub_is_away(f"`impresa data check {path}`", constants.HF_HOME)
     if away and not _may_be_cached(name.id):
         raise DataError(f"{path}: it is not in the cache, and {away}")
+    if away and name.revision:
+        raise DataError(
+            f"{path}: which revision the cache holds cannot be told, and {away.partition(';')[0]}; leave it out"
+        )
     return away
 
 
@@ -176,15 +182,15 @@ def _of_hub(path: str, name: HubName) -> HubFiles:
 
 
 def _may_be_cached(id: str) -> bool:
-    """True if a data set has a folder in one of the caches; the library is not asked, for its import takes a while."""
+    """True if the library's cache may have the data set; it is not asked itself, for its import takes a while. It calls
+    folders `ORG___NAME`, the name in its own way of writing words."""
     from huggingface_hub import constants
 
     home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
-    folders = (
-        Path(home) / id.replace("/", "___"),
-        Path(constants.HF_HUB_CACHE) / f"datasets--{id.replace('/', '--')}",
-    )
-    return any(folder.is_dir() for folder in folders)
+    letters = id.replace("/", "").replace("_", "").lower()
+    with suppress(OSError):
+        return any(folder.replace("_", "").lower() == letters for folder in os.listdir(home))
+    return False
 
 
 @contextmanager
