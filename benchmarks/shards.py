@@ -1,6 +1,6 @@
 """Many small images in tar shards and in parquet: time to index and to begin, memory, and random against serial order.
 
-    python benchmarks/shards.py [--output shards.json] [--quick]
+    python benchmarks/shards.py [--format webdataset|parquet] [--output shards.json] [--quick]
 
 100,000 JPEG files of 64 x 64 pixels in 100 shards, and the same rows in one parquet file with groups of 512. Each step
 runs in a process of its own, as a worker does, and its resident memory at the end is told. Samples are read with their
@@ -119,7 +119,9 @@ def here(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, fl
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = command(__doc__ or "").parse_args(arguments)
+    parser = command(__doc__ or "")
+    parser.add_argument("--format", choices=KINDS, help="measure this one alone")
+    given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     count, num_shards, num_read = QUICK if given.quick else (NUM_SAMPLES, NUM_SHARDS, NUM_READ)
     run = here if given.quick else apart
@@ -128,8 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         write(folder, count, num_shards)
-        figures["index_s"] = run(begin, folder, "webdataset", 0)["open_s"]
-        for kind in KINDS:
+        if given.format != "parquet":
+            figures["index_s"] = run(begin, folder, "webdataset", 0)["open_s"]
+        for kind in [given.format] if given.format else KINDS:
             figures[kind] = {"start": run(begin, folder, kind, 0), "reading": run(read, folder, kind, num_read)}
     print(json.dumps(figures, indent=2))
     store(given.output, figures)

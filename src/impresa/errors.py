@@ -16,11 +16,14 @@ USER_ERROR = 2
 
 
 class ImpresaError(Exception):
-    """A fault of the input, described by one or more lines that say what is wrong and what would be right."""
+    """A fault of the input, described by one or more lines that say what is wrong and what would be right.
+
+    A library's own words in one of them may have several lines; they are joined.
+    """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(" ".join(line.splitlines()) for line in lines)
+        super().__init__("\n".join(self.lines))
 
 
 class ConfigError(ImpresaError):

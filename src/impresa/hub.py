@@ -35,7 +35,7 @@ def reading(key: str, name: str) -> Iterator[None]:
     """
     check_model(key, name)
     try:
-        with quietly(), nullcontext() if is_folder(name) else _offline_where_there_is_no_hub():
+        with quietly(), nullcontext() if is_folder(name) or can_be_fetched() else offline():
             yield
     except ImpresaError:
         raise
@@ -44,18 +44,20 @@ def reading(key: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _offline_where_there_is_no_hub() -> Iterator[None]:
-    """Read the cache alone while the hub does not answer: its library would try again and again for a minute."""
+def offline(*others: Any) -> Iterator[None]:
+    """Let the hub's library read its cache alone: where the hub does not answer it would try again for a minute.
+    `others` are modules of further libraries, with a switch of the same name."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or can_be_fetched():
-        yield
-        return
-    constants.HF_HUB_OFFLINE = True
+    modules = (constants, *others)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = False
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def is_at_hand(name: str) -> bool:
@@ -299,11 +301,19 @@ def _why_not_given(name: str, first_line: str) -> str:
     """Why there is no model of this name, and what to do, with or without a network."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE forbids asking the hub"
-    elif not _answers(int(time.monotonic() // _REMEMBERED_S)):
-        why = f"{constants.ENDPOINT} does not answer"
-    else:
+    if not (away := hub_is_away(f"`hf download {name}`", constants.HF_HUB_CACHE)):
         return f"no folder has this name and the hub does not give it ({first_line}); check the id"
-    there = f"`hf download {name}` there, copy {constants.HF_HUB_CACHE} here and set HF_HUB_OFFLINE=1"
-    return f"no folder has this name, it is not in the cache, and {why}; where there is a network, {there}"
+    return f"no folder has this name, it is not in the cache, and {away}"
+
+
+def hub_is_away(command: str, folder: str) -> str | None:
+    """Why the hub is not asked, and how to do without it: by a command where there is a network, and the folder that it
+    fills. None if the hub is there."""
+    from huggingface_hub import constants
+
+    if can_be_fetched():
+        return None
+    why = (
+        "HF_HUB_OFFLINE forbids asking the hub" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+    )
+    return f"{why}; where there is a network, {command} there, copy {folder} here and set HF_HUB_OFFLINE=1"

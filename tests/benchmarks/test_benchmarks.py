@@ -87,6 +87,29 @@ def test_shards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("webdataset", "parquet"):
         assert 0 < figures[kind]["start"]["open_s"] < figures[kind]["start"]["first_batch_s"]
         assert figures[kind]["reading"]["ratio"] > 0
+    assert "webdataset" not in run("shards", "--format", "parquet")
+
+
+def test_the_stored_run_of_many_small_images_is_quick_to_begin_and_small() -> None:
+    figures = json.loads((FOLDER / "results" / "shards.json").read_text())
+    assert figures["samples"] == 100_000
+    for kind in ("webdataset", "parquet"):
+        assert max(figures["index_s"], figures[kind]["start"]["open_s"]) < 20
+        assert figures[kind]["start"]["first_batch_s"] < 3
+        assert max(figures[kind][part]["resident_mib"] for part in ("start", "reading")) < 600
+
+
+def test_decoding(run: Run) -> None:
+    pytest.importorskip("simplejpeg")
+    figures = run("decoding")
+    assert figures["costs"].keys() == {"plain", "impresa", "impresa, reduced_decode"}
+    assert figures["differences"]["impresa"] < figures["differences"]["impresa, reduced_decode"] < 2.5
+
+
+def test_the_stored_decoding_changes_pixels_by_no_more_than_is_said() -> None:
+    differences = json.loads((FOLDER / "results" / "decoding.json").read_text())["differences"]
+    assert differences["impresa"] <= 1
+    assert differences["impresa, reduced_decode"] <= 2.5
 
 
 def check_kills(figures: dict[str, Any]) -> None:

@@ -50,6 +50,11 @@ SINGLE = [
     ("optimization.lrr", 1, "optimization.lrr: unknown key; did you mean optimization.lr?"),
     ("lerning_rate", 1, "lerning_rate: unknown key; did you mean "),
     ("dataset.zzz", 1, "dataset.zzz: unknown key; known here are source, train_path"),
+    (
+        "dataset.streaming",
+        True,
+        "dataset.streaming: is not offered, for a shuffled stream cannot be continued",
+    ),
     ("decoders", None, "decoders: unknown key; did you mean decoder?"),
     ("trainer.Epochs", 1, "trainer.Epochs: unknown key; did you mean trainer.epochs?"),
     ("trainer.save-top-k", 1, "trainer.save-top-k: unknown key; did you mean trainer.checkpoint.save_top_k?"),

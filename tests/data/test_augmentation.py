@@ -198,7 +198,9 @@ def test_a_rotation_alone_turns_around_the_centre() -> None:
     assert max(angles) > 60
 
 
-@pytest.mark.parametrize(("scale", "side"), [(None, 32), ((0.25, 1.0), 32), ((0.04, 1.0), 80)])
+@pytest.mark.parametrize(("scale", "side"), [(None, 64), ((0.25, 1.0), 64), ((0.04, 1.0), 160)])
 def test_a_picture_is_decoded_as_large_as_its_smallest_crop_needs(scale: tuple[float, float] | None, side: int) -> None:
     assert shrink_to_px(32, "clip", AugmentationOptions(scale=scale)) == side
-    assert shrink_to_px(32, "none", AugmentationOptions()) == 32
+    assert shrink_to_px(32, "none", AugmentationOptions()) == 64
+    assert shrink_to_px(32, "none", AugmentationOptions(), spare=1.0) == 32
+    assert shrink_to_px(32, "clip", AugmentationOptions(scale=(0.25, 1.0)), spare=1.0) == 64

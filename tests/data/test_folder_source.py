@@ -211,7 +211,7 @@ def test_large_photographs_are_decoded_smaller_when_asked(tmp_path: Path) -> Non
     Image.new("RGB", (400, 400)).save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("black")
     assert FolderSource(tmp_path, CONFIG)[0].image.size == (400, 400)
-    assert FolderSource(tmp_path, CONFIG, shrink_to_px=32)[0].image.size == (100, 100)
+    assert FolderSource(tmp_path, CONFIG, shrink_to_px=64)[0].image.size == (100, 100)
 
 
 def test_images_of_too_many_pixels_and_of_other_formats_are_bad(tmp_path: Path) -> None:

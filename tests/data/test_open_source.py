@@ -75,7 +75,7 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
         ("parquet", "shapes", r"shapes: not data of dataset\.source=parquet; set dataset\.source=auto"),
         ("shapes", "data", r"data: not data of dataset\.source=shapes"),
         ("folder", "gone", r"gone: no such folder"),
-        ("hub", "x", r"dataset\.source: hub cannot be read; use shapes, folder, parquet or webdataset"),
+        ("hub", "./x/y/z", r"\./x/y/z: does not exist; name a folder of save_to_disk, or write hub://ORG/NAME"),
     ],
 )
 def test_other_paths_are_refused(

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from impresa.data.chat import prepare_chat
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.shards.places import INDEX_SUFFIX
-from impresa.data.sources import Reading, open_path
+from impresa.data.sources import BadSample, Reading, Source, open_path
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS
 from impresa.errors import ImpresaError
 from impresa.reports.html import render_report
 from impresa.run_dir.environment import describe_environment, now, write_environment
@@ -37,6 +38,8 @@ from impresa.run_dir.save import save_run
 from impresa.tasks.answering.build import build_vlm
 from impresa.training.run import train
 from pictures import photo, png
+from saved_on_disk import arrow, save_splits
+from saved_on_disk import numbered as saved_rows
 from shards_on_disk import tar
 from sounds_on_disk import sine
 from tiny_hub import clip
@@ -75,19 +78,23 @@ class Target:
 
 
 def data_targets(folder: Path) -> Iterator[Target]:
-    """Pictures, sounds and tables in a folder of data."""
+    """Pictures, sounds, texts and tables in a folder of data, and what describes them."""
     for kind, picture in pictures().items():
-        yield _file(folder / kind, f"a.{kind}", picture, Reading())
-    for kind in ("wav", "flac"):
-        yield _file(folder / kind, f"a.{kind}", sound(kind), SOUNDS)
+        yield _file(folder / kind, f"a.{kind}", picture, beside={"a.txt": b"a caption"})
+    for kind in ("wav", "flac", "ogg", "mp3"):
+        yield _file(folder / kind, f"a.{kind}", sound(kind), SOUNDS, beside={"a.txt": b"a caption"})
+    for name, text in texts().items():
+        reading, beside = DIALOGUES if name == "train.json" else Reading(), {f"{n}.png": png(n) for n in range(8)}
+        yield _file(folder / "texts" / name, name, text, reading, beside)
     for name, table in tables(folder / "table").items():
         yield _file(folder / "table" / Path(name).stem, name, table, DIALOGUES if "asked" in name else Reading())
     yield index_of_shard(folder / "index")
+    yield from saved(folder / "saved")
 
 
 def pictures() -> dict[str, bytes]:
     found = {}
-    for kind in ("jpeg", "png", "webp", "gif", "tiff"):
+    for kind in ("jpeg", "png", "webp", "gif", "tiff", "bmp", "ppm", "avif"):
         file = io.BytesIO()
         image = photo(61, 47).quantize(16) if kind == "gif" else photo(61, 47)
         image.save(file, kind)
@@ -99,6 +106,19 @@ def sound(kind: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, np.asarray(sine(440, 0.2)), 16_000, format=kind.upper())
     return file.getvalue()
+
+
+def texts() -> dict[str, bytes]:
+    """Captions beside pictures `0.png` to `7.png`, in the forms of several data sets."""
+    conversation = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "this"}]
+    return {
+        "0.txt": "a caption\nanother one, größer\n".encode(),
+        "0.json": json.dumps({"caption": ["a caption", "another one"]}).encode(),
+        "captions.txt": b"image,caption\n" + b"".join(b"%d.png,a picture %d\n" % (n, n) for n in range(8)),
+        "flickr.token": b"".join(b"%d.png#0\ta picture %d\n" % (n, n) for n in range(8)),
+        "metadata.tsv": b"image\tcaption\n" + b"".join(b"%d.png\ta picture %d\n" % (n, n) for n in range(8)),
+        "train.json": json.dumps([{"image": f"{n}.png", "conversations": conversation} for n in range(8)]).encode(),
+    }
 
 
 def tables(folder: Path) -> dict[str, bytes]:
@@ -129,26 +149,53 @@ def tables(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _file(folder: Path, name: str, content: bytes, reading: Reading) -> Target:
+def _file(
+    folder: Path,
+    name: str,
+    content: bytes,
+    reading: Reading = IMAGES_AND_CAPTIONS,
+    beside: Mapping[str, bytes] | None = None,
+) -> Target:
+    """A file that is data by itself, or lies beside others in a folder that is."""
     folder.mkdir(parents=True, exist_ok=True)
+    for other, whole in (beside or {}).items():
+        (folder / other).write_bytes(whole)
     path = folder / name
-    is_table = path.suffix in {".parquet", ".jsonl", ".csv", ".tar", ".gz"}
-    if not is_table:
-        (folder / "a.txt").write_text("a caption")
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # of this process alone, as is what it writes there
-        source = open_path(COLUMNS, str(path if is_table else folder), reading)
-        for _ in (*source.captions(), *source.dialogues()):
-            pass
-        for index in range(len(source)):
-            try:
-                source[index]
-            except ImpresaError:
-                continue
+        os.environ["XDG_CACHE_HOME"] = str(folder.parent / f"cache-{name}")  # of this process alone
+        read_all(open_path(COLUMNS, str(folder if beside else path), reading))
 
-    return Target(path.name if not is_table else name, content, use, mutation_of(path.suffix))
+    return Target(name, content, use, mutation_of(path.suffix))
+
+
+def read_all(source: Source) -> None:
+    """Every sample is there or is named with its reason, in one line."""
+    for _ in (*source.captions(), *source.dialogues()):
+        pass
+    for index in range(len(source)):
+        try:
+            source[index]
+        except BadSample as fault:
+            if not (fault.id and fault.reason and len(str(fault).splitlines()) == 1):
+                raise ValueError(f"it is no name with a reason in one line: {fault!s:.100}") from fault
+
+
+def saved(folder: Path) -> Iterator[Target]:
+    """The files of `save_to_disk`."""
+    whole = save_splits(folder, train=[arrow(saved_rows(0, 8)), arrow(saved_rows(8, 3))])
+    for name in ("train/data-00000-of-00002.arrow", "train/state.json", "dataset_dict.json"):
+        content = (folder / name).read_bytes()
+
+        def use(damaged: bytes, name: str = name, content: bytes = content) -> None:
+            (whole / name).write_bytes(damaged)
+            try:
+                read_all(open_path(COLUMNS, str(whole)))
+            finally:
+                (whole / name).write_bytes(content)
+
+        yield Target(f"saved/{name}", content, use, mutation_of(Path(name).suffix))
 
 
 def index_of_shard(folder: Path) -> Target:
@@ -161,12 +208,7 @@ def index_of_shard(folder: Path) -> Target:
 
     def use(damaged: bytes) -> None:
         beside.write_bytes(damaged)
-        source = open_path(COLUMNS, str(shard))
-        for index in range(len(source)):
-            try:
-                source[index]
-            except ImpresaError:
-                continue
+        read_all(open_path(COLUMNS, str(shard)))
 
     return Target("a.tar" + INDEX_SUFFIX, beside.read_bytes(), use, mutation_of(""))
 

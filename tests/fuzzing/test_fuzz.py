@@ -12,6 +12,9 @@ import pytest
 from fuzzing.mutations import edit_bytes
 from fuzzing.run import Find, fuzz
 from fuzzing.targets import Target, data_targets, run_targets
+from impresa.data.check import inspect_source
+from impresa.data.sources import Source
+from impresa.errors import DataError
 from tiny_run import finished_run
 from tiny_vlm import finished_vlm
 
@@ -21,6 +24,22 @@ SEED, MUTATIONS = 1, 100
 def finds(targets: list[Target]) -> list[str]:
     numbers = {target.name: range(max(1, round(MUTATIONS * target.share))) for target in targets}
     return [str(find) for target in targets for find in fuzz(target, SEED, numbers[target.name])]
+
+
+def test_undamaged_files_of_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is refused whatever is in it would show nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # is set, and given back
+    read = list[int]()
+
+    def count(source: Source) -> None:
+        read.append(len(source) - len(inspect_source(source).bad))
+
+    monkeypatch.setattr("fuzzing.targets.read_all", count)
+    targets = list(data_targets(tmp_path))
+    for target in targets:
+        target.use(target.content)
+    assert min(read) > 0
+    assert len(read) == len(targets) > 25
 
 
 def test_files_of_data(tmp_path: Path) -> None:
@@ -37,6 +56,10 @@ def raises(error: type[BaseException], _: bytes) -> None:
     raise error("on purpose")
 
 
+def says_nothing(_: bytes) -> None:
+    raise DataError("")
+
+
 def takes_memory(_: bytes) -> None:
     bytearray(3 << 30)
 
@@ -47,7 +70,7 @@ def ends(_: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("use", "kind"),
-    [(partial(raises, KeyError), "raw"), (takes_memory, "memory"), (ends, "crash")],
+    [(partial(raises, KeyError), "raw"), (says_nothing, "lines"), (takes_memory, "memory"), (ends, "crash")],
 )
 def test_what_must_not_happen_is_found(use: object, kind: str) -> None:
     target = Target("target", b"content", use, edit_bytes)  # type: ignore[arg-type]

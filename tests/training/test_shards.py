@@ -1,10 +1,11 @@
-"""Training on shards: killed and resumed it equals a straight run."""
+"""Training on shards, and on what `save_to_disk` wrote: killed and resumed it equals a straight run."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,29 @@ from impresa.config import ExperimentConfig
 from impresa.training.logs import Recorder
 from impresa.training.run import train
 from run_metrics import rows
+from saved_on_disk import arrow, save_splits
+from saved_on_disk import numbered as saved_rows
 from shards_on_disk import numbered, tar, write_shards
 from tiny_run import tiny_experiment
 
 COMMAND = ["impresa", "train", "shapes"]
 
 
-def experiment(folder: Path, *overrides: str) -> ExperimentConfig:
-    paths = (f"dataset.train_path='{folder}/train/{{0000..0003}}.tar'", f"dataset.val_path={folder}/val")
+def shards(folder: Path) -> ExperimentConfig:
+    write_shards(folder / "train", num_shards=4)
+    write_shards(folder / "val", num_shards=2)
+    (folder / "val" / "cut.tar").write_bytes(tar(numbered(90, 2))[:4000])
+    return experiment(f"'{folder}/train/{{0000..0003}}.tar'", f"{folder}/val")
+
+
+def saved(folder: Path) -> ExperimentConfig:
+    whole = arrow(saved_rows(20, 11))
+    save_splits(folder / "saved", train=[arrow(saved_rows(0, 20))], val=[whole[: len(whole) // 2], whole])
+    return experiment(f"{folder}/saved", f"{folder}/saved/val", "dataset.num_workers=1")
+
+
+def experiment(train_path: str, val_path: str, *overrides: str) -> ExperimentConfig:
+    paths = (f"dataset.train_path={train_path}", f"dataset.val_path={val_path}", "dataset.max_bad_fraction=0.2")
     return tiny_experiment(*paths, "trainer.logging.save_interval=2", "trainer.epochs=2", *overrides)
 
 
@@ -38,15 +54,13 @@ def train_and_die(config: ExperimentConfig, run_dir: Path, step: int) -> None:
     train(config, run_dir, command=COMMAND)
 
 
+@pytest.mark.parametrize(("write", "cut"), [(shards, "cut.tar:end"), (saved, "data-00000-of-00002.arrow:end")])
 def test_a_run_that_is_killed_and_resumed_sees_the_same_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[[Path], ExperimentConfig], cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("impresa.training.finish.write_report", lambda run_dir: run_dir / "report.html")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_shards(tmp_path / "train", num_shards=4)
-    write_shards(tmp_path / "val", num_shards=2)
-    (tmp_path / "val" / "cut.tar").write_bytes(tar(numbered(90, 2))[:4000])
-    config = experiment(tmp_path, "dataset.max_bad_fraction=0.2")
+    config = write(tmp_path)
     child = multiprocessing.get_context("fork").Process(target=train_and_die, args=(config, tmp_path / "run", 3))
     child.start()
     child.join()
@@ -59,4 +73,4 @@ def test_a_run_that_is_killed_and_resumed_sees_the_same_samples(
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "straight")]
     assert weights[0] == weights[1]
     bad = (tmp_path / "run" / "bad_samples.jsonl").read_text()
-    assert '"cut.tar:end"' in bad
+    assert f'"{cut}"' in bad

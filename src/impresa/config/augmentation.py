@@ -99,9 +99,9 @@ def views_of(augmentation: Augmentation, options: AugmentationOptions) -> ImageV
     return None if preset is None else replace(preset, **chosen)
 
 
-def shrink_to_px(image_size: int, augmentation: Augmentation, options: AugmentationOptions) -> int:
-    """Side that a training image may be shrunk to while it is decoded, never below twice that side: as `image_size`,
-    or more where a crop takes less than a quarter of the area."""
+def shrink_to_px(image_size: int, augmentation: Augmentation, options: AugmentationOptions, spare: float = 2.0) -> int:
+    """Least side of a training image that is shrunk while it is decoded: `spare` times `image_size`, or more where the
+    smallest crop would otherwise have to be enlarged."""
     views = views_of(augmentation, options)
     least = 1.0 if views is None or views.scale is None else views.scale[0]
-    return round(image_size * max(1.0, 0.5 / least**0.5))
+    return round(image_size * max(spare, least**-0.5))

@@ -50,11 +50,12 @@ class DatasetConfig(Section):
     """Where samples come from, how they are prepared and how they are grouped into batches."""
 
     source: Source = "auto"
-    """Kind of data; `auto` goes by the path: `shapes`, parquet files, tar shards (`webdataset`), or a folder of images
-    with captions."""
+    """Kind of data; `auto` goes by the path: `shapes`, parquet files, tar shards (`webdataset`), a data set of the
+    `datasets` library (`hub`), or a folder of images with captions."""
     train_path: Name = "shapes"
     """Training data: a path, `shards/{0000..0099}.tar` or the like for shards, also at an address (`s3://`, `https://`),
-    or `shapes` for the embedded data set."""
+    `hub://ORG/NAME@REVISION:CONFIG#SPLIT` for the Hugging Face hub, of which `hub://ORG/NAME` may be enough, or
+    `shapes` for the embedded data set."""
     val_path: Text | None = None
     """Validation data. null: `shapes` has its own split; for other sources `val_fraction` of the training images."""
     test_path: Text | None = None
@@ -140,6 +141,10 @@ class DatasetConfig(Section):
     """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
     max_image_pixels: PixelCount = 50_000_000
     """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
+    reduced_decode: Flag = False
+    """Decode a training JPEG at a half, a quarter or an eighth of its size wherever that is no smaller than what is
+    read of it, in less time; pixels then differ a little. false: only where it is still twice as large, so that nearly
+    nothing differs. Validation images are always decoded whole."""
     max_file_mib: Mebibytes = 256
     """Images and sounds of more MiB are bad samples, before they are read."""
     allow_outside: Flag = False

@@ -13,6 +13,7 @@ from pydantic import StringConstraints
 
 from impresa.config.encoder import is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
+from impresa.config.hub_names import is_on_hub
 from impresa.config.paths import DATA_PATHS, EMBEDDED, expanded, is_pattern, looked_in
 from impresa.config.shard_names import is_address
 from impresa.config.tree import lookup, merge, nested
@@ -40,7 +41,10 @@ class _Path:
 def paths_of(config: ExperimentConfig) -> dict[str, str]:
     """The files and folders that an experiment names, as they are written, by key."""
     dataset, decoder = config.dataset, config.decoder
-    found = {f"dataset.{key}": getattr(dataset, key) for key in DATA_PATHS if dataset.source != "hub"}
+    data = {f"dataset.{key}": path for key in DATA_PATHS if (path := getattr(dataset, key)) is not None}
+    found: dict[str, str | None] = {
+        k: path for k, path in data.items() if dataset.source != "hub" or not is_on_hub(path)
+    }
     found["dataset.image_root"] = dataset.image_root
     found["dataset.class_names"] = dataset.class_names if isinstance(dataset.class_names, str) else None
     for _, part, tower in towers(config):

@@ -10,6 +10,7 @@ from pathlib import Path
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import Fault, listed, nearest, raise_faults
 from impresa.config.experiment import ExperimentConfig
+from impresa.config.hub_names import hub_name, is_hub_name
 from impresa.config.memory_vlm import both_names
 from impresa.config.shard_names import PIPE, braces_expanded, has_braces, is_address
 from impresa.errors import ConfigError
@@ -96,12 +97,11 @@ def check_data_paths(config: ExperimentConfig) -> None:
     if isinstance(names := dataset.class_names, str) and not expanded(names).is_file():
         fix = "name an existing file, or give a list such as [cat,dog]"
         faults.append(Fault("dataset.class_names", f"{names} does not exist; {fix}{looked_in(names)}"))
-    if dataset.source != "hub":
-        faults += (
-            Fault(both_names(f"dataset.{key}"), fault)
-            for key in DATA_PATHS
-            if (path := getattr(dataset, key)) is not None and (fault := _fault(dataset, path))
-        )
+    faults += (
+        Fault(both_names(f"dataset.{key}"), fault)
+        for key in DATA_PATHS
+        if (path := getattr(dataset, key)) is not None and (fault := _fault(dataset, path))
+    )
     raise_faults(faults)
 
 
@@ -109,11 +109,12 @@ def _fault(dataset: DatasetConfig, path: str) -> str | None:
     """Why a data path cannot be read, with the fix; None for the embedded data, and for what is there or on the web."""
     if path == EMBEDDED and dataset.source in ("auto", "shapes"):
         return None
+    if is_hub_name(path) or dataset.source == "hub":
+        return _fault_of_hub(path)
     if path.startswith(PIPE):
         return f"{path} is a command, and none is run; name the shards themselves, as files or addresses"
-    if is_address(path) and dataset.source != "shapes":  # which have no pattern either
-        return None
-    if os.path.exists(expanded(path)):
+    is_on_web = is_address(path) and dataset.source != "shapes"  # which have no pattern either
+    if is_on_web or os.path.exists(expanded(path)):
         return None
     try:
         # Every name in braces must be there; of a pattern one match is enough.
@@ -122,6 +123,14 @@ def _fault(dataset: DatasetConfig, path: str) -> str | None:
         return f"{path}: {error}; name fewer files"
     missing = next((name for name in names if dataset.source == "shapes" or not is_there(name)), None)
     return missing and f"{missing} does not exist; {fix_of_missing(path)}{looked_in(path)}"
+
+
+def _fault_of_hub(path: str) -> str | None:
+    try:
+        hub_name(path)
+    except ValueError as error:
+        return f"{path} {error}{'' if is_hub_name(path) else looked_in(path)}"
+    return None
 
 
 def is_there(path: str) -> bool:

@@ -16,7 +16,7 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
-    *("max_image_pixels", "max_file_mib", "allow_outside", "shard_cache_gib", "max_images"),
+    *("max_image_pixels", "max_file_mib", "reduced_decode", "allow_outside", "shard_cache_gib", "max_images"),
     *(
         f"{name}_column"
         for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
@@ -210,7 +210,7 @@ WARNED = (
     ),
     Rule(
         ("dataset.shard_cache_gib",),
-        lambda c: c.dataset.source in ("folder", "parquet"),
+        lambda c: c.dataset.source in ("folder", "parquet", "hub"),
         "is for tar shards, not for `dataset.source` {dataset.source}",
     ),
     Rule(

@@ -282,7 +282,6 @@ def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
 
 
 NOT_BUILT_YET: dict[str, tuple[tuple[object, ...], str]] = {
-    "dataset.source": (("hub",), "shapes, folder, parquet, webdataset"),
     "dataset.cache_features": ((True,), "false"),
     "trainer.strategy": (("fsdp",), "auto or ddp"),
 }

@@ -9,14 +9,19 @@ from impresa.config.compose import with_overrides
 from impresa.config.encoder import Modality
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import EMBEDDED, expanded
+from impresa.config.shard_names import is_address
 from impresa.data.sources import Reading, open_path
 from impresa.errors import ConfigError
 from impresa.search.reading import Reader
 
 
 def source_names(sources: Iterable[str]) -> list[str]:
-    """Sources in full, each once: paths without links, so that they are the same from any folder."""
-    return list(dict.fromkeys(name if name == EMBEDDED else str(expanded(name).resolve()) for name in sources))
+    """Sources in full, each once: paths without links, the same from any folder, and addresses as they are."""
+    return list(dict.fromkeys(map(_in_full, sources)))
+
+
+def _in_full(name: str) -> str:
+    return name if name == EMBEDDED or is_address(name) else str(expanded(name).resolve())
 
 
 def modalities_of(config: ExperimentConfig, asked: Sequence[Modality]) -> tuple[Modality, ...]:

@@ -16,6 +16,7 @@ from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.tower import Tower
 from impresa.fusion import FusedEmbedding, Fusion
 from impresa.losses.contrastive import ContrastiveLoss
+from impresa.tasks.answering.squares import SquareMarks
 
 DECAYED = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 """Modules whose weight matrices decay."""
@@ -98,7 +99,7 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield from (("memory", parameter) for parameter in module.parameters())
             case ContrastiveLoss():
                 yield from (("logits", parameter) for parameter in module.parameters())
-            case Fusion() | FusedEmbedding():
+            case Fusion() | FusedEmbedding() | SquareMarks():
                 yield from (("fusion", parameter) for parameter in module.parameters())
             case Decoder():
                 named = module.named_parameters()

@@ -2,6 +2,7 @@
 
 - `shapes`: the embedded procedural data set;
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet` or `data/{a,b}.parquet`;
+- `hub://ORG/NAME`, a folder that `save_to_disk` of the `datasets` library wrote, or one of its `*.arrow` files;
 - the same of tar shards (`.tar`, `.tar.gz`, `.tgz`), also `shards/{0000..0099}.tar`, and addresses such as
   `s3://bucket/{0000..0099}.tar`;
 - any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
+from impresa.config.hub_names import SUFFIX, is_hub_name, is_saved
 from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in
 from impresa.config.shard_names import PIPE, address_name, is_address, shown_address
 from impresa.data.disk import files_below
@@ -48,9 +50,11 @@ _KINDS = {
     "folder": _Kind((".jsonl", ".csv", ".tsv", ".json", ".txt", ".token"), "FolderSource"),
     "parquet": _Kind((".parquet",), "ParquetSource"),
     "webdataset": _Kind((".tar", ".tar.gz", ".tgz"), "ShardSource"),
+    "hub": _Kind((SUFFIX,), "HubSource"),
 }
-_FOLDER, _PATTERN, _SHARDS = "folder", "parquet", "webdataset"
-"""The kinds of a folder and of a pattern whose suffix does not decide, and of addresses."""
+_FOLDER, _PATTERN, _SHARDS, _HUB = "folder", "parquet", "webdataset", "hub"
+"""The kinds of a folder and of a pattern whose suffix does not decide, of addresses, and of what says in a file of its
+own that it is of this kind."""
 
 
 def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -111,6 +115,10 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
         from impresa.data.sources.shapes import ShapesSource
 
         return ShapesSource(config.shapes, split, config.image_size, reading)
+    if kind == _HUB:
+        from impresa.data.hub_files import check_at_hand
+
+        check_at_hand(path)
     reading = replace(reading, negatives=reading.negatives and split == "train")
     source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
     shrink = _shrink_to_px(config) * reading.tiles if split == "train" else None
@@ -127,7 +135,8 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
 
 
 def _shrink_to_px(config: DatasetConfig) -> int:
-    return shrink_to_px(config.image_size, config.augmentation, config.augmentation_options)
+    spare = 1.0 if config.reduced_decode else 2.0
+    return shrink_to_px(config.image_size, config.augmentation, config.augmentation_options, spare)
 
 
 def kind_of(config: DatasetConfig, path: str) -> str:
@@ -135,9 +144,6 @@ def kind_of(config: DatasetConfig, path: str) -> str:
     kind = config.source
     if kind == "auto":
         return EMBEDDED if path == EMBEDDED else _kind_of_files(path)
-    if kind not in (EMBEDDED, *_KINDS):
-        names = f"{', '.join([EMBEDDED, *list(_KINDS)[:-1]])} or {list(_KINDS)[-1]}"
-        raise DataError(f"dataset.source: {kind} cannot be read; use {names}")
     if (kind == EMBEDDED) != (path == EMBEDDED):
         raise DataError(f"{path}: not data of dataset.source={kind}; set dataset.source=auto or another path")
     return kind
@@ -147,6 +153,8 @@ def _kind_of_files(path: str) -> str:
     if not path.strip():
         raise DataError("data: the path is empty; name existing data, or shapes for the embedded data")
     file = expanded(path)
+    if is_hub_name(path) or is_saved(file):
+        return _HUB
     is_elsewhere = is_address(path) or path.startswith(PIPE)
     named = _kind_of_name(address_name(path) if is_elsewhere else file.name)
     if is_elsewhere:
@@ -157,7 +165,7 @@ def _kind_of_files(path: str) -> str:
         return named
     if file.is_dir():
         kinds = ((_kind_of_name(found.name), found) for found in files_below(file))
-        data = (kind for kind, found in kinds if kind not in (None, _FOLDER) and not _describes(found))
+        data = (kind for kind, found in kinds if kind not in (None, _FOLDER, _HUB) and not _describes(found))
         return next(data, None) or _FOLDER
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")

@@ -28,6 +28,7 @@ class BadSample(DataError):  # noqa: N818 - a state of the data, with which trai
     """A sample that cannot be used: training skips and lists it; read by itself, it raises the error."""
 
     def __init__(self, id: str, reason: str) -> None:
+        reason = " ".join(reason.splitlines())  # some libraries explain themselves at length
         super().__init__(f"{id}: {reason}")
         self.id = id
         self.reason = reason

@@ -63,6 +63,10 @@ def _first_rows(config: DatasetConfig) -> list[Cells]:
     match kind_of(config, config.train_path):
         case "parquet":
             return _rows_of_parquet(config.train_path)
+        case "hub":
+            from impresa.data.sources.hub import first_rows
+
+            return list(first_rows(config.train_path, ROWS))
         case "webdataset":  # whose members say by their suffix what they are
             return []
     file = _table_of(expanded(config.train_path))

@@ -25,9 +25,9 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded, matches
 from impresa.data.class_names import ClassNames, names_in_schema
 from impresa.data.disk import files_below, open_regular
+from impresa.data.sources.arrow import UNREADABLE, ArrowSource, rows_of, values_of
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate
-from impresa.data.sources.dialogues import COMPLETION, MESSAGES, PROMPT
-from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, found_of, prefixes, word_of
+from impresa.data.sources.rows import Row, found_of, prefixes, word_of
 from impresa.errors import DataError
 from impresa.foreign_text import printable
 
@@ -38,25 +38,7 @@ _MOST_BYTES_IN_GROUP = 2 << 30
 """A row group is read as a whole, in each worker: larger ones are refused."""
 _LEAST_BYTES_IN_ROW = 64
 """That a row counts for, whatever the file says: rows without a value take no bytes there, but time and memory here."""
-_MOST_ITEMS = 10_000
-"""Of a list in one cell."""
 _ROWS_PER_SCAN = 256
-_CONTENTS = {
-    **dict.fromkeys(("binary", "large_binary", "binary_view"), "bytes"),
-    **dict.fromkeys(("string", "large_string", "string_view"), "text"),
-    "null": "null",
-}
-"""The content of a column of each arrow type."""
-_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
-_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-_FILE = {"bytes", "text", "struct"}
-_FILES = {*_FILE, *(f"list of {kind}" for kind in _FILE)}
-_TEXT = {"text", "list of text", "bytes", "list of bytes"}
-_SAID = {"list of struct", "list of text", "null"}
-_ANSWER = _TEXT | {"number", "list of number", "list of struct", "null", "list of null"}
-_ANSWERS = _ANSWER | {f"list of {kind}" for kind in _ANSWER}
-_UNREADABLE = (OSError, ValueError, RecursionError, MemoryError, pa.ArrowException)
-"""Errors of reading a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +65,7 @@ class _RowGroup:
         return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault, self.class_names)
 
 
-class ParquetSource(RowSource):
+class ParquetSource(ArrowSource):
     """Samples of one or more parquet files, in the order of files and rows.
 
     Args:
@@ -132,13 +114,11 @@ class ParquetSource(RowSource):
             if number in self._damaged:
                 raise self._damaged[number]
             cells = {name: column[row] for name, column in self._read(number).items()}
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if isinstance(error, ValueError):  # it would be the same for the next row; memory may be free again
                 self._damaged[number] = error
             return group.row(row, {}, f"the row cannot be read ({getattr(error, 'strerror', None) or error})")
-        values = {name: _value(cell) for name, cell in cells.items()}
-        damaged = (f"column {name!r} {value}" for name, value in values.items() if isinstance(value, _Damage))
-        return group.row(row, values, next(damaged, None))
+        return group.row(row, *values_of(cells))
 
     def origin(self, index: int) -> tuple[str, str]:
         number, row = locate(index, self._ends)
@@ -153,9 +133,9 @@ class ParquetSource(RowSource):
         for group in self._groups:
             yield from (group.row(number, cells) for number, cells in enumerate(_scan_group(group, columns)))
 
-    def other_columns(self) -> tuple[str, ...]:
-        found = dict.fromkeys(chain.from_iterable(group.columns for group in self._groups))
-        return tuple(name for name in found if name not in (*self.columns, *IMAGE_NAMES))
+    @property
+    def _names(self) -> list[str]:
+        return list(chain.from_iterable(group.columns for group in self._groups))
 
     def blocks(self) -> Blocks | None:
         if sum(group.num_bytes for group in self._groups) <= self._max_bytes_kept:
@@ -168,18 +148,12 @@ class ParquetSource(RowSource):
             yield from self._row_groups_in(file, _open(file))
         except DataError:
             raise
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
 
     def _row_groups_in(self, file: Path, opened: pq.ParquetFile) -> Iterator[_RowGroup]:
-        found = set(opened.schema_arrow.names)
-        if fault := self.missing(found) or self._wrong_type(opened.schema_arrow):
-            raise DataError(f"{file}: {fault}")
-        wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
-        names = tuple(name for name in wanted if name is not None and name in found)
-        held = {*names} & {self.image_column_in(found), *([self._config.audio_column] if self._reading.sounds else ())}
-        if self._reading.others:
-            names = tuple(dict.fromkeys((*names, *_plain_columns(opened.schema_arrow))))
+        names = self.names_in(opened.schema_arrow, file)
+        held = self.held_among(set(opened.schema_arrow.names))
         class_names = names_in_schema(opened.schema_arrow.metadata, self._config.label_column)
         first_row = 0
         for number in range(opened.num_row_groups):
@@ -198,28 +172,6 @@ class ParquetSource(RowSource):
                 is_whole = held == {column for column in held if _holds_bytes(group, column)}
                 yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row, class_names, is_whole)
             first_row += group.num_rows
-
-    def _wrong_type(self, schema: pa.Schema) -> str | None:
-        """The first column of a wrong type, with the right ones; None if all are right."""
-        config, reading = self._config, self._reading
-        image = self.image_column_in(set(schema.names)) or config.image_column
-        checks = [(image, _FILES, "bytes or paths of images")]
-        if config.caption_column != config.label_column:
-            checks.append((config.caption_column, {*_TEXT, "null"}, "text or lists of text"))
-        if reading.negatives and config.negative_column:
-            checks.append((config.negative_column, {*_TEXT, "null"}, "text or lists of text"))
-        if reading.sounds:
-            checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
-        if reading.dialogues:
-            checks.append((config.question_column, {*_TEXT, "null"}, "text or lists of text"))
-            checks.append((config.answer_column, _ANSWERS, "text, numbers or lists of them"))
-            checks += [(name, _SAID, "lists of what was said") for name in MESSAGES]
-            checks.append((PROMPT, {*_TEXT, *_SAID}, "text or lists of messages"))
-            checks.append((COMPLETION, _ANSWERS, "text, numbers or lists of messages"))
-        for name, allowed, what in checks:
-            if name in schema.names and _content(kind := schema.field(name).type) not in allowed:
-                return f"column {name!r} is {kind}; it must hold {what}"
-        return None
 
     def _read(self, number: int) -> dict[str, pa.ChunkedArray]:
         """The columns of a row group, which is kept in place of the groups that were used longest ago."""
@@ -264,23 +216,6 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
 
 
-class _Damage(str):
-    """Reason why a cell has no value."""
-
-    __slots__ = ()
-
-
-def _value(cell: pa.Scalar) -> Any:
-    if isinstance(cell, pa.ListScalar | pa.LargeListScalar) and len(cell.values or ()) > _MOST_ITEMS:
-        return _Damage(f"is a list of {len(cell.values)} items, more than {_MOST_ITEMS}")
-    try:
-        return cell.as_py()
-    except UnicodeDecodeError:
-        return _Damage("is not UTF-8 text")
-    except _UNREADABLE as error:
-        return _Damage(f"cannot be read ({error})")
-
-
 def _decoded(group: _RowGroup) -> pa.Table:
     """The columns of a row group. It is decoded piece by piece, as the footer does not tell how often a value that the
     file has once is repeated. Raises ValueError for more than 2 GiB."""
@@ -299,22 +234,12 @@ def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, 
     names = [name for name in columns if name in group.columns]
     num_read = 0
     batches = _open(group.file).iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
-    with suppress(*_UNREADABLE):
+    with suppress(*UNREADABLE):
         for batch in batches:
-            for cells in zip(*batch.columns, strict=True):
-                values = {name: _value(cell) for name, cell in zip(batch.schema.names, cells, strict=True)}
-                yield {name: value for name, value in values.items() if not isinstance(value, _Damage)}
+            for values in rows_of(batch):
+                yield values
                 num_read += 1
     yield from repeat({}, group.num_rows - num_read)
-
-
-def _plain_columns(schema: pa.Schema) -> Iterator[str]:
-    """Names of the columns of single texts, numbers, or true and false."""
-    for column in schema:
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        if is_number or _content(kind) == "text":
-            yield column.name
 
 
 def _holds_bytes(group: pq.RowGroupMetaData, column: str) -> bool:
@@ -330,14 +255,3 @@ def _holds_bytes(group: pq.RowGroupMetaData, column: str) -> bool:
         if is_bytes:
             return part.statistics is not None and part.statistics.null_count == 0
     return False
-
-
-def _content(kind: pa.DataType) -> str:
-    """The content of a column of any encoding."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if isinstance(kind, _LISTS):
-        return f"list of {_content(kind.value_type)}"
-    if any(is_kind(kind) for is_kind in _NUMBERS):
-        return "number"
-    return _CONTENTS.get(str(kind), "struct" if pa.types.is_struct(kind) else "other")

@@ -78,7 +78,7 @@ class RowSource(ABC):
         root: folder of the data; the names of images are paths relative to it, or to `dataset.image_root`.
         config: names of the columns.
         reading: the parts that are read beside images and captions.
-        shrink_to_px: side to which images will be shrunk, see `decode_image`; None decodes them at full size.
+        shrink_to_px: least side of JPEGs that are shrunk while they are decoded; None decodes them at full size.
     """
 
     only_paths: ClassVar[bool] = False
