@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.quick:
         numbers, seeds, more = (20, 8), range(1), QUICK
     photos, test = (args.work / name for name in ("photos", "test"))
-    for folder, number, seed in ((photos, numbers[0], 0), (test, numbers[1], 100)):
+    for folder, number, seed in ((photos, numbers[0], 0), (test, numbers[1], 200)):
         if not (folder / "captions.csv").exists():
             write_photos(folder, number, seed)
-    given = (f"dataset.train_path={photos}", f"dataset.test_path={test}", "vision_encoder.backbone=vit")
+    given = (f"dataset.train_path={photos}", f"dataset.test_path={test}", "vision_encoder.backbone=convnet")
     found = []
     for seed in seeds:
         run = args.work / f"seed{seed}"

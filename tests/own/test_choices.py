@@ -75,7 +75,16 @@ def test_a_setting_of_the_user_wins_and_the_rest_follows_from_it(tmp_path: Path)
     assert found.config.optimization.lr == 1e-4
     assert reasons(found)["dataset.batch_size"] == reasons(found)["dataset.val_fraction"] == "as you set it"
     steps = found.config.trainer.epochs * -(-150 // 16)
-    assert 0 <= steps - choices.STEPS_FROM_SCRATCH < 10
+    assert 0 <= steps - choices.STEPS_OF_FEW < 10
+
+
+def test_words_have_an_order_only_where_there_are_enough_captions(tmp_path: Path) -> None:
+    few, many = chosen(pictures(tmp_path / "few", 100)), chosen(pictures(tmp_path / "many", 1300))
+    assert few.config.text_encoder.backbone == "bag"
+    assert (many.config.text_encoder.backbone, many.config.text_encoder.depth) == ("transformer", choices.TEXT_DEPTH)
+    kept = chosen(str(tmp_path / "many"), "text_encoder.backbone=bag")
+    assert kept.config.text_encoder.backbone == "bag"
+    assert reasons(kept)["text_encoder.backbone"] == "as you set it"
 
 
 def test_the_same_settings_come_back_from_the_yaml_that_is_shown(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ PATH = "dataset.train_path"
 MOST_HELD_OUT, LEAST_HELD_OUT = 2000, 100
 FEW_HELD_OUT, FEW_FROM_SCRATCH, FEW_CAPTIONS = 50, 1000, 0.1
 STEPS_FROM_SCRATCH, STEPS_PRETRAINED = 900, 100
+STEPS_OF_FEW = 450
+"""From scratch on fewer than `FEW_FROM_SCRATCH` samples: more steps learn them by heart."""
 MOST_EPOCHS_PRETRAINED = 20
+TEXT_DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def choose(overrides: Sequence[str]) -> Chosen:
     ]
     found = survey(load_experiment(base, [*_overrides(columns), *overrides]))
     chosen = [Choice("name", _name_of(plain.dataset.train_path), "after the data"), *columns]
-    for choice in (_held_out, _size, _batch, _epochs):
+    for choice in (_held_out, _size, _text_tower, _text_depth, _batch, _epochs):
         config = load_experiment(base, [*_overrides(chosen), *overrides])
         chosen += choice(config, found)
     config = load_experiment(base, [*_overrides(chosen), *overrides])
@@ -156,6 +159,23 @@ def _size(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
     yield Choice("dataset.image_size", px, reason)
 
 
+def _text_tower(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
+    """A bag of words where a transformer would learn the few captions by heart."""
+    if not is_from_scratch("text", config.text_encoder):
+        return
+    key, num = "text_encoder.backbone", _num_train(config, found)
+    if num < FEW_FROM_SCRATCH:
+        yield Choice(key, "bag", f"{num:,} samples are too few to learn more than what each word means")
+    else:
+        yield Choice(key, "transformer", f"{num:,} samples are enough to learn what the order of words means")
+
+
+def _text_depth(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
+    if config.text_encoder.backbone == "transformer":
+        yield Choice("text_encoder.depth", TEXT_DEPTH, "small, as the images' tower is")
+        yield Choice("text_encoder.pooling", "mean", "of all tokens: learned sooner than a token of its own")
+
+
 def _batch(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
     num, most = _num_train(config, found), config.dataset.batch_size
     size = most
@@ -166,9 +186,10 @@ def _batch(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
 
 
 def _epochs(config: ExperimentConfig, found: Survey) -> Iterator[Choice]:
-    per_epoch = ceil(_num_train(config, found) / config.dataset.batch_size)
+    num = _num_train(config, found)
+    per_epoch = ceil(num / config.dataset.batch_size)
     if is_from_scratch("image", config.vision_encoder):
-        epochs = max(ceil(STEPS_FROM_SCRATCH / per_epoch), 10)
+        epochs = max(ceil((STEPS_OF_FEW if num < FEW_FROM_SCRATCH else STEPS_FROM_SCRATCH) / per_epoch), 10)
     else:
         epochs = min(max(ceil(STEPS_PRETRAINED / per_epoch), config.trainer.epochs), MOST_EPOCHS_PRETRAINED)
     yield Choice("trainer.epochs", epochs, f"{epochs * per_epoch:,} steps, {per_epoch:,} in an epoch")
