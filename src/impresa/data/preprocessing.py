@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
@@ -183,6 +184,19 @@ def image_rows(transform: ImageTransform, pixels: Tensor | None, present: Tensor
     if images is not None:
         rows[present] = images
     return rows
+
+
+def stack_kept(samples: Sequence[Sample], present: Tensor | None = None) -> Tensor | None:
+    """(B, F) float16, what is kept of the images of B samples, with rows as in `stack_images`."""
+    kept = [sample.kept.features for sample in samples if sample.kept is not None]
+    if not kept:
+        return None
+    rows = torch.from_numpy(np.stack(kept))
+    if present is None:
+        return rows
+    spread = rows.new_zeros(len(present), rows.shape[1])
+    spread[present] = rows
+    return spread
 
 
 def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

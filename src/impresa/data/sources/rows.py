@@ -18,21 +18,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from PIL import Image
-
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded, looked_in
 from impresa.config.shard_names import is_address
-from impresa.data.audio import Clip, decode_audio
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
-from impresa.data.disk import check_size, open_regular, read_regular
-from impresa.data.images import decode_image
 from impresa.data.sample import Sample
-from impresa.data.sources.base import BadSample, Blocks, Reading
+from impresa.data.sources.base import BadSample, Blocks, FoundImage, Reading
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
+from impresa.data.sources.row_files import File, found_image, read_image, read_sound
 from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -41,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Part = Literal["image", "sound"]
-File = bytes | str
-"""An image or a sound: its content, or its absolute path."""
 
 IMAGE_NAMES = ("file_name", "images")
 """Other names of the image's column: that of Hugging Face's image folders, and that of lists of images."""
@@ -125,6 +119,21 @@ class RowSource(ABC):
         return ()
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, decodes=True)
+
+    def without_image(self, index: int) -> Sample:
+        return self._sample(index, decodes=False)
+
+    def image_at(self, index: int) -> FoundImage | None:
+        row = self.row(index)
+        try:
+            if row.fault or (file := self.files(row)[0]) is None:
+                return None
+            return found_image(file, self._shrink_to_px, self._config)
+        except ValueError:
+            return None
+
+    def _sample(self, index: int, *, decodes: bool) -> Sample:
         row = self.row(index)
         try:
             if row.fault:
@@ -134,9 +143,9 @@ class RowSource(ABC):
             if not self._reading.dialogues:
                 self._check_parts(image is not None, sound is not None, bool(captions), label is not None)
             image = image if self._reading.wants("image") else None
-            picture = None if image is None else _image(image, self._shrink_to_px, self._config)
-            clip = None if sound is None else _sound(sound, self._reading.audio_seconds, self._max_bytes)
-            negatives = self._negatives(row, captions) if picture else ()
+            picture = read_image(image, self._shrink_to_px, self._config) if image is not None and decodes else None
+            clip = None if sound is None else read_sound(sound, self._reading.audio_seconds, self._max_bytes)
+            negatives = () if image is None else self._negatives(row, captions)
             return Sample(row.id, picture, captions, label, clip, dialogues, negatives)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
@@ -410,36 +419,6 @@ def _one_file(cell: Any) -> Any:
         files = [file for file in map(_one_file, cell) if not is_missing(file)]
         return files if len(files) > 1 else next(iter(files), None)
     return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
-
-
-def _image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
-    max_bytes = config.max_file_mib << 20
-    try:
-        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
-        check_size(len(data), max_bytes)
-    except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
-        fix = "; dataset.image_root names another folder of images" if is_gone else ""
-        raise ValueError(
-            f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"the image {error}") from error
-    return decode_image(data, shrink_to_px, config.max_image_pixels)
-
-
-def _sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
-    assert max_seconds is not None  # a row has a sound only where sounds are read
-    try:
-        if isinstance(file, bytes):
-            check_size(len(file), max_bytes)
-            return decode_audio(file, max_seconds)
-        with open_regular(file, max_bytes) as opened:
-            return decode_audio(opened, max_seconds)
-    except OSError as error:
-        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ValueError(f"the sound {error}") from error
 
 
 def _group(cell: Any) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from impresa.data.dialogue import Dialogue
-from impresa.data.preprocessing import Preprocessing, image_rows, mask_of, stack_sounds
+from impresa.data.preprocessing import Preprocessing, image_rows, mask_of, stack_kept, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 from impresa.decoders.base import IGNORED
 from impresa.errors import DataError
@@ -78,8 +78,12 @@ class DialogueCollator:
         if not good:
             return batch
         squares = [square for square in pixels if square is not None]
-        batch.image_present = mask_of([square is not None for square in pixels])
-        batch.image = image_rows(image_transform, torch.stack(squares) if squares else None, batch.image_present)
+        batch.image_present = mask_of(
+            [square is not None or s.has_image for square, s in zip(pixels, good, strict=True)]
+        )
+        batch.features = stack_kept(good, batch.image_present)
+        if batch.features is None:
+            batch.image = image_rows(image_transform, torch.stack(squares) if squares else None, batch.image_present)
         if self._preprocessing.audio is not None:
             batch.audio_present = mask_of([sample.audio is not None for sample in good])
             batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, good)

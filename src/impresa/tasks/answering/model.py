@@ -8,12 +8,13 @@ from impresa.config.encoder import Modality
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
+from impresa.encoders.tower import Use
 from impresa.encoders.vision import VisionEncoder
 from impresa.evaluation.several_answers import LEAST_PEOPLE, vqa_accuracy
 from impresa.fusion import Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.encoders import encode_rows
+from impresa.tasks.encoders import encode_images, encode_rows
 
 DECODER = "decoder."
 """Prefix of the decoder's names in the state dict."""
@@ -43,6 +44,10 @@ class VisionLanguageModel(TrainableModel):
         self.fusion = fusion
         self.decoder = decoder
 
+    @property
+    def use_of_vision(self) -> Use:
+        return "tokens"
+
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
 
@@ -70,8 +75,8 @@ class VisionLanguageModel(TrainableModel):
     def prefix(self, batch: DialogueBatch) -> Prefix:
         """The decoder's input for each image, and the sound beside it: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
-        if batch.image is not None:
-            encoded["image"] = encode_rows(self.vision_encoder.read, batch.image_present, batch.image)
+        if (seen := encode_images(self.vision_encoder.read, self.frozen_vision, batch)) is not None:
+            encoded["image"] = seen
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
         return self.fusion(encoded, batch.present)
