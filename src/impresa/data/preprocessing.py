@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
@@ -19,6 +18,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform, StoredExtractor
+from impresa.data.batch_memory import new_tensor
 from impresa.data.chat import ChatFormat, is_chat, load_chat
 from impresa.data.images import ImageTransform, pretrained_image_transform
 from impresa.data.sample import Sample
@@ -191,12 +191,12 @@ def stack_kept(samples: Sequence[Sample], present: Tensor | None = None) -> Tens
     kept = [sample.kept.features for sample in samples if sample.kept is not None]
     if not kept:
         return None
-    rows = torch.from_numpy(np.stack(kept))
-    if present is None:
-        return rows
-    spread = rows.new_zeros(len(present), rows.shape[1])
-    spread[present] = rows
-    return spread
+    places = range(len(kept)) if present is None else present.nonzero().flatten().tolist()
+    rows = new_tensor(len(kept) if present is None else len(present), len(kept[0]), dtype=torch.float16)
+    view = rows.zero_().numpy()
+    for place, row in zip(places, kept, strict=True):
+        view[place] = row
+    return rows
 
 
 def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
