@@ -125,6 +125,12 @@ FIGURES = (
         "tar shards in random order: samples a second against serial order", "shards", 0.9, in_any_order("webdataset")
     ),
     Figure("the same of parquet", "shards", 0.9, in_any_order("parquet")),
+    Figure(
+        "epoch on kept features of a frozen ViT-B/32: samples a second against the first epoch",
+        "cached_features",
+        10.0,
+        ratio,
+    ),
 )
 LEARNED = (
     Figure("siglip against clip", "learning-siglip", 0.6, ratio),
