@@ -64,6 +64,7 @@ ELSEWHERE = {
     "dataset.prefetch_factor": LOADER,
     "dataset.persistent_workers": LOADER,
     "dataset.pin_memory": LOADER,
+    "dataset.cache_features": "training/features.py",
     "trainer.early_stopping_patience": "training/monitor.py",
     "vision_encoder.backbone": "encoders/vision.py",
     "text_encoder.backbone": "data/preprocessing.py",

@@ -142,6 +142,13 @@ def test_patch_dropout(run: Run) -> None:
     assert quarter["peak_bytes"] < half["peak_bytes"] < whole["peak_bytes"]  # counted, so the same at each run
 
 
+def test_cached_features(run: Run) -> None:
+    figures = run("cached_features")
+    assert figures["ratio"] > 1
+    assert 0 < figures["difference"] < 5e-3
+    assert figures["bytes_per_image"] == 2 * 64 + 28  # a summary of 64 numbers, and its entry
+
+
 def test_gpu(run: Run) -> None:
     """The skeleton: on a CPU the compiled towers and the tests that need CUDA are left out."""
     pytest.importorskip("bitsandbytes")

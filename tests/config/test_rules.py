@@ -10,7 +10,6 @@ from impresa.errors import ConfigError
 
 TURNED_ON = {
     "dataset.source": ["dataset.source=hub"],
-    "dataset.cache_features": ["dataset.cache_features=true"],
     "trainer.strategy": ["trainer.strategy=fsdp"],
 }
 

@@ -92,7 +92,7 @@ def test_parquet_is_not_read_again_and_goes_by_content(tmp_path: Path, monkeypat
     pq.write_table(pa.table({"image": images, "year": years}), file)
     assert indexed(tmp_path / "i", file).embedded == 6
     with monkeypatch.context() as patch:
-        patch.setattr("impresa.data.sources.parquet._decoded", lambda group: pytest.fail("a row group is read"))
+        patch.setattr("impresa.data.sources.parquet._decoded", lambda *_: pytest.fail("a row group is read"))
         assert indexed(tmp_path / "i", file).unchanged == 6
     images[2] = {"bytes": png(250), "path": None}
     pq.write_table(pa.table({"image": images, "year": years}), file)

@@ -9,6 +9,7 @@ from impresa.config.augmentation import Augmentation, AugmentationOptions
 from impresa.config.types import (
     Batch,
     Flag,
+    FolderOrNull,
     Fraction,
     Gibibytes,
     Images,
@@ -153,6 +154,8 @@ class DatasetConfig(Section):
     shard_cache_gib: Gibibytes = 64
     """Shards from an address, and those under gzip, are read from copies that take so much of the disk; the longest
     unused are removed. They lie in `impresa/shards` of the user's cache folder (`XDG_CACHE_HOME`)."""
-    cache_features: Flag = False
-    """Keep the outputs of frozen towers on disk so that later epochs skip them."""
+    cache_features: FolderOrNull = None
+    """Folder in which outputs of a frozen image tower are kept, in half precision: each image is decoded and encoded
+    once, before the first step, and never again while image, weights and preprocessing stay the same, in this run or
+    another. Needs `augmentation` none. null keeps none."""
     shapes: ShapesConfig = field(default_factory=ShapesConfig)

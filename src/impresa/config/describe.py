@@ -108,7 +108,8 @@ def describe(annotation: Any) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin is Annotated:
-        return " ".join((_KINDS[arguments[0]], " and ".join(_bounds(arguments[1:])))).rstrip()
+        kind = describe(arguments[0]) if is_union(arguments[0]) else _KINDS[arguments[0]]
+        return " ".join((kind, " and ".join(_bounds(arguments[1:])))).rstrip()
     return _KINDS.get(annotation, "a mapping of keys")
 
 

@@ -25,7 +25,9 @@ from impresa.config.encoder import (
     EncoderConfig,
     Modality,
     PoolingName,
+    has_trained_blocks,
     is_from_scratch,
+    is_frozen,
 )
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.losses import FUSED_PAIR
@@ -248,6 +250,28 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault("dataset.prompt_templates", f"{show(template)} must hold {{}} once, where the class name goes")
     if not dataset.prompt_templates:
         yield Fault("dataset.prompt_templates", "is empty; give at least one, such as 'a photo of a {}.'")
+    if dataset.cache_features is not None:
+        yield from _check_kept_features(config)
+
+
+def _check_kept_features(config: ExperimentConfig) -> Iterator[Fault]:
+    """What is kept once must be the same at every step."""
+    key, part, tower = "dataset.cache_features", "vision_encoder", config.vision_encoder
+    if config.dataset.augmentation != "none":
+        fault = f"keeps one view of each image, and `dataset.augmentation` {config.dataset.augmentation} draws new ones"
+        yield Fault(key, f"{fault}; set that to none, or leave this out")
+    if not is_frozen(tower):
+        yield Fault(key, f"needs an image tower that stays as it is; set `{part}.freeze`=true, or leave this out")
+    elif tower.unfreeze_last:
+        fault = f"needs a tower that stays as it is, and `{part}.unfreeze_last` trains blocks of it"
+        yield Fault(key, f"{fault}; set that to 0, or leave this out")
+    elif has_trained_blocks(tower):
+        yield Fault(key, f"needs a tower that stays as it is, and `{part}.lora` adapts it; leave one of them out")
+    if config.decoder is not None:
+        several = {"dataset.max_images": config.dataset.max_images, "decoder.tiles": config.decoder.tiles}
+        for other, most in several.items():
+            if most > 1:
+                yield Fault(key, f"keeps one square of each sample, and `{other}` is {most}; leave one of them out")
 
 
 def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
@@ -282,7 +306,6 @@ def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
 
 
 NOT_BUILT_YET: dict[str, tuple[tuple[object, ...], str]] = {
-    "dataset.cache_features": ((True,), "false"),
     "trainer.strategy": (("fsdp",), "auto or ddp"),
 }
 """Values whose part is not built yet, and what to write until then; a line goes when its part is there."""

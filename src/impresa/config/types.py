@@ -7,14 +7,23 @@ number and `"12"` is no integer; a float accepts a whole number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan, ConfigDict, Strict, StringConstraints
+from pydantic import AllowInfNan, BeforeValidator, ConfigDict, Strict, StringConstraints
+
+
+def _without_switch(value: Any) -> Any:
+    """`false` as null, and `true` as a switch, on command lines too, where all is text that may be text."""
+    word = value.lower() if isinstance(value, str) else value
+    return None if word is False or word == "false" else word == "true" or value
+
 
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, Strict(), StringConstraints(min_length=1)]
+FolderOrNull = Annotated[Name | None, BeforeValidator(_without_switch)]
+"""A folder for what is null, or in older configs false, without one."""
 Names = Name | tuple[Name, ...]
 """One or several; read with `listed_names`."""
 Count = Annotated[int, Strict(), Ge(1), Le(1_000_000_000)]

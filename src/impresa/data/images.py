@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from impresa.config.dataset import Resize
 from impresa.config.locations import TIMM
+from impresa.data.batch_memory import new_tensor
 from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.data.image_files import MAX_PIXELS, open_image
 from impresa.data.jpeg import decoded_jpeg
@@ -81,7 +82,8 @@ class ImageTransform:
         """(B, S, S, 3) uint8 to (B, 3, S, S) float32."""
         scale = torch.tensor([1 / (255 * s) for s in self.std]).view(3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)]).view(3, 1, 1)
-        return pixels.permute(0, 3, 1, 2).contiguous().float().mul_(scale).add_(shift)
+        planes = pixels.permute(0, 3, 1, 2).contiguous()
+        return new_tensor(*planes.shape).copy_(planes).mul_(scale).add_(shift)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -169,7 +169,14 @@ class _ErrorsAsValues(Dataset[B | DataError]):
             return fault
 
 
-class BatchLoader(DataLoader[B]):
+class WorkerLoader(DataLoader[B]):
+    """A DataLoader without torch's warning of too many workers, which a training run says once, for all loaders."""
+
+    def check_worker_number_rationality(self) -> None:
+        return
+
+
+class BatchLoader(WorkerLoader[B]):
     """A DataLoader of whole batches that keeps the list of bad samples and the sampler's position up to date.
 
     Args:
@@ -191,15 +198,12 @@ class BatchLoader(DataLoader[B]):
         super().__init__(
             _ErrorsAsValues(dataset),  # type: ignore[arg-type]
             batch_sampler=sampler,
-            collate_fn=_collated,
+            collate_fn=as_it_is,
             num_workers=settings.num_workers,
             prefetch_factor=settings.prefetch_factor if settings.num_workers else None,
             persistent_workers=settings.persistent_workers and settings.num_workers > 0,
             pin_memory=settings.pin_memory and torch.cuda.is_available(),
         )
-
-    def check_worker_number_rationality(self) -> None:
-        """torch's warning, in each loader and process; a training run says it once, for all of them."""
 
     def position(self) -> dict[str, Any]:
         """The position in the training data, counted in batches that were used, and the sizes that it depends on."""
@@ -221,6 +225,6 @@ class BatchLoader(DataLoader[B]):
             yield batch
 
 
-def _collated(batch: Any) -> Any:
-    """The batch itself, which the dataset has collated already: it knows the bad samples."""
+def as_it_is(batch: Any) -> Any:
+    """The batch itself, which the dataset has collated already."""
     return batch

@@ -18,6 +18,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.memory_vlm import both_names
 from impresa.config.paths import expanded
 from impresa.data.audio import RATE_HZ, Clip, LogMelTransform, PretrainedAudioTransform, StoredExtractor
+from impresa.data.batch_memory import new_tensor
 from impresa.data.chat import ChatFormat, is_chat, load_chat
 from impresa.data.images import ImageTransform, pretrained_image_transform
 from impresa.data.sample import Sample
@@ -193,6 +194,19 @@ def spread_rows(rows: Tensor, present: Tensor | None) -> Tensor:
     found = rows.new_zeros(len(present), *rows.shape[1:])
     found[present] = rows
     return found
+
+
+def stack_kept(samples: Sequence[Sample], present: Tensor | None = None) -> Tensor | None:
+    """(B, F) float16, what is kept of the images of B samples, with rows as in `stack_images`."""
+    kept = [sample.kept.features for sample in samples if sample.kept is not None]
+    if not kept:
+        return None
+    places = range(len(kept)) if present is None else present.nonzero().flatten().tolist()
+    rows = new_tensor(len(kept) if present is None else len(present), len(kept[0]), dtype=torch.float16)
+    view = rows.zero_().numpy()
+    for place, row in zip(places, kept, strict=True):
+        view[place] = row
+    return rows
 
 
 def stack_sounds(transform: AudioTransform, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,24 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from impresa.config.encoder import Modality
     from impresa.data.audio import Clip
     from impresa.data.dialogue import Dialogue
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """What a frozen tower has made of an image, which therefore need not be decoded."""
+
+    features: NDArray[np.float16]
+    """(F,), see `impresa.encoders.frozen`."""
+    key: int
+    """`Sample.image_key` of the image."""
 
 
 @dataclass
@@ -43,15 +55,24 @@ class Sample:
     """The same for the one negative that was drawn."""
     more_images: tuple[Image, ...] = ()
     """Further images that the questions are about, behind `image`."""
+    kept: KeptImage | None = None
+    """In place of the image."""
 
     @property
     def images(self) -> tuple[Image, ...]:
         """All images, in order."""
         return () if self.image is None else (self.image, *self.more_images)
 
+    @property
+    def has_image(self) -> bool:
+        """True for one with an image, or what is kept of it."""
+        return self.image is not None or self.kept is not None
+
     @cached_property
     def image_key(self) -> int | None:
         """A number that equal images share, pixel by pixel, whatever file they come from; None without an image."""
+        if self.kept is not None:
+            return self.kept.key
         keys = [_digest(f"{image.size}", image.tobytes()) for image in self.images]
         return _digest(f"{keys}") if len(keys) > 1 else next(iter(keys), None)
 
@@ -79,6 +100,8 @@ class TensorBatch:
     """Names of the samples, length B."""
     image: torch.Tensor | None = None
     """(B, 3, S, S) float32, normalised."""
+    features: torch.Tensor | None = None
+    """(B, F) float16 in place of the images: what the frozen part of their tower has made of them."""
     audio: torch.Tensor | None = None
     """(B, F, M) float32 features of sounds; F is the longest of this batch, or a pretrained tower's fixed length."""
     audio_mask: torch.Tensor | None = None

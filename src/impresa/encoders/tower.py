@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -18,6 +19,11 @@ from impresa.errors import ConfigError
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import MLP
 from impresa.layers.perceiver import PerceiverResampler
+
+Use = Literal["embedding", "embedding and tokens", "tokens"]
+"""What a model reads of a tower: `forward`, the same with tokens, or `read`."""
+Stage = tuple[tuple[nn.Module, ...], Callable[..., Any]]
+"""A step of a tower's computation, which takes what the one before returned, and the modules in it."""
 
 
 class Tower(nn.Module):
@@ -217,7 +223,37 @@ class Tower(nn.Module):
     def read(self, *inputs: Tensor | None) -> EncoderOutput:
         """The tokens that `keep` has chosen, with their mask, for a language model; `pooled` is empty. Inputs are those
         of `forward`."""
-        features: Features = self.backbone(*inputs)
+        return self._chosen(self.backbone(*inputs))
+
+    def stages(self, use: Use) -> list[Stage]:
+        """The computation of `forward` or `read`, step by step; the result is an `EncoderOutput`."""
+        summary_only = self.pooling.reads_summary and use == "embedding"
+        projecting = tuple(module for module in (self.perceiver, self.projection) if module is not None)
+        stages: list[Stage] = [
+            ((self.backbone,), partial(self.backbone, summary_only=summary_only)),
+            ((), partial(self._needed, use=use)),
+        ]
+        match use:
+            case "embedding":
+                pooled: list[Stage] = [((self.pooling,), self.pooling), ((self.head,), self.head)]
+                return [*stages, (projecting, self._project), *pooled, ((), EncoderOutput)]
+            case "embedding and tokens":
+                behind = (*projecting, self.pooling, self.head)
+                return [*stages, (behind, partial(self.embed, return_tokens=True))]
+            case "tokens":
+                return [*stages, (projecting, self._chosen)]
+
+    def _needed(self, features: Features, use: Use) -> Features:
+        """The features without those that no later stage reads."""
+        if use == "tokens" and self.kept == "memory":
+            return Features(memory=features.memory)
+        reads_summary = self.kept == "cls_patches" if use == "tokens" else self.pooling.reads_summary
+        summary = features.summary if reads_summary else None
+        tokens = None if use == "embedding" and self.pooling.reads_summary else features.tokens
+        memory = features.memory if use == "embedding and tokens" else None
+        return Features(summary, tokens, features.mask, memory)
+
+    def _chosen(self, features: Features) -> EncoderOutput:
         if self.kept == "cls_patches":
             assert features.summary is not None
             assert features.tokens is not None

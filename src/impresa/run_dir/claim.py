@@ -36,7 +36,7 @@ LENGTH = frozenset(f"trainer.{key}" for key in ("epochs", "max_steps", "early_st
 MAY_CHANGE = LENGTH | {
     "name",
     *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
-    *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path", "max_bad_fraction")),
+    *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path", "max_bad_fraction", "cache_features")),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
     *(f"trainer.logging.{key}" for key in hints(LoggingConfig)),
     *(f"trainer.checkpoint.{key}" for key in ("save_top_k", "save_last", "filename")),

@@ -16,7 +16,7 @@ from impresa.config.encoder import Modality
 from impresa.data.disk import read_regular
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
-from impresa.data.sources.cells import File
+from impresa.data.sources.row_files import File
 from impresa.data.sources.rows import Row, RowSource, word_of
 from impresa.errors import DataError
 from impresa.search.store import OWN_COLUMNS

@@ -19,8 +19,10 @@ from impresa.config.experiment import ExperimentConfig, towers
 from impresa.data.preprocessing import Preprocessing, Tokenizer, prepare_audio_transform, prepare_image_transform
 from impresa.data.sample import Sample
 from impresa.data.sources import Source
+from impresa.encoders.frozen import FrozenPart
 from impresa.encoders.pretrained import PretrainedBackbone
-from impresa.encoders.tower import Tower
+from impresa.encoders.tower import Tower, Use
+from impresa.encoders.vision import VisionEncoder
 from impresa.errors import DataError
 from impresa.evaluation.results import Evaluation
 from impresa.inside.explanation import Explanation, Method
@@ -53,6 +55,15 @@ class ModelOutput:
 
 class TrainableModel(nn.Module, ABC):
     """A model that training can drive."""
+
+    vision_encoder: VisionEncoder
+    frozen_vision: FrozenPart | None = None
+    """The part of the image tower whose outputs are kept (`dataset.cache_features`): batches may hold these."""
+
+    @property
+    @abstractmethod
+    def use_of_vision(self) -> Use:
+        """What it reads of its image tower."""
 
     @abstractmethod
     def forward(self, batch: Any) -> ModelOutput:

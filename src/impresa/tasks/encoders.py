@@ -14,7 +14,9 @@ from impresa.config.encoder import EncoderConfig
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
+from impresa.data.sample import TensorBatch
 from impresa.encoders.audio import AudioEncoder
+from impresa.encoders.frozen import FrozenPart
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
@@ -64,6 +66,17 @@ def own_seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def encode_images(
+    encode: Callable[..., EncoderOutput], frozen: FrozenPart | None, batch: TensorBatch, present: Tensor | None
+) -> EncoderOutput | None:
+    """The output of the image encoder `encode` for the images of a batch that are present, which for kept features
+    begins behind its `frozen` part; None without images."""
+    if batch.features is not None:
+        assert frozen is not None, "it has made the features"
+        return encode_rows(frozen.finish, present, batch.features)
+    return None if batch.image is None else encode_rows(encode, present, batch.image)
 
 
 def encode_rows(encode: Callable[..., EncoderOutput], present: Tensor | None, *inputs: Tensor | None) -> EncoderOutput:

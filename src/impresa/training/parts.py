@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.bad_samples import BadSampleList
+from impresa.data.kept_features import KeptSource
 from impresa.data.loading import BatchDataset, BatchLoader, Collate, TrainingView, View, identified
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sampler import BatchSampler, BlockSampler
@@ -60,6 +61,10 @@ class TrainingData:
         self._image = preprocessing.image
         self._bad_samples = bad_samples
         self.train_source, self.val_source = sources or open_train_and_val(config.dataset, reading_of(config))
+        self.kept_sources: tuple[KeptSource, ...] = ()
+        """Training and validation data as batches are made of them, where `dataset.cache_features` is set."""
+        if config.dataset.cache_features is not None:
+            self.kept_sources = KeptSource(self.train_source), KeptSource(self.val_source)
         self._groups = groups_of(self.train_source, self._config.group_column)
         self._lengths: NDArray[np.float64] | None = None
         if self._config.batch_by_length:
@@ -81,7 +86,7 @@ class TrainingData:
         sampler = self._train_sampler(rank, world_size)
         if position is not None:
             sampler.load_state_dict(position)
-        return self._loader("train", self.train_source, sampler, self.training_view(), sampler.least)
+        return self._loader("train", self._batched[0], sampler, self.training_view(), sampler.least)
 
     def training_view(self) -> TrainingView:
         """How batches of training see a sample."""
@@ -102,7 +107,7 @@ class TrainingData:
         sampler = BlockSampler(
             num_samples=len(self.val_source), batch_size=batch_size, rank=rank, world_size=world_size
         )
-        return self._loader("val", self.val_source, sampler, None if self._task.answers else identified)
+        return self._loader("val", self._batched[1], sampler, None if self._task.answers else identified)
 
     def check(self, world_size: int) -> None:
         """Refuse data and sizes of batches that nothing can be learned from in so many processes.
@@ -113,6 +118,10 @@ class TrainingData:
         """
         self._task.check_batches(len(self.train_source), len(self.val_source), world_size)
         self._train_sampler(0, world_size)
+
+    @property
+    def _batched(self) -> Sequence[Source]:
+        return self.kept_sources or (self.train_source, self.val_source)
 
     def _train_sampler(self, rank: int, world_size: int) -> BatchSampler:
         return BatchSampler(

@@ -26,6 +26,7 @@ from impresa.training.distributed import (
     use_deterministic_algorithms,
 )
 from impresa.training.failures import explained
+from impresa.training.features import FeatureKeeper
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
@@ -171,6 +172,9 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     with GracefulStop() as stop:
         try:
             if state.step < plan.total_steps and not monitor.is_exhausted:
+                if parts.data.kept_sources:
+                    keeper = FeatureKeeper(config, parts.preprocessing.image, state, group, stop)
+                    keeper.keep(parts.data.kept_sources)
                 checkpoints.check_names(validate(training, TRIAL_BATCHES))
                 run_steps(
                     training,
@@ -277,5 +281,8 @@ def _summary(
     yield f"memory:         {memory_in_use()}"
     step_time, run_time = duration(pace.step_seconds), duration(pace.training_seconds)
     yield f"time:           {step_time} for a step, some {run_time} for the run"
+    if data.kept_sources:
+        folder = config.dataset.cache_features
+        yield f"features:       a run encodes each image once, into {folder}, and its steps take less than these"
     yield f"validation:     {', '.join(sorted(metrics))}"
     yield f"dry run: {'one step was' if num_made == 1 else f'{num_made} steps were'} made, nothing was written"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -113,7 +113,7 @@ class Precision:
         self._device = device
         self._mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(name)
 
-    def forward(self, model: nn.Module, batch: Any) -> Any:
+    def forward(self, model: Callable[[Any], Any], batch: Any) -> Any:
         """The model's output for a batch, which is moved to the device."""
         mixed = self._mixed is not None
         autocast = torch.autocast(self._device.type, self._mixed, cache_enabled=False) if mixed else nullcontext()

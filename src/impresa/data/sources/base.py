@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from impresa.config.encoder import Modality
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
 from impresa.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,16 @@ def locate(index: int, ends: Sequence[int]) -> tuple[int, int]:
     return part, index - (ends[part - 1] if part else 0)
 
 
+@dataclass(frozen=True)
+class FoundImage:
+    """An image that has not been decoded yet."""
+
+    digest: bytes
+    """16 bytes, which are others for other pixels."""
+    decoded: Callable[[], Image]
+    """The image, upright in RGB. Raises `ValueError` if it cannot be decoded; the message is the reason alone."""
+
+
 class Source(Protocol):
     """A sequence of samples with random access. It can be sent to another process."""
 
@@ -128,3 +141,13 @@ class Source(Protocol):
 
     def blocks(self) -> Blocks | None:
         """Storage of the samples; None if every order costs the same."""
+
+
+class SourceOfImages(Source, Protocol):
+    """A source whose images need not be decoded, as all of ours are."""
+
+    def without_image(self, index: int) -> Sample:
+        """The sample at `index` without its image, which is not decoded; the errors are the same."""
+
+    def image_at(self, index: int) -> FoundImage | None:
+        """The image of a sample; None if it has none, or cannot be used."""

@@ -1,4 +1,4 @@
-"""Images and sounds in the cells of a table: finding the file, and reading it."""
+"""The files of images and sounds that the cells of a table hold or name."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from PIL import Image
-
-from impresa.config.dataset import DatasetConfig
-from impresa.data.audio import Clip, decode_audio
-from impresa.data.disk import check_size, open_regular, read_regular
-from impresa.data.images import decode_image
 from impresa.data.text import is_missing, plain
-from impresa.foreign_text import printable
-
-File = bytes | str
-"""An image or a sound: its content, or its absolute path."""
 
 
 def files_in(cell: Any) -> list[Any]:
@@ -51,33 +41,3 @@ def linked(keys: Iterable[tuple[str, ...]]) -> Iterator[str]:
             low, high = sorted((root(first), root(other)))
             parent[high] = low
     return (root(first) for first, *_ in items)
-
-
-def read_image(file: File, shrink_to_px: int | None, config: DatasetConfig) -> Image.Image:
-    max_bytes = config.max_file_mib << 20
-    try:
-        data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
-        check_size(len(data), max_bytes)
-    except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
-        fix = "; dataset.image_root names another folder of images" if is_gone else ""
-        raise ValueError(
-            f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"the image {error}") from error
-    return decode_image(data, shrink_to_px, config.max_image_pixels)
-
-
-def read_sound(file: File, max_seconds: float | None, max_bytes: int) -> Clip:
-    assert max_seconds is not None  # a row has a sound only where sounds are read
-    try:
-        if isinstance(file, bytes):
-            check_size(len(file), max_bytes)
-            return decode_audio(file, max_seconds)
-        with open_regular(file, max_bytes) as opened:
-            return decode_audio(opened, max_seconds)
-    except OSError as error:
-        raise ValueError(f"the sound cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ValueError(f"the sound {error}") from error

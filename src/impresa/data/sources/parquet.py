@@ -2,8 +2,8 @@
 
 Images and sounds are columns of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and
 `path`. A row group is decoded when one of its rows is read, and the last ones are kept up to a bound in bytes. If the
-data are larger than that, `blocks` makes the sampler shuffle within as many row groups as are kept. Files are opened
-for each row group and mapped into memory, so that the source can be sent to worker processes.
+data are larger than that, `blocks` makes the sampler shuffle within as many row groups as are kept. Files are mapped
+into memory, and each process opens its own (`ParquetFiles`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded, matches
 from impresa.data.class_names import ClassNames, names_in_schema
-from impresa.data.disk import files_below, open_regular
+from impresa.data.disk import files_below
 from impresa.data.sources.arrow import UNREADABLE, ArrowSource, rows_of, values_of
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate
+from impresa.data.sources.parquet_files import ParquetFiles, open_parquet
 from impresa.data.sources.rows import Row, found_of, prefixes, word_of
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -93,6 +94,7 @@ class ParquetSource(ArrowSource):
         if (folder := expanded(str(path))).is_dir():
             self._allowed = prefixes(folder)  # the files may all lie in a folder below it
         self._max_bytes_kept = max_bytes_kept
+        self._files = ParquetFiles()
         self._groups = [group for file in files for group in self._row_groups(file)]
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
@@ -131,7 +133,7 @@ class ParquetSource(ArrowSource):
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         """All rows, without keeping them, and without damaged cells; those of a damaged row group have none."""
         for group in self._groups:
-            yield from (group.row(number, cells) for number, cells in enumerate(_scan_group(group, columns)))
+            yield from (group.row(number, cells) for number, cells in enumerate(self._scan_group(group, columns)))
 
     @property
     def _names(self) -> list[str]:
@@ -145,7 +147,7 @@ class ParquetSource(ArrowSource):
 
     def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
         try:
-            yield from self._row_groups_in(file, _open(file))
+            yield from self._row_groups_in(file, open_parquet(file))
         except DataError:
             raise
         except UNREADABLE as error:
@@ -180,10 +182,21 @@ class ParquetSource(ArrowSource):
             used = group.num_bytes + sum(self._groups[kept].num_bytes for kept in self._kept)
             while self._kept and used > self._max_bytes_kept:
                 used -= self._groups[self._kept.popitem(last=False)[0]].num_bytes
-            table = _decoded(group)
+            table = _decoded(group, self._files[group.file])
             self._kept[number] = dict(zip(table.column_names, table.columns, strict=True))
         self._kept.move_to_end(number)
         return self._kept[number]
+
+    def _scan_group(self, group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        names = [name for name in columns if name in group.columns]
+        num_read = 0
+        batches = self._files[group.file].iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
+        with suppress(*UNREADABLE):
+            for batch in batches:
+                for values in rows_of(batch):
+                    yield values
+                    num_read += 1
+        yield from repeat({}, group.num_rows - num_read)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict()}
@@ -211,15 +224,9 @@ def _describes(file: Path, files: Sequence[Path]) -> bool:
     return folder.is_dir() and not any(other.is_relative_to(folder) for other in files)
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    open_regular(file).close()
-    return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
-
-
-def _decoded(group: _RowGroup) -> pa.Table:
+def _decoded(group: _RowGroup, opened: pq.ParquetFile) -> pa.Table:
     """The columns of a row group. It is decoded piece by piece, as the footer does not tell how often a value that the
     file has once is repeated. Raises ValueError for more than 2 GiB."""
-    opened = _open(group.file)
     at_once = max(_MOST_BYTES_IN_GROUP // max(group.num_bytes, 1), 1)  # as no value is larger than the group
     pieces, num_bytes = [], 0
     for piece in opened.iter_batches(min(at_once, group.num_rows), [group.number], group.columns, use_threads=False):
@@ -228,18 +235,6 @@ def _decoded(group: _RowGroup) -> pa.Table:
         if num_bytes > _MOST_BYTES_IN_GROUP:
             raise ValueError(f"its row group is decoded to more than {_MOST_BYTES_IN_GROUP >> 20} MiB")
     return pa.Table.from_batches(pieces)
-
-
-def _scan_group(group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    names = [name for name in columns if name in group.columns]
-    num_read = 0
-    batches = _open(group.file).iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
-    with suppress(*UNREADABLE):
-        for batch in batches:
-            for values in rows_of(batch):
-                yield values
-                num_read += 1
-    yield from repeat({}, group.num_rows - num_read)
 
 
 def _holds_bytes(group: pq.RowGroupMetaData, column: str) -> bool:

@@ -25,9 +25,10 @@ from impresa.config.shard_names import is_address
 from impresa.data.class_names import ClassNames, class_name, configured_names
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
-from impresa.data.sources.base import BadSample, Blocks, Reading
-from impresa.data.sources.cells import File, files_in, linked, one_file, read_image, read_sound
+from impresa.data.sources.base import BadSample, Blocks, FoundImage, Reading
+from impresa.data.sources.cells import files_in, linked, one_file
 from impresa.data.sources.dialogues import dialogue_columns, holds_dialogues, missing_columns, read_dialogues
+from impresa.data.sources.row_files import File, found_image, read_image, read_sound
 from impresa.data.text import as_read, is_missing, plain, read_captions, read_label
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -117,6 +118,21 @@ class RowSource(ABC):
         return ()
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, decodes=True)
+
+    def without_image(self, index: int) -> Sample:
+        return self._sample(index, decodes=False)
+
+    def image_at(self, index: int) -> FoundImage | None:
+        row = self.row(index)
+        try:
+            if row.fault or not (images := self.files(row)[0]):
+                return None
+            return found_image(images[0], self._shrink_to_px, self._config)
+        except ValueError:
+            return None
+
+    def _sample(self, index: int, *, decodes: bool) -> Sample:
         row = self.row(index)
         try:
             if row.fault:
@@ -126,10 +142,10 @@ class RowSource(ABC):
             if not self._reading.dialogues:
                 self._check_parts(bool(images), sound is not None, bool(captions), label is not None)
             images = images if self._reading.wants("image") else ()
-            pictures = [read_image(image, self._shrink_to_px, self._config) for image in images]
+            decoded = [read_image(image, self._shrink_to_px, self._config) for image in images if decodes]
             clip = None if sound is None else read_sound(sound, self._reading.audio_seconds, self._max_bytes)
-            negatives = self._negatives(row, captions) if pictures else ()
-            first, more = next(iter(pictures), None), tuple(pictures[1:])
+            negatives = self._negatives(row, captions) if images else ()
+            first, more = next(iter(decoded), None), tuple(decoded[1:])
             return Sample(row.id, first, captions, label, clip, dialogues, negatives, more_images=more)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from impresa.data.shapes.questions import ask_about
 from impresa.data.shapes.rendering import render
 from impresa.data.shapes.scenes import Scene, Split, draw_scene
 from impresa.data.shapes.sounds import RATE_HZ, synthesize
-from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
+from impresa.data.sources.base import IMAGES_AND_CAPTIONS, FoundImage, Reading
 
 _MOST_BYTES_KEPT = 256 << 20
 _BYTES_PER_PIXEL = 4  # as Pillow stores RGB
@@ -59,17 +60,31 @@ class ShapesSource:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
+        return self._with_sound(index, self._sample(index, drawn=True))
+
+    def without_image(self, index: int) -> Sample:
+        return self._with_sound(index, replace(self._sample(index, drawn=False), image=None))
+
+    def image_at(self, index: int) -> FoundImage:
+        image = self._sample(index, drawn=True).image
+        assert image is not None
+        return FoundImage(blake2b(image.tobytes(), digest_size=16).digest(), lambda: image)
+
+    def _sample(self, index: int, *, drawn: bool) -> Sample:
         sample = self._samples.get(index)
-        if sample is None:
+        if sample is None or (drawn and sample.image is None):
             scene = self.scene(index)
             sample = Sample(
                 id=f"shapes/{self._split}/{index:06d}",
-                image=Image.fromarray(render(scene, self._size)),
+                image=Image.fromarray(render(scene, self._size)) if drawn else None,
                 captions=(self._describe(index, scene),),
                 dialogues=self._ask(index, scene) if self._reading.dialogues else (),
             )
             if self._keeps:
                 self._samples[index] = sample
+        return sample
+
+    def _with_sound(self, index: int, sample: Sample) -> Sample:
         if not self._reading.sounds:
             return sample
         samples = torch.from_numpy(synthesize(self.scene(index))).float() / (1 << 15)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from impresa.data.dialogue import Dialogue
 from impresa.data.sample import Sample
-from impresa.data.sources.base import Blocks, Source
+from impresa.data.sources.base import Blocks, FoundImage, Source
 from impresa.data.sources.rows import RowSource
 from impresa.errors import DataError
 
@@ -36,6 +36,12 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self._source[int(self._indices[index])]
+
+    def without_image(self, index: int) -> Sample:
+        return self._source.without_image(int(self._indices[index]))
+
+    def image_at(self, index: int) -> FoundImage | None:
+        return self._source.image_at(int(self._indices[index]))
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(self.captions_by_sample())

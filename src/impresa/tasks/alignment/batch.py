@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from impresa.config.encoder import Modality
-from impresa.data.preprocessing import Preprocessing, mask_of, stack_images, stack_sounds
+from impresa.data.preprocessing import Preprocessing, mask_of, stack_images, stack_kept, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 
 
@@ -63,13 +63,15 @@ class Collator:
                 batch.keys[modality] = torch.tensor([sample.keys.get(modality, 0) for sample in samples])
         image, audio = self._preprocessing.image, self._preprocessing.audio
         if audio is None:
-            batch.image = stack_images(image, samples)
+            batch.image, batch.features = stack_images(image, samples), stack_kept(samples)
             self._add_texts(batch, [sample.captions[0] for sample in samples if sample.captions], samples)
             return batch
-        batch.image_present = mask_of([sample.image is not None for sample in samples])
+        batch.image_present = mask_of([sample.has_image for sample in samples])
         batch.text_present = mask_of([bool(sample.captions) for sample in samples])
         batch.audio_present = mask_of([sample.audio is not None for sample in samples])
-        batch.image = stack_images(image, samples, batch.image_present)
+        batch.features = stack_kept(samples, batch.image_present)
+        if batch.features is None:
+            batch.image = stack_images(image, samples, batch.image_present)
         self._add_texts(batch, [sample.captions[0] if sample.captions else "" for sample in samples], samples)
         batch.audio, batch.audio_mask = stack_sounds(audio, samples)
         return batch

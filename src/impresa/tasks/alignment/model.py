@@ -11,6 +11,7 @@ from impresa.config.encoder import Modality
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
+from impresa.encoders.tower import Use
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import DataError
 from impresa.fusion import FusedEmbedding
@@ -18,7 +19,7 @@ from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.pairs import FUSED, Embedded, Negatives
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.encoders import encode_rows
+from impresa.tasks.encoders import encode_images, encode_rows
 
 LARGE_PRIME = (1 << 61) - 1
 """Mixes two keys into one, modulo 2^64."""
@@ -60,6 +61,10 @@ class AlignmentModel(TrainableModel):
         self.fusion = fusion
         self.loss = loss
 
+    @property
+    def use_of_vision(self) -> Use:
+        return "embedding" if self.fusion is None else "embedding and tokens"
+
     def forward(self, batch: Batch) -> AlignmentOutput:
         """Loss and embeddings of a batch; a pair of modalities is compared over the samples that have both."""
         (embeddings, wrong), present = self._embed(batch), present_in(batch)
@@ -77,9 +82,9 @@ class AlignmentModel(TrainableModel):
         negatives = None
         outputs: dict[Modality, EncoderOutput] = {}
         fuses = self.fusion is not None  # it reads tokens
-        if batch.image is not None:
-            vision = partial(self.vision_encoder, return_tokens=fuses)
-            outputs["image"] = encode_rows(vision, batch.image_present, batch.image)
+        vision = partial(self.vision_encoder, return_tokens=fuses)
+        if (seen := encode_images(vision, self.frozen_vision, batch, batch.image_present)) is not None:
+            outputs["image"] = seen
         if batch.input_ids is not None:
             outputs["text"], negatives = self._encode_texts(batch)
         if batch.audio is not None and self.audio_encoder is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from impresa.data.dialogue import Dialogue
-from impresa.data.preprocessing import Preprocessing, mask_of, spread_rows, stack_sounds
+from impresa.data.preprocessing import Preprocessing, mask_of, spread_rows, stack_kept, stack_sounds
 from impresa.data.sample import Sample, TensorBatch
 from impresa.data.tiles import tiles_of
 from impresa.decoders.base import IGNORED
@@ -62,7 +62,7 @@ class DialogueBatch(TensorBatch):
         """The images that are there."""
         if self.places is not None:
             return len({(place.sample, place.image) for place in self.places})
-        return _num_there(self, self.image, self.image_present)
+        return _num_there(self, self.features if self.image is None else self.image, self.image_present)
 
     @property
     def num_sounds(self) -> int:
@@ -111,7 +111,11 @@ class DialogueCollator:
         batch = DialogueBatch(ids=[sample.id for sample in good], bad=bad)
         if not good:
             return batch
-        place_squares(batch, image_transform.normalize(torch.cat(pixels)), places)
+        if any(sample.kept is not None for sample in good):
+            batch.image_present = mask_of([sample.has_image for sample in good])
+            batch.features = stack_kept(good, batch.image_present)
+        else:
+            place_squares(batch, image_transform.normalize(torch.cat(pixels)), places)
         if self._preprocessing.audio is not None:
             batch.audio_present = mask_of([sample.audio is not None for sample in good])
             batch.audio, batch.audio_mask = stack_sounds(self._preprocessing.audio, good)

@@ -8,13 +8,14 @@ from impresa.config.encoder import Modality
 from impresa.decoders.base import Decoder
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.output import EncoderOutput
+from impresa.encoders.tower import Use
 from impresa.encoders.vision import VisionEncoder
 from impresa.evaluation.several_answers import LEAST_PEOPLE, vqa_accuracy
 from impresa.fusion import ConcatFusion, Fusion, Prefix
 from impresa.tasks.answering.batch import DialogueBatch
 from impresa.tasks.answering.squares import Place, SquareMarks
 from impresa.tasks.base import ModelOutput, TrainableModel
-from impresa.tasks.encoders import encode_rows
+from impresa.tasks.encoders import encode_images, encode_rows
 
 DECODER = "decoder."
 """Prefix of the decoder's names in the state dict."""
@@ -49,6 +50,10 @@ class VisionLanguageModel(TrainableModel):
         self.longest_prefix = 0
         """Tokens of the longest prefix that the batches so far say there can be, without queries."""
 
+    @property
+    def use_of_vision(self) -> Use:
+        return "tokens"
+
     def forward(self, batch: DialogueBatch) -> ModelOutput:
         """The loss of the batch's answers: the mean over their tokens.
 
@@ -77,11 +82,11 @@ class VisionLanguageModel(TrainableModel):
         """The decoder's input for the images of each sample, and the sound beside them: (B, P, H) and a mask (B, P)."""
         encoded: dict[Modality, EncoderOutput] = {}
         num_missing = 0
-        if batch.image is not None:
-            present = batch.image_present if batch.places is None else None
-            encoded["image"] = encode_rows(self.vision_encoder.read, present, batch.image)
+        present = batch.image_present if batch.places is None else None
+        if (seen := encode_images(self.vision_encoder.read, self.frozen_vision, batch, present)) is not None:
+            encoded["image"] = seen
             if self.square_marks is not None:
-                encoded["image"], num_missing = self._joined(self.square_marks, encoded["image"], batch)
+                encoded["image"], num_missing = self._joined(self.square_marks, seen, batch)
         if batch.audio is not None and self.audio_encoder is not None:
             encoded["audio"] = encode_rows(self.audio_encoder.read, batch.audio_present, batch.audio, batch.audio_mask)
         found = self.fusion(encoded, batch.present)
