@@ -1,7 +1,8 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
 Exit codes: 0 done, 1 runs of a study have failed (each has a line), 2 the user has something to fix (or the machine: a
-full disk, too little memory), 130 interrupted. A traceback is always a bug of ours.
+full disk, too little memory), 75 a scheduler has stopped the training, which may be queued again, 130 interrupted. A
+traceback is always a bug of ours.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from importlib import import_module
 from typing import NoReturn
 
 from impresa import __version__
-from impresa.errors import USER_ERROR, ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.errors import (
+    INTERRUPTED,
+    REQUEUE,
+    USER_ERROR,
+    ImpresaError,
+    Requeue,
+    is_out_of_memory,
+    reason_of,
+    system_error,
+)
 from impresa.foreign_text import printable
 from impresa.streams import accept_any_text
 
-INTERRUPTED = 130
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The errors of printing when the file behind standard output is full; all other writing names its file."""
 
@@ -75,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImpresaError as error:
         print(*map(printable, error.lines), sep="\n", file=sys.stderr)
         return USER_ERROR
+    except Requeue:
+        return REQUEUE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -84,6 +84,15 @@ def from_all(x: Tensor, layout: RowLayout) -> list[Tensor]:
     return parts
 
 
+def of_first(x: Tensor) -> Tensor:
+    """`x` of the first process, without gradient; its shape is the same everywhere."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    first = x.clone()
+    distributed.broadcast(first, src=0)
+    return first
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: RowLayout) -> Tensor:

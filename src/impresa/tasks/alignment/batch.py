@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
@@ -34,6 +34,17 @@ class Batch(TensorBatch):
     """The number that an equal caption has in `keys`, length Q; numbers, for a tensor would be moved to the GPU."""
     labels: list[str | None] = field(default_factory=list)
     """Class names, length B."""
+
+    def emptied(self) -> Batch:
+        """No samples, and no row that is present in a modality."""
+        none = torch.zeros(len(self.ids), dtype=torch.bool)
+        has = {"image": self.image is not None, "text": self.input_ids is not None, "audio": self.audio is not None}
+        masks = {f"{modality}_present": none for modality, there in has.items() if there}
+        some = {name: None if part is None else part[:0] for name, part in self._negatives().items()}
+        return replace(super().emptied(), captions=[], labels=[], negative_keys=[], **masks, **some)
+
+    def _negatives(self) -> dict[str, torch.Tensor | None]:
+        return {"negative_ids": self.negative_ids, "negative_mask": self.negative_mask}
 
     @property
     def present(self) -> dict[Modality, torch.Tensor]:

@@ -36,6 +36,10 @@ class DialogueBatch(TensorBatch):
     num_supervised: int = 0
     """Tokens with a label."""
 
+    def emptied(self) -> DialogueBatch:
+        """No samples, and a weight of zero for the loss of the rows that are left."""
+        return replace(super().emptied(), num_supervised=0)
+
     @property
     def weight(self) -> int:
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
