@@ -65,15 +65,15 @@ def kill_at(step: int, moment: Moment) -> None:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """The exit code of a child that does the work; negative for the signal that ended it."""
+    """The exit code of a child that does the work, or what that returns; negative for the signal that ended it."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         torch.set_num_threads(1)
         without_end()
-        work()
-        os._exit(0)
+        code = work()
+        os._exit(code if isinstance(code, int) else 0)
     except BaseException:
         import traceback
 

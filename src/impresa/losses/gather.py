@@ -5,8 +5,8 @@ and scales it by `RowLayout.weight`, so that the mean over processes, which is w
 the gradients, is the loss and the gradient of one process with the whole batch. Processes may hold different numbers
 of rows (the last batch of an epoch), even none.
 
-Without gathering each process contrasts its rows with its own rows only: fewer negatives, and a mean over processes
-that weights a row of a short batch more.
+Without gathering each process contrasts its rows with its own rows only: fewer negatives, and training weights each
+process's mean by its rows.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -37,14 +37,13 @@ class Batch(TensorBatch):
 
     def emptied(self) -> Batch:
         """No samples, and no row that is present in a modality."""
-        none = torch.zeros(len(self.ids), dtype=torch.bool)
-        has = {"image": self.image is not None, "text": self.input_ids is not None, "audio": self.audio is not None}
-        masks = {f"{modality}_present": none for modality, there in has.items() if there}
-        some = {name: None if part is None else part[:0] for name, part in self._negatives().items()}
-        return replace(super().emptied(), captions=[], labels=[], negative_keys=[], **masks, **some)
-
-    def _negatives(self) -> dict[str, torch.Tensor | None]:
-        return {"negative_ids": self.negative_ids, "negative_mask": self.negative_mask}
+        changed: dict[str, Any] = {"captions": [], "labels": [], "negative_keys": []}
+        for modality, part in {"image": self.image, "text": self.input_ids, "audio": self.audio}.items():
+            if part is not None:
+                changed[f"{modality}_present"] = torch.zeros(len(part), dtype=torch.bool)
+        if self.negative_ids is not None and self.negative_mask is not None:
+            changed |= {"negative_ids": self.negative_ids[:0], "negative_mask": self.negative_mask[:0]}
+        return replace(super().emptied(), **changed)
 
     @property
     def present(self) -> dict[Modality, torch.Tensor]:
