@@ -1,8 +1,8 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
-Exit codes: 0 done, 1 runs of a study have failed (each has a line), 2 the user has something to fix (or the machine: a
-full disk, too little memory), 75 a scheduler has stopped the training, which may be queued again, 130 interrupted. A
-traceback is always a bug of ours.
+Exit codes: 0 done, 1 runs of a study have failed (each has a line) or the doctor finds a fault, 2 the user has
+something to fix (or the machine: a full disk, too little memory), 75 a scheduler has stopped the training, which may be
+queued again, 130 interrupted. A traceback is always a bug of ours.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 VERBS = {
     "train": "train a model and write its run directory",
+    "doctor": "examine this machine before a training: devices, disk, data, and what will be slow",
     "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
     "eval": "evaluate a run on its own or on other data",
     "interpolate": "mix the weights of a pretrained pair and its fine-tuning, and choose the best mixture",
@@ -60,7 +61,7 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "index", "interpolate", "map")
+_TAKING_OVERRIDES = ("train", "doctor", "ablate", "config", "data", "encode", "eval", "index", "interpolate", "map")
 _NAMING_DATA = ("data", "encode", "eval", "index", "interpolate", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
