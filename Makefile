@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format types audit fuzz check clean help
+.PHONY: demo test lint format types audit fuzz soak check clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/'
@@ -32,6 +32,9 @@ audit: $(VENV)/installed-dev  ## are versions of dependencies known to be vulner
 
 fuzz: $(VENV)/installed-dev  ## damage files of data and of runs at random; about an hour
 	$(BIN)/python tests/fuzzing/run.py
+
+soak: $(VENV)/installed-dev  ## kill a training run fifty times, and hold it against one that nobody killed; some minutes
+	$(BIN)/python tests/soak/run.py
 
 check: lint types test  ## everything that decides whether a change is accepted
 

@@ -86,6 +86,8 @@ ELSEWHERE = {
     "trainer.devices": HARDWARE,
     "trainer.num_nodes": HARDWARE,
     "trainer.deterministic": "training/run.py",
+    "trainer.max_restarts": "training/launch.py",
+    "trainer.timeout_minutes": "training/run.py",
     "trainer.logging.log_interval": "training/plan.py",
     "trainer.logging.wandb": "training/logs.py",
     "trainer.logging.tensorboard": "training/logs.py",

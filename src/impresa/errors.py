@@ -13,6 +13,14 @@ import re
 
 USER_ERROR = 2
 """Exit code of a command that a user, or the machine, is at fault for."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+REQUEUE = 75
+"""Exit code of a training that a scheduler has stopped: started again, it goes on (`EX_TEMPFAIL` of sysexits.h)."""
+
+
+class Requeue(KeyboardInterrupt):
+    """A scheduler has stopped the training, which goes on when it is started again."""
 
 
 class ImpresaError(Exception):

@@ -251,6 +251,22 @@ def test_a_batch_has_as_many_good_samples_as_it_needs_and_none_twice() -> None:
         BatchDataset(Pictures(6, bad=frozenset(range(5))), COLLATE, least=2).__getitems__([(0, 5), (0, 2)])
 
 
+@pytest.mark.parametrize("least", [0, 2])
+def test_a_process_without_samples_has_an_empty_batch(least: int) -> None:
+    """At the end of an epoch; where a batch is shared, also where none of its part can be read: none comes twice."""
+    dataset = BatchDataset(Pictures(6, bad=frozenset({0, 4})), COLLATE, least=least)
+    batches = [dataset.__getitems__([])]
+    if not least:
+        batches.append(dataset.__getitems__([(0, 4)]))
+        assert batches[-1].bad == [("picture 4", "broken")]
+    for batch in batches:
+        assert (len(batch), batch.weight, batch.captions) == (0, 0, [])
+        assert batch.image is not None
+        assert not any(mask.any() for mask in batch.present.values())
+        assert set(batch.present) == {"image", "text"}
+    assert batches[0].bad == []
+
+
 @pytest.mark.parametrize("augmentation", ["none", "clip"])
 def test_keys_are_those_of_the_data_whatever_training_does_to_them(augmentation: str) -> None:
     class Twice(Pictures):

@@ -56,9 +56,10 @@ def test_two_processes_equal_one(ranks: list[dict], memory_init: str) -> None:
     two = [states_of_rank[memory_init] for states_of_rank in ranks]
     one = build(memory_init)
     if memory_init == "features":
-        candidates = batch(1)[PARTS[0][0]].flatten(0, 1) @ one.write.weight.detach()
+        rows = torch.cat([batch(1)[PARTS[rank][0]] for rank in (0, 1)])
+        candidates = rows.flatten(0, 1) @ one.write.weight.detach()
         chosen = torch.cdist(two[0]["tokens"], candidates)
-        assert chosen.min(dim=1).values.max() < 1e-6  # rank 0 drew them
+        assert chosen.min(dim=1).values.max() < 1e-6  # rank 0 drew them, from the rows of both
         one.tokens.data.copy_(two[0]["tokens"])
         one.initialised.fill_(True)
     for step in range(1, STEPS + 1):

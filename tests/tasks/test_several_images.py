@@ -101,6 +101,15 @@ def test_the_order_of_the_images_counts(fusion: str) -> None:
     assert (abs(one - other) < 1e-4) == (fusion != "concat")  # queries know no order but by the marks
 
 
+@pytest.mark.parametrize("samples", [MIXED, MIXED[:1], [*MIXED, Sample("s3", None, dialogues=MIXED[0].dialogues)]])
+def test_a_batch_of_no_samples_has_the_rows_and_prefixes_of_those_it_was_made_of(samples: list[Sample]) -> None:
+    model, batch = rough(build_vlm(several(), 280)).eval(), collated(samples)
+    emptied = batch.emptied()
+    assert (len(emptied), emptied.weight) == (0, 0)
+    torch.testing.assert_close(model.prefix(emptied).tokens, model.prefix(batch).tokens)
+    torch.testing.assert_close(model(emptied).loss, model(batch).loss)
+
+
 def test_prefixes_stand_one_after_the_other() -> None:
     model = rough(build_vlm(several(), 280)).eval()
     prefix = model.prefix(collated([MIXED[1]]))

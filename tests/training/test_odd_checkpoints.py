@@ -223,7 +223,7 @@ def test_checkpoints_are_opened_in_one_place_and_run_no_code() -> None:
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     without_charts(monkeypatch)
-    monkeypatch.setattr("impresa.training.finish.finish", lambda *_: None)
+    monkeypatch.setattr("impresa.training.finish.finish", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../x\n", b"a" * 1_000_000, b"a b"])

@@ -1,7 +1,8 @@
 """The command `impresa`: finds the verb, imports its module and turns errors into lines and exit codes.
 
-Exit codes: 0 done, 1 runs of a study have failed (each has a line), 2 the user has something to fix (or the machine: a
-full disk, too little memory), 130 interrupted. A traceback is always a bug of ours.
+Exit codes: 0 done, 1 runs of a study have failed (each has a line) or the doctor finds a fault, 2 the user has
+something to fix (or the machine: a full disk, too little memory), 75 a scheduler has stopped the training, which may be
+queued again, 130 interrupted. A traceback is always a bug of ours.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from importlib import import_module
 from typing import NoReturn
 
 from impresa import __version__
-from impresa.errors import USER_ERROR, ImpresaError, is_out_of_memory, reason_of, system_error
+from impresa.errors import (
+    INTERRUPTED,
+    REQUEUE,
+    USER_ERROR,
+    ImpresaError,
+    Requeue,
+    is_out_of_memory,
+    reason_of,
+    system_error,
+)
 from impresa.foreign_text import printable
 from impresa.streams import accept_any_text
 
-INTERRUPTED = 130
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The errors of printing when the file behind standard output is full; all other writing names its file."""
 
@@ -33,6 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 VERBS = {
     "train": "train a model and write its run directory",
+    "doctor": "examine this machine before a training: devices, disk, data, and what will be slow",
     "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
     "eval": "evaluate a run on its own or on other data",
     "interpolate": "mix the weights of a pretrained pair and its fine-tuning, and choose the best mixture",
@@ -51,7 +61,7 @@ VERBS = {
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its
 docstring."""
-_TAKING_OVERRIDES = ("train", "ablate", "config", "data", "encode", "eval", "index", "interpolate", "map")
+_TAKING_OVERRIDES = ("train", "doctor", "ablate", "config", "data", "encode", "eval", "index", "interpolate", "map")
 _NAMING_DATA = ("data", "encode", "eval", "index", "interpolate", "map")
 """Verbs that take the path of data, and overrides of `dataset` alone."""
 _OVERVIEW = """\
@@ -75,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImpresaError as error:
         print(*map(printable, error.lines), sep="\n", file=sys.stderr)
         return USER_ERROR
+    except Requeue:
+        return REQUEUE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

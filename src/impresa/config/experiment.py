@@ -21,9 +21,11 @@ from impresa.config.types import (
     Batch,
     CheckpointConfig,
     Count,
+    CountOrZero,
     Depth,
     Flag,
     LoggingConfig,
+    Minutes,
     Name,
     Processes,
     Rate,
@@ -77,6 +79,12 @@ class TrainerConfig(Section):
     """Number of machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: `ddp` keeps the whole model on each, `fsdp` a part; `auto` is `ddp`."""
+    max_restarts: CountOrZero = 0
+    """Times that processes which died are started again from the last checkpoint; a fault of the config or the data is
+    not tried again. Processes that torchrun or SLURM started are theirs to restart."""
+    timeout_minutes: Minutes = 60.0
+    """Longest time without a step or a batch of a validation. Then a process is taken to be stuck: each prints where it
+    stands, and all end."""
     deterministic: Flag = False
     """Only deterministic algorithms, at some cost in speed on a GPU."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)

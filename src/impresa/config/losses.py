@@ -44,8 +44,8 @@ class LossConfig(Section):
     """siglip: start of the bias; `auto` starts the loss at its floor for the batch at hand."""
     gather_distributed: Flag = False
     """Gather embeddings over all processes, so that n processes train as one with n times the batch. false: each
-    contrasts its own rows only, with fewer negatives and a lower loss (at chance the ln of its rows), and a row of a
-    short last batch counts more. Validation never gathers."""
+    contrasts its own rows only, with fewer negatives and a lower loss (at chance the ln of its rows). Validation never
+    gathers."""
     sample_single_mrl_dim: Flag = False
     """true: one drawn Matryoshka dimension per optimizer step; false: all of them in every step."""
     pairs: tuple[PairName, ...] | None = None

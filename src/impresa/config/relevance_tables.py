@@ -291,6 +291,11 @@ WARNED = (
         lambda c: c.optimization.scheduler == "constant",
         "does nothing under `optimization.scheduler` constant",
     ),
+    Rule(
+        ("trainer.max_restarts",),
+        _is_one_process,
+        "is for several processes: a single one is not started anew",
+    ),
     Rule(("trainer.strategy",), lambda c: c.trainer.strategy == "ddp", "is ddp by auto as well"),
     Rule(("trainer.logging.entity",), lambda c: not c.trainer.logging.wandb, "is for `trainer.logging.wandb`"),
     Rule(

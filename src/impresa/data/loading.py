@@ -106,7 +106,7 @@ class BatchDataset(Dataset[B]):
         source: the samples.
         collate: makes the batch.
         view: changes each sample, as training does; None reads samples as they are.
-        least: good samples that a batch needs, if there are so many.
+        least: good samples that a batch needs, if there are so many; with 0 a batch may be `emptied`.
     """
 
     def __init__(self, source: Source, collate: Collate[B], view: View | None = None, least: int = 1) -> None:
@@ -122,22 +122,34 @@ class BatchDataset(Dataset[B]):
         """The batch of these items, its bad samples named in `bad`. The DataLoader calls this with a whole batch.
 
         A batch with fewer than `least` good samples takes the next good ones of the source, so that all ranks have a
-        batch that they can train on.
+        batch that they can train on. No items, or with `least` 0 no good ones, give an emptied batch.
 
         Raises:
             DataError: not enough of the next hundred samples, or of all, are good either.
         """
         bad: dict[tuple[str, str], None] = {}
+        if items and self._least:
+            return self._filled_up(items, bad, self._least)
+        samples = self._good(items, bad)
+        batch = self._collate(samples) if samples else None
+        if batch is not None:
+            bad |= dict.fromkeys(batch.bad)
+        if batch is None or not len(batch):
+            batch = self._filled_up(items or [(0, 0)], {}, 1).emptied()
+        return replace(batch, bad=list(bad))
+
+    def _filled_up(self, items: list[Item], bad: dict[tuple[str, str], None], least: int) -> B:
+        """A batch of these items, and of others until `least` are good."""
         (epoch, last), taken = items[-1], {index for _, index in items}
         following = ((last + step) % len(self) for step in range(1, min(_MOST_REPLACEMENTS, len(self)) + 1))
         samples: list[Sample] = []
         for more in (items, *([(epoch, index)] for index in following if index not in taken)):
             samples += self._good(more, bad)
-            if len(samples) < self._least:
+            if len(samples) < least:
                 continue
             batch = self._collate(samples)
             bad |= dict.fromkeys(batch.bad)
-            if len(batch) >= self._least:
+            if len(batch) >= least:
                 return replace(batch, bad=list(bad))
         num_bad, first = len({id for id, _ in bad}), ": ".join(next(iter(bad), ("none", "")))
         several = f"{num_bad} samples in a row cannot be used, the first is {first}"

@@ -130,6 +130,10 @@ class TensorBatch:
         masks: dict[Modality, torch.Tensor | None] = {"image": self.image_present, "audio": self.audio_present}
         return {modality: mask for modality, mask in masks.items() if mask is not None}
 
+    def emptied(self) -> Self:
+        """A batch of no samples, which a process computes beside others that have some: its rows count nowhere."""
+        return replace(self, ids=[])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch with its tensors on `device`."""
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -61,10 +61,13 @@ class BatchSampler(Sampler[list[Item]]):
     """This rank's shuffled batches of one epoch after the other.
 
     In each epoch every sample, or one of each group, comes exactly once on exactly one rank: no sample is repeated to
-    fill a batch, since it would be a false negative of a contrastive loss. All ranks have the same number of batches. A
-    global batch is cut into consecutive parts, so that the ranks' parts one after the other are the batch of a run with
-    one process. The last global batch is divided evenly; if it is too small to give each rank `least` samples, or is a
-    single sample (which has no negatives), it joins the batch before it.
+    fill a batch, since it would be a false negative of a contrastive loss. All ranks have the same number of batches.
+
+    The shuffled epoch is cut into units, whose samples meet in the loss: `batch_size` samples where each rank contrasts
+    its own, and as many for each rank where `least` is 0. A last unit of a single sample, which has no negatives, joins
+    the one before it. Each rank takes a whole unit, or its consecutive part of the unit that all share. So the samples
+    that meet, and those of a step, are the same on any number of ranks; at the end of an epoch a rank may have none,
+    and an empty batch.
 
     Raises:
         DataError: the data have too few samples for the processes.
@@ -77,7 +80,7 @@ class BatchSampler(Sampler[list[Item]]):
     rank: int = 0
     world_size: int = 1
     least: int = 1
-    """Samples that a rank needs in each batch."""
+    """Samples that a batch needs on one rank; 0 where the batches of all ranks are one, and a part may be empty."""
     blocks: Blocks | None = None
     """Storage of the data; shuffling keeps to a few blocks at a time."""
     groups: NDArray[np.int64] | None = None
@@ -87,13 +90,15 @@ class BatchSampler(Sampler[list[Item]]):
 
     def __post_init__(self) -> None:
         self._num_drawn = self.num_samples if self.groups is None else len(np.unique(self.groups))
-        if self._num_drawn < self.world_size * self.least:
+        if self._num_drawn < self.world_size * max(self.least, 1):
             each = f", of which each needs {self.least} in a batch" if self.least > 1 else ""
             counts = f"{self._num_drawn} samples for {self.world_size} processes{each}"
             raise DataError(f"data: {counts}; use fewer devices or more data")
         self._global_size = self.batch_size * self.world_size
-        full, rest = divmod(self._num_drawn, self._global_size)
-        self._num_batches = max(full + (rest >= max(self.world_size * self.least, 2)), 1)
+        self._unit_size = self.batch_size if self.least else self._global_size
+        full, rest = divmod(self._num_drawn, self._unit_size)
+        self._num_units = max(full + (rest > 1), 1)
+        self._num_batches = -(-self._num_units // self.world_size) if self.least else self._num_units
         self._epoch = 0
         self._next_batch = 0
         self._resumed = False
@@ -114,10 +119,24 @@ class BatchSampler(Sampler[list[Item]]):
         if self.lengths is not None:
             _sort_batches(order, np.cumsum([len(part) for part in parts]), self.lengths, self._global_size, generator)
         for number in range(self._next_batch, self._num_batches):
-            start = number * self._global_size
-            size = self._num_drawn - start if number == self._num_batches - 1 else self._global_size
-            first, end = (start + size * rank // self.world_size for rank in (self.rank, self.rank + 1))
+            first, end = self._own_part(number)
             yield [(epoch, int(index)) for index in order[first:end]]
+
+    def _own_part(self, number: int) -> tuple[int, int]:
+        """Position in the epoch of this rank's first sample of a batch, and of the one after its last."""
+        if self.least:
+            return self._unit(number * self.world_size + self.rank)
+        start, end = self._unit(number)
+        size = end - start
+        # Rounded up, so that the first ranks have samples where others have none.
+        first, after = (start - -size * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return first, after
+
+    def _unit(self, number: int) -> tuple[int, int]:
+        ends = number * self._unit_size, (number + 1) * self._unit_size
+        if number < self._num_units - 1:
+            return ends
+        return (ends[0] if number < self._num_units else self._num_drawn), self._num_drawn
 
     def begin_epoch(self) -> None:
         """Note the start of an iteration: the epoch of an unfinished one is over, unless it was resumed."""
@@ -133,29 +152,28 @@ class BatchSampler(Sampler[list[Item]]):
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch, and all that it depends on."""
-        return {"epoch": self._epoch, "next_batch": self._next_batch, **self._layout()}
+        return {"epoch": self._epoch, "next_batch": self._next_batch, "world_size": self.world_size, **self._layout()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the position of `state`.
+        """Continue at the position of `state`, which another number of processes may have reached.
 
         Raises:
-            DataError: the state is from the middle of an epoch over other data, or with another batch size, seed or
-                number of processes, so that its position has no meaning here.
+            DataError: the state is from the middle of an epoch over other data, or with another seed or batch size, so
+                that its position has no meaning here.
         """
-        changed = [key for key, value in self._layout().items() if state[key] != value]
+        own = self._layout()
+        next_batch, inside = divmod(state["next_batch"] * state["global_batch_size"], self._global_size)
+        # Any number of processes may stand where a batch of theirs begins.
+        moved = {"global_batch_size"} if not inside else set()
+        changed = [key for key, value in own.items() if state[key] != value and key not in moved]
         if state["next_batch"] and changed:
-            details = ", ".join(f"{key} was {state[key]} and is {self._layout()[key]}" for key in changed)
+            details = ", ".join(f"{key} was {state[key]} and is {own[key]}" for key in changed)
             raise DataError(f"resume: the middle of an epoch cannot be continued, {details}; restore it or start anew")
-        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+        self._epoch, self._next_batch = state["epoch"], next_batch
         self._resumed = True
 
     def _layout(self) -> dict[str, int]:
-        return {
-            "num_samples": self._num_drawn,
-            "global_batch_size": self._global_size,
-            "world_size": self.world_size,
-            "seed": self.seed,
-        }
+        return {"num_samples": self._num_drawn, "global_batch_size": self._global_size, "seed": self.seed}
 
 
 def shuffled_order(num_samples: int, blocks: Blocks | None, generator: np.random.Generator) -> NDArray[np.int64]:

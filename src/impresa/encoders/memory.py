@@ -6,6 +6,9 @@ Letters of shapes: B batch, N patches, M memory tokens, D width of the ViT, d wi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -75,7 +78,7 @@ class MemoryTokens(nn.Module):
             return self.write(tokens).expand(len(patches), -1, -1)
         memory = (tokens + self.config.mem_alpha * self._visible_state()).unsqueeze(0)
         read = self.attention(self.token_norm(memory), self.patch_norm(self.read(patches)))
-        if self.training and not _is_recomputation():
+        if self.training and _counts.get() and not _is_recomputation():
             self._add_up(read.detach())
         alpha = self._blend(memory, read)
         return self.write(alpha * read + (1 - alpha) * memory)
@@ -126,17 +129,38 @@ class MemoryTokens(nn.Module):
 
     @torch.no_grad()
     def _start_from(self, patches: Tensor) -> None:
-        """Make the tokens patch embeddings of this batch, drawn by rank 0."""
-        candidates = patches.flatten(0, 1)
-        draw = torch.randperm(len(candidates))[torch.arange(len(self.tokens)) % len(candidates)]
-        chosen = candidates[draw.to(candidates.device)].to(self.tokens.dtype)
+        """Make the tokens patch embeddings of this batch, of the rows of all ranks, drawn by rank 0."""
+        candidates = patches.flatten(0, 1) if _counts.get() else patches[:0, 0]
+        counts = _counts_of_ranks(candidates)
+        total, first = sum(counts), sum(counts[: distributed.get_rank()]) if _is_distributed() else 0
+        draw = torch.randperm(total)[torch.arange(len(self.tokens)) % total].to(candidates.device)
+        if _is_distributed():
+            distributed.broadcast(draw, src=0)
+        own = draw - first
+        is_here = (own >= 0) & (own < len(candidates))
+        chosen = candidates.new_zeros(len(draw), candidates.shape[1])
+        chosen[is_here] = candidates[own[is_here]]
+        if _is_distributed():
+            distributed.all_reduce(chosen)  # each row is that of one rank and zero on the others
+        chosen = chosen.to(self.tokens.dtype)
         if isinstance(self.write, nn.Linear):
             # The weight starts semi-orthogonal, so that its transpose is its pseudo-inverse.
             chosen = chosen @ self.write.weight
-        if _is_distributed():
-            distributed.broadcast(chosen, src=0)
         self.tokens.copy_(chosen)
         self.initialised.fill_(True)
+
+
+_counts: ContextVar[bool] = ContextVar("_counts", default=True)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Forward passes of rows that stand for none: no memory remembers them."""
+    before = _counts.set(False)
+    try:
+        yield
+    finally:
+        _counts.reset(before)
 
 
 def _start(config: MemoryConfig) -> Tensor:
@@ -146,6 +170,16 @@ def _start(config: MemoryConfig) -> Tensor:
     if config.memory_init == "orthogonal":
         return nn.init.orthogonal_(tokens)
     return nn.init.normal_(tokens, std=0.02)  # for `features` too: an evaluation before the first batch sees them
+
+
+def _counts_of_ranks(rows: Tensor) -> list[int]:
+    """Number of these rows on each rank; every rank must ask."""
+    if not _is_distributed():
+        return [len(rows)]
+    own = torch.tensor(len(rows), device=rows.device)
+    counts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, own)
+    return [int(count) for count in counts]
 
 
 def _linear(dim_in: int, dim_out: int) -> nn.Module:

@@ -5,8 +5,8 @@ and scales it by `RowLayout.weight`, so that the mean over processes, which is w
 the gradients, is the loss and the gradient of one process with the whole batch. Processes may hold different numbers
 of rows (the last batch of an epoch), even none.
 
-Without gathering each process contrasts its rows with its own rows only: fewer negatives, and a mean over processes
-that weights a row of a short batch more.
+Without gathering each process contrasts its rows with its own rows only: fewer negatives, and training weights each
+process's mean by its rows.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ def from_all(x: Tensor, layout: RowLayout) -> list[Tensor]:
     parts = [torch.empty_like(x) for _ in layout.counts]
     distributed.all_gather(parts, x)
     return parts
+
+
+def of_first(x: Tensor) -> Tensor:
+    """`x` of the first process, without gradient; its shape is the same everywhere."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    first = x.clone()
+    distributed.broadcast(first, src=0)
+    return first
 
 
 class _GatherRows(torch.autograd.Function):

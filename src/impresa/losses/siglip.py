@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.losses.clip import unit
-from impresa.losses.gather import RowLayout, gather_rows, row_layout
+from impresa.losses.gather import RowLayout, gather_rows, of_first, row_layout
 from impresa.losses.objectives import num_right
 from impresa.losses.pairs import Pair
 
@@ -58,9 +58,11 @@ class LogitBias(nn.Module):
         if self.started:
             return self.value
         floors, num_rows = self._floors(pairs, logit_scale.detach(), gather)
-        if not floors:
+        floor = torch.stack(floors).mean() if floors else torch.full_like(logit_scale.detach(), math.nan)
+        if self.training and not gather:
+            floor = of_first(floor)  # the bias is one for all processes, and that of a run with a single one
+        if floor.isnan():
             return self.value
-        floor = torch.stack(floors).mean()
         if not self.training:
             return floor if self.is_automatic else self.value
         if self.is_automatic:
@@ -75,33 +77,27 @@ class LogitBias(nn.Module):
 
     @torch.no_grad()
     def _floors(self, pairs: Sequence[Pair], logit_scale: Tensor, gather: bool) -> tuple[list[Tensor], float]:
-        """The best start for each pair, and the number of rows compared; in training the same for all processes."""
+        """The best start for each pair, and the number of rows compared, of the rows that meet in the loss."""
         floors, num_rows = [], 0.0
         for pair in pairs:
-            layout = row_layout(pair.a, gather=self.training)
+            layout = row_layout(pair.a, gather=gather)
             if layout.total:
-                num_rows = layout.total if gather else layout.total / len(layout.counts)
+                num_rows = layout.total
                 mean_a, mean_b = (gather_rows(unit(x), layout).mean(dim=0) for x in (pair.a, pair.b))
-                num_columns = num_rows + _num_negatives(pair, self.training, gather)
-                right = _mean_right(pair, layout, gather)
+                num_columns = num_rows + _num_negatives(pair, gather)
+                right = _mean_right(pair, layout)
                 floor = math.log(right) - math.log(max(num_columns - right, 1))
                 floors.append(floor - logit_scale * (mean_a * mean_b).sum())
         return floors, num_rows
 
 
-def _num_negatives(pair: Pair, training: bool, gather: bool) -> float:
-    """Hard negatives that a row is compared with, on average over all processes."""
-    if pair.negatives is None:
-        return 0.0
-    layout = row_layout(pair.negatives.embeddings, gather=training)
-    return layout.total if gather else layout.total / len(layout.counts)
+def _num_negatives(pair: Pair, gather: bool) -> int:
+    """Hard negatives that a row is compared with."""
+    return 0 if pair.negatives is None else row_layout(pair.negatives.embeddings, gather=gather).total
 
 
-def _mean_right(pair: Pair, layout: RowLayout, gather: bool) -> float:
-    """Right answers to a row of a pair, on average over all processes."""
+def _mean_right(pair: Pair, layout: RowLayout) -> float:
+    """Right answers to a row of a pair, on average."""
     if pair.labels is None:
         return 1.0
-    device = pair.a.device
-    if gather:
-        return num_right(gather_rows(pair.labels.to(device), layout).cpu().unbind(dim=1)).mean().item()
-    return gather_rows(num_right(pair.labels.unbind(dim=1)).float().to(device), layout).mean().item()
+    return num_right(gather_rows(pair.labels.to(pair.a.device), layout).cpu().unbind(dim=1)).mean().item()

@@ -37,7 +37,10 @@ MAY_CHANGE = LENGTH | {
     "name",
     *(f"dataset.{key}" for key in ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers")),
     *(f"dataset.{key}" for key in ("train_path", "val_path", "test_path", "max_bad_fraction", "cache_features")),
-    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
+    *(
+        f"trainer.{key}"
+        for key in ("accelerator", "devices", "num_nodes", "strategy", "max_restarts", "timeout_minutes")
+    ),
     *(f"trainer.logging.{key}" for key in hints(LoggingConfig)),
     *(f"trainer.checkpoint.{key}" for key in ("save_top_k", "save_last", "filename")),
     *(f"labels.{key}" for key in hints(LabelsConfig)),

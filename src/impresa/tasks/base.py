@@ -238,8 +238,9 @@ class Task(ABC):
         return
 
     def least_samples(self, world_size: int) -> int:
-        """Samples that each of the processes needs in every training batch."""
-        return 1
+        """Samples that each of the processes needs in a training batch. 0 where the batches of all are one in the loss,
+        and a process may have none of it."""
+        return 1 if world_size == 1 else 0
 
     def train_sums(self, output: Any) -> dict[str, Tensor]:
         """Tensors of a training batch that are added up over the batches and processes of a step, for `train_logs`."""

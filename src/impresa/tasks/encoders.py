@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.data.sample import TensorBatch
 from impresa.encoders.audio import AudioEncoder
 from impresa.encoders.frozen import FrozenPart
+from impresa.encoders.memory import unread
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
@@ -83,13 +84,14 @@ def encode_rows(encode: Callable[..., EncoderOutput], present: Tensor | None, *i
     """The output of an encoder for the rows that are present, zero (false in the mask) elsewhere.
 
     The encoder is not given the absent rows, which would enter its memory or its batch norms, unless there are no
-    others: every process must run every encoder.
+    others: every process must run every encoder. Then no memory remembers the row that stands for them.
     """
     if present is None:
         return encode(*inputs)
     rows = present.nonzero().squeeze(1)
     chosen = rows if len(rows) else rows.new_zeros(1)
-    found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
+    with nullcontext() if len(rows) else unread():
+        found = encode(*(tensor if tensor is None else tensor[chosen] for tensor in inputs))
 
     def spread(part: Tensor) -> Tensor:
         return part.new_zeros(len(present), *part.shape[1:]).index_copy(0, rows, part[: len(rows)])

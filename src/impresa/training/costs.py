@@ -57,7 +57,7 @@ class CostMeter:
         self._samples += num_samples
         with _FlopCounter() as counter:
             yield
-        self._flops_per_sample = counter.flops * world_size / num_samples
+        self._flops_per_sample = counter.flops * world_size / max(num_samples, 1)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

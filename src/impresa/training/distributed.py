@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -98,7 +99,9 @@ def join_group(settings: TrainerConfig) -> Group:
     device = _device(kind, process)
     set_rendezvous(process)
     backend = "nccl" if kind == "cuda" else "gloo"
-    distributed.init_process_group(backend, device_id=device if kind == "cuda" else None)
+    # Longer than a process may take for a step, so that the watchdog speaks first and says where each stands.
+    patience = timedelta(minutes=max(settings.timeout_minutes + 5, 30))
+    distributed.init_process_group(backend, device_id=device if kind == "cuda" else None, timeout=patience)
     logger.info(f"{process.world_size} processes train together, on {kind} by {backend}")
     return Group(device, process.rank, process.world_size)
 

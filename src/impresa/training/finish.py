@@ -36,8 +36,11 @@ NUM_GOLDEN = 4
 """Samples whose outputs are stored, so that loading can compare."""
 
 
-def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, group: Group, spent: Spent) -> None:
-    """Save the weights, evaluate the saved model on the test data, and write report and model card."""
+def finish(
+    config: ExperimentConfig, parts: Parts, run_dir: Path, group: Group, spent: Spent, *, as_shared: ExperimentConfig
+) -> None:
+    """Save the weights, evaluate the saved model on the test data, and write report and model card. `as_shared` has the
+    sizes of batches that these processes shared a step in."""
     device = group.device
     check_lock(run_dir)
     data, preprocessing = parts.data, parts.preprocessing
@@ -59,7 +62,7 @@ def finish(config: ExperimentConfig, parts: Parts, run_dir: Path, group: Group, 
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
     if config.trainer.logging.tensorboard:
         write_results(events_folder(config, run_dir), config, evaluation, last_step(read_history(run_dir)))
-    preview = preview_of(config, data, source, group.world_size)
+    preview = preview_of(as_shared, data, source, group.world_size)
     save_preview(preview, run_dir)
     write_cost(run_dir, cost)
     environment = read_environment(run_dir)

@@ -18,22 +18,53 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from impresa import errors
 from impresa.config import ExperimentConfig, to_yaml
-from impresa.errors import ImpresaError, TrainingError
+from impresa.errors import ImpresaError, Requeue, TrainingError
 from impresa.files import write_atomic
 from impresa.run_dir.claim import how_to_go_on
 from impresa.run_dir.environment import is_finished
-from impresa.training.processes import LAUNCHED, can_handle_signals
+from impresa.training.processes import BY_SCHEDULER, LAUNCHED, STUCK, can_handle_signals
+
+logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.1
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that torch's launcher takes over."""
+HANDLED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *BY_SCHEDULER)
+"""Signals that torch's launcher takes over, and ours."""
 
 
 def launch(
     config: ExperimentConfig, run_dir: Path, num_processes: int, *, command: Sequence[str], resume: bool
 ) -> None:
-    """Train as `impresa.training.run.train` does, in so many processes. When one dies, the others are ended."""
+    """Train as `impresa.training.run.train` does, in so many processes. When one dies, the others are ended, and all
+    are started again from the last checkpoint, `trainer.max_restarts` times; faults of the user are not tried again."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_cause` says it in one line
+    for left in reversed(range(config.trainer.max_restarts + 1)):
+        stops: list[int] = []
+        fault = _run_group(config, run_dir, num_processes, command=command, resume=resume, stops=stops)
+        if set(stops) & set(BY_SCHEDULER):
+            raise Requeue
+        if fault is None:
+            break
+        if isinstance(fault, _ProcessError) and left and not stops:
+            logger.warning(f"{fault}; starting all again ({left - 1} restarts are left after this one)")
+            resume = True
+            continue
+        if isinstance(fault, _ProcessError):
+            raise TrainingError(f"{fault}; {how_to_go_on(run_dir, config)}")
+        raise fault
+    if not is_finished(run_dir):
+        raise KeyboardInterrupt
+
+
+def _run_group(
+    config: ExperimentConfig,
+    run_dir: Path,
+    num_processes: int,
+    *,
+    command: Sequence[str],
+    resume: bool,
+    stops: list[int],
+) -> ImpresaError | None:
+    """Train in processes that are started once; returns why it failed. `stops` gets the signals that came meanwhile."""
     with tempfile.TemporaryDirectory(prefix="impresa-") as folder:
         settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
         words = (*("-m", "impresa.training.worker", settings, run_dir, "resume" if resume else "new"), *command)
@@ -47,17 +78,14 @@ def launch(
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
             )
             try:
-                _forward_stops(processes)
+                _forward_stops(processes, stops)
                 result = processes.wait(period=POLL_INTERVAL_S)
             except SignalException:  # the terminal was closed
                 raise KeyboardInterrupt from None
             finally:
                 processes.close()
     assert result is not None
-    if result.is_failed():
-        raise _cause(list(result.failures.values()), how_to_go_on(run_dir, config))
-    if not is_finished(run_dir):
-        raise KeyboardInterrupt
+    return _cause(list(result.failures.values())) if result.is_failed() else None
 
 
 def _environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
@@ -88,20 +116,26 @@ def _signal_handlers_restored() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _forward_stops(processes: PContext) -> None:
-    """Send Ctrl-C to the processes, which torch starts in sessions of their own: they end their step and save."""
+def _forward_stops(processes: PContext, stops: list[int]) -> None:
+    """Send Ctrl-C and a scheduler's signals to the processes, which torch starts in sessions of their own: they end
+    their step and save. SIGTERM, by which torch ends them, goes as Ctrl-C."""
 
     def forward(number: int, frame: object) -> None:
+        stops.append(number)
         for pid in processes.pids().values():
             with suppress(ProcessLookupError):  # it has ended already
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGINT if number == signal.SIGTERM else number)
 
     if can_handle_signals():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *BY_SCHEDULER):
             signal.signal(number, forward)
 
 
-def _cause(failures: Sequence[ProcessFailure], how_on: str) -> ImpresaError:
+class _ProcessError(ImpresaError):
+    """A process has ended by no fault of the user's: it may go well another time."""
+
+
+def _cause(failures: Sequence[ProcessFailure]) -> ImpresaError:
     """The failure that the others followed from, in one line: when a process dies, the others lose their connection."""
     reported = [failure for failure in failures if "lines" in failure.error_file_data]
     # Errors of the user first, then the earliest.
@@ -112,8 +146,11 @@ def _cause(failures: Sequence[ProcessFailure], how_on: str) -> ImpresaError:
         return kind(*report["lines"])
     killed = [failure for failure in failures if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
     if reported and not killed:
-        return TrainingError(f"process {reported[0].local_rank}: {report['lines'][0]}; {how_on}")
-    failure = (killed or failures)[0]
-    signalled = failure.exitcode < 0
-    end = f"was killed by {failure.signal_name()}" if signalled else f"ended with exit code {failure.exitcode}"
-    return TrainingError(f"process {failure.local_rank} {end}; {how_on}")
+        return _ProcessError(f"process {reported[0].local_rank}: {report['lines'][0]}")
+    failure = (killed or [other for other in failures if other.exitcode == STUCK] or failures)[0]
+    end = (
+        f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with exit code {failure.exitcode}"
+    )
+    if failure.exitcode == STUCK:
+        end = "made no step for too long (trainer.timeout_minutes); where each stood is printed above"
+    return _ProcessError(f"process {failure.local_rank} {end}")

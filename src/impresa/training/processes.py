@@ -8,12 +8,13 @@ import re
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
 
-from impresa.errors import ConfigError
+from impresa.errors import ConfigError, Requeue
 from impresa.foreign_text import printable
 
 logger = logging.getLogger(__name__)
@@ -96,12 +97,44 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+STUCK = 70
+"""Exit code of a process that has made no step for too long."""
+BY_SCHEDULER = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals of a scheduler that wants the machine back: SLURM's, its warning (`--signal=USR1@120`), and submitit's."""
+
+
 class TrainingInterrupted(BaseException):
-    """The user stopped the run; like `KeyboardInterrupt` not an `Exception`, so that nothing swallows it."""
+    """The user, or a scheduler, stopped the run; like `KeyboardInterrupt` not an `Exception`, so that nothing swallows
+    it."""
+
+
+@contextmanager
+def scheduler_may_stop() -> Iterator[None]:
+    """While it is entered, a scheduler's signal raises `Requeue` at once: what there is to save is saved already."""
+    before, process = {}, os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked data worker
+            os._exit(128 + number)
+        raise Requeue
+
+    if can_handle_signals():
+        before = {number: signal.signal(number, stop) for number in _handled(BY_SCHEDULER)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handled(numbers: Iterable[int]) -> list[int]:
+    """Those that this process answers: a launcher of ours ends its processes by SIGTERM when one of them has died."""
+    return [number for number in numbers if not (number == signal.SIGTERM and LAUNCHED in os.environ)]
 
 
 class GracefulStop:
-    """While it is entered, the first SIGINT or SIGTERM sets `requested`; a second one ends the run at once.
+    """While it is entered, the first SIGINT, or signal of a scheduler, sets `requested`. A second SIGINT or SIGTERM
+    ends the run at once; warnings may come as often as they like, and SIGTERM after one.
 
     In a process that our launcher has started, SIGTERM means that another has died: it ends at once.
 
@@ -113,13 +146,16 @@ class GracefulStop:
         self, notice: str = "stopping after this step, and its validation if one is due; once more to stop at once"
     ) -> None:
         self.requested = False
+        self.is_of_scheduler = False
+        """True where a signal came that is none of the user's."""
+        self._received: set[int] = set()
         self._notice = notice
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if can_handle_signals():
-            for number in (signal.SIGINT,) if LAUNCHED in os.environ else (signal.SIGINT, signal.SIGTERM):
+            for number in _handled((signal.SIGINT, *BY_SCHEDULER)):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -132,10 +168,13 @@ class GracefulStop:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if self.requested:
+        if number in self._received and number in (signal.SIGINT, signal.SIGTERM):
             raise TrainingInterrupted
-        self.requested = True
-        logger.warning(self._notice)
+        self._received.add(number)
+        self.is_of_scheduler |= number in BY_SCHEDULER
+        if not self.requested:
+            self.requested = True
+            logger.warning(self._notice)
 
 
 def can_handle_signals() -> bool:

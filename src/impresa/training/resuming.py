@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,54 @@ def checkpoint_to_continue(
     own = [(path, is_over(run_dir, config))] if group.is_main else []
     ((path, over),) = group.gather(own)
     return None if over else {} if path is None else read_checkpoint(path)
+
+
+def with_same_batch(config: ExperimentConfig, checkpoint: Checkpoint, world_size: int) -> ExperimentConfig:
+    """The experiment as so many processes go on with it: each step has the samples that it had before, and those meet
+    in the loss that met before.
+
+    Samples meet in the batch of all processes (`losses.gather_distributed`), in that of one, or, of a model that
+    answers, nowhere. With a line where something changes.
+
+    Raises:
+        ConfigError: so many processes cannot share a step.
+    """
+    position, own = checkpoint["data"], config.dataset.batch_size
+    accumulated = position.get("accumulated") or config.trainer.accumulate_grad_batches
+    together, before = position["global_batch_size"], position["world_size"]
+    if before == world_size and together == own * world_size and accumulated == config.trainer.accumulate_grad_batches:
+        return config
+    if config.decoder is not None:
+        size, num = _shares(together * accumulated, world_size, together // before)
+    elif config.losses.gather_distributed:
+        size, num = together // world_size, accumulated
+    else:
+        size, num = together // before, before * accumulated // world_size
+    if size * num * world_size != together * accumulated or not size * num:
+        parts = "samples" if config.decoder is not None or config.losses.gather_distributed else "batches"
+        shared = {"samples": together, "batches": before * accumulated}[parts]
+        if config.decoder is not None:
+            shared *= accumulated
+        fix = f"the run had {before}; resume it with a number that divides {shared}"
+        if parts == "batches":
+            fix += " (without losses.gather_distributed each batch stays whole on one process)"
+        raise ConfigError(f"trainer.devices: {world_size} processes cannot share the {shared} {parts} of a step; {fix}")
+    logger.warning(
+        f"goes on with {size} x {world_size} x {num} samples in a step (batch x processes x accumulated); "
+        f"it had {together // before} x {before} x {accumulated}"
+    )
+    dataset = replace(config.dataset, batch_size=size, eval_batch_size=config.dataset.eval_batch_size or own)
+    return replace(config, dataset=dataset, trainer=replace(config.trainer, accumulate_grad_batches=num))
+
+
+def _shares(step: int, world_size: int, most: int) -> tuple[int, int]:
+    """Size and number of the batches that each process makes of a step's samples: the largest that take no more memory
+    than before; zeros where they cannot be shared."""
+    share, rest = divmod(step, world_size)
+    if rest:
+        return 0, 0
+    size = max(size for size in range(1, min(share, most) + 1) if share % size == 0)
+    return size, share // size
 
 
 def check_length(plan: Plan, config: TrainerConfig, checkpoint: Checkpoint) -> None:

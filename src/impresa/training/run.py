@@ -12,7 +12,8 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.origin import towers_in_words
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
-from impresa.run_dir.claim import claimed, clear, clear_half_written
+from impresa.errors import Requeue, TrainingError
+from impresa.run_dir.claim import claimed, clear, clear_half_written, newest_checkpoint
 from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
@@ -27,16 +28,18 @@ from impresa.training.distributed import (
 )
 from impresa.training.failures import explained
 from impresa.training.features import FeatureKeeper
+from impresa.training.guards import DivergedError
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import Plan, make_plan
-from impresa.training.processes import GracefulStop, TrainingInterrupted
-from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue
+from impresa.training.processes import GracefulStop, TrainingInterrupted, scheduler_may_stop
+from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue, with_same_batch
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState
 from impresa.training.timing import Pace, measure
+from impresa.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         DataError: the data cannot be used.
         TrainingError: the training diverged, one of its processes died, or the disk or memory is full.
         KeyboardInterrupt: the user stopped the run; it can be resumed.
+        Requeue: a scheduler did, by SIGTERM, SIGUSR1 or SIGUSR2.
     """
     config = prepare(config)
     num_processes = processes_to_start(config.trainer)
@@ -77,7 +81,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     group = join_group(config.trainer)
     _name_idle_keys(config, group)
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
-    with explained(config, output_dir), alone as path:
+    with scheduler_may_stop(), explained(config, output_dir), alone as path:
         _train(config, output_dir, command, path, group)
     return output_dir
 
@@ -90,13 +94,16 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         how_on = f"a larger trainer.epochs{' or early_stopping_patience' if patience else ''} trains on"
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
         return
+    given = config
+    if checkpoint:
+        config = with_same_batch(config, checkpoint, group.world_size)
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
         for note in parts.task.notes(parts.data.train_source, parts.preprocessing):
             logger.info(note)
-        _prepare(output_dir, config, parts, command, checkpoint)
+        _prepare(output_dir, given, parts, command, checkpoint)  # the same command may resume it again
         if not checkpoint:
             from impresa.training.before import measure_before
 
@@ -105,7 +112,7 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
-        finish(config, parts, output_dir, group, spent)
+        finish(given, parts, output_dir, group, spent, as_shared=config)
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -175,24 +182,28 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
                 if parts.data.kept_sources:
                     keeper = FeatureKeeper(config, parts.preprocessing.image, state, group, stop)
                     keeper.keep(parts.data.kept_sources)
-                checkpoints.check_names(validate(training, TRIAL_BATCHES))
-                run_steps(
-                    training,
-                    recorder=recorder,
-                    costs=costs,
-                    progress=progress,
-                    watch=watch,
-                    monitor=monitor,
-                    checkpoints=checkpoints,
-                    stop=stop,
-                )
+                with Watchdog(config.trainer.timeout_minutes) as watchdog:
+                    checkpoints.check_names(validate(training, TRIAL_BATCHES))
+                    run_steps(
+                        training,
+                        recorder=recorder,
+                        costs=costs,
+                        progress=progress,
+                        watch=watch,
+                        monitor=monitor,
+                        checkpoints=checkpoints,
+                        stop=stop,
+                        watchdog=watchdog,
+                    )
             success = True
         except (TrainingInterrupted, RuntimeError) as reason:
             # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.
             if not (stop.requested or isinstance(reason, TrainingInterrupted)):
                 raise
             logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
-            raise KeyboardInterrupt from None
+            raise (Requeue if stop.is_of_scheduler else KeyboardInterrupt) from None
+        except DivergedError as error:
+            raise TrainingError(*error.lines[:-1], f"{error.lines[-1]}; {_last_good(checkpoints)}") from error
         finally:
             progress.stop()
             recorder.close(success=success)
@@ -204,6 +215,13 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     elif state.average is not None:
         state.average.swap()
     return spent
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    last = newest_checkpoint(checkpoints.directory)
+    if last is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {last} (step {read_checkpoint(last)['step']})"
 
 
 def set_up(
@@ -239,8 +257,9 @@ def _plan(config: ExperimentConfig, parts: Parts, world_size: int) -> Plan:
 def _position(training: Training) -> dict[str, Any]:
     """The position in the data after the current step. It follows from the step: the loader may be ahead of it."""
     epoch, steps = divmod(training.state.step, training.plan.steps_per_epoch)
-    next_batch = steps * training.config.trainer.accumulate_grad_batches
-    return {**training.train_loader.position(), "epoch": epoch, "next_batch": next_batch}
+    accumulated = training.config.trainer.accumulate_grad_batches
+    place = {"epoch": epoch, "next_batch": steps * accumulated, "accumulated": accumulated}
+    return {**training.train_loader.position(), **place}
 
 
 def _prepare(

@@ -23,6 +23,8 @@ class Position(BaseModel):
     global_batch_size: CountOrZero
     world_size: CountOrZero
     seed: CountOrZero
+    accumulated: CountOrZero | None = None
+    """Batches of a step on one process; None: as many as the config says."""
 
 
 class Content(BaseModel):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 
@@ -34,6 +34,17 @@ class Batch(TensorBatch):
     """The number that an equal caption has in `keys`, length Q; numbers, for a tensor would be moved to the GPU."""
     labels: list[str | None] = field(default_factory=list)
     """Class names, length B."""
+
+    def emptied(self) -> Batch:
+        """No samples, and no row that is present in a modality."""
+        changed: dict[str, Any] = {"captions": [], "labels": [], "negative_keys": []}
+        image = self.features if self.image is None else self.image
+        for modality, part in {"image": image, "text": self.input_ids, "audio": self.audio}.items():
+            if part is not None:
+                changed[f"{modality}_present"] = torch.zeros(len(part), dtype=torch.bool)
+        if self.negative_ids is not None and self.negative_mask is not None:
+            changed |= {"negative_ids": self.negative_ids[:0], "negative_mask": self.negative_mask[:0]}
+        return replace(super().emptied(), **changed)
 
     @property
     def present(self) -> dict[Modality, torch.Tensor]:

@@ -53,7 +53,10 @@ class CollapseWatch:
             self._watch_pairs(step, batches)
         if self.has_warned or step <= self._warmup_steps:
             return
-        guessing = sum(len(batch) * self._guessing(batch) for batch in batches) / sum(map(len, batches))
+        own = [batch for batch in batches if len(batch)]
+        if not own:
+            return
+        guessing = sum(len(batch) * self._guessing(batch) for batch in own) / sum(map(len, own))
         self._excess.append(logs["contrastive"] - guessing)
         if len(self._excess) < STEPS_AFTER_WARMUP:
             return

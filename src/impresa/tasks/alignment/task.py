@@ -76,10 +76,12 @@ class AlignmentTask(Task):
         return EmbeddingModel(model, self.config, preprocessing, device)
 
     def loss_weights(self, batches: Sequence[Batch], group: Processes) -> list[float]:
-        """Each batch's share of the samples, those of the other processes included."""
+        """Each batch's share of the samples of all processes. A gathered loss knows its rows' share of the batch;
+        others count by their own samples, times the number of processes, over which gradients are averaged."""
         sizes = sizes_of(batches)
-        every = group.sum(sizes) if len(batches) > 1 else sizes
-        return (every / every.sum()).tolist()
+        every = group.sum(sizes)
+        counted = every if self.config.losses.gather_distributed else group.world_size * sizes
+        return (counted / every.sum().clamp(min=1)).tolist()
 
     def check_batches(self, num_train: int, num_val: int, world_size: int) -> None:
         losses, dataset = self.config.losses, self.config.dataset
@@ -102,7 +104,7 @@ class AlignmentTask(Task):
 
     def least_samples(self, world_size: int) -> int:
         """Two where a process contrasts its own rows alone."""
-        return 1 if self.config.losses.gather_distributed and world_size > 1 else 2
+        return 0 if self.config.losses.gather_distributed and world_size > 1 else 2
 
     def train_sums(self, output: AlignmentOutput) -> dict[str, Tensor]:
         modality, embeddings = next(iter(output.embeddings.items()))

@@ -46,10 +46,20 @@ class DialogueBatch(TensorBatch):
     num_supervised: int = 0
     """Tokens with a label."""
 
+    def emptied(self) -> DialogueBatch:
+        """No samples, and a weight of zero for the loss of the rows that are left."""
+        return replace(super().emptied(), num_supervised=0)
+
     @property
     def weight(self) -> int:
         """The batch's weight in a mean over batches: the number of its supervised tokens."""
         return self.num_supervised
+
+    @property
+    def num_placed(self) -> int:
+        """Samples that `places` are of, also in an emptied batch."""
+        assert self.places is not None
+        return self.places[-1].sample + 1 if self.image_present is None else len(self.image_present)
 
     def inputs_of(self, sample: int) -> list[Tensor]:
         """The squares of a sample, and the features of its sound."""

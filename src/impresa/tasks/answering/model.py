@@ -98,8 +98,12 @@ class VisionLanguageModel(TrainableModel):
     @staticmethod
     def _joined(marks: SquareMarks, encoded: EncoderOutput, batch: DialogueBatch) -> tuple[EncoderOutput, int]:
         """The tokens of each sample's squares in a row, and how many more a sample of the most squares would have."""
-        joined = marks(encoded, batch.places or [Place(sample) for sample in range(len(batch))], len(batch))
         assert encoded.tokens is not None
+        if batch.places is None:  # a square of each sample
+            places, num_samples = [Place(sample) for sample in range(len(encoded.tokens))], len(encoded.tokens)
+        else:
+            places, num_samples = batch.places, batch.num_placed
+        joined = marks(encoded, places, num_samples)
         assert joined.tokens is not None
         return joined, marks.max_squares * encoded.tokens.shape[1] - joined.tokens.shape[1]
 

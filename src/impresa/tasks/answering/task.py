@@ -101,7 +101,7 @@ class AnsweringTask(Task):
         """Each batch's share of all processes' tokens, times their number, because gradients are averaged over them:
         the loss is the mean over the supervised tokens of the step, wherever they are."""
         sizes = sizes_of(batches)
-        return (group.world_size * sizes / group.sum(sizes).sum()).tolist()
+        return (group.world_size * sizes / group.sum(sizes).sum().clamp(min=1)).tolist()
 
     def validation(self, group: Processes) -> AnsweringValidation:
         return AnsweringValidation(group)

@@ -1,0 +1,86 @@
+"""Signals of a user and of a scheduler: the run saves, says how to go on, and ends with a code that can be acted on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from impresa.cli.main import main
+from impresa.errors import INTERRUPTED, REQUEUE
+from impresa.run_dir.layout import WEIGHTS
+from impresa.training.checkpoints import read_checkpoint
+from impresa.training.logs import Recorder
+from impresa.training.processes import GracefulStop, scheduler_may_stop
+from killed import in_child, train_in_child
+from tiny_run import TINY, tiny_experiment
+
+SHORT = (*TINY, "trainer.checkpoint.save_top_k=0")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a run that nobody stops."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    assert train_in_child(tiny_experiment("trainer.checkpoint.save_top_k=0"), run) == 0
+    return (run / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ((signal.SIGTERM,), REQUEUE),
+        ((signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM), REQUEUE),  # SLURM's warning, again, and then in earnest
+        ((signal.SIGUSR2,), REQUEUE),
+        ((signal.SIGINT,), INTERRUPTED),
+    ],
+)
+def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(
+    numbers: tuple[int, ...], code: int, straight: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+
+    def train() -> int:
+        record = Recorder.train
+
+        def signalled(self: Recorder, at: int, *rest: Any) -> None:
+            for number in numbers if at == 4 else ():
+                os.kill(os.getpid(), number)
+            record(self, at, *rest)
+
+        Recorder.train = signalled  # type: ignore[method-assign]
+        return main(["train", "shapes", *SHORT, "--output-dir", str(run)])
+
+    assert in_child(train) == code
+    said = capfd.readouterr().err
+    assert said.count("stopping after this step") == 1
+    assert f"stopped; `impresa train --output-dir {run} --resume` continues this run" in said
+    assert read_checkpoint(run / "checkpoints/last.ckpt")["step"] == 4
+    assert train_in_child(tiny_experiment("trainer.checkpoint.save_top_k=0"), run) == 0
+    assert (run / WEIGHTS).read_bytes() == straight
+
+
+def test_a_scheduler_s_signal_before_the_first_step_may_be_queued_again() -> None:
+    def waiting() -> int:
+        from impresa.errors import Requeue
+
+        try:
+            with scheduler_may_stop():
+                os.kill(os.getpid(), signal.SIGUSR1)
+        except Requeue:
+            return REQUEUE
+        return 0
+
+    assert in_child(waiting) == REQUEUE
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_warnings_may_come_as_often_as_they_like() -> None:
+    with GracefulStop() as stop:
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.requested
+        assert stop.is_of_scheduler
