@@ -30,9 +30,10 @@ from impresa.json_files import parse_json
 _MAGIC = b"impresa index of a tar shard, 1\n"
 _LEAST_LIMIT = 1 << 20
 """Bytes that an index may have in any case; otherwise no more than its shard."""
-_META = re.compile(r"__[^/]*__($|/)")
+META = re.compile(r"__[^/]*__($|/)")
 """Names that the webdataset package leaves out."""
-_KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+"""The name of a file, as its sample's name and the kind of the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +143,13 @@ def build_index(read_at: ReadAt, num_bytes: int) -> ShardIndex:
             name = member.name.removeprefix("./")
             if any(part.startswith(".") for part in name.split("/")):
                 left_out["hidden files"] += 1
-            elif _META.match(name) or (found := _KEY.fullmatch(name)) is None:
+            elif META.match(name) or (found := KEY.fullmatch(name)) is None:
                 left_out["files of no sample"] += 1
             else:
                 builder.add(member, found[1], found[2].lower())
     except TarError as error:
         fault = str(error)
-        cut = _KEY.fullmatch((error.name or "").removeprefix("./"))
+        cut = KEY.fullmatch((error.name or "").removeprefix("./"))
         builder.cut(cut and cut[1])
     return builder.finished(left_out, num_bytes, fault)
 

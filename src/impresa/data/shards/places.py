@@ -187,11 +187,27 @@ def _index(shard: Shard, cache: ShardCache) -> ShardIndex:
     return found or _new_index(shard, cache, places)
 
 
+def write_index_beside(path: Path) -> None:
+    """Index a plain shard that has just been written.
+
+    Raises:
+        OSError: the index cannot be written.
+        DataError: the shard cannot be read.
+    """
+    shard = _local_shard(path, path.name)
+    with open_regular(path) as file:
+        save_index(_indexed_file(file), Path(f"{path}{INDEX_SUFFIX}"), shard.stamp)
+
+
+def _indexed_file(file: BinaryIO) -> ShardIndex:
+    handle = file.fileno()
+    return build_index(lambda offset, size: os.pread(handle, size, offset), os.fstat(handle).st_size)
+
+
 def _new_index(shard: Shard, cache: ShardCache, places: list[Path]) -> ShardIndex:
     try:
         with open_tar(shard, cache) as file:
-            handle = file.fileno()
-            index = build_index(lambda offset, size: os.pread(handle, size, offset), os.fstat(handle).st_size)
+            index = _indexed_file(file)
     except (OSError, ValueError) as error:
         where = shown_address(shard.place) if is_address(shard.place) else shard.place
         raise DataError(
