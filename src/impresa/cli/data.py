@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impresa.cli import data_pack
 from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.dataset import DatasetConfig, ShapesConfig
@@ -33,8 +34,10 @@ _MOST_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|export")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|pack|export")
     _add_check(actions.add_parser("check", help="read all samples and list every bad one", allow_abbrev=False))
+    what = "write any data as shards or parquet, divided into train, val and test"
+    data_pack.add_arguments(actions.add_parser("pack", help=what, allow_abbrev=False))
     _add_export(actions.add_parser("export", help="write the embedded data set to a folder", allow_abbrev=False))
 
 
@@ -69,9 +72,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Check or export."""
+    """Check, pack or export."""
     if args.action == "check":
         _check(args, overrides)
+    elif args.action == "pack":
+        data_pack.run(args, overrides, _track)
     elif overrides:
         raise ConfigError(f"{overrides[0]}: impresa data export takes no keys, only options; leave it out")
     else:

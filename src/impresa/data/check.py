@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from impresa.data.bad_rows import without_details
 from impresa.data.images import ImageTransform, mean_share_cut
 from impresa.data.sources import BadSample, Source
 
@@ -113,7 +114,7 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
     return SourceSummary(
         num_samples=len(source),
         bad=tuple(bad),
-        reasons=dict(Counter(_without_details(row.reason) for row in bad).most_common()),
+        reasons=dict(Counter(without_details(row.reason) for row in bad).most_common()),
         left_out=getattr(source, "left_out", {}),
         same_id=_names_of_several(ids),
         width_px=Spread.of([width for width, _ in images]),
@@ -131,11 +132,6 @@ def inspect_source(source: Source, track: Callable[[Iterable[int]], Iterable[int
         labels=dict(labels.most_common()),
         same_image=tuple(tuple(ids) for ids in ids_of_image.values() if len(ids) > 1),
     )
-
-
-def _without_details(reason: str) -> str:
-    """A reason without the values, files and fixes that it names."""
-    return re.split(r" \(|: |; | but ", reason, maxsplit=1)[0]
 
 
 def _names_of_several(ids: Sequence[str]) -> dict[str, int]:

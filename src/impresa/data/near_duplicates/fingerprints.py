@@ -51,8 +51,8 @@ class Fingerprints:
         self._hashes, self._levels, self._ratios = array("Q"), bytearray(), array("f")
         self._file = TemporaryFile()  # noqa: SIM115 - it lives as long as this object
 
-    def add(self, image: Image.Image, content: bytes | None = None) -> None:
-        """Take a further RGB image, and the bytes of its file where they are known."""
+    def add(self, image: Image.Image, content: bytes | None = None) -> bytes:
+        """Take a further RGB image, and the bytes of its file where they are known; the digest of its pixels."""
         pixels = sha256(f"{image.width} {image.height} ".encode() + image.tobytes()).digest()[:_DIGEST_BYTES]
         self._pixels += pixels
         unknown = len(self).to_bytes(_DIGEST_BYTES, "little")
@@ -62,6 +62,7 @@ class Fingerprints:
         self._levels.append(int((small @ _LUMA).mean()))
         self._ratios.append(math.log(image.width / image.height))
         self._file.write(small.tobytes())
+        return pixels
 
     def __len__(self) -> int:
         return len(self._levels)

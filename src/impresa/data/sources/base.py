@@ -56,6 +56,8 @@ class Reading:
     opened. Empty for what is said above."""
     others: bool = False
     """Keep the cells of all other columns in the rows as well, for those who store them beside what is read."""
+    whole: bool = False
+    """Keep the cells of columns of any kind, for those who write the rows elsewhere as they are."""
 
     def wants(self, part: Modality) -> bool:
         """True for a part whose files are opened."""
@@ -67,6 +69,8 @@ class Reading:
 
 
 IMAGES_AND_CAPTIONS = Reading()
+WHOLE_ROWS = Reading(600.0, dialogues=True, parts=("image", "text", "audio"), others=True, whole=True)
+"""Rows as they are: all that any experiment could read, and the rest. A sound is not decoded."""
 
 
 def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:

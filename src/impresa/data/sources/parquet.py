@@ -178,7 +178,9 @@ class ParquetSource(RowSource):
         wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
         names = tuple(name for name in wanted if name is not None and name in found)
         held = {*names} & {self.image_column_in(found), *([self._config.audio_column] if self._reading.sounds else ())}
-        if self._reading.others:
+        if self._reading.whole:
+            names = tuple(opened.schema_arrow.names)
+        elif self._reading.others:
             names = tuple(dict.fromkeys((*names, *_plain_columns(opened.schema_arrow))))
         class_names = names_in_schema(opened.schema_arrow.metadata, self._config.label_column)
         first_row = 0
@@ -202,6 +204,8 @@ class ParquetSource(RowSource):
     def _wrong_type(self, schema: pa.Schema) -> str | None:
         """The first column of a wrong type, with the right ones; None if all are right."""
         config, reading = self._config, self._reading
+        if reading.whole:
+            return None
         image = self.image_column_in(set(schema.names)) or config.image_column
         checks = [(image, _FILES, "bytes or paths of images")]
         if config.caption_column != config.label_column:
