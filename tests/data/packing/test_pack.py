@@ -253,7 +253,7 @@ main(["data", "pack", *sys.argv[1:]])
 
 def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "data")
-    words = [sys.executable, "-c", KILLED, source, "--out", tmp_path / "new" / "out"]
+    words = [sys.executable, "-c", KILLED, source, "--out", str(tmp_path / "new" / "out")]
     done = subprocess.run(words, env=os.environ, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "new").iterdir()] == [".out.packing"]

@@ -51,6 +51,8 @@ class Duplicates:
 
     groups: NDArray[np.int64]
     """(N,) number of the first image of each one's group."""
+    equal: NDArray[np.int64]
+    """(N,) number of the first image whose pixels are equal."""
     pairs: tuple[Pair, ...]
     """Enough to join the groups: images that others have joined already need not be compared."""
     histogram: NDArray[np.int64]
@@ -64,9 +66,11 @@ class Duplicates:
 
     def members(self) -> list[tuple[int, ...]]:
         """The groups of several images, in order."""
-        order = np.argsort(self.groups, kind="stable")
-        starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))
-        return [tuple(group.tolist()) for group in np.split(order, starts[1:]) if len(group) > 1]
+        return _members(self.groups)
+
+    def equal_members(self) -> list[tuple[int, ...]]:
+        """The same for images of equal pixels."""
+        return _members(self.equal)
 
 
 def differences(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -82,14 +86,14 @@ def find_duplicates(prints: Fingerprints) -> Duplicates:
     """The groups of equal and near-equal images."""
     contents, hashes, levels = prints.contents, prints.hashes, prints.levels
     small, ratios = prints.small, prints.ratios
-    groups = _first_of_equal(prints.pixels)
-    joined = _Joined(groups)
+    equal = _first_of_equal(prints.pixels)
+    joined = _Joined(equal)
     pairs = [
         Pair(int(first), number, "bytes" if (contents[first] == contents[number]).all() else "pixels", 0, 0.0)
-        for number, first in enumerate(groups)
+        for number, first in enumerate(equal)
         if first != number
     ]
-    distinct = np.flatnonzero(groups == np.arange(len(groups)))
+    distinct = np.flatnonzero(equal == np.arange(len(equal)))
     histogram, num_left_out = np.zeros(NUM_BINS, np.int64), 0
     for found in candidate_pairs(hashes[distinct], levels[distinct], _REACH):
         num_left_out += found.num_left_out
@@ -105,8 +109,15 @@ def find_duplicates(prints: Fingerprints) -> Duplicates:
                 joined.join(int(first[k]), int(second[k]))
                 bits, difference = int(found.bits[part[k]]), round(float(apart[k]), 3)
                 pairs.append(Pair(int(first[k]), int(second[k]), "near", bits, difference))
-    groups = joined.roots(np.arange(len(groups)))
-    return Duplicates(groups, tuple(sorted(pairs, key=lambda pair: (pair.first, pair.second))), histogram, num_left_out)
+    groups = joined.roots(np.arange(len(equal)))
+    pairs.sort(key=lambda pair: (pair.first, pair.second))
+    return Duplicates(groups, equal, tuple(pairs), histogram, num_left_out)
+
+
+def _members(firsts: NDArray[np.int64]) -> list[tuple[int, ...]]:
+    order = np.argsort(firsts, kind="stable")
+    starts = np.flatnonzero(np.diff(firsts[order], prepend=-1))
+    return [tuple(group.tolist()) for group in np.split(order, starts[1:]) if len(group) > 1]
 
 
 def _first_of_equal(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
