@@ -1,4 +1,4 @@
-"""Check data before training on them, or write the embedded data set to a folder."""
+"""Check data before training on them, pack them as shards or parquet, or write the embedded data set to a folder."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ VERBS = {
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
     "export": "write the language model that a run has trained as a folder for other libraries",
-    "data": "export the embedded data, or check your own",
+    "data": "check your data, pack them as shards or parquet, or export the embedded ones",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its

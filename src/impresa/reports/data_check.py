@@ -115,6 +115,7 @@ def _bars(title: str, values: Histogram | None, unit: str, mark: float | None = 
     if values is None:
         return None
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(4.4, 2.4), layout="constrained")
     axes = figure.subplots()
@@ -122,6 +123,8 @@ def _bars(title: str, values: Histogram | None, unit: str, mark: float | None = 
     axes.bar(edges, values.counts, width=0.92 * values.width, align="edge", color=PAGE_COLOURS["blue"])
     if mark is not None:
         axes.axvline(mark, color=PAGE_COLOURS["orange"], linestyle="--", linewidth=1.2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel(unit, color=PAGE_COLOURS["text"])
     plain(axes, ink=PAGE_COLOURS["text"], grid=PAGE_COLOURS["line"])
     return inline_svg(figure, title)
