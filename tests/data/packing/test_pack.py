@@ -316,3 +316,17 @@ def test_a_config_names_its_training_data(tmp_path: Path) -> None:
     config.write_text(f"defaults: [shapes]\ndataset:\n  train_path: {source}\n")
     assert pack(str(config), tmp_path / "out", "dataset.caption_column=note") == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["plan"]["name"] == source
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_odd_cells_do_not_stop_a_pack(tmp_path: Path, file_format: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    odd = [{}, [{}], [None], {"a": {}}, 1 << 80, True, 1.5, "text", None, [[1], ["x"]], {"b": "\udc80"}, "\ud800"]
+    table = []
+    for number, value in enumerate(odd):
+        (folder / f"{number}.png").write_bytes(picture(number))
+        table.append({"image": f"{number}.png", "caption": f"number {number}", "odd": value, f"only {number}": value})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
+    assert pack(str(folder), tmp_path / "out", "--format", file_format, "--split", "1") == 0
+    assert said(str(tmp_path / "out"), READINGS[0]) == said(str(folder), READINGS[0])

@@ -147,7 +147,7 @@ def _common(known: pa.DataType, values: list[Any]) -> pa.DataType | None:
         ).field(0)
     except _ARROW_FAULTS:
         return None
-    return None if pa.types.is_struct(kind.type) and not kind.type.num_fields else kind.type
+    return None if "struct<>" in str(kind.type) else kind.type  # which parquet cannot hold
 
 
 def _readable(columns: Any) -> dict[str, Any]:
