@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from impresa.cli.main import main
 from impresa.config.dataset import DatasetConfig
 from impresa.data.shards.index import build_index
 from impresa.data.sources import open_path
@@ -64,3 +65,19 @@ def test_keys_and_kinds_are_its_own(tmp_path: Path) -> None:
         for sample in read_by_them(str(tmp_path / "a.tar"))
     ]
     assert ours == [(key, files) for key, files in theirs if files]
+
+
+def test_it_reads_what_we_pack(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for n in range(6):
+        (tmp_path / "data" / f"{n}.png").write_bytes(png(40 * n))
+        (tmp_path / "data" / f"{n}.txt").write_text(f"number {n}")
+    words = ["data", "pack", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--split", "1", "--shard-size=6KB"]
+    assert main(words) == 0
+    shards = sorted(str(path) for path in (tmp_path / "out" / "train").glob("*.tar"))
+    assert len(shards) > 1
+    found = [sample for shard in shards for sample in read_by_them(shard)]
+    assert [sample["__key__"] for sample in found] == [f"{n:09d}" for n in range(6)]
+    assert [sample["png"] for sample in found] == [png(40 * n) for n in range(6)]
+    assert [sample["txt"].decode() for sample in found] == [f"number {n}" for n in range(6)]
+    assert [json.loads(sample["json"])["source_id"] for sample in found] == [f"{n}.png" for n in range(6)]

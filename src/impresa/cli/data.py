@@ -1,15 +1,15 @@
-"""Check data before training on them, fetch the pictures of a table, or write the embedded data set to a folder."""
+"""Check data, fetch the pictures of a table, pack data as shards or parquet, or write the embedded ones to a folder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impresa.cli import data_fetch
+from impresa.cli import data_fetch, data_pack
 from impresa.cli.options import count, count_or_zero, fraction, pixels
 from impresa.cli.overrides import check_data_overrides
 from impresa.config.dataset import DatasetConfig, ShapesConfig
@@ -23,7 +23,7 @@ from impresa.foreign_text import json_text, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from impresa.data.check import SourceSummary, Spread
+    from impresa.data.check import Histogram, Look, SourceSummary, Spread
     from impresa.data.sources import Source
 
 _COLUMNS = ("image", "caption", "audio", "label", "question", "answer", "kind")
@@ -34,10 +34,12 @@ _MOST_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|export")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|pack|export")
     _add_check(actions.add_parser("check", help="read all samples and list every bad one", allow_abbrev=False))
     what = "fetch the pictures that a table names by their addresses, into tar shards"
     data_fetch.add_arguments(actions.add_parser("fetch", help=what, allow_abbrev=False))
+    what = "write any data as shards or parquet, divided into train, val and test"
+    data_pack.add_arguments(actions.add_parser("pack", help=what, allow_abbrev=False))
     _add_export(actions.add_parser("export", help="write the embedded data set to a folder", allow_abbrev=False))
 
 
@@ -55,7 +57,11 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", action="store_true", help="read sounds too, as for a config with an audio_encoder")
     what = f"short for dataset.max_bad_fraction (default: {defaults.max_bad_fraction})"
     parser.add_argument("--max-bad-fraction", metavar="X", type=fraction, help=what)
+    parser.add_argument("--val", metavar="PATH", help="validation data: are they free of images of PATH?")
+    parser.add_argument("--test", metavar="PATH", help="the same for test data")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--html", metavar="PAGE", type=Path, help="write everything to one HTML page as well")
+    parser.add_argument("--sheet", metavar="FILE", type=Path, help="write some pictures with their captions as PNG")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +78,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Check, fetch or export."""
+    """Check, fetch, pack or export."""
     if args.action == "check":
         _check(args, overrides)
+    elif args.action == "pack":
+        data_pack.run(args, overrides, _track)
     elif overrides:
         raise ConfigError(f"{overrides[0]}: impresa data {args.action} takes no keys, only options; leave it out")
     elif args.action == "fetch":
@@ -100,13 +108,14 @@ def _config_of_check(args: argparse.Namespace, overrides: list[str]) -> Experime
 
 def _check(args: argparse.Namespace, overrides: list[str]) -> None:
     config = _config_of_check(args, overrides)
-    from impresa.data.check import inspect_source
+    from impresa.data.check import look_at
     from impresa.data.fetch.summary import missing_rows
-    from impresa.data.sources import open_path, reading_of
     from impresa.reports.verdict import crop_warning
 
-    source = open_path(config.dataset, args.path, reading_of(config, labels=True))
-    summary = inspect_source(source, lambda indices: _track(indices, "reading"))
+    _check_targets(args)
+    source = _opened(args, config)
+    look = look_at(source, lambda indices: _track(indices, "reading"))
+    summary = look.summary
     missing = missing_rows(expanded(args.path))  # in text a warning has said so
     notes = _notes(config, source)
     pictures = crop_warning(summary.share_cut)
@@ -114,11 +123,44 @@ def _check(args: argparse.Namespace, overrides: list[str]) -> None:
         print(json_text({**summary.to_dict(), "notes": [*([missing] if missing else []), *pictures, *notes]}))
     else:
         _print(args.path, summary, pictures, notes)
+    _write(args, look, source, [*pictures, *notes])
     if summary.num_good == 0:
         raise DataError(f"{args.path}: none of {summary.num_samples} samples can be used; fix those listed above")
     if summary.bad_fraction > config.dataset.max_bad_fraction:
         part = f"{len(summary.bad)} of {summary.num_samples} samples cannot be used"
         raise DataError(f"{args.path}: {part}; fix those listed above, or raise dataset.max_bad_fraction")
+
+
+def _opened(args: argparse.Namespace, config: ExperimentConfig) -> Source:
+    """The data; with validation or test data beside them all as one, each under its name."""
+    from impresa.data.sources import open_path, reading_of
+    from impresa.data.sources.joined import Joined
+
+    reading = reading_of(config, labels=True)
+    paths = {"train": args.path, "val": args.val, "test": args.test}
+    sources = {name: open_path(config.dataset, path, reading) for name, path in paths.items() if path}
+    return Joined(sources) if len(sources) > 1 else sources["train"]
+
+
+def _check_targets(args: argparse.Namespace) -> None:
+    """Refuse, before anything is read, files that cannot be written."""
+    for option in ("html", "sheet"):
+        path: Path | None = getattr(args, option)
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"--{option}: {path} cannot be written; name a file in a folder that is there")
+
+
+def _write(args: argparse.Namespace, look: Look, source: Source, notes: list[str]) -> None:
+    """The page and the contact sheet, where they are asked for."""
+    from impresa.files import replacing, write_atomic
+    from impresa.reports.data_check import contact_sheet, data_page, samples_to_show
+
+    if args.html is not None:
+        page = data_page(args.path, look, source, notes, list(_summary_rows(look.summary)))
+        write_atomic(args.html, page.encode("utf-8", "replace"))
+    if args.sheet is not None:
+        with replacing(args.sheet) as temporary:
+            contact_sheet(samples_to_show(source)).save(temporary, "PNG")
 
 
 def _notes(config: ExperimentConfig, source: Source) -> list[str]:
@@ -156,6 +198,13 @@ def _print(path: str, summary: SourceSummary, pictures: list[str], notes: list[s
     _print_list(console, "classes", [f"{label}: {count}" for label, count in summary.labels.items()], _MOST_LABELS)
     _print_list(console, "questions", [f"{kind}: {count}" for kind, count in summary.kinds.items()], _MOST_LABELS)
     _print_list(console, "equal images", [", ".join(ids) for ids in summary.same_image], _MOST_COPIES)
+    _print_list(console, "near-equal images", [", ".join(ids) for ids in summary.near_images], _MOST_COPIES)
+    for overlap in summary.overlaps:
+        title = f"shared by {' and '.join(overlap.splits)}: {overlap.num_equal} equal, {overlap.num_near} near-equal"
+        _print_list(console, title, [", ".join(pair) for pair in overlap.examples], _MOST_COPIES)
+    _print_list(console, "widths", _bars(summary.widths_px, "px"), _MOST_LABELS)
+    _print_list(console, "heights", _bars(summary.heights_px, "px"), _MOST_LABELS)
+    _print_list(console, "caption lengths", _bars(summary.captions_words, "words"), _MOST_LABELS)
     _print_list(
         console, "duplicate ids", [f"{id}: {count} samples" for id, count in summary.same_id.items()], _MOST_COPIES
     )
@@ -167,6 +216,8 @@ def _print(path: str, summary: SourceSummary, pictures: list[str], notes: list[s
 
 def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     yield "samples", f"{summary.num_samples}"
+    if summary.splits:
+        yield "splits", ", ".join(f"{name} {number}" for name, number in summary.splits.items())
     yield "usable", f"{summary.num_good}"
     yield "bad", f"{len(summary.bad)} ({summary.bad_fraction:.1%})"
     if summary.left_out:
@@ -184,6 +235,8 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
         yield "turns left out", f"{summary.num_dropped_turns}"
     yield "classes", f"{len(summary.labels)}"
     yield "equal images", f"{sum(map(len, summary.same_image))}"
+    if summary.near_images:
+        yield "near-equal images", f"{sum(map(len, summary.near_images))}"
     yield "duplicate ids", f"{sum(summary.same_id.values())}"
 
 
@@ -191,6 +244,20 @@ def _spread(spread: Spread | None, unit: str) -> str:
     if spread is None:
         return "-"
     return f"{spread.smallest} to {spread.largest} {unit}, median {spread.median:g}"
+
+
+def _bars(values: Histogram | None, unit: str) -> list[str]:
+    """A histogram as lines; none where all values are the same."""
+    if values is None or len(values.counts) < 2:
+        return []
+    ends = [values.start + values.width * k for k in range(len(values.counts) + 1)]
+    width, most = len(str(ends[-1])), max(values.counts)
+    names = (
+        f"{low:>{width}}" if values.width == 1 else f"{low:>{width}} to {high - 1:>{width}}"
+        for low, high in pairwise(ends)
+    )
+    rows = zip(names, values.counts, strict=True)
+    return [f"{name} {unit} {'#' * round(30 * count / most)} {count}" for name, count in rows]
 
 
 def _print_list(console: Console, title: str, lines: list[str], most: int) -> None:

@@ -56,7 +56,7 @@ VERBS = {
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
     "export": "write the language model that a run has trained as a folder for other libraries",
-    "data": "check your data, fetch what a table names on the web, or export the embedded data",
+    "data": "check your data, fetch what a table names on the web, pack shards or parquet, export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its

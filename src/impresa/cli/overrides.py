@@ -49,6 +49,8 @@ def split_overrides(
         if word in value_options:
             rest += [word, *words[:1]]
             del words[:1]
+        elif word.partition("=")[0] in value_options:
+            rest.append(word)
         elif _is_key_option(word):
             key, equals, value = word[2:].partition("=")
             if not equals and (not words or _is_no_value(words[0])):

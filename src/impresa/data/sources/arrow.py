@@ -54,11 +54,13 @@ class ArrowSource(RowSource):
         found = set(schema.names)
         if fault := self.missing(found) or self._wrong_type(schema):
             raise DataError(f"{file}: {fault}")
-        wanted = dict.fromkeys((self.image_column_in(found), *self.columns))
+        wanted = dict.fromkeys(schema.names if self._reading.whole else (self.image_column_in(found), *self.columns))
         names = tuple(name for name in wanted if name is not None and name in found)
         if twice := next((name for name in names if schema.names.count(name) > 1), None):
             raise DataError(f"{file}: has the column {printable(twice)!r} twice; write the file anew")
-        return tuple(dict.fromkeys((*names, *_plain_columns(schema)))) if self._reading.others else names
+        if self._reading.others and not self._reading.whole:
+            names = tuple(dict.fromkeys((*names, *_plain_columns(schema))))
+        return names
 
     def held_among(self, found: Set[str]) -> set[str]:
         """The columns of images and sounds that are read, of those that a file has."""
@@ -68,6 +70,8 @@ class ArrowSource(RowSource):
     def _wrong_type(self, schema: pa.Schema) -> str | None:
         """The first column of a wrong type, with the right ones; None if all are right."""
         config, reading = self._config, self._reading
+        if reading.whole:
+            return None
         image = self.image_column_in(set(schema.names)) or config.image_column
         checks = [(image, _FILES, "bytes or paths of images")]
         if config.caption_column != config.label_column:

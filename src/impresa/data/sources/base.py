@@ -64,6 +64,8 @@ class Reading:
     """Images of a sample at most; rows with more are not read."""
     tiles: int = 1
     """Squares in a row that an image may be cut into, which it is decoded large enough for."""
+    whole: bool = False
+    """Keep the cells of columns of any kind, for those who write the rows elsewhere as they are."""
 
     def wants(self, part: Modality) -> bool:
         """True for a part whose files are opened."""
@@ -75,6 +77,8 @@ class Reading:
 
 
 IMAGES_AND_CAPTIONS = Reading()
+WHOLE_ROWS = Reading(600.0, dialogues=True, parts=("image", "text", "audio"), others=True, whole=True)
+"""Rows as they are: all that any experiment could read, and the rest. A sound is not decoded."""
 
 
 def reading_of(config: ExperimentConfig, *, labels: bool = False) -> Reading:

@@ -206,7 +206,7 @@ class RowSource(ABC):
 
     def groups(self, column: str) -> Iterator[str | None]:
         """The name of each sample's group in a column, in order; None for a sample without one."""
-        return (_group(row.cells.get(column)) for row in self.scan((column,)))
+        return (group_of(row.cells.get(column)) for row in self.scan((column,)))
 
     def unsupported(self) -> Iterator[str | None]:
         """For each row, in order, the kind that keeps it from being read; no file is opened."""
@@ -427,7 +427,7 @@ def prefixes(folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.join(path(folder), "") for path in (os.path.abspath, os.path.realpath)))
 
 
-def _group(cell: Any) -> str | None:
+def group_of(cell: Any) -> str | None:
     """The name of a group: text that is not empty, or a number; anything else names none."""
     try:
         value = plain(cell)

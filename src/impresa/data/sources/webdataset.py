@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _MOST_SAMPLES_LOOKED_AT = 1000
 """For the columns in their JSON, before one is called missing."""
 _MOST_NAMED = 5
+_PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
+"""Ends of the names of files that are programs to who opens them; they are never read."""
 
 
 class _Role(NamedTuple):
@@ -174,7 +176,8 @@ class ShardSource(RowSource):
         values = parse_json(decoded(content))
         if not isinstance(values, dict):
             raise ValueError("is no JSON object")
-        return {name: values[name] for name in self.columns if name in values and name not in self._file_columns}
+        names = values if self._reading.whole else self.columns
+        return {name: values[name] for name in names if name in values and name not in self._file_columns}
 
     def _roles_of(self, extensions: set[str]) -> dict[str, _Role]:
         """The use of the files of each suffix that is read."""
@@ -193,6 +196,9 @@ class ShardSource(RowSource):
         }
         taken = {role.column for role in named.values() if role.form == "file"}
         roles = {name: by_suffix[f".{name}"] for name in extensions if f".{name}" in by_suffix}
+        if reading.whole:
+            others = extensions - roles.keys()
+            roles |= {name: _Role("file", name) for name in others if not name.endswith(_PICKLES)}
         return {name: role for name, role in roles.items() if role.column not in taken} | named
 
     def _role_of_column(self, column: str) -> _Role | None:

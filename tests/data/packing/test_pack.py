@@ -1,0 +1,342 @@
+"""Packed data give the same samples, equal images stay together, and a pack is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from impresa.cli.main import main
+from impresa.config.dataset import DatasetConfig
+from impresa.data.sample import Sample
+from impresa.data.shards.places import INDEX_SUFFIX
+from impresa.data.sources import BadSample, Reading, open_path
+from pictures import photo, png
+from shards_on_disk import tar
+from sounds_on_disk import wav
+
+FORMATS = ("webdataset", "parquet")
+CONFIG = DatasetConfig(image_size=64)
+READINGS = (Reading(labels=True), Reading(1.0, dialogues=True))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def picture(number: int, kind: str = "PNG") -> bytes:
+    """Pictures that all differ much."""
+    file = BytesIO()
+    photo(64, 64).rotate(36 * number).convert("RGB").save(file, kind, quality=90)
+    return file.getvalue()
+
+
+def rows(count: int = 10) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": ["one\ntwo", f"number {n}"] if n == 3 else f"number {n}",
+            "label": n if n % 2 else f"class {n}",
+            "question": ["how many?", "why?"] if n % 2 else "what?",
+            "answer": [["yes", "no"], 3] if n % 2 else (2.0 if n % 4 else "ten"),
+            "kind": None if n == 4 else "a" if n % 2 == 0 else ["a", "b"],
+            "extra": {"deep": [n, None]},
+            "number": n / 3,
+            "note": "é" * n,
+        }
+        for n in range(count)
+    ]
+
+
+def folder_of(folder: Path) -> str:
+    folder.mkdir()
+    table = []
+    for number, row in enumerate(rows()):
+        (folder / f"{number}.jpg").write_bytes(picture(number, "JPEG"))
+        (folder / f"{number}.wav").write_bytes(wav(300 + number, 0.1))
+        table.append({"image": f"{number}.jpg", **({"audio": f"{number}.wav"} if number != 5 else {}), **row})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
+    return str(folder)
+
+
+def sidecars_of(folder: Path) -> str:
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.txt").write_text(f"number {number}\nother")
+    return str(folder)
+
+
+def parquet_of(folder: Path) -> str:
+    folder.mkdir()
+    table = [
+        {
+            "image": {"bytes": picture(number, "WEBP"), "path": "x.webp"},
+            "caption": f"number {number}",
+            "label": number % 3,
+            "messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": f"{number}"}],
+            "vector": [0.5, number],
+            "left": png(number),
+        }
+        for number in range(10)
+    ]
+    features = {"label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}
+    schema = pa.Table.from_pylist(table).schema.with_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(pa.Table.from_pylist(table, schema), folder / "a.parquet", row_group_size=4)
+    return str(folder)
+
+
+def saved_of(folder: Path) -> str:
+    """The rows of the parquet files, as `save_to_disk` of the datasets library writes them."""
+    datasets = pytest.importorskip("datasets")
+    parquet = parquet_of(folder.with_name("parquet"))
+    datasets.Dataset.from_parquet(f"{parquet}/a.parquet", cache_dir=str(folder.with_name("prepared"))).save_to_disk(
+        str(folder)
+    )
+    return str(folder)
+
+
+def shards_of(folder: Path) -> str:
+    folder.mkdir()
+    samples = {
+        f"{number:03d}": {
+            "png": picture(number),
+            "txt": f"number {number}".encode(),
+            "cls": b"3",
+            "json": json.dumps({"question": "q?", "answer": f"a {number}", "more": [1, "x"]}).encode(),
+            "left.jpg": b"left",
+            "pyd": b"pickle",
+        }
+        for number in range(10)
+    }
+    (folder / "0.tar").write_bytes(tar(samples))
+    return str(folder)
+
+
+def said(path: str, reading: Reading) -> list[Any]:
+    source = open_path(CONFIG, path, reading)
+    found = []
+    for number in range(len(source)):
+        try:
+            found.append(_plain(source[number]))
+        except BadSample as fault:
+            found.append(("bad", fault.reason))
+    return sorted(found, key=repr)
+
+
+def _plain(sample: Sample) -> tuple[Any, ...]:
+    assert sample.image is not None
+    sound = None if sample.audio is None else (sample.audio.rate_hz, sample.audio.samples.tolist())
+    return sample.captions, sample.label, sample.dialogues, sound, sample.image_key
+
+
+def pack(path: str, out: Path, *words: str) -> int:
+    return main(["data", "pack", path, "--out", str(out), "--shard-size", "20KB", *words])
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("make", [folder_of, sidecars_of, parquet_of, saved_of, shards_of])
+def test_the_packed_samples_are_the_same(tmp_path: Path, make: Any, file_format: str) -> None:
+    source = make(tmp_path / "data")
+    assert pack(source, tmp_path / "out", "--format", file_format, "--split", "0.6,0.2,0.2") == 0
+    asked = {folder_of: READINGS, sidecars_of: READINGS[:1]}.get(make, (READINGS[0], Reading(dialogues=True)))
+    for reading in asked:
+        assert said(str(tmp_path / "out"), reading) == said(source, reading)
+    files = [path for path in (tmp_path / "out").rglob("*.*") if path.suffix in (".tar", ".parquet")]
+    assert len(files) >= 3
+    least = {"webdataset": 20 << 10, "parquet": 60_000}  # parquet's own headers are large beside such files
+    assert max(path.stat().st_size for path in files) <= least[file_format]
+    again = tmp_path / "again"
+    other = FORMATS[file_format == FORMATS[0]]
+    assert pack(str(tmp_path / "out"), again, "--format", other, "--split", "1") == 0
+    assert said(str(again), READINGS[0]) == said(source, READINGS[0])
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_shapes_are_packed_as_they_are_drawn(tmp_path: Path, file_format: str) -> None:
+    words = ["dataset.shapes.num_train=8", "--split", "1", "--format", file_format]
+    assert pack("shapes", tmp_path / "out", *words) == 0
+    drawn = open_path(CONFIG, "shapes", READINGS[1])
+    packed = open_path(CONFIG, str(tmp_path / "out"), READINGS[1])
+    assert len(packed) == 8
+    assert packed[0].audio is not None
+    assert type(packed[0].dialogues) is type(drawn[0].dialogues)
+
+
+def test_bytes_and_all_columns_are_kept(tmp_path: Path) -> None:
+    source = Path(folder_of(tmp_path / "data"))
+    pack(str(source), tmp_path / "a", "--split", "1")
+    pack(str(source), tmp_path / "b", "--split", "1", "--format", "parquet")
+    table = pq.ParquetDataset(tmp_path / "b" / "train").read().to_pylist()
+    images = [(source / f"{n}.jpg").read_bytes() for n in range(10)]
+    assert [row["image"] for row in table] == images
+    assert [row["extra"] for row in table] == [row["extra"] for row in rows()]
+    assert [row["note"] for row in table] == [row["note"] for row in rows()]
+    assert [row["source_id"] for row in table] == [f"{n}.jpg" for n in range(10)]
+    files: dict[str, bytes] = {}
+    for shard in sorted((tmp_path / "a" / "train").glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            files |= {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        assert shard.with_name(shard.name + INDEX_SUFFIX).exists()
+    assert [files[f"{n:09d}.jpg"] for n in range(10)] == images
+    assert [json.loads(files[f"{n:09d}.json"])["extra"] for n in range(10)] == [row["extra"] for row in rows()]
+
+
+def near_data(folder: Path, order: list[int]) -> str:
+    """Twenty pictures, each also as a JPEG, as another file of the same pixels, and in a column of groups."""
+    folder.mkdir()
+    table = []
+    for number in order:
+        image = Image.open(BytesIO(picture(number))) if number < 10 else photo(96, 64).crop((0, 0, 64 + number, 64))
+        image = image if number < 10 else image.rotate(30 * number)
+        image.save(folder / f"{number}.png")
+        image.save(folder / f"{number}.jpg", quality=80)
+        image.save(folder / f"{number}-same.png", compress_level=1)
+        table += [{"image": f"{number}{end}", "caption": f"{number}"} for end in (".png", ".jpg", "-same.png")]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
+    return str(folder)
+
+
+def parts_of(out: Path) -> dict[str, set[str]]:
+    return {
+        part: {sample[0][0] for sample in said(str(out / part), Reading())}
+        for part in ("train", "val", "test")
+        if (out / part).exists()
+    }
+
+
+def test_equal_and_near_equal_images_stay_together(tmp_path: Path) -> None:
+    order = list(range(20))
+    pack(near_data(tmp_path / "a", order), tmp_path / "out-a", "--split", "0.6,0.2,0.2")
+    pack(near_data(tmp_path / "b", order[::-1]), tmp_path / "out-b", "--split", "0.6,0.2,0.2", "--format", "parquet")
+    parts = parts_of(tmp_path / "out-a")
+    assert sum(map(len, parts.values())) == 20
+    assert parts_of(tmp_path / "out-b") == parts
+    pack(str(tmp_path / "a"), tmp_path / "out-c", "--split", "0.6,0.2,0.2", "--seed", "1")
+    assert parts_of(tmp_path / "out-c") != parts
+    found = json.loads((tmp_path / "out-a" / "duplicates" / "duplicates.json").read_text())
+    assert (found["num_groups"], found["num_images_in_groups"]) == (20, 60)
+    assert found["pairs"]["pixels"] == 20
+    lines = (tmp_path / "out-a" / "duplicates" / "pairs.csv").read_text().splitlines()
+    assert lines[0] == "first,second,kind,hash_bits,difference"
+    assert "0.png,0-same.png,pixels,0,0.0" in lines
+    for name in ("pairs.png", "distances.png"):
+        with Image.open(tmp_path / "out-a" / "duplicates" / name) as drawn:
+            assert min(drawn.size) > 100
+
+
+def test_bad_rows_are_counted_and_the_sums_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(folder_of(tmp_path / "data"))
+    (folder / "1.jpg").write_bytes(b"")
+    (folder / "2.jpg").write_bytes(b"nothing")
+    (folder / "3.jpg").unlink()
+    assert pack(str(folder), tmp_path / "out") == 0
+    done = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert done["num_rows"] == sum(done["num_packed"].values()) + sum(done["bad"].values()) == 10
+    assert done["bad"] == {"the image is empty": 1, "not an image of a known format": 1, "the image cannot be read": 1}
+    bad = [json.loads(line)["id"] for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
+    assert bad == ["1.jpg", "2.jpg", "3.jpg"]
+    assert "3 of 10 rows are left out" in capsys.readouterr().out
+
+
+KILLED = """
+import os, signal, sys
+from impresa.data.packing import pack
+from impresa.cli.main import main
+pack.write_duplicates = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main(["data", "pack", *sys.argv[1:]])
+"""
+
+
+def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "data")
+    words = [sys.executable, "-c", KILLED, source, "--out", str(tmp_path / "new" / "out")]
+    done = subprocess.run(words, env=os.environ, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".out.packing"]
+    assert pack(source, tmp_path / "new" / "out") == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+    assert not list((tmp_path / "new" / "out").glob(".*"))
+
+
+def test_other_folders_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder_of(tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").touch()
+    assert [pack(source, tmp_path / "mine", *words) for words in ((), ("--force",))] == [2, 2]
+    assert "is not empty, and no pack; name a new folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.txt"]
+    assert [pack(source, tmp_path / "out", *words) for words in ((), (), ("--force",))] == [0, 2, 0]
+    assert "add --force to replace it" in capsys.readouterr().err
+    assert pack(source, Path(source) / "out") == 2
+    assert "lies in the data themselves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--split", "0.5,0.4"], "sum to 1"),
+        (["--split", "nan,1"], "sum to 1"),
+        (["--split", "a"], "sum to 1"),
+        (["--shard-size", "big"], "is no size"),
+        (["--shard-size", "1"], "is no size"),
+        (["--seed=-1"], "whole number"),
+        (["--format", "zip"], "invalid choice"),
+        (["--image-size", "32"], "pictures of"),
+        (["optimization.lr=1"], "is no key of `dataset`"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert pack(folder_of(tmp_path / "data"), tmp_path / "out", *words) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_pictures_than_parts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(0))
+        (folder / f"{number}.txt").write_text("x")
+    assert pack(str(folder), tmp_path / "out") == 2
+    assert "1 groups of equal or near-equal images cannot be divided into 3 parts" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["data"]
+
+
+def test_a_config_names_its_training_data(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "data")
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"defaults: [shapes]\ndataset:\n  train_path: {source}\n")
+    assert pack(str(config), tmp_path / "out", "dataset.caption_column=note") == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["plan"]["name"] == source
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_odd_cells_do_not_stop_a_pack(tmp_path: Path, file_format: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    odd = [{}, [{}], [None], {"a": {}}, 1 << 80, True, 1.5, "text", None, [[1], ["x"]], {"b": "\udc80"}, "\ud800"]
+    table = []
+    for number, value in enumerate(odd):
+        (folder / f"{number}.png").write_bytes(picture(number))
+        table.append({"image": f"{number}.png", "caption": f"number {number}", "odd": value, f"only {number}": value})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
+    assert pack(str(folder), tmp_path / "out", "--format", file_format, "--split", "1") == 0
+    assert said(str(tmp_path / "out"), READINGS[0]) == said(str(folder), READINGS[0])
