@@ -68,8 +68,8 @@ class MemoryTokens(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patch embeddings (B, N, D) -> memory tokens (B, M, D)."""
-        if self.training and self.config.memory_init == "features" and not self.initialised:
-            self._start_from(patches)
+        if self.awaits_start:
+            self.start_from(patches)
         tokens = self.tokens + self.slots
         if self.is_static:
             return self.write(tokens).expand(len(patches), -1, -1)
@@ -79,6 +79,25 @@ class MemoryTokens(nn.Module):
             self._add_up(read.detach())
         alpha = self._blend(memory, read)
         return self.write(alpha * read + (1 - alpha) * memory)
+
+    @property
+    def awaits_start(self) -> bool:
+        """True before the first training batch of tokens that start as patches of it (`memory_init: features`)."""
+        return self.training and self.config.memory_init == "features" and not bool(self.initialised)
+
+    @torch.no_grad()
+    def start_from(self, patches: Tensor) -> None:
+        """Make the tokens patch embeddings of this batch, drawn by rank 0."""
+        candidates = patches.flatten(0, 1)
+        draw = torch.randperm(len(candidates))[torch.arange(len(self.tokens)) % len(candidates)]
+        chosen = candidates[draw.to(candidates.device)].to(self.tokens.dtype)
+        if isinstance(self.write, nn.Linear):
+            # The weight starts semi-orthogonal, so that its transpose is its pseudo-inverse.
+            chosen = chosen @ self.write.weight
+        if _is_distributed():
+            distributed.broadcast(chosen, src=0)
+        self.tokens.copy_(chosen)
+        self.initialised.fill_(True)
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
@@ -123,20 +142,6 @@ class MemoryTokens(nn.Module):
             distributed.all_reduce(packed)
             total, count = packed[:-1].view_as(total), packed[-1].item()
         return total, count
-
-    @torch.no_grad()
-    def _start_from(self, patches: Tensor) -> None:
-        """Make the tokens patch embeddings of this batch, drawn by rank 0."""
-        candidates = patches.flatten(0, 1)
-        draw = torch.randperm(len(candidates))[torch.arange(len(self.tokens)) % len(candidates)]
-        chosen = candidates[draw.to(candidates.device)].to(self.tokens.dtype)
-        if isinstance(self.write, nn.Linear):
-            # The weight starts semi-orthogonal, so that its transpose is its pseudo-inverse.
-            chosen = chosen @ self.write.weight
-        if _is_distributed():
-            distributed.broadcast(chosen, src=0)
-        self.tokens.copy_(chosen)
-        self.initialised.fill_(True)
 
 
 def _start(config: MemoryConfig) -> Tensor:
