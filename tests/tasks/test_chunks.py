@@ -195,7 +195,7 @@ def shared(rank: int | None, chunk_size: int | None) -> Results:
 
 
 def _counting(exchanged: list[int]) -> Any:
-    def hook(state, bucket):  # type: ignore[no-untyped-def]
+    def hook(state, bucket):
         exchanged.append(bucket.buffer().numel())
         return allreduce_hook(None, bucket)
 
