@@ -65,6 +65,13 @@ def test_contrastive_step(run: Run) -> None:
         assert 0 < figures[captions]["differences"]["gradients"] < 1e-5
 
 
+def test_chunked_batch(run: Run) -> None:
+    figures = run("chunked_batch")
+    assert figures["memory_share"] < 0.4  # counted, so the same at each run
+    assert figures["costs"]["in chunks"]["peak_bytes"] < figures["costs"]["the whole batch"]["peak_bytes"]
+    assert 0 <= max(figures["differences"].values()) < 1e-5
+
+
 def test_vlm_step(run: Run) -> None:
     figures = run("vlm_step")
     for layers in (2, 3):

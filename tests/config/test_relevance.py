@@ -33,6 +33,7 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (TRM, ("losses.type", "siglip"), "with a decoder, which learns answers alone; leave it out"),
     (TRM, ("losses.mrl_weight", 2), "with a decoder, which"),
     (QWEN, ("optimization.lr_logits", 1), "with a decoder, which"),
+    (TRM, ("optimization.chunk_size", 8), "with a decoder, in whose loss samples do not meet; lower dataset.batch"),
     (TRM, ("dataset.caption_dropout", 0.1), "with a decoder, which"),
     (ALIGNMENT, ("dataset.questions_per_image", 2), "without a decoder, which alone is asked; add one or leave it out"),
     (ALIGNMENT, ("dataset.question_column", "q"), "without a decoder, which"),
@@ -65,6 +66,10 @@ NOTICES: list[tuple[list[Setting], str]] = [
     (
         [("dataset.max_file_mib", 1), ("dataset.class_names", ["a"]), ("dataset.allow_outside", True)],
         "dataset.class_names, dataset.max_file_mib and dataset.allow_outside: are for data in files, not for",
+    ),
+    (
+        [("dataset.batch_size", 64), ("optimization.chunk_size", 64)],
+        "optimization.chunk_size: does nothing where no tower has more rows in a batch (dataset.batch_size)",
     ),
     ([TRM, ("vision_encoder.embed_dim", 64)], "vision_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("audio_encoder.embed_dim", 64)], "audio_encoder.embed_dim: does nothing with a decoder"),

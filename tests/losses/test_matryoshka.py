@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from impresa.losses import matryoshka
 from impresa.losses.clip import EPS, clip_loss, unit
 from impresa.losses.matryoshka import matryoshka_clip_loss, matryoshka_siglip_loss
+from impresa.losses.pairs import Negatives
 from impresa.losses.siglip import siglip_loss
 
 B, E = 22, 24
@@ -240,6 +241,20 @@ def test_with_row_chunk_no_tensor_grows_with_the_square_of_the_batch() -> None:
         with LargestTensor() as seen:
             fast("clip", x, (8, 7, 2), row_chunk=row_chunk).sum().backward()
         assert seen.numel == largest  # what the forward pass works in, or nothing beyond the gradients
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_nor_does_one_with_equal_samples_and_hard_negatives(kind: str) -> None:
+    x, wrong = inputs(torch.float32, batch=512, width=8), torch.randn(512, 8, requires_grad=True)
+    numbers = torch.arange(512)
+    # A quarter of the captions are equal, and a few negatives are that caption.
+    labels, keys = torch.stack([numbers // 2, numbers * (numbers >= 128)], dim=1), numbers * (numbers >= 2) * 1000
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), LargestTensor() as seen:
+            losses = fast(kind, x, (8, 7, 2), row_chunk=16, labels=labels, negatives=Negatives(wrong, keys))
+            if grad:
+                losses.sum().backward()
+        assert seen.numel == 1024 * 8  # captions and negatives
 
 
 def test_nothing_is_kept_without_gradients() -> None:

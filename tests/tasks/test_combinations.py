@@ -61,6 +61,7 @@ ALIGNMENT: dict[str, tuple[str, ...]] = {
     "losses.learn_temperature": ("true", "false"),
     "losses.sample_single_mrl_dim": ("false", "true"),
     "losses.row_chunk": ("null", "2"),
+    "optimization.chunk_size": ("null", "3"),
     "fusion.strategy": ("concat", "cross_attention", "gated"),
 }
 RULED = ("audio_encoder", "losses.pairs", "fusion.strategy")

@@ -229,6 +229,7 @@ def test_only_settings_that_help_this_experiment_are_named() -> None:
     named = (
         "vision_encoder.activation_checkpointing=true",
         "losses.row_chunk=256",
+        "optimization.chunk_size=64",
     )
     assert "=bf16-mixed" in knobs(plain)
     assert all(name in knobs(plain) for name in (*named, "text_encoder.activation_checkpointing=true"))

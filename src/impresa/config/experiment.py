@@ -70,7 +70,8 @@ class TrainerConfig(Section):
     """Stop after so many validations in a row that were no better than the best before them, by
     `checkpoint.monitor`. null never does."""
     accumulate_grad_batches: Batch = 1
-    """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss."""
+    """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss, for
+    which `optimization.chunk_size` makes room."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute."""
     devices: Processes | Literal["auto"] = "auto"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from impresa.config.types import (
+    Count,
     CountOrZero,
     NonNegative,
     Positive,
@@ -58,6 +59,10 @@ class OptimizationConfig(Section):
     """Learning rate at the end."""
     precision: Precision = "32-true"
     """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
+    chunk_size: Count | None = None
+    """Rows of a contrastive batch that each tower encodes at a time, twice in a step, so that memory holds the
+    activations of one chunk in place of the batch's: the same loss and gradients, for about a third more time. Dropout
+    and `patch_dropout` draw for one chunk after the other, so other numbers than for the whole batch. null: all."""
     ema_decay: Rate | None = None
     """Decay of the average of the weights that is validated, kept and evaluated in their place. null: no average."""
 

@@ -63,6 +63,12 @@ def _is_one_process(config: ExperimentConfig) -> bool:
     return devices == 1 and trainer.num_nodes == 1
 
 
+def _most_rows(config: ExperimentConfig) -> int:
+    """Rows that a tower may get at once: texts and their hard negatives."""
+    dataset = config.dataset
+    return max(dataset.batch_size, dataset.eval_batch_size or 0) * (1 if dataset.negative_column is None else 2)
+
+
 def _trains_pretrained(config: ExperimentConfig) -> bool:
     return any(
         (not is_frozen(tower) or tower.unfreeze_last > 0)
@@ -139,6 +145,12 @@ REFUSED = (
         ("losses.*", "optimization.lr_logits", "dataset.caption_dropout", "dataset.negative_column"),
         _has_decoder,
         "does nothing with a `decoder`, which learns answers alone",
+    ),
+    Rule(
+        ("optimization.chunk_size",),
+        _has_decoder,
+        "does nothing with a `decoder`, in whose loss samples do not meet",
+        "lower `dataset.batch_size` and raise `trainer.accumulate_grad_batches` in return, which changes nothing there",
     ),
     Rule(
         ("dataset.negative_column",),
@@ -259,6 +271,11 @@ WARNED = (
         ("losses.pairs",),
         lambda c: c.audio_encoder is None,
         "does nothing without an `audio_encoder`: there is one pair",
+    ),
+    Rule(
+        ("optimization.chunk_size",),
+        lambda c: (c.optimization.chunk_size or 0) >= _most_rows(c),
+        "does nothing where no tower has more rows in a batch (`dataset.batch_size`)",
     ),
     Rule(
         ("optimization.lr_pretrained",),

@@ -71,8 +71,8 @@ class MemoryTokens(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patch embeddings (B, N, D) -> memory tokens (B, M, D)."""
-        if self.training and self.config.memory_init == "features" and not self.initialised:
-            self._start_from(patches)
+        if self.awaits_start:
+            self.start_from(patches)
         tokens = self.tokens + self.slots
         if self.is_static:
             return self.write(tokens).expand(len(patches), -1, -1)
@@ -82,6 +82,33 @@ class MemoryTokens(nn.Module):
             self._add_up(read.detach())
         alpha = self._blend(memory, read)
         return self.write(alpha * read + (1 - alpha) * memory)
+
+    @property
+    def awaits_start(self) -> bool:
+        """True before the first training batch of tokens that start as patches of it (`memory_init: features`)."""
+        return self.training and self.config.memory_init == "features" and not bool(self.initialised)
+
+    @torch.no_grad()
+    def start_from(self, patches: Tensor) -> None:
+        """Make the tokens patch embeddings of this batch, of the rows of all ranks, drawn by rank 0."""
+        candidates = patches.flatten(0, 1) if _counts.get() else patches[:0, 0]
+        counts = _counts_of_ranks(candidates)
+        total, first = sum(counts), sum(counts[: distributed.get_rank()]) if _is_distributed() else 0
+        draw = torch.randperm(total)[torch.arange(len(self.tokens)) % total].to(candidates.device)
+        if _is_distributed():
+            distributed.broadcast(draw, src=0)
+        own = draw - first
+        is_here = (own >= 0) & (own < len(candidates))
+        chosen = candidates.new_zeros(len(draw), candidates.shape[1])
+        chosen[is_here] = candidates[own[is_here]]
+        if _is_distributed():
+            distributed.all_reduce(chosen)  # each row is that of one rank and zero on the others
+        chosen = chosen.to(self.tokens.dtype)
+        if isinstance(self.write, nn.Linear):
+            # The weight starts semi-orthogonal, so that its transpose is its pseudo-inverse.
+            chosen = chosen @ self.write.weight
+        self.tokens.copy_(chosen)
+        self.initialised.fill_(True)
 
     @torch.no_grad()
     def commit(self, step: int) -> None:
@@ -126,28 +153,6 @@ class MemoryTokens(nn.Module):
             distributed.all_reduce(packed)
             total, count = packed[:-1].view_as(total), packed[-1].item()
         return total, count
-
-    @torch.no_grad()
-    def _start_from(self, patches: Tensor) -> None:
-        """Make the tokens patch embeddings of this batch, of the rows of all ranks, drawn by rank 0."""
-        candidates = patches.flatten(0, 1) if _counts.get() else patches[:0, 0]
-        counts = _counts_of_ranks(candidates)
-        total, first = sum(counts), sum(counts[: distributed.get_rank()]) if _is_distributed() else 0
-        draw = torch.randperm(total)[torch.arange(len(self.tokens)) % total].to(candidates.device)
-        if _is_distributed():
-            distributed.broadcast(draw, src=0)
-        own = draw - first
-        is_here = (own >= 0) & (own < len(candidates))
-        chosen = candidates.new_zeros(len(draw), candidates.shape[1])
-        chosen[is_here] = candidates[own[is_here]]
-        if _is_distributed():
-            distributed.all_reduce(chosen)  # each row is that of one rank and zero on the others
-        chosen = chosen.to(self.tokens.dtype)
-        if isinstance(self.write, nn.Linear):
-            # The weight starts semi-orthogonal, so that its transpose is its pseudo-inverse.
-            chosen = chosen @ self.write.weight
-        self.tokens.copy_(chosen)
-        self.initialised.fill_(True)
 
 
 _counts: ContextVar[bool] = ContextVar("_counts", default=True)

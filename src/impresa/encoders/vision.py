@@ -96,8 +96,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, image: Tensor, *, summary_only: bool = False) -> Features:
         """Encode normalised images (B, 3, S, S). With `summary_only` the last block computes CLS alone."""
-        check_size(image, self.image_size)
-        x = self.patch_dropout(self._embed(image))
+        x = self._read(image)
         if self.memory is not None:
             memory = self.memory(x[:, 1:])
             x = torch.cat([x[:, :1], memory, x[:, 1:]] if self.prepends else [x, memory], dim=1)
@@ -123,6 +122,17 @@ class VisionTransformer(nn.Module):
         border = 1 + num_memory if self.prepends else length - num_memory
         first, second = slice(1, border), slice(border, length)
         return Layout(second, 0, first) if self.prepends else Layout(first, 0, second)
+
+    @torch.no_grad()
+    def start_memory(self, image: Tensor) -> None:
+        """Let the memory start from these images, where it still has to start from those of the first batch."""
+        if self.memory is not None and self.memory.awaits_start:
+            self.memory.start_from(self._read(image)[:, 1:])
+
+    def _read(self, image: Tensor) -> Tensor:
+        """CLS and those patches that are not left out."""
+        check_size(image, self.image_size)
+        return self.patch_dropout(self._embed(image))
 
     def _embed(self, image: Tensor) -> Tensor:
         patches = self.patch_embedding(image)
@@ -155,6 +165,11 @@ class VisionEncoder(Tower):
             )
         else:
             super().__init__(config, load_vision_backbone(config.backbone, image_size, load_weights=load_weights))
+
+    def start_memory(self, image: Tensor) -> None:
+        """See `VisionTransformer.start_memory`; for a batch (B, 3, S, S) that is encoded in parts afterwards."""
+        if isinstance(self.backbone, VisionTransformer):
+            self.backbone.start_memory(image)
 
     def commit(self, step: int) -> None:
         """Update the memory's state after optimizer step number `step` (from 1); see `MemoryTokens.commit`."""

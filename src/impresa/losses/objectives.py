@@ -83,14 +83,12 @@ def right_negatives(labels: Tensor, negative_keys: Tensor, device: torch.device)
     """
     texts = labels[:, -1]
     known = torch.isin(negative_keys, texts).nonzero().squeeze(1)
-    found = [
-        torch.stack([rows, torch.full_like(rows, column)])
-        for column in known.tolist()
-        for same in (
-            labels[texts == negative_keys[column]],
-        )  # right for these rows, and for whoever they are right for
-        for rows in ((labels[:, None] == same).any(dim=2).any(dim=1).nonzero().squeeze(1),)
-    ]
+    found = []
+    for column in known.tolist():
+        same = labels[texts == negative_keys[column]]  # right for these rows, and for whoever they are right for
+        equal = [torch.isin(own, others) for own, others in zip(labels.T, same.T, strict=True)]
+        rows = torch.stack(equal).any(dim=0).nonzero().squeeze(1)
+        found.append(torch.stack([rows, torch.full_like(rows, column)]))
     if not found:
         return None
     rows, columns = torch.cat(found, dim=1).to(device)

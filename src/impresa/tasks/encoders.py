@@ -16,7 +16,6 @@ from impresa.config.paths import expanded
 from impresa.data.audio import NUM_MELS, LogMelTransform
 from impresa.data.sample import TensorBatch
 from impresa.encoders.audio import AudioEncoder
-from impresa.encoders.frozen import FrozenPart
 from impresa.encoders.memory import unread
 from impresa.encoders.output import EncoderOutput
 from impresa.encoders.text import TextEncoder
@@ -69,18 +68,21 @@ def own_seed() -> Iterator[None]:
         yield
 
 
+Encode = Callable[..., EncoderOutput]
+
+
 def encode_images(
-    encode: Callable[..., EncoderOutput], frozen: FrozenPart | None, batch: TensorBatch, present: Tensor | None
+    encode: Encode, finish: Encode | None, batch: TensorBatch, present: Tensor | None
 ) -> EncoderOutput | None:
-    """The output of the image encoder `encode` for the images of a batch that are present, which for kept features
-    begins behind its `frozen` part; None without images."""
+    """The output of the image encoder for the images of a batch that are present, by `encode`, or for kept features by
+    `finish`, the part of the encoder that follows them; None without images."""
     if batch.features is not None:
-        assert frozen is not None, "it has made the features"
-        return encode_rows(frozen.finish, present, batch.features)
+        assert finish is not None, "it belongs to what has made the features"
+        return encode_rows(finish, present, batch.features)
     return None if batch.image is None else encode_rows(encode, present, batch.image)
 
 
-def encode_rows(encode: Callable[..., EncoderOutput], present: Tensor | None, *inputs: Tensor | None) -> EncoderOutput:
+def encode_rows(encode: Encode, present: Tensor | None, *inputs: Tensor | None) -> EncoderOutput:
     """The output of an encoder for the rows that are present, zero (false in the mask) elsewhere.
 
     The encoder is not given the absent rows, which would enter its memory or its batch norms, unless there are no

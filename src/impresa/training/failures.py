@@ -84,6 +84,11 @@ def _out_of_memory(message: str, config: ExperimentConfig) -> str:
 def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
     """The settings that this experiment has not used yet, the most helpful first."""
     decoder, batch_size = config.decoder, config.dataset.batch_size
+    chunk_size = config.optimization.chunk_size
+    if decoder is None and batch_size >= 8 and chunk_size is None:
+        yield f"optimization.chunk_size={batch_size // 8}"
+    elif chunk_size is not None and chunk_size > 1:
+        yield f"optimization.chunk_size below {chunk_size}"
     if batch_size > 1:
         yield f"{both_names('dataset.batch_size')} below {batch_size}{_to_keep_the_batch(config)}"
     if config.optimization.precision == "32-true":

@@ -11,6 +11,7 @@ from impresa.config.losses import FUSED_PAIR
 from impresa.errors import ConfigError
 from impresa.fusion import FusedEmbedding, build_fusion
 from impresa.losses.contrastive import ContrastiveLoss
+from impresa.tasks.alignment.chunks import check_rows_are_independent
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.encoders import build_audio, build_text, build_vision, own_seed
 
@@ -42,7 +43,10 @@ def build_alignment(
             fusion = FusedEmbedding(build_fusion(config.fusion, widths, width), width)
     dims = config.vision_encoder.mrl_dimensions if config.vision_encoder.use_mrl else ()
     loss = ContrastiveLoss(config.losses, mrl_dimensions=dims, seed=config.seed)
-    model = AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion)
+    chunk_size = config.optimization.chunk_size
+    model = AlignmentModel(vision_encoder, text_encoder, loss, audio_encoder, fusion, chunk_size=chunk_size)
+    if chunk_size is not None:
+        check_rows_are_independent(model)
     if load_weights:
         _name_lost_heads(config, model)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -18,6 +19,7 @@ from impresa.fusion import FusedEmbedding
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.pairs import FUSED, Embedded, Negatives
 from impresa.tasks.alignment.batch import Batch
+from impresa.tasks.alignment.chunks import in_chunks
 from impresa.tasks.base import ModelOutput, TrainableModel
 from impresa.tasks.encoders import encode_images, encode_rows
 
@@ -44,6 +46,8 @@ class AlignmentModel(TrainableModel):
         loss: the contrastive objective.
         audio_encoder: encoder of sounds, if there is one.
         fusion: makes one embedding of image and sound, which is aligned too.
+        chunk_size: rows that an encoder has at a time in `forward` and `embed`, their activations being computed anew
+            in the backward pass; None for all of them.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class AlignmentModel(TrainableModel):
         loss: ContrastiveLoss,
         audio_encoder: AudioEncoder | None = None,
         fusion: FusedEmbedding | None = None,
+        *,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
@@ -60,6 +66,7 @@ class AlignmentModel(TrainableModel):
         self.audio_encoder = audio_encoder
         self.fusion = fusion
         self.loss = loss
+        self.chunk_size = chunk_size
 
     @property
     def use_of_vision(self) -> Use:
@@ -82,31 +89,56 @@ class AlignmentModel(TrainableModel):
         negatives = None
         outputs: dict[Modality, EncoderOutput] = {}
         fuses = self.fusion is not None  # it reads tokens
-        vision = partial(self.vision_encoder, return_tokens=fuses)
-        if (seen := encode_images(vision, self.frozen_vision, batch, batch.image_present)) is not None:
+        vision = partial(self._encode_images, return_tokens=fuses)
+        frozen = self.frozen_vision
+        finish = None if frozen is None else in_chunks(frozen.finish, self.chunk_size)
+        if (seen := encode_images(vision, finish, batch, batch.image_present)) is not None:
             outputs["image"] = seen
         if batch.input_ids is not None:
             outputs["text"], negatives = self._encode_texts(batch)
         if batch.audio is not None and self.audio_encoder is not None:
-            audio = partial(self.audio_encoder, return_tokens=fuses)
+            audio = in_chunks(partial(self.audio_encoder, return_tokens=fuses), self.chunk_size)
             outputs["audio"] = encode_rows(audio, batch.audio_present, batch.audio, batch.audio_mask)
         embeddings: dict[Embedded, torch.Tensor] = {name: output.pooled for name, output in outputs.items()}
         if self.fusion is not None and {"image", "audio"} <= outputs.keys():
-            embeddings[FUSED] = self.fusion(outputs, batch.present)
+            embeddings[FUSED] = self._fuse(outputs, batch)
         return embeddings, negatives
+
+    def _encode_images(self, image: torch.Tensor, *, return_tokens: bool) -> EncoderOutput:
+        if self.chunk_size is not None:
+            self.vision_encoder.start_memory(image)
+        return in_chunks(partial(self.vision_encoder, return_tokens=return_tokens), self.chunk_size)(image)
+
+    def _fuse(self, outputs: dict[Modality, EncoderOutput], batch: Batch) -> torch.Tensor:
+        """The fused embeddings (B, E)."""
+        names: tuple[Modality, ...] = ("image", "audio")
+
+        def fuse(*parts: torch.Tensor | None) -> EncoderOutput:
+            encoded, present = {}, {}
+            for name, tokens, mask, is_there in zip(names, parts[::3], parts[1::3], parts[2::3], strict=True):
+                assert tokens is not None
+                encoded[name] = EncoderOutput(tokens[:, 0], tokens, mask)
+                if is_there is not None:
+                    present[name] = is_there
+            assert self.fusion is not None
+            return EncoderOutput(self.fusion(encoded, present))
+
+        parts = [(outputs[name].tokens, outputs[name].mask, batch.present.get(name)) for name in names]
+        return in_chunks(fuse, self.chunk_size)(*chain.from_iterable(parts)).pooled
 
     def _encode_texts(self, batch: Batch) -> tuple[EncoderOutput, torch.Tensor | None]:
         """The captions, and the embeddings (Q, E) of the negatives, in one pass."""
         ids, mask, present = batch.input_ids, batch.attention_mask, batch.text_present
+        encode = in_chunks(self.text_encoder, self.chunk_size)
         if batch.negative_ids is None:
-            return encode_rows(self.text_encoder, present, ids, mask), None
+            return encode_rows(encode, present, ids, mask), None
         assert ids is not None
         num, negatives = len(ids), batch.negative_ids
         if present is not None:
             present = torch.cat([present, present.new_ones(len(negatives))])
         if mask is not None and batch.negative_mask is not None:
             mask = torch.cat([mask, batch.negative_mask])
-        every = encode_rows(self.text_encoder, present, torch.cat([ids, negatives]), mask)
+        every = encode_rows(encode, present, torch.cat([ids, negatives]), mask)
         return EncoderOutput(every.pooled[:num]), every.pooled[num:]
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,8 @@ class VisionLanguageModel(TrainableModel):
         encoded: dict[Modality, EncoderOutput] = {}
         num_missing = 0
         present = batch.image_present if batch.places is None else None
-        if (seen := encode_images(self.vision_encoder.read, self.frozen_vision, batch, present)) is not None:
+        finish = None if self.frozen_vision is None else self.frozen_vision.finish
+        if (seen := encode_images(self.vision_encoder.read, finish, batch, present)) is not None:
             encoded["image"] = seen
             if self.square_marks is not None:
                 encoded["image"], num_missing = self._joined(self.square_marks, seen, batch)
