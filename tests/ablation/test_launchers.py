@@ -18,7 +18,7 @@ from impresa.ablation import launchers
 from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, TrainInJob, slurm_parameters
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig, TrainerConfig
-from impresa.errors import ConfigError
+from impresa.errors import REQUEUE, ConfigError
 from impresa.run_dir.lock import locked
 from small_study import finished_stand_in, planned_runs
 from tiny_run import TINY
@@ -141,7 +141,7 @@ def test_a_training_saves_and_ends_when_its_study_dies(tmp_path: Path) -> None:
     try:
         wait_for(lambda: (run_dir / "metrics.csv").exists() or process.poll() is not None)
         process.stdin.close()  # as the system does when the other end is gone
-        assert process.wait(timeout=PATIENCE_S) == 130
+        assert process.wait(timeout=PATIENCE_S) == REQUEUE
     finally:
         process.kill()
     assert (run_dir / "checkpoints" / "last.ckpt").exists()
