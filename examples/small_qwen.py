@@ -1,15 +1,15 @@
-"""Make a small Qwen2 on the spot: `python examples/small_qwen.py [DIR] [--seed N]`.
+"""Make a small Qwen2 locally: `python examples/small_qwen.py [DIR] [--seed N]`.
 
 Nothing is downloaded: the weights are random, the byte-level tokenizer is trained on the questions and answers of the
 embedded scenes, and its chat template frames turns as Qwen's own models do (ChatML). DIR (default: models/small_qwen)
-then is a model by path like any that was made by `save_pretrained`:
+is then a model directory like any written by `save_pretrained`:
 
     impresa train shapes --output-dir runs/shapes
     impresa train shapes_vqa_qwen
 
-A random language model knows nothing, so it has to be trained whole, as the profile does. To see four bits, adapters
-and recursion at work on it, train further what has learned something, or name a pretrained Qwen in `decoder.model`.
-Its widths are multiples of 64, the block that four-bit quantisation by bitsandbytes works in.
+A random language model knows nothing, so it has to be trained whole, as the profile does. To use four bits, adapters or
+recursion, continue from a run of it that has been trained, or name a pretrained Qwen in `decoder.model`.
+Its widths are multiples of 64, the block size of four-bit quantisation in bitsandbytes.
 """
 
 from __future__ import annotations

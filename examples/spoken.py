@@ -1,14 +1,14 @@
-"""Write digits that are scanned and spoken: `python examples/spoken.py [DIR]`.
+"""Write scanned and spoken digits: `python examples/spoken.py [DIR]`.
 
 Each of scikit-learn's 1797 handwritten digits, split as `examples/digits.py` splits them, is spoken in one of the 80
 voices of espeak-ng: 1257 clips for training, 180 for validation, 360 for the test. `apt-get install espeak-ng` (Debian,
 Ubuntu) or `brew install espeak-ng`, and `pip install scikit-learn`.
 
-No voice is on two sides. Variants that espeak-ng only numbers, or makes a robot of ("steph2", "anikaRobot"), are the
-voice that they are made of; "m3" and "f2" are voices of their own. A hash of the voice decides: 70% of them for
-training, 12% for validation, 18% for the test. Accent, speed and pitch are drawn for each clip on every side.
+No voice is in two splits. Variants of a voice that are only numbered or made to sound like a robot ("steph2",
+"anikaRobot") count as that voice; "m3" and "f2" are separate voices. A hash of the voice decides: 70% of them for
+training, 12% for validation, 18% for the test. Accent, speed and pitch are drawn for each clip in every split.
 
-Below DIR (default: data/spoken) there are train.parquet, val.parquet and test.parquet with the columns `image` (PNG),
+Below DIR (default: data/spoken) it writes train.parquet, val.parquet and test.parquet with the columns `image` (PNG),
 `audio` (FLAC), `caption` (three, all of them right for every clip of the digit), `label` and `voice`. Then run
 `impresa train spoken`.
 """

@@ -1,8 +1,8 @@
-"""Flip switches of a config one by one, train each on several seeds, and say with error bars what it changed.
+"""Change settings of a config one by one, train each variant with several seeds, and show with error bars what changed.
 
-`impresa ablate shapes losses.type=clip,siglip --seeds 5`. A study is a cache of runs: given the same --output-dir
-again it goes on, and trains only what is not there. Progress goes to standard error; the last line on standard output
-is the folder of the study. Exit code 1: runs have failed, and each has a line.
+`impresa ablate shapes losses.type=clip,siglip --seeds 5`. A study is a cache of runs: with the same --output-dir it
+resumes, and trains only what is missing. Progress goes to standard error; the last line on standard output is the
+folder of the study. Exit code 1: some runs failed, and each has a line.
 """
 
 from __future__ import annotations
@@ -38,21 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_seeds, metavar="N", help=seeds)
     designs = "flip each switch alone (default), or train all combinations"
     parser.add_argument("--design", choices=("one-at-a-time", "grid"), help=designs)
-    metrics = "figure that judges; given again, another that is shown (default: that of the kind of model)"
+    metrics = "metric for verdicts; repeat it to show others (default: that of the kind of model)"
     parser.add_argument("--metric", action="append", default=[], metavar="NAME", help=metrics)
     parser.add_argument("--null", action="store_true", help="add a control: the base with other seeds")
-    jobs = "runs at once, which share the cores and the GPUs (default: 1; with slurm all)"
+    jobs = "runs at a time, which share the cores and the GPUs (default: 1; with slurm all)"
     parser.add_argument("--jobs", type=count, metavar="N", help=jobs)
     where = "where runs are trained: on this machine (default) or by SLURM"
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help=where)
     slurm = "partition, account, qos, constraint, time (minutes), gpus, cpus or memory (GB) of each job; repeatable"
     parser.add_argument("--slurm", action="append", type=_setting, metavar="KEY=VALUE", default=[], help=slurm)
-    pilot = "train so many seeds of the base first, and tell the power in units of the metric; they count"
+    pilot = "train N seeds of the base first, to give the power in units of the metric; they are part of the study"
     parser.add_argument("--pilot", type=count, metavar="N", default=0, help=pilot)
     parser.add_argument(
         "--output-dir", type=Path, metavar="STUDY", help="folder of the study (default: ablations/NAME/DATE-TIME)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say runs, time and power, and train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the number of runs, time and power, and train nothing"
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -30,17 +30,25 @@ def add_generation(parser: argparse.ArgumentParser, *, beams: bool = True) -> No
     """Options that override `decoder.generation` of the run."""
     group = parser.add_argument_group("generation", "defaults are those of the run's config")
     group.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer in tokens")
-    group.add_argument("--temperature", type=non_negative, metavar="X", help="of sampling; 0 takes the likeliest token")
-    group.add_argument("--top-p", type=fraction, metavar="X", help="sample from the likeliest tokens of this share")
-    group.add_argument("--top-k", type=count_or_zero, metavar="N", help="sample from so many tokens; 0 is all")
-    if beams:
-        group.add_argument("--beams", dest="num_beams", type=count, metavar="N", help="beams; 1 is no beam search")
-    group.add_argument("--repetition-penalty", type=non_negative, metavar="X", help="above 1 fewer words come again")
     group.add_argument(
-        "--no-repeat-ngram-size", type=count_or_zero, metavar="N", help="no N tokens in a row come again"
+        "--temperature", type=non_negative, metavar="X", help="sampling temperature; 0 takes the likeliest token"
     )
-    group.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer; may be given several times")
-    group.add_argument("--seed", type=count_or_zero, metavar="N", help="of sampling (default: another each time)")
+    group.add_argument(
+        "--top-p", type=fraction, metavar="X", help="sample from the likeliest tokens with this probability in sum"
+    )
+    group.add_argument("--top-k", type=count_or_zero, metavar="N", help="sample from the N likeliest tokens; 0: all")
+    if beams:
+        group.add_argument(
+            "--beams", dest="num_beams", type=count, metavar="N", help="number of beams; 1: no beam search"
+        )
+    group.add_argument("--repetition-penalty", type=non_negative, metavar="X", help="above 1: less repetition")
+    group.add_argument(
+        "--no-repeat-ngram-size", type=count_or_zero, metavar="N", help="no n-gram of N tokens occurs twice"
+    )
+    group.add_argument("--stop", action="append", metavar="TEXT", help="text that ends the answer; repeatable")
+    group.add_argument(
+        "--seed", type=count_or_zero, metavar="N", help="seed of sampling (default: a new one each time)"
+    )
     add_device(parser)
 
 

@@ -1,6 +1,6 @@
 """Ask a run with a decoder about images, sounds (--sound) or both; the last argument is the question, in quotes.
 
-Of one image the answer is printed, on a terminal as it is generated; of several a line each, `path: answer`.
+For one image the answer is printed, on a terminal as it is generated; for several a line each, `path: answer`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Let a run with a decoder describe images, or sounds (--sound).
 
-Of one image the caption is printed, on a terminal as it is generated; of several a line each, `path: caption`.
+For one image the caption is printed, on a terminal as it is generated; for several a line each, `path: caption`.
 """
 
 from __future__ import annotations

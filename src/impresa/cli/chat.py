@@ -1,9 +1,9 @@
-"""Talk with a run that has a decoder about an image, several together, or a sound (--sound), without beam search.
+"""Chat with a run that has a decoder about an image, several together, or a sound (--sound), without beam search.
 
-A question per line on standard input; a backslash at the end of a line goes on in the next, and a block that is pasted
-into a terminal is one question. Answers are printed as they are generated, and ctrl-c stops one. Earlier questions and
-answers are known. /new forgets them, /image PATH and /sound PATH take another, /help tells more; /quit, an empty line
-or ctrl-d ends.
+A question per line on standard input; a backslash at the end of a line continues it on the next, and a block that is
+pasted into a terminal is one question. Answers are printed as they are generated, and ctrl-c stops one. Earlier
+questions and answers are remembered. /new forgets them, /image PATH and /sound PATH load another, /help lists more;
+/quit, an empty line or ctrl-d ends.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from impresa.foreign_text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="show|list|schema")
-    show = actions.add_parser("show", help="print the experiment that NAME and the overrides make", allow_abbrev=False)
+    show = actions.add_parser(
+        "show", help="print the experiment that results from NAME and the overrides", allow_abbrev=False
+    )
     add_config_name(show)
     show.add_argument("--json", action="store_true", help="JSON instead of YAML")
     show.add_argument("--raw", action="store_true", help="the composed tree in its own dialect, before translation")

@@ -36,7 +36,7 @@ _MOST_SECONDS = 600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="check|fetch|pack|export")
     _add_check(actions.add_parser("check", help="read all samples and list every bad one", allow_abbrev=False))
-    what = "fetch the pictures that a table names by their addresses, into tar shards"
+    what = "fetch the pictures of a table of URLs into tar shards"
     data_fetch.add_arguments(actions.add_parser("fetch", help=what, allow_abbrev=False))
     what = "write any data as shards or parquet, divided into train, val and test"
     data_pack.add_arguments(actions.add_parser("pack", help=what, allow_abbrev=False))

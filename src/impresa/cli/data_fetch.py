@@ -29,8 +29,8 @@ _LINE_S = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Fetch the pictures of a table of addresses into tar shards that training reads. The same command goes on "
-        "where it was stopped, by whatever."
+        "Fetch the pictures of a table of addresses into tar shards that training reads. The same command continues "
+        "after any interruption."
     )
     parser.add_argument(
         "table", metavar="TABLE", help="parquet files, csv, tsv or JSON lines, with a column of addresses"
@@ -39,24 +39,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url-column", metavar="NAME", help="column of the addresses (default: found by its content)")
     parser.add_argument("--caption-column", metavar="NAME", help="column of the captions (default: the same)")
     parser.add_argument("--sha256-column", metavar="NAME", help="column of the files' hashes (default: the same)")
+    parser.add_argument("--retry-failed", action="store_true", help="retry transient failures (5xx, timeouts)")
+    parser.add_argument("--retry-all", action="store_true", help="retry all failures, 404 and the like too")
+    parser.add_argument("--tries", metavar="N", type=count, default=3, help="tries per address (default: %(default)s)")
     parser.add_argument(
-        "--retry-failed", action="store_true", help="try again what failed and may pass (5xx, timeouts)"
+        "--connections", metavar="N", type=count, default=64, help="connections at once (default: %(default)s)"
     )
-    parser.add_argument("--retry-all", action="store_true", help="try again whatever failed, 404 and the like too")
-    parser.add_argument("--tries", metavar="N", type=count, default=3, help="for one address (default: %(default)s)")
-    parser.add_argument("--connections", metavar="N", type=count, default=64, help="at once (default: %(default)s)")
-    parser.add_argument("--per-host", metavar="N", type=count, default=8, help="of them (default: %(default)s)")
     parser.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=60.0, help="for a picture (default: %(default)g)"
+        "--per-host", metavar="N", type=count, default=8, help="connections per host (default: %(default)s)"
     )
-    what = "slower servers are given up (default: %(default)g)"
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=60.0, help="seconds for a picture (default: %(default)g)"
+    )
+    what = "slower downloads are aborted (default: %(default)g)"
     parser.add_argument("--min-speed", metavar="BYTES/S", type=non_negative, default=1024.0, help=what)
-    parser.add_argument("--max-mib", metavar="N", type=count, default=32, help="of a picture (default: %(default)s)")
+    parser.add_argument(
+        "--max-mib", metavar="N", type=count, default=32, help="MiB of a picture at most (default: %(default)s)"
+    )
     pixels = DatasetConfig.max_image_pixels
-    parser.add_argument("--max-pixels", metavar="N", type=count, default=pixels, help="the same (default: %(default)s)")
-    parser.add_argument("--shard-mib", metavar="N", type=count, default=256, help="of a shard (default: %(default)s)")
-    parser.add_argument("--user-agent", metavar="TEXT", help="how to name us to servers; some ask for an address")
-    what = "talk to machines of the own network too, which a table may otherwise not lead to"
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=count,
+        default=pixels,
+        help="pixels of a picture at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-mib", metavar="N", type=count, default=256, help="MiB of a shard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--user-agent", metavar="TEXT", help="user agent to send; some servers require a contact address"
+    )
+    what = "allow private addresses, such as those of the local network, which are refused otherwise"
     parser.add_argument("--allow-private", action="store_true", help=what)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

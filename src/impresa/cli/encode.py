@@ -1,4 +1,4 @@
-"""Embed all of a folder, a table or a text file, and write the vectors to one file.
+"""Embed a whole folder, a table or a text file, and write the vectors to one file.
 
 vectors.parquet has the columns id, modality, caption, label and vector, a row for each image, text or sound;
 vectors.npy is the array alone, with the rest in a .json beside it. Data are read with the run's columns, but not from
@@ -33,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="a folder, a table, a parquet file, a text file, or shapes")
     what = "where to, as .parquet or .npy (default: vectors-NAME.parquet, for the run's NAME)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=what)
-    what = "what is embedded; may be given several times (default: image, of a .txt file its lines as text)"
+    what = "what is embedded; repeatable (default: image, or text for the lines of a .txt file)"
     parser.add_argument("--modality", action="append", choices=get_args(Modality), help=what)
     parser.add_argument("--dim", type=count, metavar="N", help="keep the first N numbers (default: all)")
-    what = "numbers of the vectors (default: %(default)s)"
+    what = "number format of the vectors (default: %(default)s)"
     parser.add_argument("--precision", choices=get_args(EmbeddingPrecision), default="float32", help=what)
     what = "put a prompt of the run (text_encoder.prompts) before each text: query or document"
     parser.add_argument("--prompt-name", metavar="NAME", help=what)
-    what = "int8, uint8: take the ranges of this earlier file, for queries those of their corpus"
+    what = "int8, uint8: use the ranges of this earlier file (for queries: the file of their corpus)"
     parser.add_argument("--ranges-of", type=Path, metavar="FILE", help=what)
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--batch-size", type=count, metavar="N", help="inputs at a time (default: that of evaluations)")
     add_device(parser)
 

@@ -1,9 +1,10 @@
-"""Evaluate a finished run, on its own test data or on others, or compare several.
+"""Evaluate a finished run, on its own test data or on other data, or compare several.
 
 Retrieval in both directions beside a colour histogram, a ridge regression and chance, and zero-shot classification
-where the data have labels; of a run with a decoder its answers, beside those to other images. On the run's own test
-data the run's evaluation and report are renewed; otherwise nothing is written. Other data are read with the run's
-columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+where the data have labels; for a run with a decoder its answers, beside those with shuffled images. On the run's own
+test data the run's evaluation and report are rewritten; otherwise nothing is written. Other data are read with the
+run's columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so
+on.
 
 Every answer of a run with a decoder is a line of predictions.jsonl in the run, or of the file that --predictions names.
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     splits = ("train", "val", "test")
     parser.add_argument(
-        "--split", choices=splits, default="test", help="of the run's data or of shapes (default: test)"
+        "--split", choices=splits, default="test", help="split of the run's data or of shapes (default: test)"
     )
     parser.add_argument(
         "--batch-size", type=count, metavar="N", help="images or texts at a time (default: that of training)"
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--linear-probe", action="store_true", help="also fit a linear classifier on the labelled training images"
     )
-    what = "write every answer to this .jsonl file as well, a line each; of a run with a decoder"
+    what = "runs with a decoder: also write every answer to this .jsonl file, one per line"
     parser.add_argument("--predictions", type=Path, metavar="FILE", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -1,8 +1,8 @@
 """Draw what a run looks at in an image: attention over the picture, as PNG or as a page.
 
-Of an alignment: the pooling query, Perceiver latents, CLS and memory tokens, and with --text the parts that the
-similarity with a text hangs on. Of a run with a decoder: where each token of its likeliest answer looks, and the answer
-after each cycle of its recursion; without --question it describes the image.
+For an alignment: the pooling query, Perceiver latents, CLS and memory tokens, and with --text the parts that the
+similarity with a text depends on. For a run with a decoder: where each token of its likeliest answer looks, and the
+answer after each cycle of its recursion; without --question it describes the image.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SUFFIXES = (".png", ".html")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--text", metavar="WORDS", help="of an alignment: what the image is compared with")
-    parser.add_argument("--question", metavar="WORDS", help="of a run with a decoder: what it is asked")
+    parser.add_argument("--text", metavar="WORDS", help="for an alignment: what the image is compared with")
+    parser.add_argument("--question", metavar="WORDS", help="for a run with a decoder: what it is asked")
     parser.add_argument(
         "--method",
         choices=("last", "rollout"),
         default="last",
-        help="attention of the image tower's last layer (default), or followed through all of its layers",
+        help="attention of the image tower's last layer (default), or rollout through all of its layers",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("explain.png"), metavar="FILE", help="*.png or *.html (default: explain.png)"

@@ -1,8 +1,8 @@
 """Write the language model of a run with a pretrained decoder to a folder, for other libraries.
 
 Low-rank adapters are written in peft's format with encoders, fusion, tokenizer and config beside them, or with --merge
-as a plain transformers model, as which a model that was trained whole is written anyway. The folder's README.md says
-how to load it.
+as a plain transformers model; a model that was trained whole is always written as one. The folder's README.md says how
+to load it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from impresa.errors import CheckpointError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; a new folder, or an empty one")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder to write to")
     parser.add_argument(
         "--merge", action="store_true", help="merge the adapters into the unquantised model, in float32"
     )

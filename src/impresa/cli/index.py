@@ -1,8 +1,8 @@
 """Make an index of pictures (sounds, texts) that `impresa search` searches, or bring one up to date.
 
 A source is a folder of pictures with or without captions, a table, a parquet file or a pattern of them. What is new or
-has changed is embedded, what is gone is removed, and nothing else is read; without a source all that the index has are
-looked through. An update that is killed leaves the old state and goes on from there. Sources are read with the run's
+has changed is embedded, what is gone is removed, and nothing else is read; without a source all sources of the index
+are checked. An update that is killed leaves the old state, and the next one continues. Sources are read with the run's
 columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 """
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="*", metavar="SOURCE", help="a folder, a table, a parquet file, or shapes")
     what = "folder of the index, or an address such as s3://bucket/index (default: index-NAME, for the run's NAME)"
     parser.add_argument("--out", metavar="INDEX", help=what)
-    what = "what becomes rows; may be given several times (default: image, and audio with an audio encoder)"
+    what = "what becomes rows; repeatable (default: image, and audio with an audio encoder)"
     parser.add_argument("--modality", action="append", choices=get_args(Modality), help=what)
     what = "remove all rows of a source; may be given several times"
     parser.add_argument("--drop", action="append", default=[], metavar="SOURCE", help=what)

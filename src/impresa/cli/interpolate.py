@@ -1,12 +1,13 @@
-"""Mix the weights of a model before and after a fine-tuning (WiSE-FT), and choose the best mixture.
+"""Interpolate the weights of a model before and after fine-tuning (WiSE-FT), and choose the best.
 
 BEFORE is a run, a config of a pretrained pair such as clip (with its keys), or the id or folder of a pair; AFTER a run
 that was fine-tuned from it. The weights are interpolated linearly: alpha 0 is BEFORE, 1 is AFTER, and both are always
-measured. Every alpha is judged on AFTER's validation data and on --old-data, by classification where there are labels
-and else by R@1; the best on the validation data that keeps --keep of BEFORE's figure on the old data is chosen, without
-old data simply the best. AFTER's test data are reported for both ends and the chosen one. A table is printed, and
-interpolation.json, .csv and .png are written; with --out the chosen weights beside them, as a run like any other. Old
-data are read with the columns of BEFORE, and may have keys of their own: dataset.caption_column=text, and so on.
+measured. Every alpha is evaluated on AFTER's validation data and on --old-data, by classification where there are
+labels and else by R@1; the best on the validation data among those that keep --keep of BEFORE's score on the old data
+is chosen, without old data simply the best. AFTER's test data are reported for both ends and the chosen one. A table is
+printed, and interpolation.json, .csv and .png are written; with --out the chosen weights beside them, as a run like any
+other. Old data are read with the columns of BEFORE, and may have keys of their own: dataset.caption_column=text, and so
+on.
 """
 
 from __future__ import annotations
@@ -69,10 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "before", metavar="BEFORE", help="a run, a config of a pretrained pair, or a pair's id or folder"
     )
     parser.add_argument("after", type=Path, metavar="AFTER", help="the run that was fine-tuned from it")
-    what = "shares of AFTER, from 0 to 1 (default: 0,0.1,...,1)"
+    what = "weights of AFTER, from 0 to 1 (default: 0,0.1,...,1)"
     parser.add_argument("--alpha", type=alphas_of, metavar="LIST", default="0,0.1,...,1", help=what)
-    parser.add_argument("--old-data", metavar="PATH", help="data of what BEFORE can do: a folder, a table, or shapes")
-    what = "share of BEFORE's figure on the old data that is kept (default: %(default)s)"
+    parser.add_argument(
+        "--old-data", metavar="PATH", help="data that BEFORE already does well on: a folder, a table, or shapes"
+    )
+    what = "share of BEFORE's score on the old data to keep (default: %(default)s)"
     parser.add_argument("--keep", type=fraction, metavar="X", default=0.95, help=what)
     what = "write the chosen weights as a run (default: only the curve, in interpolations/NAME/DATE-TIME)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=what)

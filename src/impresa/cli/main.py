@@ -42,21 +42,21 @@ class _Parser(argparse.ArgumentParser):
 
 VERBS = {
     "train": "train a model and write its run directory",
-    "doctor": "examine this machine before a training: devices, disk, data, and what will be slow",
-    "ablate": "flip switches of a config, train each on several seeds, and say what it changed",
+    "doctor": "examine this machine before training: devices, disk, data, and what will be slow",
+    "ablate": "change settings of a config, train each with several seeds, and show what changed",
     "eval": "evaluate a run on its own or on other data",
-    "interpolate": "mix the weights of a pretrained pair and its fine-tuning, and choose the best mixture",
+    "interpolate": "interpolate the weights of a pretrained pair and its fine-tuned run, and choose the best",
     "encode": "embed a folder or a table, and write the vectors to a file",
     "index": "make an index of pictures to search in, or bring it up to date",
     "search": "search an index by words, pictures or sounds",
-    "search-bench": "measure the ways to search an index, and keep the fastest that finds enough",
+    "search-bench": "measure the ways to search an index, and keep the fastest with enough recall",
     "map": "draw the embedding space of a run in two dimensions",
     "ask": "answer a question about images",
     "caption": "describe images",
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
-    "export": "write the language model that a run has trained as a folder for other libraries",
-    "data": "check your data, fetch what a table names on the web, pack shards or parquet, export the embedded data",
+    "export": "write the language model of a run to a folder for other libraries",
+    "data": "check, fetch or pack your data, or export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }
 """Modules of `impresa.cli` with `add_arguments` and `run`, and their lines in the help. Each module's own help is its

@@ -1,6 +1,6 @@
 """Draw the embedding space of an alignment in two dimensions.
 
-Images, texts and sounds of the data are embedded and written to a folder: map.html, one page to look around in, and
+Images, texts and sounds of the data are embedded and written to a folder: map.html, an interactive page, and
 map.parquet with the same points, which Embedding Atlas opens. Other data are read with the run's columns, but not from
 its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
 """
@@ -27,11 +27,11 @@ _ALL = "all"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory that `impresa train` printed")
     add_data(parser)
-    what = "of the run's data or of shapes; may be given several times (default: test)"
+    what = "split of the run's data or of shapes; repeatable (default: test)"
     parser.add_argument("--split", action="append", choices=(*_SPLITS, _ALL), help=what)
     what = "pca: an exact projection; tsne: keeps neighbourhoods, needs openTSNE (default: pca)"
     parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help=what)
-    what = "samples that are drawn, at even distances through the data (default: %(default)s)"
+    what = "number of samples to draw, evenly spaced through the data (default: %(default)s)"
     parser.add_argument("--limit", type=count, metavar="N", default=2000, help=what)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: map-NAME, for the run's NAME)")
     parser.add_argument("--force", action="store_true", help="replace the map in a folder that is not empty")

@@ -1,7 +1,7 @@
 """Search an index by words, by pictures, by sounds, or by several of them together.
 
 A QUERY is words, or the path of a picture or a sound; several are averaged. Words and examples are weighted: with
---weight 0.5 both count the same. --not takes words or a path as well, and lowers what is like it.
+--weight 0.5 both count the same. --not takes words or a path as well, and lowers the rank of what is similar.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("index", metavar="INDEX", help="that `impresa index` printed")
+    parser.add_argument("index", metavar="INDEX", help="index that `impresa index` printed")
     parser.add_argument("query", nargs="*", metavar="QUERY", help="words, or the path of a picture or a sound")
     for name in ("text", "image", "sound"):
         what = f"{'words' if name == 'text' else f'the path of a {name}'}; may be given several times"
         parser.add_argument(f"--{name}", action="append", default=[], metavar=name.upper(), help=what)
     what = "what the results must not be like: words or a path; may be given several times"
     parser.add_argument("--not", action="append", default=[], dest="without", metavar="QUERY", help=what)
-    what = "of the words beside pictures and sounds, from 0 to 1 (default: %(default)s)"
+    what = "weight of the words against pictures and sounds, from 0 to 1 (default: %(default)s)"
     parser.add_argument("--weight", type=fraction, default=0.5, metavar="W", help=what)
     parser.add_argument("--top", type=count, default=20, metavar="N", help="results (default: %(default)s)")
-    parser.add_argument("--where", metavar="SQL", help="only rows that fulfil a condition, such as \"label = 'cat'\"")
-    what = "look at the first N numbers alone, and rank the best anew by all (default: what search-bench has found)"
+    parser.add_argument("--where", metavar="SQL", help="only rows that satisfy a condition, such as \"label = 'cat'\"")
+    what = "shortlist by the first N dimensions, and re-rank by all (default: what search-bench has found)"
     parser.add_argument("--dim", type=count, metavar="N", help=what)
-    parser.add_argument("--run", type=Path, metavar="RUN", help="the run, if it lies elsewhere than it did")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="where the run is, if it has been moved")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--json", action="store_true", help="print the results as JSON")
     kinds.add_argument("--html", type=Path, metavar="PAGE", help="write a page with thumbnails, and print its name")

@@ -1,7 +1,8 @@
-"""Measure each dimension and shortlist of an index against the exact search, and keep the fastest that finds enough.
+"""Measure each dimension and shortlist of an index against exact search, and keep the fastest with enough recall.
 
-Queries are captions of the index, where it has some, and its own vectors; recall is the share of the exact ten nearest,
-of the kind that fares worse. Bytes are those of the vectors that a query reads. `impresa search` uses what is kept.
+Queries are captions of the index, where it has some, and its own vectors; recall is the share of the exact ten nearest
+that are found, for the kind of query with less. Bytes are those of the vectors that a query reads. `impresa search`
+uses what is kept.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("index", metavar="INDEX", help="that `impresa index` printed")
-    what = "wanted share of the exact ten nearest, from 0 to 1 (default: %(default)s)"
+    parser.add_argument("index", metavar="INDEX", help="index that `impresa index` printed")
+    what = "required recall of the exact ten nearest, from 0 to 1 (default: %(default)s)"
     parser.add_argument("--recall", type=fraction, default=0.99, metavar="R", help=what)
     what = "queries of each kind (default: %(default)s)"
     parser.add_argument("--queries", type=count, default=256, metavar="N", help=what)
-    parser.add_argument("--run", type=Path, metavar="RUN", help="the run, if it lies elsewhere than it did")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="where the run is, if it has been moved")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_device(parser)
 

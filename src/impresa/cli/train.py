@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_name(parser)
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output-dir, if there is one")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, say how long it takes, write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, estimate time and memory, write nothing"
+    )
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -20,39 +20,38 @@ Half = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(0.5)]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationOptions(Section):
-    """Parts of `augmentation` that are set by hand; null is what the preset does. Each change is drawn anew for each
-    image and epoch, evenly between its bounds."""
+    """Parts of `augmentation` set by hand; null is what the preset does. Each is drawn for each image and epoch,
+    uniformly between its bounds."""
 
     scale: tuple[Area, Area] | None = None
-    """Part of the area that a random crop takes, least and most. null: 0.9 to 1 (`clip`), no random crop but the centre
-    square (`strong`)."""
+    """Fraction of the area that a random crop takes, minimum and maximum. null: 0.9 to 1 (`clip`), no random crop but
+    the centre square (`strong`)."""
     ratio: tuple[Aspect, Aspect] | None = None
-    """Width by height of the random crop, least and most. null: 3/4 to 4/3."""
+    """Aspect ratio (width by height) of the random crop, minimum and maximum. null: 3/4 to 4/3."""
     horizontal_flip: Fraction | None = None
-    """Probability of a mirror image, in which captions that say left and right are wrong. null: 0."""
+    """Probability of a horizontal flip; captions that say left and right become wrong. null: 0."""
     rotation_degrees: Turn | None = None
     """Rotation by up to this, each way. null: 0 (`clip`), 15 (`strong`)."""
     shear_degrees: Shear | None = None
     """Shear by up to this, each way. null: 0 (`clip`), 12 (`strong`)."""
     zoom: Rate | None = None
-    """Stretched and shrunk by up to this part, width and height each by its own. null: 0 (`clip`), 0.2 (`strong`)."""
+    """Stretched or shrunk by up to this fraction, width and height independently. null: 0 (`clip`), 0.2 (`strong`)."""
     shift: Half | None = None
-    """Shift by up to this part of the side. null: 0 (`clip`), 0.1 (`strong`)."""
+    """Shift by up to this fraction of the side. null: 0 (`clip`), 0.1 (`strong`)."""
     bend: Half | None = None
-    """Nodes of a mesh of 3 x 3 cells move by up to this part of the side. null: 0 (`clip`), 0.06 (`strong`)."""
+    """Nodes of a mesh of 3 x 3 cells move by up to this fraction of the side. null: 0 (`clip`), 0.06 (`strong`)."""
     brightness: Fraction | None = None
     """Brightness times 1 minus this to 1 plus this. null: 0 (`clip`), 0.2 (`strong`)."""
     contrast: Fraction | None = None
     """The same for contrast. null: 0 (`clip`), 0.2 (`strong`)."""
     saturation: Fraction | None = None
-    """The same for the strength of colours. null: 0."""
+    """The same for saturation. null: 0."""
     hue: Half | None = None
-    """Colours moved around the circle of hues by up to this part of it, so that captions which name them are wrong.
-    null: 0."""
+    """Hue shift by up to this fraction of the colour circle; captions that name colours become wrong. null: 0."""
     color_jitter_prob: Fraction | None = None
     """Probability of changing brightness, contrast, saturation and hue at all. null: 1."""
     gray_scale_prob: Fraction | None = None
-    """Probability of a grey picture. null: 0."""
+    """Probability of a greyscale picture. null: 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,12 +62,12 @@ class DatasetConfig(Section):
     test_path: Text | None = None
     """Data for the final evaluation. null: `shapes` has its own split; for other sources the validation data."""
     val_fraction: Fraction = 0.05
-    """Part of the training images held out for validation when `val_path` is null; split by image, not by row."""
+    """Fraction of the training images held out for validation when `val_path` is null; split by image, not by row."""
     image_root: Name | None = None
     """Folder that the images' paths in tables are relative to. null: the folder of the table."""
     skip_unsupported_rows: Flag = False
-    """Leave out rows of kinds that are not read, text alone and more images than `max_images`, and count them at the
-    start. false: they are bad samples, which `max_bad_fraction` bounds."""
+    """Leave out rows that are not supported (text only, or more images than `max_images`), and count them at the start.
+    false: they are bad samples, which `max_bad_fraction` bounds."""
     image_column: Name = "image"
     """Column or key that holds the image: bytes or a path in parquet, a path in a folder's jsonl or csv; with a
     `decoder` also a list of them (`max_images`)."""
@@ -75,13 +75,13 @@ class DatasetConfig(Section):
     """Column or key that holds the caption: a string or a list of strings, of which one is drawn for each epoch."""
     negative_column: Name | None = None
     """Column or key that holds hard negatives: a caption that is wrong for the image, or a list of them, of which one
-    is drawn for each epoch. Every image of a training batch is told from all of them, beside the other captions; they
-    are searched with no image, and a caption that is right for an image in the batch is no negative of it. Validation
-    has none. Rows may lack them. null reads none."""
+    is drawn for each epoch. Every image of a training batch is contrasted with all of them, beside the other captions
+    (image to text only), and a caption that is right for an image in the batch is not a negative of it. Validation has
+    none. Rows may lack them. null reads none."""
     group_column: Name | None = None
     """Column or key whose equal values say that samples are variants of one thing, such as a drawing in other colours:
-    an epoch of training draws one sample of each group, so that what comes in many variants does not outweigh the rest,
-    and `val_fraction` keeps a group on one side. Rows that lack it are groups of their own. null: no groups."""
+    an epoch of training draws one sample of each group, so that what has many variants does not outweigh the rest, and
+    `val_fraction` never splits a group. A row that lacks it is its own group. null: no groups."""
     audio_column: Name = "audio"
     """Column or key that holds the sound, if there is one."""
     label_column: Name = "label"
@@ -93,13 +93,13 @@ class DatasetConfig(Section):
     question_column: Name = "question"
     """Column or key that holds a question about the image: a string or a list of strings."""
     answer_column: Name = "answer"
-    """Column or key that holds the answer to it: text, a number or a switch, or a list of several right answers; for a
-    list of questions a list as long, of any of these."""
+    """Column or key that holds the answer to it: text, a number or a boolean, or a list of several right answers; for a
+    list of questions a list of the same length, of any of these."""
     kind_column: Name = "kind"
     """Column or key that holds the type of a question, if there is one; accuracy is reported by type."""
     max_images: Images = 1
-    """Images that a question may be about: a row may have a list of up to so many, the decoder reads them one after the
-    other, and learned embeddings of their numbers tell them apart. Rows with more are not read."""
+    """Images that a question may be about: a row may have a list of up to this many, the decoder reads them one after
+    the other, and learned embeddings of their index tell them apart. Rows with more are not read."""
     questions_per_image: Batch = 1
     """Questions per image in a training batch, drawn anew each epoch, the image encoded once; validation asks all."""
     prompt_templates: tuple[Name, ...] = ("a photo of a {}.",)
@@ -107,12 +107,12 @@ class DatasetConfig(Section):
     batch_size: Batch = 256
     """Samples in a batch, per device; contrastive training needs two, over all processes if it gathers."""
     eval_batch_size: Batch | None = None
-    """Samples in an evaluation batch: in a validation the candidates that each of them is told from, on any number of
+    """Samples in an evaluation batch: in validation the candidates that each of them is compared with, on any number of
     devices. null: `batch_size`; set it to compare the `val_loss` of runs that differ in that."""
     batch_by_length: Flag = False
-    """Questions and answers of like length share a training batch, so that less of it is padding: the samples of 50
-    batches, or of a quarter of the epoch, are sorted, and the batches come in random order. An epoch has each sample
-    once, as without. The length is that of the text in bytes; all texts are read once at the start."""
+    """Questions and answers of similar length share a training batch, so that less of it is padding: the samples of 50
+    batches, or of a quarter of the epoch, are sorted, and the batches come in random order. An epoch still has each
+    sample once. The length is that of the text in bytes; all texts are read once at the start."""
     image_size: Pixels = 224
     """Width and height in pixels of the square that the image encoder sees."""
     resize: Resize | Literal["auto"] = "auto"
@@ -121,13 +121,13 @@ class DatasetConfig(Section):
     pretrained tower's own preprocessing, and `crop` for a tower from scratch."""
     augmentation: Augmentation = "clip"
     """Training images: `none` (the square of `resize`), `clip` (random resized crop of 0.9 to 1.0 of the area; no flip,
-    because captions say left and right), `strong` (rotated, sheared, zoomed, shifted and bent a little, with other
+    because captions say left and right), `strong` (small rotation, shear, zoom, shift and elastic bend, and random
     brightness and contrast). Validation images are never augmented."""
     augmentation_options: AugmentationOptions = field(default_factory=AugmentationOptions)
     audio_augmentation: AudioAugmentation = "none"
-    """Training sounds: `none`, `light` (louder or softer by up to 6 dB, moved by up to 5% of the clip, played up to 5%
-    faster or slower, with a faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time
-    and two of pitch covered, each up to 15%). Validation sounds are never changed."""
+    """Training sounds: `none`, `light` (gain of up to 6 dB either way, time shift by up to 5% of the clip, up to 5%
+    faster or slower, faint noise), `strong` (10 dB, 10%, 10%, more noise, and in the features two spans of time and two
+    of frequency masked, each up to 15%). Validation sounds are never changed."""
     caption_dropout: Rate = 0.0
     """Probability of dropping each word of a training caption."""
     num_workers: ProcessesOrZero = 4
@@ -139,21 +139,22 @@ class DatasetConfig(Section):
     persistent_workers: Flag = True
     """Keep the workers alive between epochs."""
     max_bad_fraction: Fraction = 0.01
-    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this part the run stops."""
+    """Bad samples are skipped and listed in the run's `bad_samples.jsonl`; above this fraction the run stops."""
     max_image_pixels: PixelCount = 50_000_000
-    """Images of more pixels are bad samples, before they are decoded; at most 178956970, which is Pillow's limit."""
+    """Images with more pixels are bad samples, checked before they are decoded; at most 178956970, which is Pillow's
+    limit."""
     reduced_decode: Flag = False
-    """Decode a training JPEG at a half, a quarter or an eighth of its size wherever that is no smaller than what is
-    read of it, in less time; pixels then differ a little. false: only where it is still twice as large, so that nearly
+    """Decode a training JPEG at a half, a quarter or an eighth of its size wherever that is not smaller than needed:
+    faster, but pixels then differ a little. false: only where it is still at least twice as large, so that almost
     nothing differs. Validation images are always decoded whole."""
     max_file_mib: Mebibytes = 256
-    """Images and sounds of more MiB are bad samples, before they are read."""
+    """Images and sounds of more MiB are bad samples, checked before they are read."""
     allow_outside: Flag = False
     """Read images and sounds that a table names outside its data's folder (`../..`, absolute paths). false: such rows
     are bad samples. Links are followed in either case."""
     shard_cache_gib: Gibibytes = 64
-    """Shards from an address, and those under gzip, are read from copies that take so much of the disk; the longest
-    unused are removed. They lie in `impresa/shards` of the user's cache folder (`XDG_CACHE_HOME`)."""
+    """Shards from an address, and those under gzip, are read from copies that take at most this much of the disk; the
+    least recently used are removed. They are in `impresa/shards` of the user's cache folder (`XDG_CACHE_HOME`)."""
     cache_features: FolderOrNull = None
     """Folder in which outputs of a frozen image tower are kept, in half precision: each image is decoded and encoded
     once, before the first step, and never again while image, weights and preprocessing stay the same, in this run or

@@ -58,7 +58,7 @@ class RecursionConfig(Section):
     """Latent recursion after "Less is More: Recursive Reasoning with Tiny Networks" (Jolicoeur-Martineau 2025)."""
 
     recursive: Flag = True
-    """false: the same blocks once, as a plain stack: the control of equal parameters, without K, n and N."""
+    """false: the same blocks run once, as a plain stack: the control with equal parameters, without K, n and N."""
     num_cycles: Depth = 2
     """K: cycles of reasoning updates followed by one answer update; all but the last run without gradient."""
     num_steps: Depth = 2
@@ -78,23 +78,23 @@ class GenerationConfig(Section):
     max_new_tokens: Tokens = 64
     """Longest answer in tokens."""
     num_beams: Depth = 1
-    """Beams; 1 is no beam search."""
+    """Number of beams; 1: no beam search."""
     temperature: NonNegative = 0.0
     """Sampling temperature, at least 0.001; 0 is greedy."""
     top_p: Fraction = 1.0
     """Sample from the smallest set of tokens that has this probability; needs a temperature."""
     top_k: CountOrZero = 0
-    """Sample from so many of the likeliest tokens, 0 from all; needs a temperature."""
+    """Sample from this many of the likeliest tokens, 0: from all; needs a temperature."""
     repetition_penalty: Penalty = 1.0
-    """Above 1 the answer's own tokens become less likely to come again (Keskar et al. 2019); 1 is none. The question
-    does not count, here and below."""
+    """Above 1 the answer's own tokens become less likely to be repeated (Keskar et al. 2019); 1: no penalty. The
+    question does not count, here and below."""
     no_repeat_ngram_size: CountOrZero = 0
-    """No so many tokens in a row come twice in an answer; 0 allows all."""
+    """No n-gram of this length occurs twice in an answer; 0 allows all."""
     stop: Names = ()
     """Texts that end the answer, which is cut before the first of them. A `trm` writes in lower case."""
     seed: CountOrZero | None = None
-    """Of sampling; needs a temperature. Each question of a call draws from its own stream, by seed and position, so
-    that the batch changes nothing (but for beams). null: torch's global generator draws."""
+    """Seed of sampling; needs a temperature. Each question of a call draws from its own stream, by seed and position,
+    so that the batch changes nothing (except with beams). null: torch's global generator is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,8 @@ class DecoderConfig(Section):
     """The language model behind the encoder."""
 
     type: Literal["qwen", "causal_lm", "trm"] = "qwen"
-    """`qwen`: a pretrained Qwen causal model; `causal_lm`: any pretrained model of transformers that has a decoder
-    only (Llama, Gemma, GPT-2, ...); `trm`: a Tiny Recursive Model trained from scratch."""
+    """`qwen`: a pretrained Qwen causal model; `causal_lm`: any pretrained decoder-only model in transformers (Llama,
+    Gemma, GPT-2, ...); `trm`: a Tiny Recursive Model trained from scratch."""
     model: Name = "Qwen/Qwen2.5-3B-Instruct"
     """qwen, causal_lm: Hugging Face id or local path."""
     load_in_4bit: Flag = False
@@ -134,18 +134,18 @@ class DecoderConfig(Section):
     max_len: Tokens = 256
     """Longest text (question and answer) in tokens; the question is cut, never the answer."""
     prefix: PrefixTokens = "tokens"
-    """Which of the encoder's tokens become the prefix: the patches, the class token and the patches behind it
+    """Which of the encoder's tokens become the prefix: the patches, the class token followed by the patches
     (`cls_patches`), the Perceiver's latents or the memory tokens."""
     prefix_layer: Literal["auto", "last", "penultimate"] = "auto"
-    """Block of the image tower that they are taken after. `auto`: penultimate for a tower that is frozen whole
-    and sums up in CLS (nothing has trained what its last block does to the other tokens), if it has several blocks,
-    else last."""
+    """Block of the image tower whose outputs are used. `auto`: penultimate for a tower that is completely frozen and
+    pools by CLS (nothing has trained what its last block does to the other tokens), if it has several blocks, else
+    last."""
     tiles: Images = 1
-    """Squares at most that an image is cut into, by the grid that fits it best (`anyres` of LLaVA-NeXT, Liu et al.
-    2024): the image tower sees the whole image, downsized, and then each of them. 1: the whole alone, as for images
-    that are no larger than `dataset.image_size`."""
+    """Maximum number of square tiles that an image is cut into, by the grid that fits it best (`anyres` of LLaVA-NeXT,
+    Liu et al. 2024): the image tower sees the whole image, downsized, and then each tile. 1: the whole image only, as
+    for images that are no larger than `dataset.image_size`."""
     init_from: Text | None = None
-    """A finished vision-language run of ours to continue from, as a second stage."""
+    """A finished vision-language run of Impresa to continue from, as a second stage."""
     activation_checkpointing: Flag = False
     """Recompute activations in the backward pass."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)

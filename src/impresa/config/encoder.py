@@ -41,14 +41,14 @@ TRANSFORMERS = ("vit", "transformer", "spectrogram")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig(Section):
-    """Words before texts, for towers that were trained to tell queries from documents by them. They are kept in the run
-    and used only where `encode_text(prompt_name=...)` or `impresa encode --prompt-name` asks for them: training,
-    evaluation and a tower's own `checkpoint` have none."""
+    """Text prefixes, for towers that were trained to tell queries from documents by them. They are kept in the run and
+    used only where `encode_text(prompt_name=...)` or `impresa encode --prompt-name` asks for them: training and
+    evaluation use none, and a tower from a `checkpoint` brings none."""
 
     query: Name | None = None
-    """Put before a text that is searched with, such as `"query: "`. null: there is none."""
+    """Put before a text that is a query, such as `"query: "`. null: there is none."""
     document: Name | None = None
-    """Put before a text that is searched among. null: there is none."""
+    """Put before a text that is a document. null: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +56,24 @@ class EncoderConfig(Section):
     """One tower. The same class serves image, text and audio; a field that a modality cannot use is refused for it."""
 
     backbone: Name = "vit"
-    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the
-    embeddings of words without their order, in which words that no training caption has count for nothing (text);
-    `spectrogram` (audio). Anything else is a Hugging Face id, a local path or `timm:NAME`."""
+    """From scratch: `vit` or `convnet`, a small residual network (image); `transformer` or `bag`, the mean of the word
+    embeddings without their order, in which words that occur in no training caption are ignored (text); `spectrogram`
+    (audio). Anything else is a Hugging Face id, a local path or `timm:NAME`."""
     checkpoint: Text | None = None
-    """A finished run of ours whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
+    """A finished Impresa run whose tower of this modality is loaded; it is frozen unless `freeze` is false."""
     freeze: Flag | None = None
     """Keep the backbone as it is: eval mode, no gradient, no optimizer state. null: frozen if from `checkpoint`."""
     unfreeze_last: CountOrZero = 0
-    """Of a frozen tower so many blocks, counted from the last, are trained all the same, with `lr_pretrained`, and its
-    head with them."""
+    """Number of last blocks of a frozen tower that are trained anyway, and its head with them, with `lr_pretrained`."""
     lora: TowerLoraConfig | None = None
     """Low-rank adapters in a pretrained backbone, which stays as it is. null for none; `{}` for the defaults."""
     embed_dim: Width = 512
     """Width of the pooled embedding; the same for all towers."""
     dim: Width = 512
-    """Width of a from-scratch backbone; of a `convnet` that of its last stage, half of it for each stage before."""
+    """Width of a from-scratch backbone; of a `convnet` that of its last stage, halved for each earlier stage."""
     depth: Depth = 12
-    """Blocks of a from-scratch backbone. A `convnet` has a stage for each halving, and shares its residual blocks among
-    all but the first, evenly or with one more in the last ones."""
+    """Blocks of a from-scratch backbone. A `convnet` has a stage for each halving of the image, and spreads its
+    residual blocks over all stages but the first, evenly or with one more in the last ones."""
     num_heads: Width = 8
     """Attention heads of a from-scratch backbone."""
     mlp_ratio: Multiple = 4.0
@@ -93,8 +92,8 @@ class EncoderConfig(Section):
     attn_drop_rate: Rate = 0.0
     """Dropout on attention weights."""
     patch_dropout: PatchRate = 0.0
-    """Image: share of an image's patches that a training step leaves out, drawn anew for each image: faster steps for
-    less detail (FLIP). Evaluation reads all."""
+    """Image: fraction of an image's patches that a training step drops, drawn for each image: faster steps, less detail
+    (FLIP). Evaluation uses all."""
     patch_size: Pixels = 16
     """Image: side of a patch in pixels; with a `convnet` of a cell of its last feature map, and a power of two. Audio:
     mel bins and frames of a patch."""
@@ -110,9 +109,9 @@ class EncoderConfig(Section):
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     projection: Projection = "mlp"
     """Layers before the pooling when there is no Perceiver. With `none` a pretrained tower keeps its own head if that
-    gives `embed_dim`: it starts as the very model that it comes from. `auto`: the same where image and text tower are
-    of one pretrained pair (CLIP, SigLIP), used whole and with `embed_dim` the width of its space; otherwise `mlp`, and
-    a line at the start says so."""
+    gives `embed_dim`: it starts as exactly the model that it comes from. `auto`: the same where image and text tower
+    are from one pretrained pair (CLIP, SigLIP), used whole and with `embed_dim` the width of its space; otherwise
+    `mlp`, and a line at the start says so."""
     use_perceiver: Flag = False
     """Image, audio: compress the tokens into `perceiver_num_latents` with a Perceiver resampler."""
     perceiver_num_latents: Width = 64
@@ -122,10 +121,10 @@ class EncoderConfig(Section):
     perceiver_num_heads: Width = 8
     """Its attention heads."""
     use_attention_pooling: Flag = False
-    """Pool with one learned query instead of `pooling`; ignored under the Perceiver, whose latents are averaged."""
+    """Pool with one learned query instead of `pooling`; ignored with a Perceiver, whose latents are averaged."""
     pooling: PoolingName = "auto"
-    """How tokens become one vector: `auto` is what the tower does itself (CLS, the end token of a causal text,
-    SigLIP's and CLAP's own pooling), or else the mean."""
+    """How tokens become one vector: `auto` is the tower's own way (CLS, the end token of a causal text, SigLIP's and
+    CLAP's own pooling), or else the mean."""
     use_mrl: Flag = False
     """Image: Matryoshka training, that is the loss on nested prefixes of the embeddings (all towers share them)."""
     mrl_dimensions: tuple[Width, ...] = (256, 128, 64)

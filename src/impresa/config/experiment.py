@@ -44,10 +44,10 @@ class FusionConfig(Section):
     """How tokens of several modalities become one prefix, or one embedding."""
 
     strategy: Literal["concat", "cross_attention", "gated"] = "concat"
-    """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum under learned gates)."""
+    """`concat` (project each, concatenate), `cross_attention` (learned queries), `gated` (sum with learned gates)."""
     projector: Literal["linear", "mlp"] = "linear"
-    """Map of each modality's tokens to the common width, before all else: one linear layer, or two with GELU between
-    them (`mlp`, as in LLaVA-1.5, Liu et al. 2023)."""
+    """Projection of each modality's tokens to the common width, before everything else: one linear layer, or two with
+    GELU between them (`mlp`, as in LLaVA-1.5, Liu et al. 2023)."""
     layers: Depth = 2
     """cross_attention: depth."""
     num_queries: Width = 32
@@ -65,10 +65,9 @@ class TrainerConfig(Section):
     epochs: Count = 100
     """Passes over the training data."""
     max_steps: Count | None = None
-    """Stop after so many optimizer steps, if that comes before the last epoch."""
+    """Stop after this many optimizer steps, if that comes before the last epoch."""
     early_stopping_patience: Count | None = None
-    """Stop after so many validations in a row that were no better than the best before them, by
-    `checkpoint.monitor`. null never does."""
+    """Stop after this many validations in a row without a new best of `checkpoint.monitor`. null: never."""
     accumulate_grad_batches: Batch = 1
     """Batches whose gradients are added up for one optimizer step; it does not add negatives to a contrastive loss, for
     which `optimization.chunk_size` makes room."""

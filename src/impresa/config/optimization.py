@@ -32,39 +32,40 @@ class OptimizationConfig(Section):
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
     lr_fusion: Positive | None = None
-    """Learning rate of the fusion, the projector among it. null: `lr`."""
+    """Learning rate of the fusion, including the projector. null: `lr`."""
     lr_lora: Positive | None = None
     """Learning rate of the adapters in the language model (`decoder.use_lora`). null: `lr`."""
     lr_logits: Positive | None = None
     """Learning rate of the logit scale and bias. null: `lr` for `clip`, 100 times `lr` for `siglip`."""
     weight_decay: NonNegative = 0.01
-    """Weight decay; norms, biases, embeddings, the logit scale and memory are spared."""
+    """Weight decay; norms, biases, embeddings, the logit scale and memory are excluded."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     """adamw, adam: decay of the moment estimates. sgd: the first is the momentum."""
     eps: Positive = 1e-8
     """adamw, adam: added to the denominator."""
     clip_grad: NonNegative = 1.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Maximum norm of the gradient; 0 does not clip."""
     scheduler: SchedulerName = "cosine"
-    """Learning rate after the warm-up: down to `min_lr` by half a cosine or a line, constant, or constant and down by a
-    line over the last `cooldown_epochs` (`const_cooldown`)."""
+    """Learning rate after the warm-up: down to `min_lr` by half a cosine or linearly, constant, or constant and then
+    linearly down over the last `cooldown_epochs` (`const_cooldown`)."""
     warmup_epochs: NonNegative = 5.0
     """Epochs of linear warm-up; cut to fit a shorter run."""
     warmup_steps: CountOrZero | None = None
-    """Optimizer steps of the warm-up in place of `warmup_epochs`; cut likewise. null: `warmup_epochs`."""
+    """Optimizer steps of warm-up instead of `warmup_epochs`; cut likewise. null: `warmup_epochs`."""
     cooldown_epochs: NonNegative = 5.0
-    """const_cooldown: epochs of the line at the end; cut to the steps after the warm-up. A longer run stays at the
+    """const_cooldown: epochs of linear decay at the end; cut to the steps after the warm-up. A longer run stays at the
     peak for longer."""
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
-    """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
+    """Numeric precision: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
     chunk_size: Count | None = None
     """Rows of a contrastive batch that each tower encodes at a time, twice in a step, so that memory holds the
     activations of one chunk in place of the batch's: the same loss and gradients, for about a third more time. Dropout
     and `patch_dropout` draw for one chunk after the other, so other numbers than for the whole batch. null: all."""
     ema_decay: Rate | None = None
-    """Decay of the average of the weights that is validated, kept and evaluated in their place. null: no average."""
+    """Decay of an exponential moving average of the weights, which is then validated, saved and evaluated instead of
+    them. null: no average."""
 
 
 def warmup_key(config: OptimizationConfig) -> str:

@@ -93,22 +93,23 @@ class MemoryConfig(Section):
     enabled: Flag = False
     """Enable memory tokens."""
     dim: Width = 512
-    """Width of the memory tokens; a linear layer leads in and out when it is not the encoder's width."""
+    """Width of the memory tokens; linear layers project in and out when it differs from the encoder's width."""
     num_memory_tokens: Width = 64
     """Number of memory tokens."""
     memory_init: MemoryInit = "learnable"
-    """Start of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch embeddings
+    """Initialisation of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch
+    embeddings
     sampled from the first batch)."""
     memory_update: MemoryUpdate = "attention"
     """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
-    per token in place of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
+    per token instead of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
     memory_position: MemoryPosition = "prepend"
-    """Where memory tokens stand in the sequence: after CLS (`prepend`) or at the end (`append`). It moves no embedding:
-    they have no position embedding, and attention knows no order without one."""
+    """Where memory tokens are in the sequence: after CLS (`prepend`) or at the end (`append`). It changes no embedding:
+    they have no position embedding, and attention without one is order-invariant."""
     mem_alpha: Fraction = 0.5
     """Blending coefficient: weight of the running state and of the read-out; 0 is `static`."""
     mem_reinit_steps: CountOrZero = 100
-    """The running state is reset to zero before the forward after every so many optimizer steps; 0 never resets."""
+    """The running state is reset to zero before a forward pass, every N optimizer steps; 0 never resets."""
     memory_momentum: Fraction = 0.99
     """Share of the old running state that an optimizer step keeps."""
 
@@ -122,8 +123,8 @@ class LoggingConfig(Section):
     eval_interval: Count = 1000
     """Optimizer steps between two validations; also at the end, and each epoch when that is shorter."""
     save_interval: Count = 1000
-    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter. `--resume` goes on
-    from the newest, whatever is kept when the run is over."""
+    """Optimizer steps between two checkpoints; also at the end, and each epoch when that is shorter. `--resume`
+    continues from the newest, whatever is kept when the run is over."""
     project: Name = "impresa"
     """Project name in W&B and TensorBoard."""
     entity: Text | None = None
@@ -143,14 +144,14 @@ class CheckpointConfig(Section):
     save_top_k: KeepCount = 3
     """Number of best checkpoints to keep; 0 keeps none, -1 all."""
     monitor: Name = "val_loss"
-    """Metric of the validations that says which is best, by its name in `metrics.csv`: `val_loss`, `val_perplexity`, or
-    with `mode` max `val_recall` (mean of both directions' R@1), `val_exact_match`, `val_vqa_accuracy`, and others. The
+    """Validation metric that decides which is best, by its name in `metrics.csv`: `val_loss`, `val_perplexity`, or
+    with `mode` max `val_recall` (R@1, mean of both directions), `val_exact_match`, `val_vqa_accuracy`, and others. The
     `val_loss` of a contrastive model rises on small data while recall still grows: `val_recall` keeps the better model
     there."""
     mode: Literal["min", "max"] = "min"
     """Direction in which the metric gets better."""
     save_last: Flag = True
-    """Keep the last checkpoint when the run is over. false: it is removed then, and serves until then to resume."""
+    """Keep the last checkpoint when the run is over. false: it is removed then, and only used to resume before that."""
     dirpath: Name = "checkpoints"
     """Folder of the checkpoints inside the run directory."""
     filename: Name = "{epoch:03d}-{step:07d}"
