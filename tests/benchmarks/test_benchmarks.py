@@ -242,6 +242,21 @@ def test_the_stored_mixtures_keep_the_old_and_have_most_of_the_gain() -> None:
         assert max(kept) - first["new"] >= 0.9 * (last["new"] - first["new"]) > 0.2
 
 
+def test_own_photos_are_found_more_often_than_by_the_baselines_as_the_docs_say() -> None:
+    stored = json.loads((FOLDER / "results" / "own.json").read_text())
+    assert stored["photos"] == 300
+    assert stored["test"] >= 60
+    found, colours, pixels = (
+        [run[name] for run in stored["runs"]] for name in ("mrr", "colour histogram", "ridge baseline")
+    )
+    assert len(found) == 3
+    assert sum(found) / 3 > max(colours + pixels)
+    first, second, third = (f"{value:.2f}" for value in found)
+    text = (FOLDER.parent / "docs" / "benchmarks.md").read_text()
+    assert f"{first}, {second} and {third} (seeds 0, 1 and 2" in text
+    assert f"against {colours[0]:.2f} for a colour histogram and {pixels[0]:.2f} for a ridge" in text
+
+
 def test_a_difference_is_found_and_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
     timing = importlib.import_module("timing")
