@@ -19,7 +19,7 @@ from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError
-from impresa.training.optimizer import parameter_groups
+from impresa.training.parameter_groups import parameter_groups
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[1, 4, 6, 7, 0, 0], [1, 5, 6, 9, 8, 0]])

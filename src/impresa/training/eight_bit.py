@@ -1,0 +1,48 @@
+"""AdamW with moments of eight bits, by bitsandbytes (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from impresa.decoders.quantization import INSTALL, hush_bitsandbytes
+from impresa.errors import ConfigError
+from impresa.hub import import_optional
+
+KEY = "optimization.optimizer"
+
+
+def adamw_in_eight_bits(groups: list[dict[str, Any]], settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer of `groups`, those of `parameter_groups`.
+
+    The moments of large weight matrices have eight bits. Those of norms, biases, embeddings, memory and logits, and of
+    tensors below 4,096 numbers, stay in float32: the gradients of embeddings are uneven, and the others cost nothing.
+
+    Raises:
+        ConfigError: bitsandbytes cannot be imported, or does not run on this device.
+    """
+    hush_bitsandbytes()
+    kinds: Any = import_optional(KEY, "bitsandbytes", INSTALL, user="adamw8bit").optim
+
+    class AdamW8bit(kinds.AdamW8bit):
+        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            config: dict[str, Any] = super().get_config(gindex, pindex, group)
+            return {**config, "optim_bits": 32} if group["is_spared"] else config
+
+    for device in {parameter.device for group in groups for parameter in group["params"]}:
+        _try_on(device, kinds.AdamW8bit)
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
+    return optimizer
+
+
+def _try_on(device: torch.device, kind: Any) -> None:
+    """Refuse a device on which the library has no such step, before the first one of the run."""
+    parameter = nn.Parameter(torch.zeros(64, 64, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        kind([parameter]).step()
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        fault = f"bitsandbytes has no adamw8bit for {device.type} ({' '.join(str(error).split())[:200]})"
+        raise ConfigError(f"{KEY}: {fault}; use adamw") from error
