@@ -20,7 +20,7 @@ from impresa.errors import ConfigError
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.answering.build import build_vlm
-from impresa.training.optimizer import build_optimizer
+from impresa.training.optimizer import build_optimizer, check_optimizer
 from impresa.training.parameter_groups import LOWEST_RATE, parameter_groups
 from impresa.training.stored import load_optimizer
 from tiny_run import HEARING, tiny_experiment
@@ -240,7 +240,7 @@ def test_eight_bits_are_refused_where_the_library_cannot_make_a_step(monkeypatch
 
     monkeypatch.setattr(kind, "step", fail)
     with pytest.raises(ConfigError, match=r"optimization.optimizer: bitsandbytes has no adamw8bit for cpu \(no kernel"):
-        build_optimizer(nn.Linear(4, 4), OptimizationConfig(optimizer="adamw8bit"))
+        check_optimizer(nn.Linear(4, 4), OptimizationConfig(optimizer="adamw8bit"), torch.device("cpu"))
 
 
 def test_layers_of_a_pretrained_tower_have_rates_that_fall_from_block_to_block(tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ class OptimizationConfig(Section):
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
-    """Numbers of the computation: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
+    """Numbers of the computation: full; mixed with 16-bit floats beside weights in float32, float16 only on a GPU and
+    with a loss scale (`16-mixed`); or bfloat16 for weights, gradients and moments too (`bf16-true`): half the memory,
+    but late steps are rounded away. The loss, the logit scale and the memory's state are in float32 throughout, and a
+    finished run is stored in it."""
     ema_decay: Rate | None = None
     """Decay of the average of the weights that is validated, kept and evaluated in their place. null: no average."""
 

@@ -21,28 +21,30 @@ def adamw_in_eight_bits(groups: list[dict[str, Any]], settings: dict[str, Any]) 
     tensors below 4,096 numbers, stay in float32: the gradients of embeddings are uneven, and the others cost nothing.
 
     Raises:
-        ConfigError: bitsandbytes cannot be imported, or does not run on this device.
+        ConfigError: bitsandbytes cannot be imported.
     """
-    hush_bitsandbytes()
-    kinds: Any = import_optional(KEY, "bitsandbytes", INSTALL, user="adamw8bit").optim
+    kind = _kind()
 
-    class AdamW8bit(kinds.AdamW8bit):
+    class AdamW8bit(kind):  # type: ignore[misc, valid-type]
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
             config: dict[str, Any] = super().get_config(gindex, pindex, group)
             return {**config, "optim_bits": 32} if group["is_spared"] else config
 
-    for device in {parameter.device for group in groups for parameter in group["params"]}:
-        _try_on(device, kinds.AdamW8bit)
     optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
     return optimizer
 
 
-def _try_on(device: torch.device, kind: Any) -> None:
-    """Refuse a device on which the library has no such step, before the first one of the run."""
+def check_eight_bits(device: torch.device) -> None:
+    """Refuse a device on which the library has no such step (`ConfigError`)."""
     parameter = nn.Parameter(torch.zeros(64, 64, device=device))
     parameter.grad = torch.ones_like(parameter)
     try:
-        kind([parameter]).step()
+        _kind()([parameter]).step()
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         fault = f"bitsandbytes has no adamw8bit for {device.type} ({' '.join(str(error).split())[:200]})"
         raise ConfigError(f"{KEY}: {fault}; use adamw") from error
+
+
+def _kind() -> Any:
+    hush_bitsandbytes()
+    return import_optional(KEY, "bitsandbytes", INSTALL, user="adamw8bit").optim.AdamW8bit

@@ -18,7 +18,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     clipped after they are unscaled and a fused optimizer would unscale them itself.
 
     Raises:
-        ConfigError: it does not run here, or has nothing to act on in this model.
+        ConfigError: its library is missing, or it has nothing to act on in this model.
     """
     groups = list(parameter_groups(model, config))
     can_fuse = all(p.device.type in ("cuda", "cpu") and p.is_floating_point() for g in groups for p in g["params"])
@@ -37,6 +37,20 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
             from impresa.training.eight_bit import adamw_in_eight_bits
 
             return adamw_in_eight_bits(groups, adam)
+
+
+def check_optimizer(model: nn.Module, config: OptimizationConfig, device: torch.device) -> None:
+    """Refuse, before anything is written, an optimizer that will not run on this device or has nothing to act on.
+
+    Raises:
+        ConfigError: says why.
+    """
+    for _ in parameter_groups(model, config):
+        pass
+    if config.optimizer == "adamw8bit":
+        from impresa.training.eight_bit import check_eight_bits
+
+        check_eight_bits(device)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

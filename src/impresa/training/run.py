@@ -29,12 +29,13 @@ from impresa.training.failures import explained
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
+from impresa.training.optimizer import check_optimizer
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import Plan, make_plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted
 from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue
 from impresa.training.schedule import make_schedule
-from impresa.training.state import TrainState
+from impresa.training.state import TrainState, check_precision
 from impresa.training.timing import Pace, measure
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
+    check_precision(config.optimization.precision, group.device)
     _name_idle_keys(config, group)
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
     with explained(config, output_dir), alone as path:
@@ -90,6 +92,7 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         logger.warning(f"{output_dir}: this run has finished; there is nothing to resume ({how_on})")
         return
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
+    check_optimizer(parts.model, config.optimization, group.device)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
@@ -129,6 +132,7 @@ def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
+    check_precision(config.optimization.precision, group.device)
     _name_idle_keys(config, group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
