@@ -85,6 +85,7 @@ ELSEWHERE = {
     "trainer.devices": HARDWARE,
     "trainer.num_nodes": HARDWARE,
     "trainer.deterministic": "training/run.py",
+    "trainer.compile": "training/run.py",
     "trainer.logging.log_interval": "training/plan.py",
     "trainer.logging.wandb": "training/logs.py",
     "trainer.logging.tensorboard": "training/logs.py",

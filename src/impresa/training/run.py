@@ -17,6 +17,7 @@ from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
+from impresa.training.compiling import check_compiler, compiled, modules_to_compile
 from impresa.training.costs import CostMeter, Spent
 from impresa.training.distributed import (
     Group,
@@ -75,8 +76,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    check_precision(config.optimization.precision, group.device)
-    _name_idle_keys(config, group)
+    _check_device(config, group)
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
     with explained(config, output_dir), alone as path:
         _train(config, output_dir, command, path, group)
@@ -93,6 +93,7 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         return
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
     check_optimizer(parts.model, config.optimization, group.device)
+    modules_to_compile(parts.model, config.trainer.compile)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
@@ -103,7 +104,8 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
             from impresa.training.before import measure_before
 
             measure_before(config, parts, output_dir, group.device)
-    spent = fit(config, parts, output_dir, checkpoint, group)
+    with compiled(parts.model, config.trainer.compile):
+        spent = fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
@@ -132,15 +134,17 @@ def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    check_precision(config.optimization.precision, group.device)
-    _name_idle_keys(config, group)
+    _check_device(config, group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
-        yield parts, set_up(config, parts, group, num_shares=world_size), world_size
+        with compiled(parts.model, config.trainer.compile):
+            yield parts, set_up(config, parts, group, num_shares=world_size), world_size
 
 
-def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
-    """Name the keys that are set and have no effect, once."""
+def _check_device(config: ExperimentConfig, group: Group) -> None:
+    """Refuse what this device cannot do, and name the keys that are set and have no effect, once."""
+    check_precision(config.optimization.precision, group.device)
+    check_compiler(config.trainer.compile, group.device)
     for line in notices(config) if group.is_main else ():
         logger.warning(line)
 
