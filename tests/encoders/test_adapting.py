@@ -169,3 +169,25 @@ def test_recomputed_blocks_with_adapters_give_the_same_gradient(hub: dict[str, P
         trained(model, "image clip")
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_recomputed_blocks_give_every_tower_the_same_gradients_for_less_memory(hub: dict[str, Path], name: str) -> None:
+    gradients: list[list[Tensor]] = []
+    kept: list[int] = []
+    for recompute in (False, True):
+        model = tower(hub, name, activation_checkpointing=recompute)
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+        bytes_kept: list[int] = []
+
+        def keep(tensor: Tensor, known: set[int] = weights, sizes: list[int] = bytes_kept) -> Tensor:
+            sizes.append(0 if tensor.data_ptr() in known else tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model.train()(INPUTS[name]).pooled.square().sum()
+        loss.backward()
+        kept.append(sum(bytes_kept))
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients)
+    assert kept[1] < 0.7 * kept[0]
