@@ -171,6 +171,12 @@ def test_recomputed_blocks_with_adapters_give_the_same_gradient(hub: dict[str, P
     torch.testing.assert_close(*gradients)
 
 
+def test_a_pretrained_tower_that_cannot_recompute_is_refused_by_its_own_key(tmp_path: Path) -> None:
+    config = EncoderConfig(backbone=str(tiny_hub.clap(tmp_path)), embed_dim=12, activation_checkpointing=True)
+    with pytest.raises(ConfigError, match=r"^audio_encoder.activation_checkpointing: .* cannot recompute its activ"):
+        audio(config)
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_recomputed_blocks_give_every_tower_the_same_gradients_for_less_memory(hub: dict[str, Path], name: str) -> None:
     gradients: list[list[Tensor]] = []
