@@ -88,6 +88,7 @@ ELSEWHERE = {
     "trainer.deterministic": "training/run.py",
     "trainer.max_restarts": "training/launch.py",
     "trainer.timeout_minutes": "training/run.py",
+    "trainer.compile": "training/run.py",
     "trainer.logging.log_interval": "training/plan.py",
     "trainer.logging.wandb": "training/logs.py",
     "trainer.logging.tensorboard": "training/logs.py",

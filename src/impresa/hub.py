@@ -211,15 +211,19 @@ def import_optional(key: str, package: str, install: str, *, user: str = "it") -
         raise ConfigError(f"{key}: {fault}; pip install {install}") from error
 
 
-def recompute_activations(model: Any) -> None:
+def recompute_activations(model: Any, key: str = "activation_checkpointing") -> None:
     """Let a model of transformers recompute its blocks in the backward pass instead of keeping their activations.
+
+    Args:
+        model: the model.
+        key: the config key that asks for it, for messages.
 
     Raises:
         ConfigError: transformers has no recomputation for this model.
     """
     if not getattr(model, "supports_gradient_checkpointing", False):
         name = type(model).__name__
-        raise ConfigError(f"activation_checkpointing: {name} cannot recompute its activations; turn it off")
+        raise ConfigError(f"{key}: {name} cannot recompute its activations; turn it off")
     # transformers will drop the older name of the method.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -37,7 +37,7 @@ def test_a_schema_describes_every_key_and_forbids_others(dialect: str) -> None:
 def test_the_schema_knows_the_guide_s_short_paths() -> None:
     training = json_schema("memory_vlm")["$defs"]["TrainingConfig"]["properties"]
     assert {"optimizer_kwargs", "scheduler_kwargs"} <= set(training)
-    assert {"enum": ["adamw", "adam", "sgd"], "type": "string"} in training["optimizer"]["anyOf"]
+    assert {"enum": ["adamw", "adam", "sgd", "muon", "adamw8bit"], "type": "string"} in training["optimizer"]["anyOf"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(shipped_folder())) for path in FILES])

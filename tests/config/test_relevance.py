@@ -42,6 +42,7 @@ FAULTS: list[tuple[Setting, Setting, str]] = [
     (ALIGNMENT, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
     (TRM, ("dataset.audio_augmentation", "light"), "without an audio_encoder; leave it out"),
     (ALIGNMENT, ("optimization.lr_fusion", 1), "without a decoder or image+audio-text in losses.pairs, which"),
+    (ALIGNMENT, ("optimization.layer_decay", 0.8), "without a pretrained tower that is trained"),
     (ALIGNMENT, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
     (QWEN, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
     (TRM, ("optimization.lr_lora", 1), "without decoder.use_lora, for the"),
@@ -191,7 +192,7 @@ NOTICES: list[tuple[list[Setting], str]] = [
     ),
     (
         [("optimization.optimizer", "sgd"), ("optimization.eps", 1)],
-        "optimization.eps: is for adam and adamw, not for sgd",
+        "optimization.eps: is for adam and its kin, not for sgd",
     ),
     (
         [("optimization.scheduler", "constant"), ("optimization.min_lr", 1)],
@@ -228,7 +229,7 @@ FINE: list[list[Setting]] = [
     [TRM, ("decoder.recursion.recursive", False), ("decoder.recursion.num_layers", 3)],
     [*MEMORY, ("vision_encoder.memory.mem_alpha", 0.1), ("optimization.lr_memory", 1)],
     [("losses.type", "siglip"), ("losses.learn_temperature", False), ("optimization.lr_logits", 1)],
-    [("text_encoder.backbone", "a/b"), ("optimization.lr_pretrained", 1)],
+    [("text_encoder.backbone", "a/b"), ("optimization.lr_pretrained", 1), ("optimization.layer_decay", 0.8)],
     [
         ("vision_encoder.use_mrl", True),
         ("vision_encoder.mrl_dimensions", [8, 4]),

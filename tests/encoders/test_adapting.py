@@ -19,7 +19,7 @@ from impresa.encoders.text import TextEncoder
 from impresa.encoders.tower import Tower
 from impresa.encoders.vision import VisionEncoder
 from impresa.errors import ConfigError
-from impresa.training.optimizer import parameter_groups
+from impresa.training.parameter_groups import parameter_groups
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[1, 4, 6, 7, 0, 0], [1, 5, 6, 9, 8, 0]])
@@ -169,3 +169,31 @@ def test_recomputed_blocks_with_adapters_give_the_same_gradient(hub: dict[str, P
         trained(model, "image clip")
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
+
+
+def test_a_pretrained_tower_that_cannot_recompute_is_refused_by_its_own_key(tmp_path: Path) -> None:
+    config = EncoderConfig(backbone=str(tiny_hub.clap(tmp_path)), embed_dim=12, activation_checkpointing=True)
+    with pytest.raises(ConfigError, match=r"^audio_encoder.activation_checkpointing: .* cannot recompute its activ"):
+        audio(config)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_recomputed_blocks_give_every_tower_the_same_gradients_for_less_memory(hub: dict[str, Path], name: str) -> None:
+    gradients: list[list[Tensor]] = []
+    kept: list[int] = []
+    for recompute in (False, True):
+        model = tower(hub, name, activation_checkpointing=recompute)
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+        bytes_kept: list[int] = []
+
+        def keep(tensor: Tensor, known: set[int] = weights, sizes: list[int] = bytes_kept) -> Tensor:
+            sizes.append(0 if tensor.data_ptr() in known else tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model.train()(INPUTS[name]).pooled.square().sum()
+        loss.backward()
+        kept.append(sum(bytes_kept))
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients)
+    assert kept[1] < 0.7 * kept[0]

@@ -19,7 +19,7 @@ from impresa.losses.contrastive import ContrastiveLoss
 from impresa.losses.kinds import KINDS, LossKind
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.alignment.collapse import STEPS_AFTER_WARMUP, CollapseWatch
-from impresa.training.optimizer import parameter_groups
+from impresa.training.parameter_groups import parameter_groups
 
 B, E = 6, 16
 SEEN: list[dict[str, Any]] = []

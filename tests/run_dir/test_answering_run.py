@@ -460,7 +460,7 @@ def test_a_damaged_tokenizer_of_a_language_model_is_one_line(
 def test_a_run_of_before_projectors_and_rates_of_parts_loads_unchanged(tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished_vlm(), tmp_path / "run"))
     text = (run / "config.yaml").read_text()
-    new = ("projector", "lr_fusion", "lr_lora", "batch_by_length")
+    new = ("projector", "lr_fusion", "lr_lora", "batch_by_length", "layer_decay")
     kept = [line for line in text.splitlines() if line.strip().split(":")[0] not in new]
     assert len(kept) == len(text.splitlines()) - len(new)
     (run / "config.yaml").write_text("\n".join(kept) + "\n")

@@ -57,6 +57,25 @@ def test_memory_logits_and_a_pretrained_tower_have_rates_of_their_own(tmp_path: 
     assert ways == pytest.approx(expected, rel=1e-2)
 
 
+def test_layers_move_less_the_lower_they_stand(tmp_path: Path) -> None:
+    width = ("vision_encoder.embed_dim=20", "text_encoder.embed_dim=20")
+    tower = EncoderConfig(backbone=str(tiny_hub.clip(tmp_path)), projection="none", embed_dim=20, max_len=12)
+    plain = tiny_experiment(*ONE_STEP, *width)
+    config = replace(plain, text_encoder=tower, optimization=replace(plain.optimization, layer_decay=0.5))
+    parts = build_parts(config, None)
+    text_encoder = parts.model.get_submodule("text_encoder")
+    before = {name: parameter.detach().clone() for name, parameter in text_encoder.named_parameters()}
+    training = set_up(config, parts, join_group(config.trainer))
+    logs = train_step(training, next(steps_of(training.train_loader, 1)))
+    ways = {n: (p.detach() - before[n]).abs().max().item() for n, p in text_encoder.named_parameters()}
+    tops = [name for name in ways if "mlp.fc2.weight" in name]
+    blocks = len(tops)
+    low = next(way for name, way in ways.items() if "token_embedding" in name)
+    assert (low, ways[tops[-1]]) == pytest.approx((1e-4 * 0.5**blocks, 1e-4), rel=1e-2)
+    assert logs["lr_lowest_layer"].item() == pytest.approx(1e-4 * 0.5**blocks)
+    assert logs["lr_pretrained"].item() == pytest.approx(1e-4)
+
+
 def test_towers_of_a_run_that_are_trained_on_are_pretrained() -> None:
     towers = (f"vision_encoder.checkpoint={finished_run()}", "vision_encoder.freeze=false")
     towers += (f"text_encoder.checkpoint={finished_run()}", "text_encoder.freeze=false")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,10 +16,13 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.optimization import OptimizationConfig
 from impresa.encoders.memory import MemoryTokens
 from impresa.encoders.vision import VisionEncoder
+from impresa.errors import ConfigError
 from impresa.tasks.alignment.build import build_alignment
 from impresa.tasks.alignment.model import AlignmentModel
 from impresa.tasks.answering.build import build_vlm
-from impresa.training.optimizer import build_optimizer, parameter_groups
+from impresa.training.optimizer import build_optimizer, check_optimizer
+from impresa.training.parameter_groups import LOWEST_RATE, parameter_groups
+from impresa.training.stored import load_optimizer
 from tiny_run import HEARING, tiny_experiment
 from tiny_vlm import tiny_vlm
 
@@ -38,7 +43,7 @@ def names_in(group: dict[str, Any], model: nn.Module) -> set[str]:
 
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
     model = model_of(tiny_experiment())
-    members = [id(p) for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]  # type: ignore[attr-defined]
+    members = [id(p) for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
 
 
@@ -135,7 +140,7 @@ def test_a_fused_embedding_is_a_fusion_with_its_head() -> None:
 def test_frozen_parameters_have_no_optimizer_state() -> None:
     model = model_of(tiny_experiment())
     model.text_encoder.requires_grad_(False)
-    members = [p for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]  # type: ignore[attr-defined]
+    members = [p for group in parameter_groups(model, OptimizationConfig()) for p in group["params"]]
     assert len(members) == len(list(model.vision_encoder.parameters())) + 1
 
 
@@ -147,7 +152,8 @@ def test_parameters_of_a_convolution_and_of_torchs_attention_decay() -> None:
 
 def test_the_settings_reach_adamw_and_adam() -> None:
     model = model_of(tiny_experiment())
-    for name, kind in (("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
+    names: tuple[Literal["adamw", "adam"], ...] = ("adamw", "adam")
+    for name, kind in zip(names, (torch.optim.AdamW, torch.optim.Adam), strict=True):
         config = OptimizationConfig(optimizer=name, lr=3e-4, betas=(0.8, 0.95), eps=1e-6)
         optimizer = build_optimizer(model, config)
         assert type(optimizer) is kind
@@ -166,3 +172,92 @@ def test_it_is_fused_but_for_16_bit_mixed_precision() -> None:
     model = model_of(tiny_experiment())
     assert build_optimizer(model, OptimizationConfig()).param_groups[0]["fused"]
     assert not build_optimizer(model, OptimizationConfig(precision="16-mixed")).param_groups[0]["fused"]
+
+
+def test_muon_has_the_matrices_of_blocks_and_adamw_the_rest() -> None:
+    model = model_of(tiny_experiment())
+    optimizer = build_optimizer(model, OptimizationConfig(optimizer="muon", weight_decay=0.3))
+    of_muon = {id(p) for group in optimizer.param_groups if group["is_of_muon"] for p in group["params"]}
+    blocks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    linears = [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
+    assert of_muon == {id(linear.weight) for linear in linears}
+    members = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in model.parameters())
+    assert not any(p.requires_grad and id(p) in of_muon for p in model.loss.parameters())
+
+
+def test_muon_steps_as_torchs_own_two_optimizers_do_and_leaves_a_vocabulary_to_adamw() -> None:
+    torch.manual_seed(0)
+    table, block, lm_head = nn.Embedding(4, 6), nn.Linear(6, 3), nn.Linear(3, 4, bias=False)
+    one = nn.ModuleDict({"table": table, "blocks": nn.ModuleList([block]), "lm_head": lm_head})
+    two = copy.deepcopy(one)
+    named = dict(two.named_parameters())
+    config = OptimizationConfig(optimizer="muon", weight_decay=0.1, lr=1e-2)
+    ours, matrix = build_optimizer(one, config), named["blocks.0.weight"]
+    muon = torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    rest = [
+        {"params": [named["lm_head.weight"]], "weight_decay": 0.1},
+        {"params": [named["table.weight"], named["blocks.0.bias"]], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(rest, lr=1e-2)
+    for step in range(3):
+        for mine, other in zip(one.parameters(), two.parameters(), strict=True):
+            torch.manual_seed(step)
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimizer in (ours, muon, adamw):
+            optimizer.step()
+        stored, ours = ours.state_dict(), build_optimizer(one, config)  # the state is one, and goes through checkpoints
+        load_optimizer(ours, stored)
+    for mine, other in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+def test_muon_without_a_matrix_of_a_block_is_refused() -> None:
+    model = model_of(tiny_experiment())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".blocks." not in name)
+    with pytest.raises(ConfigError, match=r"optimization.optimizer: muon is for the matrices of blocks, and nothing"):
+        build_optimizer(model, OptimizationConfig(optimizer="muon"))
+
+
+def test_eight_bits_are_for_large_matrices_alone() -> None:
+    pytest.importorskip("bitsandbytes")
+    model = nn.ModuleList([nn.Linear(64, 64), nn.Embedding(64, 64), nn.Linear(4, 4)])
+    optimizer = build_optimizer(model, OptimizationConfig(optimizer="adamw8bit"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kinds = {name: optimizer.state[parameter]["state1"].dtype for name, parameter in model.named_parameters()}
+    assert [name for name, dtype in kinds.items() if dtype == torch.uint8] == ["0.weight"]
+
+
+def test_eight_bits_are_refused_where_the_library_cannot_make_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = pytest.importorskip("bitsandbytes").optim.AdamW8bit
+
+    def fail(_: object) -> None:
+        raise NotImplementedError("no kernel")
+
+    monkeypatch.setattr(kind, "step", fail)
+    with pytest.raises(ConfigError, match=r"optimization.optimizer: bitsandbytes has no adamw8bit for cpu \(no kernel"):
+        check_optimizer(nn.Linear(4, 4), OptimizationConfig(optimizer="adamw8bit"), torch.device("cpu"))
+
+
+def test_layers_of_a_pretrained_tower_have_rates_that_fall_from_block_to_block(tmp_path: Path) -> None:
+    tower = EncoderConfig(backbone=str(tiny_hub.clip(tmp_path)), projection="none", embed_dim=20)
+    model = VisionEncoder(tower, 32)
+    groups = groups_of(model, lr=1e-3, lr_pretrained=1e-4, layer_decay=0.5)
+    rates = {name: g["peak_lr"] * g["lr_scale"] for g in groups.values() for name in names_in(g, model)}
+    blocks = len(model.backbone.blocks)
+    assert blocks > 1
+    for name, rate in rates.items():
+        number = re.search(r"layers\.(\d+)\.", name)
+        below = blocks - 1 - int(number[1]) if number else 0 if re.search("post_layernorm|head", name) else blocks
+        assert rate == pytest.approx(1e-4 * 0.5**below), name
+    assert {g["key"] for g in groups.values()} == {"lr_pretrained", LOWEST_RATE, None}
+    assert all(g["lr_scale"] == 0.5**blocks for g in groups.values() if g["key"] == LOWEST_RATE)
+
+
+def test_a_decay_of_layers_without_lower_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optimization.layer_decay: 0.5 needs trained layers below the last block"):
+        build_optimizer(model_of(tiny_experiment()), OptimizationConfig(layer_decay=0.5))

@@ -10,9 +10,13 @@ import torch
 import impresa
 from impresa.config import ExperimentConfig
 from impresa.encoders.lora import is_adapter
+from impresa.errors import ConfigError
 from impresa.tasks.alignment.batch import Batch
 from impresa.tasks.answering.build import build_vlm
-from impresa.training.run import train
+from impresa.training.distributed import join_group
+from impresa.training.loop import steps_of, train_step
+from impresa.training.parts import build_parts
+from impresa.training.run import dry_run, set_up, train
 from impresa.training.state import Precision, cast_weights
 from tiny_qwen import VOCAB, save_qwen
 from tiny_run import tiny_experiment, without_charts
@@ -68,6 +72,30 @@ def test_small_steps_are_not_rounded_away_beside_a_frozen_language_model(qwen: P
     assert all(torch.equal(value, model.get_parameter(name)) for name, value in adapters.items())
     assert model.vision_encoder.backbone.positions.dtype == torch.bfloat16
     assert torch.equal(model.decoder.model.model.rotary_emb.inv_freq, rotary)
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_scale_and_state_of_the_memory_move_among_weights_of_16_bits(loss: str) -> None:
+    small = ("optimization.lr=1e-4", "optimization.lr_logits=1e-4", "optimization.warmup_epochs=0")
+    config = tiny_experiment("optimization.precision=bf16-true", f"losses.type={loss}", *small)
+    training = set_up(config, build_parts(config, None), join_group(config.trainer))
+    precise = {n: t for n, t in training.state.model.state_dict().items() if t.dtype == torch.float32}
+    bias = ["loss.logit_bias.value"] if loss == "siglip" else []
+    assert {name for name in precise if "logit" in name} == {"loss.logit_scale", *bias}
+    assert any(name.endswith("memory.state") for name in precise)
+    before = {name: tensor.clone() for name, tensor in precise.items()}
+    train_step(training, next(steps_of(training.train_loader, 1)))
+    moved = (precise["loss.logit_scale"] - before["loss.logit_scale"]).abs().item()
+    assert 5e-5 < moved < 2e-4  # in bfloat16 so small a step is none
+
+
+def test_float16_on_a_cpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = tiny_experiment("optimization.precision=16-mixed")
+    with pytest.raises(ConfigError, match=r"optimization.precision: 16-mixed is for a GPU, .* use bf16-mixed"):
+        train(config, tmp_path / "run", command=[])
+    with pytest.raises(ConfigError, match="16-mixed is for a GPU"):
+        dry_run(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_batches_are_wholes_whose_pixels_alone_are_rounded() -> None:

@@ -35,6 +35,7 @@ from impresa.config.types import (
     Width,
 )
 
+Compile = Literal["off", "blocks", "model"]
 PAIR = ("vision_encoder", "text_encoder")
 """The towers that a pretrained pair has."""
 
@@ -79,6 +80,9 @@ class TrainerConfig(Section):
     """Number of machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices share the work: `ddp` keeps the whole model on each, `fsdp` a part; `auto` is `ddp`."""
+    compile: Compile = "off"
+    """Compile the towers with `torch.compile` for training: each block (`blocks`, soon compiled) or whole backbones
+    (`model`). Numbers differ by rounding, and dropout draws others. Needs a C++ compiler, on a GPU Triton."""
     max_restarts: CountOrZero = 0
     """Times that processes which died are started again from the last checkpoint; a fault of the config or the data is
     not tried again. Processes that torchrun or SLURM started are theirs to restart."""

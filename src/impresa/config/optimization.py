@@ -8,6 +8,7 @@ from typing import Literal
 from impresa.config.types import (
     Count,
     CountOrZero,
+    LayerDecay,
     NonNegative,
     Positive,
     Rate,
@@ -15,7 +16,7 @@ from impresa.config.types import (
 )
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
-OptimizerName = Literal["adamw", "adam", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd", "muon", "adamw8bit"]
 SchedulerName = Literal["cosine", "linear", "constant", "const_cooldown"]
 
 
@@ -24,11 +25,15 @@ class OptimizationConfig(Section):
     """Optimizer, learning-rate schedule and numeric precision."""
 
     optimizer: OptimizerName = "adamw"
-    """Optimizer."""
+    """Optimizer. `muon`: torch's Muon (Jordan 2024) for the matrices of blocks, with `lr` and weight decay as for the
+    AdamW of the rest. `adamw8bit`: AdamW that keeps the moments of large matrices in eight bits (bitsandbytes)."""
     lr: Positive = 5e-4
     """Peak learning rate."""
     lr_pretrained: Positive | None = None
     """Learning rate of pretrained towers. null: `lr`."""
+    layer_decay: LayerDecay = 1.0
+    """Pretrained towers: the learning rate of each block is that of the block above it times this, and embeddings have
+    that of the first block times this once more (Clark et al. 2020; Bao et al. 2021). 1: the same rate for all."""
     lr_memory: Positive | None = None
     """Learning rate of the memory tokens. null: `lr`."""
     lr_fusion: Positive | None = None
@@ -40,9 +45,10 @@ class OptimizationConfig(Section):
     weight_decay: NonNegative = 0.01
     """Weight decay; norms, biases, embeddings, the logit scale and memory are excluded."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
-    """adamw, adam: decay of the moment estimates. sgd: the first is the momentum."""
+    """adamw, adam, adamw8bit, and the part of AdamW in muon: decay of the moment estimates. sgd: the first is the
+    momentum."""
     eps: Positive = 1e-8
-    """adamw, adam: added to the denominator."""
+    """All but sgd: added to the denominator."""
     clip_grad: NonNegative = 1.0
     """Maximum norm of the gradient; 0 does not clip."""
     scheduler: SchedulerName = "cosine"
@@ -58,7 +64,10 @@ class OptimizationConfig(Section):
     min_lr: NonNegative = 1e-6
     """Learning rate at the end."""
     precision: Precision = "32-true"
-    """Numeric precision: full, mixed with 16-bit floats, or bfloat16 throughout (`bf16-true`)."""
+    """Numeric precision: full; mixed with 16-bit floats beside weights in float32, float16 only on a GPU and
+    with a loss scale (`16-mixed`); or bfloat16 for weights, gradients and moments too (`bf16-true`): half the memory,
+    but late steps are rounded away. The loss, the logit scale and the memory's state are in float32 throughout, and a
+    finished run is stored in it."""
     chunk_size: Count | None = None
     """Rows of a contrastive batch that each tower encodes at a time, twice in a step, so that memory holds the
     activations of one chunk in place of the batch's: the same loss and gradients, for about a third more time. Dropout

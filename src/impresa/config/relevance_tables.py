@@ -93,6 +93,11 @@ REFUSED = (
         f"does nothing without a `decoder` or {FUSED_PAIR} in `losses.pairs`, which have a fusion",
     ),
     Rule(
+        ("optimization.layer_decay",),
+        lambda c: not _trains_pretrained(c),
+        "does nothing without a pretrained tower that is trained",
+    ),
+    Rule(
         ("optimization.lr_lora",),
         lambda c: c.decoder is None or not (c.decoder.is_pretrained and c.decoder.use_lora),
         "does nothing without `decoder.use_lora`, for the adapters of towers go by `optimization.lr`",
@@ -292,7 +297,7 @@ WARNED = (
         lambda c: c.losses.type == "clip" and not c.losses.learn_temperature,
         "does nothing without `losses.learn_temperature`, for clip has no other logits to learn",
     ),
-    Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and adamw, not for sgd"),
+    Rule(("optimization.eps",), lambda c: c.optimization.optimizer == "sgd", "is for adam and its kin, not for sgd"),
     Rule(
         ("optimization.warmup_epochs",),
         lambda c: c.optimization.warmup_steps is not None,

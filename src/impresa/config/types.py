@@ -58,6 +58,8 @@ Rate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(1)]
 """A probability of dropping something: 0 keeps all, 1 would drop everything and is refused."""
 PatchRate = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Lt(0.95)]
 """A probability of dropping a patch; nearly all would leave nothing to learn from."""
+LayerDecay = Annotated[float, Strict(), AllowInfNan(False), Ge(0.1), Le(1)]
+"""A factor from layer to layer; a smaller one would leave all but the last layers as they are."""
 Penalty = Annotated[float, Strict(), AllowInfNan(False), Ge(0.01), Le(100)]
 """A factor; beyond these bounds it would overflow."""
 MAX_LOGIT_SCALE = 100.0

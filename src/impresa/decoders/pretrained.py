@@ -85,7 +85,7 @@ class PretrainedDecoder(Decoder):
             self.model.requires_grad_(False)
         self.recomputes = config.activation_checkpointing
         if self.recomputes:
-            recompute_activations(self.model)
+            recompute_activations(self.model, "decoder.activation_checkpointing")
         self.recursion: RecursionHead | None = None
         if config.use_trm_recursion:
             self.recursion = RecursionHead(

@@ -132,7 +132,8 @@ class MemoryTokens(nn.Module):
             self.reset_pending.fill_(True)
 
     def _visible_state(self) -> Tensor:
-        return self.state.masked_fill(self.reset_pending, 0) if self.training else self.state
+        visible = self.state.masked_fill(self.reset_pending, 0) if self.training else self.state
+        return visible.to(self.tokens.dtype)  # among weights of 16 bits the state keeps its precision
 
     def _blend(self, memory: Tensor, read: Tensor) -> Tensor | float:
         if self.gate is None:

@@ -66,9 +66,10 @@ class PretrainedBackbone(nn.Module):
         """The stack of equal blocks that the tokens pass, or None."""
         return self.model.get_submodule(self.blocks_name) if self.blocks_name else None
 
-    def recompute_activations(self) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations, where the model can."""
-        recompute_activations(self.model)
+    def recompute_activations(self, key: str = "activation_checkpointing") -> None:
+        """Recompute each block in the backward pass instead of keeping its activations; a `ConfigError` for `key` where
+        the model cannot."""
+        recompute_activations(self.model, key)
 
 
 ENCODERS_OF_PAIRS = ("t5", "mt5", "umt5")

@@ -108,8 +108,12 @@ class TimmVision(PretrainedBackbone):
         summary = features[:, 0] if self.summary else None
         return Features(summary, None if summary_only else features[:, self.num_prefix_tokens :])
 
-    def recompute_activations(self) -> None:
-        self.model.set_grad_checkpointing()
+    def recompute_activations(self, key: str = "activation_checkpointing") -> None:
+        try:
+            self.model.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:  # timm's ways to say no
+            name = type(self.model).__name__
+            raise ConfigError(f"{key}: {name} cannot recompute its activations; turn it off") from error
 
 
 FAMILIES: dict[str, Family] = {

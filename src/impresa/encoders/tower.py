@@ -114,7 +114,7 @@ class Tower(nn.Module):
         if not self.pooling.reads_summary:
             backbone.pooler = None
         if config.activation_checkpointing and self.trains_blocks:
-            backbone.recompute_activations()
+            backbone.recompute_activations(f"{self.part}.activation_checkpointing")
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that come from a pretrained model: those of its backbone but for adapters, and of its head if

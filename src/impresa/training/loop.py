@@ -113,7 +113,8 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
     Returns:
         Scalars of the whole step, over all its batches and processes, which a GPU may still be computing: `loss` and
         the other logs of the model (means over the samples, or over the tokens of their answers), those of the task,
-        `lr`, the rates of parts that have one of their own (`lr_fusion`, ...), and `gradient_norm`.
+        `lr`, the rates of parts that have one of their own (`lr_fusion`, ...), that of the lowest layer, and
+        `gradient_norm`.
     """
     config, group, state = training.config, training.group, training.state
     seed_step(config.seed, state.step, group.rank)
@@ -184,7 +185,9 @@ def _set_learning_rates(training: Training) -> dict[str, Tensor]:
     step, schedule = training.state.step + 1, training.schedule
     rates = {"lr": schedule.learning_rate(step, training.config.optimization.lr)}
     for group in training.state.optimizer.param_groups:
-        group["lr"] = rates[group["key"]] = schedule.learning_rate(step, group["peak_lr"])
+        group["lr"] = schedule.learning_rate(step, group["peak_lr"]) * group["lr_scale"]
+        if group["key"] is not None:
+            rates[group["key"]] = group["lr"]
     return {key: torch.tensor(rate) for key, rate in rates.items()}
 
 

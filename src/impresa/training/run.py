@@ -18,6 +18,7 @@ from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
+from impresa.training.compiling import check_compiler, compiled, modules_to_compile
 from impresa.training.costs import CostMeter, Spent
 from impresa.training.distributed import (
     Group,
@@ -32,12 +33,13 @@ from impresa.training.guards import DivergedError
 from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
 from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
+from impresa.training.optimizer import check_optimizer
 from impresa.training.parts import Parts, build_parts
 from impresa.training.plan import Plan, make_plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted, scheduler_may_stop
 from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue, with_same_batch
 from impresa.training.schedule import make_schedule
-from impresa.training.state import TrainState
+from impresa.training.state import TrainState, check_precision
 from impresa.training.timing import Pace, measure
 from impresa.training.watchdog import Watchdog
 
@@ -79,7 +81,7 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         return output_dir
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    _name_idle_keys(config, group)
+    _check_device(config, group)
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
     with scheduler_may_stop(), explained(config, output_dir), alone as path:
         _train(config, output_dir, command, path, group)
@@ -98,6 +100,8 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     if checkpoint:
         config = with_same_batch(config, checkpoint, group.world_size)
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
+    check_optimizer(parts.model, config.optimization, group.device)
+    modules_to_compile(parts.model, config.trainer.compile)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
@@ -108,7 +112,8 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
             from impresa.training.before import measure_before
 
             measure_before(config, parts, output_dir, group.device)
-    spent = fit(config, parts, output_dir, checkpoint, group)
+    with compiled(parts.model, config.trainer.compile):
+        spent = fit(config, parts, output_dir, checkpoint, group)
     if group.is_main:
         from impresa.training.finish import finish  # charts and metrics, which the steps need not wait for
 
@@ -137,14 +142,17 @@ def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
     world_size = processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    _name_idle_keys(config, group)
+    _check_device(config, group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
-        yield parts, set_up(config, parts, group, num_shares=world_size), world_size
+        with compiled(parts.model, config.trainer.compile):
+            yield parts, set_up(config, parts, group, num_shares=world_size), world_size
 
 
-def _name_idle_keys(config: ExperimentConfig, group: Group) -> None:
-    """Name the keys that are set and have no effect, once."""
+def _check_device(config: ExperimentConfig, group: Group) -> None:
+    """Refuse what this device cannot do, and name the keys that are set and have no effect, once."""
+    check_precision(config.optimization.precision, group.device)
+    check_compiler(config.trainer.compile, group.device)
     for line in notices(config) if group.is_main else ():
         logger.warning(line)
 

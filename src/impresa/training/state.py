@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 from impresa.config.optimization import OptimizationConfig
 from impresa.config.optimization import Precision as PrecisionName
 from impresa.decoders.base import Decoder
-from impresa.errors import CheckpointError
+from impresa.encoders.memory import MemoryTokens
+from impresa.errors import CheckpointError, ConfigError
 from impresa.layers.state import trained_state
+from impresa.losses.contrastive import ContrastiveLoss
 from impresa.training.distributed import Group
 from impresa.training.optimizer import build_optimizer
 from impresa.training.stored import check_tensors, load_optimizer
-
-logger = logging.getLogger(__name__)
 
 
 class TrainState:
@@ -101,12 +100,9 @@ class TrainState:
 
 
 class Precision:
-    """Number types of the computation on a device, by `optimization.precision`; `16-mixed` is `bf16-mixed` on a CPU."""
+    """Number types of the computation on a device, by `optimization.precision`."""
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
-        if name == "16-mixed" and device.type == "cpu":
-            logger.warning("optimization.precision: a CPU mixes with bfloat16; 16-mixed is taken for bf16-mixed")
-            name = "bf16-mixed"
         self.has_bfloat16_weights = name == "bf16-true"
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "16-mixed")
         """Scales losses so that small gradients survive in float16; in other precisions it does nothing."""
@@ -133,6 +129,13 @@ class Precision:
             return batch
         image, audio = (None if tensor is None else tensor.bfloat16() for tensor in (batch.image, batch.audio))
         return replace(batch, image=image, audio=audio)
+
+
+def check_precision(name: PrecisionName, device: torch.device) -> None:
+    """Refuse float16 on a CPU (`ConfigError`): its products are slower there than float32, and overflow."""
+    if name == "16-mixed" and device.type == "cpu":
+        fault = "16-mixed is for a GPU, and this run is on a CPU, where float16 is slow and saves nothing"
+        raise ConfigError(f"optimization.precision: {fault}; use bf16-mixed or 32-true")
 
 
 class WeightAverage:
@@ -192,12 +195,23 @@ def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
 
 
 def cast_weights(module: nn.Module) -> None:
-    """Cast weights and stored buffers to bfloat16, except for those that a decoder wants in full precision. Computed
+    """Cast weights and stored buffers to bfloat16, except for those that small steps are added to, which would be
+    rounded away: logit scale and bias, the state of the memory, and what a decoder wants in full precision. Computed
     buffers stay as they are."""
-    decoders = (part for part in module.modules() if isinstance(part, Decoder))
-    precise = {id(tensor) for decoder in decoders for tensor in decoder.full_precision_parameters()}
+    precise = {id(tensor) for tensor in _precise(module)}
     stored = module.state_dict().keys()
     buffers = [buffer for name, buffer in module.named_buffers() if name in stored]
     for tensor in (*module.parameters(), *buffers):
         if tensor.is_floating_point() and id(tensor) not in precise:
             tensor.data = tensor.data.bfloat16()
+
+
+def _precise(module: nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        match part:
+            case Decoder():
+                yield from part.full_precision_parameters()
+            case ContrastiveLoss():
+                yield from (*part.parameters(), *part.buffers())
+            case MemoryTokens() if not part.is_static:
+                yield part.state

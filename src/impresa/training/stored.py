@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,24 +77,46 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
         CheckpointError: they are of other parameters, or of another optimizer.
     """
     own = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state, names = stored.get("state"), _state_of_one(optimizer)
-    if not isinstance(state, Mapping) or not set(state) <= set(range(len(parameters))):
+    groups = enumerate(optimizer.param_groups)
+    places = [(number, parameter) for number, group in groups for parameter in group["params"]]
+    state = stored.get("state")
+    if not isinstance(state, Mapping) or not set(state) <= set(range(len(places))):
         raise _misfit("optimizer")
+    expected: dict[tuple[int, torch.Size], dict[str, Any]] = {}
     for number, entries in state.items():
-        shapes = {name: torch.Size() if scalar else parameters[number].shape for name, scalar in names.items()}
-        check_tensors(entries, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+        group, parameter = places[number]
+        if (group, parameter.shape) not in expected:
+            expected[group, parameter.shape] = _state_of_one(optimizer, group, parameter.shape)
+        _check_entries(entries, expected[group, parameter.shape])
     optimizer.load_state_dict({"state": dict(state), "param_groups": own["param_groups"]})
 
 
-def _state_of_one(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
-    """The tensors that this kind of optimizer keeps for a parameter, and for each if it is a scalar."""
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
-    probe = type(optimizer)([parameter], lr=0.0)  # type: ignore[call-arg]
-    probe.param_groups[0] = {**optimizer.param_groups[0], "params": [parameter]}
+def _state_of_one(optimizer: torch.optim.Optimizer, group: int, shape: torch.Size) -> dict[str, Any]:
+    """What an optimizer keeps for a parameter of this shape in the group of this number: tensors and plain values, as
+    in its state dict; found by a step of a copy."""
+    parameter = nn.Parameter(torch.zeros(shape))
+    parameter.grad = torch.zeros(shape)
+    probe = object.__new__(type(optimizer))  # torch's `copy` of an optimizer leaves out what a subclass has
+    probe.__dict__ |= optimizer.__dict__
+    probe.state = defaultdict(dict)
+    probe.param_groups = [{**optimizer.param_groups[group], "params": [parameter]}]
     probe.step()
-    return {name: value.ndim == 0 for name, value in probe.state[parameter].items()}
+    kept: dict[str, Any] = probe.state_dict()["state"][0]
+    return kept
+
+
+def _check_entries(stored: Any, own: Mapping[str, Any]) -> None:
+    """Refuse other entries than an optimizer's own ones, in sections as it has them."""
+    if not isinstance(stored, Mapping):
+        raise _misfit("optimizer")
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    plain = own.keys() - tensors.keys()
+    check_tensors({name: value for name, value in stored.items() if name not in plain}, tensors)
+    for name in plain:
+        if isinstance(own[name], Mapping):
+            _check_entries(stored.get(name), own[name])
+        elif type(stored.get(name)) is not type(own[name]):
+            raise _misfit(name)
 
 
 def _misfit(name: str) -> CheckpointError:
