@@ -140,7 +140,7 @@ def test_the_stored_fetch_is_as_fast_as_promised_and_loses_nothing() -> None:
     assert figures["killed"]["kills"] == 20
     assert figures["files_per_s"]["impresa"] >= 300
     page = (FOLDER.parent / "docs" / "benchmarks.md").read_text()
-    assert f"{figures['files_per_s']['impresa']:,.0f} a second of one processor" in page
+    assert f"{figures['files_per_s']['impresa']:,.0f} per second on one core" in page
 
 
 def test_patch_dropout(run: Run) -> None:

@@ -100,8 +100,7 @@ class MemoryConfig(Section):
     """Number of memory tokens."""
     memory_init: MemoryInit = "learnable"
     """Initialisation of the learned tokens: `learnable` (normal, std 0.02), `zeros`, `orthogonal`, `features` (patch
-    embeddings
-    sampled from the first batch)."""
+    embeddings sampled from the first batch)."""
     memory_update: MemoryUpdate = "attention"
     """How memory reads the image: `attention` (blend of read-out and token by `mem_alpha`), `gated` (one learned gate
     per token instead of `mem_alpha`), `static` (the learned tokens as they are, no state)."""
