@@ -27,6 +27,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.runs import prepare
 from impresa.data.sources import open_train_and_val, reading_of
 from impresa.data.sources.base import BadSample
+from impresa.decoders.quantization import hush_bitsandbytes
 from impresa.errors import ImpresaError, reason_of
 from impresa.run_dir.environment import PACKAGES, installed_version, num_cores
 from impresa.training.distributed import device_type
@@ -143,6 +144,7 @@ def _quantization(config: ExperimentConfig | None) -> Finding:
     if find_spec("bitsandbytes") is None:
         text = "not installed (pip install bitsandbytes); decoder.load_in_4bit and load_in_8bit need it"
         return Finding("bitsandbytes", "fault" if wanted else "ok", text)
+    hush_bitsandbytes()
     try:
         import bitsandbytes
     except Exception as error:  # its library may not fit the machine
