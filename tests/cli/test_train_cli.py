@@ -152,8 +152,12 @@ def test_ctrl_c_ends_with_130_and_a_hint(
 ) -> None:
     from impresa.training.processes import GracefulStop
 
-    monkeypatch.setattr(GracefulStop, "requested", True, raising=False)
-    monkeypatch.setattr(GracefulStop, "__init__", lambda self: self.__dict__.update(_before={}, _process=0))
+    def asked_at_once(self: GracefulStop) -> None:
+        original(self)
+        self.requested = True
+
+    original = GracefulStop.__init__
+    monkeypatch.setattr(GracefulStop, "__init__", asked_at_once)
     assert main([*SHORT, "--output-dir", "run"]) == 130
     out, err = capsys.readouterr()
     assert out == ""
