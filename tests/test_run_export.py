@@ -17,7 +17,8 @@ import impresa
 from impresa.cli.main import main
 from impresa.data.chat import TemplateChat
 from impresa.errors import CheckpointError
-from impresa.export import ENCODERS, export_run
+from impresa.export import export_run
+from impresa.export.language_model import ENCODERS
 from impresa.files import replacing_folder
 from impresa.run_dir.save import save_run
 from impresa.tasks.answering.subjects import Subject

@@ -45,7 +45,7 @@ VERBS = {
     "caption": "describe images",
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
-    "export": "write the language model that a run has trained as a folder for other libraries",
+    "export": "write a run as a folder for other libraries: sentence-transformers, ONNX, safetensors, peft",
     "data": "check your data, fetch what a table names on the web, or export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }
