@@ -11,13 +11,14 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import impresa
 from impresa.cli.main import main
 from impresa.data.chat import TemplateChat
 from impresa.errors import CheckpointError
-from impresa.export import ENCODERS, export_run
+from impresa.export import export_run
+from impresa.export.language_model import ENCODERS, write_language_model
 from impresa.files import replacing_folder
 from impresa.run_dir.save import save_run
 from impresa.tasks.answering.subjects import Subject
@@ -64,6 +65,21 @@ def test_peft_reads_the_adapter(tmp_path: Path) -> None:
     ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (folder, tmp_path / "again"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_a_language_model_is_checked_in_a_new_process(to: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_run(lora_run(), tmp_path / "checked", to=to, check=True)
+    monkeypatch.setattr("impresa.export.language_model.write_language_model", _written_with_other_weights)
+    with pytest.raises(CheckpointError, match=r"fails its check, and nothing was written .logits: differ by"):
+        export_run(lora_run(), tmp_path / "other", to=to, check=True)
+    assert not (tmp_path / "other").exists()
+
+
+def _written_with_other_weights(*given: Any, **options: Any) -> None:
+    write_language_model(*given, **options)
+    for file in given[2].glob("*model.safetensors"):
+        save_file({name: weight + 0.05 for name, weight in load_file(file).items()}, file, {"format": "pt"})
 
 
 def test_the_adapter_has_the_rest_of_the_run_beside_it(tmp_path: Path) -> None:

@@ -21,14 +21,18 @@ RUNS = {
     "adapted": ExperimentConfig(decoder=DecoderConfig(use_lora=True)),
 }
 REFUSED = {
-    "alignment new": "alignment: is an alignment; what can be exported so far is a pretrained language model",
+    "alignment new": "alignment: is an alignment; choose --to safetensors, sentence-transformers or onnx",
+    "alignment --to peft --out new": "alignment: is an alignment, and peft is for language models; choose --to ",
+    "adapted new --to onnx": "adapted: has a decoder, and onnx is for the encoders of an alignment; choose --to peft",
+    "adapted new --out other": "--out: other, but DIR is new; give one of them",
+    "adapted new --merge --to peft": "--merge: is --to merged, and contradicts --to peft; give one of them",
     "trm new": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "trm new --merge": "trm: no other library knows its decoder, a trm; use it by impresa.load",
     "frozen new": "frozen: its language model was frozen, so that there is nothing to export; it is Qwen/Qwen2.5-3B-",
     "recursive new --merge": "recursive: no plain language model holds its latent recursion; use it by impresa.load",
     "adapted full": "full: is there already; name a new or an empty folder",
     "adapted full/file --merge": "full/file: is there already; name a new or an empty folder",
-    "adapted": "impresa export: the following arguments are required: DIR; impresa export --help tells what there is",
+    "adapted": "--out: no folder is named; give --out DIR",
     "nowhere new": "RUN: nowhere does not exist; ",
 }
 

@@ -55,7 +55,7 @@ VERBS = {
     "caption": "describe images",
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
-    "export": "write the language model of a run to a folder for other libraries",
+    "export": "write a run to a folder for other libraries: sentence-transformers, ONNX, safetensors, peft",
     "data": "check, fetch or pack your data, or export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }

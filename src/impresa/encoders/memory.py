@@ -75,7 +75,7 @@ class MemoryTokens(nn.Module):
             self.start_from(patches)
         tokens = self.tokens + self.slots
         if self.is_static:
-            return self.write(tokens).expand(len(patches), -1, -1)
+            return self.write(tokens).expand(patches.shape[0], -1, -1)
         memory = (tokens + self.config.mem_alpha * self._visible_state()).unsqueeze(0)
         read = self.attention(self.token_norm(memory), self.patch_norm(self.read(patches)))
         if self.training and _counts.get() and not _is_recomputation():

@@ -53,7 +53,7 @@ class TextTransformer(nn.Module):
         if summary_only:
             return Features(summary=self.transformer(x, only=end).squeeze(1))
         x = self.transformer(x)
-        return Features(summary=x[torch.arange(len(x), device=x.device), end], tokens=x, mask=mask)
+        return Features(summary=x[torch.arange(x.shape[0], device=x.device), end], tokens=x, mask=mask)
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -42,9 +42,10 @@ class Block(nn.Module):
         else:
             if self.causal:  # up to the position itself
                 visible = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None, :]
-            own = only[:, None, None]
-            read = self.attention(context.take_along_dim(own, dim=1), context, mask=visible)  # (B, 1, D)
-            x = x.take_along_dim(own, dim=1)
+            # By gather: exporters take the batch that take_along_dim meets for the only one.
+            own = only[:, None, None].expand(-1, -1, x.shape[-1])
+            read = self.attention(context.gather(1, own), context, mask=visible)  # (B, 1, D)
+            x = x.gather(1, own)
         x = x + self.dropout(read)
         return x + self.mlp(self.mlp_norm(x))
 

@@ -101,7 +101,7 @@ class VisionTransformer(nn.Module):
             memory = self.memory(x[:, 1:])
             x = torch.cat([x[:, :1], memory, x[:, 1:]] if self.prepends else [x, memory], dim=1)
         if summary_only:
-            first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
             return Features(summary=self.transformer(x, only=first).squeeze(1))
         return self._split(self.transformer(x))
 
@@ -136,7 +136,7 @@ class VisionTransformer(nn.Module):
 
     def _embed(self, image: Tensor) -> Tensor:
         patches = self.patch_embedding(image)
-        cls = self.cls.expand(len(patches), 1, -1)
+        cls = self.cls.expand(patches.shape[0], 1, -1)
         return self.pre_norm(self.dropout(torch.cat([cls, patches], dim=1) + self.positions))
 
     def _split(self, x: Tensor) -> Features:

@@ -90,7 +90,7 @@ class Attention(WeighingModule):
     def _split(self, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, Q, D / H), keys and values (B, H, N, D / H)."""
         keys, values = self.key_value(context).chunk(2, dim=-1)
-        own = self._split_heads(self.query(queries)).expand(len(context), -1, -1, -1)
+        own = self._split_heads(self.query(queries)).expand(context.shape[0], -1, -1, -1)
         return own, self._split_heads(keys), self._split_heads(values)
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class PerceiverStack(nn.Module):
 
     def read(self, latents: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Latents (M, D) read tokens (B, N, D) with their mask (B, N) bool (None: all real) and become (B, M, D)."""
-        latents = latents.expand(len(tokens), -1, -1)
+        latents = latents.expand(tokens.shape[0], -1, -1)
         visible = None
         if mask is not None:  # of tokens and latents: the latents always see one another
             visible = F.pad(mask, (0, latents.shape[1]), value=True)[:, None, None, :]
