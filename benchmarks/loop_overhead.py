@@ -33,6 +33,7 @@ from impresa.training.parts import build_parts
 from impresa.training.plan import Plan
 from impresa.training.processes import GracefulStop
 from impresa.training.run import set_up
+from impresa.training.watchdog import Watchdog
 
 BARE, OURS = "bare loop", "impresa"
 STEPS = 10
@@ -90,16 +91,18 @@ class Ours:
     def turn(self) -> None:
         config, state, group = self.training.config, self.training.state, self.training.group
         plan = Steps(self.training.plan.steps_per_epoch, state.step + STEPS, self.training.plan.logging)
-        run_steps(
-            replace(self.training, plan=plan),
-            recorder=Recorder(plan, [MetricsCsv(self.folder / "metrics.csv", state.step)]),
-            costs=self.costs,
-            progress=ProgressReport(plan.total_steps, shown=False),
-            watch=self.training.task.watch(self.training.schedule.warmup_steps, group),
-            monitor=Monitor(config.trainer, plan.total_steps),
-            checkpoints=Checkpoints(config.trainer.checkpoint, self.folder, plan, group, state.checkpoint),
-            stop=GracefulStop(),
-        )
+        with Watchdog(config.trainer.timeout_minutes) as watchdog:
+            run_steps(
+                replace(self.training, plan=plan),
+                recorder=Recorder(plan, [MetricsCsv(self.folder / "metrics.csv", state.step)]),
+                costs=self.costs,
+                progress=ProgressReport(plan.total_steps, shown=False),
+                watch=self.training.task.watch(self.training.schedule.warmup_steps, group),
+                monitor=Monitor(config.trainer, plan.total_steps),
+                checkpoints=Checkpoints(config.trainer.checkpoint, self.folder, plan, group, state.checkpoint),
+                stop=GracefulStop(),
+                watchdog=watchdog,
+            )
 
 
 def compare(overrides: Sequence[str], repeats: int) -> tuple[dict[str, Cost], float]:
