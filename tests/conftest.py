@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +19,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
     os.environ.pop(secret, None)
+
+
+@pytest.fixture(autouse=True)
+def _own_notices() -> Iterator[None]:
+    """Commands that run inside a test show notices, and libraries silence them: each test starts as a new process."""
+    library, root = logging.getLogger("impresa"), logging.root
+    before = library.level, [*library.handlers], root.level, root.manager.disable
+    yield
+    level, library.handlers[:], level_of_root, disabled = before
+    library.setLevel(level)
+    root.setLevel(level_of_root)
+    logging.disable(disabled)
 
 
 @pytest.fixture(autouse=True)

@@ -132,20 +132,18 @@ def _of_language_model(to: Format, folder: Path, run_dir: Path) -> Iterator[str]
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from impresa.hub import from_pretrained
     from impresa.run_dir.load import load_answerer
 
-    theirs: Any
+    name, revision = str(folder), None
     if to == "peft":
-        import peft
-
         base = json.loads((folder / "adapter_config.json").read_text())
         name, revision = base["base_model_name_or_path"], base.get("revision")
-        plain = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
-        theirs = peft.PeftModel.from_pretrained(plain, folder)
-    else:
-        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = from_pretrained(AutoModelForCausalLM, name, revision=revision, dtype=torch.float32)
+    if to == "peft":
+        theirs.load_adapter(str(folder))  # by peft
     theirs.eval()
-    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)("a picture of something").input_ids])
+    ids = torch.tensor([from_pretrained(AutoTokenizer, folder)("a picture of something").input_ids])
     embeddings = theirs.get_input_embeddings()(ids)
     noise = torch.randn(1, 3, embeddings.shape[-1], generator=torch.Generator().manual_seed(0))
     prefix = noise * embeddings.std()
