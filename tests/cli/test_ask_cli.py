@@ -425,7 +425,7 @@ REFUSED = {
     "ask run": "impresa ask: the following arguments are required: QUESTION; impresa ask --help tells",
     "ask run red.png blue.png what? --together": "IMAGE: 2 images of one question, and run reads 1 (",
     "chat run red.png blue.png": "IMAGE: 2 images of one question, and run reads 1 (dataset.max_images); give fewer",
-    "ask run red.png what? --sound text.txt": "--sound: run has no audio encoder and hears nothing; leave it out",
+    "ask run red.png what? --sound text.txt": "--sound: run has no audio encoder; leave it out",
     "ask run red.png blue.png what? --sound text.txt": "--sound: 1 sounds for 2 images; give as many of each",
     "chat run": "IMAGE: there is none, and no --sound; name what is asked about",
     "caption run": "IMAGE: there is none, and no --sound; name what is asked about",

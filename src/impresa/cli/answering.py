@@ -75,7 +75,7 @@ class Asked:
 
 
 def asked_about(images: Sequence[Path], sounds: Sequence[Path], *, together: bool = False) -> list[Asked]:
-    """What a question is asked about: each image or each sound, or with `together` all images at once."""
+    """The subjects of a question: each image or each sound, or with `together` all images at once."""
     if not (images or sounds):
         raise DataError("IMAGE: there is none, and no --sound; name what is asked about")
     seen = [images] if together and images else [[image] for image in images]
@@ -99,7 +99,7 @@ def check_inputs(args: argparse.Namespace, subjects: Sequence[Asked]) -> None:
             fault = f"{number} images of one question, and {args.run} reads {most} (dataset.max_images)"
             raise DataError(f"IMAGE: {fault}; give fewer")
         if subject.sound is not None and config.audio_encoder is None:
-            raise DataError(f"--sound: {args.run} has no audio encoder and hears nothing; leave it out")
+            raise DataError(f"--sound: {args.run} has no audio encoder; leave it out")
     for subject in subjects:
         for image in subject.images:
             check_image(image)

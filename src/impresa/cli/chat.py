@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 @dataclass
 class _Chat:
-    """What is talked about, and the turns so far."""
+    """The subject of a chat, and the turns so far."""
 
     model: AnsweringModel
     asked: Asked
@@ -121,7 +121,7 @@ class _Chat:
                 self.asked, self.turns = replace(self.asked, images=[_file(word, rest)]), []
             case "/sound":
                 if self.model.preprocessing.audio is None:
-                    raise DataError(f"{word}: this model has no audio encoder and hears nothing; ask about the image")
+                    raise DataError(f"{word}: this model has no audio encoder; ask about the image")
                 self.asked, self.turns = replace(self.asked, sound=_file(word, rest)), []
 
     def _ask(self, question: str) -> None:

@@ -255,7 +255,7 @@ def _check_dataset(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def _check_kept_features(config: ExperimentConfig) -> Iterator[Fault]:
-    """What is kept once must be the same at every step."""
+    """Features that are kept once must be the same at every step."""
     key, part, tower = "dataset.cache_features", "vision_encoder", config.vision_encoder
     if config.dataset.augmentation != "none":
         fault = f"keeps one view of each image, and `dataset.augmentation` {config.dataset.augmentation} draws new ones"

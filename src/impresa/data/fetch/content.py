@@ -1,4 +1,4 @@
-"""What was downloaded, looked at before it is kept: its format by its first bytes, its pixels by its header."""
+"""Downloads, checked before they are kept: its format by its first bytes, its pixels by its header."""
 
 from __future__ import annotations
 
