@@ -61,6 +61,18 @@ def test_jobs_divide_the_cores_and_a_user_may_want_fewer(monkeypatch: pytest.Mon
     assert threads(2) == [4]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores can be told apart on Linux only")
+def test_each_job_has_cores_of_its_own(tmp_path: Path) -> None:
+    usable = os.sched_getaffinity(0)
+    code = "import os, sys; sys.exit(' '.join(map(str, os.sched_getaffinity(0))))"
+    launcher = LocalLauncher(tmp_path, (sys.executable, "-c", code), num_jobs=len(usable))
+    runs = planned_runs(2)
+    used = [end_of(launcher.start(runs[slot % 2], slot)).reason for slot in range(len(usable))]
+    assert sorted(int(core) for core in used) == sorted(usable)
+    assert os.sched_getaffinity(0) == usable
+    assert LocalLauncher(tmp_path, (), num_jobs=len(usable) + 1).cores(0) == set()
+
+
 def test_jobs_take_turns_on_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     launcher = LocalLauncher(tmp_path, (), num_jobs=4)

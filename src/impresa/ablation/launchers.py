@@ -7,8 +7,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,7 +89,7 @@ class LocalLauncher:
     def start(self, run: PlannedRun, slot: int) -> Job:
         log, words = log_of(self._study_dir, run), train_words(self._study_dir, run)
         start = _begin_log(log, words)
-        with log.open("ab") as output:
+        with log.open("ab") as output, _on_cores(self.cores(slot)):
             process = subprocess.Popen(
                 [*self._command, *words],
                 stdin=subprocess.PIPE,
@@ -100,6 +100,15 @@ class LocalLauncher:
             )
         return _Process(process, log, start)
 
+    def cores(self, slot: int) -> set[int]:
+        """The cores that a slot has to itself: runs that the system moves between cores slow each other.
+
+        Empty where cores cannot be told apart, or are fewer than the runs.
+        """
+        usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        share = len(usable) // self._num_jobs
+        return set(usable[slot * share : (slot + 1) * share])
+
     def environment(self, config: ExperimentConfig, slot: int) -> dict[str, str]:
         """The variables of a run's process."""
         env = {name: value for name, value in os.environ.items() if name not in _OF_A_GROUP}
@@ -107,6 +116,20 @@ class LocalLauncher:
         if gpus := _share(self._gpus, config.trainer, slot):
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         return env
+
+
+@contextmanager
+def _on_cores(cores: Set[int]) -> Iterator[None]:
+    """Start processes on these cores alone; on any, where there are none. Of this process, only this thread moves."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class _Process:
