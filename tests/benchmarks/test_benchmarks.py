@@ -88,6 +88,11 @@ def test_loop_overhead(run: Run) -> None:
     assert math.isfinite(figures["overhead"])
 
 
+def test_two_processes(run: Run) -> None:
+    figures = run("two_processes")  # it compares the losses itself
+    assert figures["ratio"] == figures["samples_per_second"]["2"][0] / figures["samples_per_second"]["1"][0]
+
+
 def test_shards(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "")  # is set, and given back
     figures = run("shards")
