@@ -40,6 +40,7 @@ def train(folder: Path, num_processes: int, batch_size: int, overrides: Sequence
     )
     done = subprocess.run(
         [sys.executable, "-m", "impresa", "train", "shapes", *words, "--output-dir", str(folder)],
+        check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
         capture_output=True,
