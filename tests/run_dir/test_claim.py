@@ -8,7 +8,8 @@ import pytest
 
 from impresa.config import to_yaml
 from impresa.errors import CheckpointError, ConfigError
-from impresa.run_dir.claim import claim, clear, clear_half_written, is_over, newest_checkpoint
+from impresa.files import clear_half_written
+from impresa.run_dir.claim import claim, clear, is_over, newest_checkpoint
 from impresa.run_dir.environment import is_finished, read_environment, write_environment
 from tiny_run import tiny_experiment
 
