@@ -17,7 +17,7 @@ from impresa.errors import ConfigError
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import convert, read_checkpoint
 from impresa.training.run import train
-from killed import keep_weights
+from killed import keep_weights, without_end
 from run_metrics import numbers
 from tiny_qwen import save_qwen
 from tiny_run import HEARING, tiny_experiment
@@ -58,21 +58,24 @@ def experiment(kind: str, qwen: Path, processes: int, *more: str) -> ExperimentC
     return tiny_experiment(*COMMON, *EVEN, *of_kind, *sizes, *more)
 
 
-def train_all(rank: int, folder: Path, qwen: Path) -> None:
-    """Each kind whole, and the first part of one."""
-    from impresa.training import finish
-
-    for kind in KINDS:
-        finish.finish = keep_weights if kind != "alignment" else finish.finish  # type: ignore[assignment]
+def train_together(rank: int, folder: Path, kinds: tuple[str, ...], qwen: Path) -> None:
+    without_end()
+    for kind in kinds:
         train(experiment(kind, qwen, 2, *FSDP), folder / kind, command=[])
-    train(experiment("alignment", qwen, 2, *FSDP, f"trainer.max_steps={HALF}"), folder / "half", command=[])
 
 
-def go_on(rank: int, run_dir: Path, qwen: Path) -> None:
-    from impresa.training import finish
+def train_half(rank: int, folder: Path) -> None:
+    without_end()
+    train(experiment("alignment", folder, 2, *FSDP, f"trainer.max_steps={HALF}"), folder / "half", command=[])
 
-    finish.finish = keep_weights  # type: ignore[assignment]
-    train(experiment("alignment", qwen, 1, *FSDP), run_dir, command=[], resume=True)
+
+def train_to_the_end(rank: int, run_dir: Path) -> None:
+    train(experiment("alignment", run_dir, 2, *FSDP, "trainer.max_steps=2"), run_dir, command=[])
+
+
+def go_on(rank: int, run_dir: Path) -> None:
+    without_end()
+    train(experiment("alignment", run_dir, 1, *FSDP), run_dir, command=[], resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +85,13 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, qwen: Path) -> Path:
-    """The folder of the runs of two processes."""
+    """The folder of the runs of two processes, and of the first part of one."""
     folder = tmp_path_factory.mktemp("shared")
-    in_two_processes(train_all, folder, folder, qwen, start="fork")
+    for number, kinds in enumerate((KINDS[:2], KINDS[2:])):
+        meeting = folder / str(number)
+        meeting.mkdir()
+        in_two_processes(train_together, meeting, folder, kinds, qwen, start="fork")
+    in_two_processes(train_half, folder, folder, start="fork")
     return folder
 
 
@@ -119,10 +126,12 @@ def test_two_processes_equal_one(kind: str, shared: Path, alone: Path) -> None:
     assert_equal(alone / kind, shared / kind, tolerance)
 
 
-def test_the_run_is_whole(shared: Path) -> None:
-    assert (shared / "alignment" / "report.html").exists()
-    assert impresa.load(shared / "alignment", "cpu").encode_text("a red circle").shape == (16,)
-    assert not list((shared / "alignment").rglob(".*.tmp"))
+def test_a_finished_run_is_whole(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    in_two_processes(train_to_the_end, tmp_path, run, start="fork")
+    assert (run / "report.html").exists()
+    assert impresa.load(run, "cpu").encode_text("a red circle").shape == (16,)
+    assert not list(run.rglob(".*.tmp"))
 
 
 def test_a_checkpoint_has_a_part_of_each_process(shared: Path) -> None:
@@ -152,7 +161,7 @@ def test_one_process_goes_on_from_two(
 
 
 @pytest.mark.parametrize("form", ["one file", "parts"])
-def test_two_processes_go_on_from_one(form: str, alone: Path, qwen: Path, tmp_path: Path) -> None:
+def test_two_processes_go_on_from_one(form: str, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(alone / "half", run)
     if form == "parts":
@@ -160,7 +169,7 @@ def test_two_processes_go_on_from_one(form: str, alone: Path, qwen: Path, tmp_pa
         convert(last, tmp_path / "sharded.ckpt", to="sharded")
         last.unlink()
         shutil.move(tmp_path / "sharded.ckpt", last)
-    in_two_processes(go_on, tmp_path, run, qwen, start="fork")
+    in_two_processes(go_on, tmp_path, run, start="fork")
     assert_equal(alone / "alignment", run)
     assert (run / "checkpoints" / "last.ckpt").is_dir()
 

@@ -62,8 +62,11 @@ def read_outline(folder: Path) -> dict[str, Any]:
         ValueError: a file is missing or has another size.
     """
     content = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    for name, size in content.get(FILES, {}).items():
-        file = folder / Path(name).name
+    files = content.get(FILES) if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError(f"{STATE} holds something else")
+    for name, size in files.items():
+        file = folder / Path(str(name)).name
         if not file.is_file() or file.stat().st_size != size:
             raise ValueError(f"{name} is missing or is not whole")
     return {**content, FOLDER: folder}
@@ -83,8 +86,10 @@ def whole_content(
         CheckpointError: the files do not have what the outlines say.
     """
     found = {place: outline for place, outline in _tensors(content) if outline.is_meta}
-    if FOLDER not in content or not found:
+    if not found:
         return dict(content)
+    if FOLDER not in content:
+        raise CheckpointError("checkpoint: is no usable one (it lacks its parts); remove it to resume from another")
     room = {place: room_for(outline, like(place)) for place, outline in found.items()}
     folder = content[FOLDER]
     from torch.distributed import checkpoint
