@@ -89,7 +89,7 @@ def step(rank: int, strategy: Strategy, sizes: Sizes, folder: Path) -> None:
     parameters = list(state.model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     moments = [value for entries in state.optimizer.state.values() for value in entries.values()]
-    held = Held(loss.item(), *map(num_bytes, (parameters, gradients, moments)))
+    held = Held(loss.item(), num_bytes(parameters), num_bytes(gradients), num_bytes(moments))
     torch.save(asdict(held), folder / f"{rank}.pt")
     distributed.barrier()
 

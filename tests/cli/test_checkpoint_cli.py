@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from impresa.cli.main import main
+from impresa.errors import CheckpointError
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.sharded_checkpoints import STATE, whole_content
 from tiny_run import finished_run
@@ -88,9 +89,16 @@ def test_a_part_that_is_missing_or_cut_is_told(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.splitlines() == [f"{folder}: {reason}"] * 2
 
 
-def test_parts_of_another_checkpoint_are_told(tmp_path: Path) -> None:
-    from impresa.errors import CheckpointError
+def test_no_memory_is_taken_for_what_no_file_has(tmp_path: Path) -> None:
+    folder = in_parts(tmp_path / "parts.ckpt")
+    state = torch.load(folder / STATE, weights_only=True)
+    state["model"]["text_encoder.head.weight"] = torch.empty(1 << 20, 1 << 20, device="meta")
+    torch.save(state, folder / STATE)
+    with pytest.raises(CheckpointError, match=r"\(its parts are smaller than its state\.pt says\)"):
+        read_checkpoint(folder)
 
+
+def test_parts_of_another_checkpoint_are_told(tmp_path: Path) -> None:
     folder = in_parts(tmp_path / "parts.ckpt")
     content = read_checkpoint(folder)
     content["model"]["text_encoder.head.weight"] = torch.empty(3, 3, device="meta")

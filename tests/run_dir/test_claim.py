@@ -131,6 +131,19 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert sorted(run.rglob("*")) == before
 
 
+def test_what_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    for name in (".last.ckpt.abcd_123.old", ".other.ckpt.abcd1234.old", "other.ckpt"):
+        (checkpoints / name).mkdir()
+    (checkpoints / ".notes.old").touch()
+    (checkpoints / "last.ckpt").unlink(missing_ok=True)
+    clear_half_written(run)
+    names = {path.name for path in checkpoints.iterdir()}
+    assert {"last.ckpt", "other.ckpt", ".notes.old"} <= names
+    assert not [name for name in names if name.endswith(("123.old", "1234.old"))]
+
+
 def test_a_damaged_environment_is_told(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"environment\.json: Invalid JSON"):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import impresa
 from impresa.config import ExperimentConfig, load_experiment
 from impresa.config.runs import prepare
 from impresa.errors import ConfigError
 from impresa.run_dir.layout import WEIGHTS
+from impresa.run_dir.load import load_embedder
 from impresa.training.checkpoints import convert, read_checkpoint
 from impresa.training.run import train
+from impresa.training.sharded_checkpoints import whole_content
 from killed import keep_weights, without_end
 from run_metrics import numbers
 from tiny_qwen import save_qwen
@@ -70,7 +71,8 @@ def train_half(rank: int, folder: Path) -> None:
 
 
 def train_to_the_end(rank: int, run_dir: Path) -> None:
-    train(experiment("alignment", run_dir, 2, *FSDP, "trainer.max_steps=2"), run_dir, command=[])
+    few = ("trainer.max_steps=3", "trainer.logging.eval_interval=1", "trainer.checkpoint.save_top_k=1")
+    train(experiment("alignment", run_dir, 2, *FSDP, *few), run_dir, command=[])
 
 
 def go_on(rank: int, run_dir: Path) -> None:
@@ -130,8 +132,15 @@ def test_a_finished_run_is_whole(tmp_path: Path) -> None:
     run = tmp_path / "run"
     in_two_processes(train_to_the_end, tmp_path, run, start="fork")
     assert (run / "report.html").exists()
-    assert impresa.load(run, "cpu").encode_text("a red circle").shape == (16,)
+    assert load_embedder(run, "cpu").encode_text("a red circle").shape == (16,)
     assert not list(run.rglob(".*.tmp"))
+    best, last = sorted((run / "checkpoints").iterdir())
+    assert list(read_checkpoint(best)["scores"]) == [best.name]
+    average, weights = whole_content(read_checkpoint(best))["average"], load_file(run / WEIGHTS)
+    assert average
+    for name, value in average.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
+    assert {file.name for file in best.iterdir()} == {file.name for file in last.iterdir()}
 
 
 def test_a_checkpoint_has_a_part_of_each_process(shared: Path) -> None:

@@ -21,7 +21,7 @@ from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
 from impresa.run_dir.lock import check_lock
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
-from impresa.training.sharded_checkpoints import FILES, FOLDER, read_outline, whole_content, write_parts
+from impresa.training.sharded_checkpoints import FILES, FOLDER, STATE, outlined, whole_content, write_parts
 from impresa.training.stored import check_content
 
 SUFFIX = ".ckpt"
@@ -261,13 +261,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     """The one place that opens a checkpoint. What torch says of a file that it cannot read is not passed on: it advises
     to let the file run code."""
+    file = path / STATE if path.is_dir() else path
+    if not file.is_file():
+        raise _unusable(path, "it is no file")
     try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         if path.is_dir():
-            content = read_outline(path)
-        elif path.is_file():
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            raise ValueError("it is no file")
+            content = outlined(path, content)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
     except ValueError as error:

@@ -97,6 +97,7 @@ def in_step(batches: Iterable[T], group: Group) -> Iterator[tuple[T, bool]]:
             first, *_ = group.gather([] if batch is None else [batch])
             last = first if last is None else last
         last = last if batch is None else batch
+        assert last is not None  # one process at least has had one
         yield last, batch is not None
 
 

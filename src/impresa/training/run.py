@@ -243,8 +243,10 @@ def _take_best(parts: Parts, state: TrainState, best: Path | None, seed: int) ->
         return
     if shares:
         parts.model = parts.built_again(seed)
-    if shares or best is not None:
-        take_best(parts.model, last or read_checkpoint(best))
+    if best is not None:
+        take_best(parts.model, read_checkpoint(best))
+    elif last is not None:
+        take_best(parts.model, last)
     elif state.average is not None:
         state.average.swap()
 

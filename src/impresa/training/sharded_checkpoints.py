@@ -54,22 +54,23 @@ def write_parts(path: Path, content: Mapping[str, Any], group: Group = ALONE) ->
     group.barrier()
 
 
-def read_outline(folder: Path) -> dict[str, Any]:
-    """The content of a checkpoint in parts, with outlines of the tensors in them, which `whole_content` reads. No code
-    in it is executed.
+def outlined(folder: Path, state: Any) -> dict[str, Any]:
+    """What a `state.pt` holds as the content of a checkpoint, with outlines of the tensors that are in the parts beside
+    it, which `whole_content` reads.
 
     Raises:
-        ValueError: a file is missing or has another size.
+        ValueError: a part is missing or has another size, or they are too small for what is outlined.
     """
-    content = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    files = content.get(FILES) if isinstance(content, dict) else None
+    files = state.get(FILES) if isinstance(state, dict) else None
     if not isinstance(files, dict):
         raise ValueError(f"{STATE} holds something else")
     for name, size in files.items():
         file = folder / Path(str(name)).name
         if not file.is_file() or file.stat().st_size != size:
             raise ValueError(f"{name} is missing or is not whole")
-    return {**content, FOLDER: folder}
+    if sum(tensor.nbytes for _, tensor in _tensors(state) if tensor.is_meta) > sum(files.values()):
+        raise ValueError(f"its parts are smaller than its {STATE} says")  # before memory is taken for them
+    return {**state, FOLDER: folder}
 
 
 def whole_content(
@@ -78,7 +79,7 @@ def whole_content(
     """The content with its tensors in place of their outlines; as it is where it has none.
 
     Args:
-        content: of `read_outline`, or of a checkpoint in a single file.
+        content: of `outlined`, or of a checkpoint in a single file.
         like: finds the tensor of which one at a place of the content takes the place: where that is shared out, each
             process reads its own part. Any other is read whole.
 
