@@ -135,7 +135,7 @@ def test_a_finished_run_is_whole(tmp_path: Path) -> None:
     assert load_embedder(run, "cpu").encode_text("a red circle").shape == (16,)
     assert not list(run.rglob(".*.tmp"))
     best, last = sorted((run / "checkpoints").iterdir())
-    assert list(read_checkpoint(best)["scores"]) == [best.name]
+    assert best.name in read_checkpoint(best)["scores"]
     average, weights = whole_content(read_checkpoint(best))["average"], load_file(run / WEIGHTS)
     assert average
     for name, value in average.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,8 +24,10 @@ from impresa.encoders.tower import Tower
 from impresa.errors import ConfigError
 from impresa.layers.perceiver import PerceiverStack
 from impresa.losses.contrastive import ContrastiveLoss
-from impresa.training.distributed import Group
 from impresa.training.shared import is_shared, part_of
+
+if TYPE_CHECKING:
+    from impresa.training.distributed import Group
 
 KEY = "trainer.strategy"
 LEAST_TORCH = (2, 13)
