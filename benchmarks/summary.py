@@ -115,6 +115,7 @@ FIGURES = (
         faster("patch dropout 0", ours="patch dropout 0.5"),
     ),
     Figure("the same: memory", "patch_dropout", 1.5, smaller("patch dropout 0", ours="patch dropout 0.5")),
+    Figure("model=large on two processes, `fsdp` against `ddp`: memory of each", "fsdp", 1 / 0.6, ratio),
     Figure("vision-language step, 4 layers: speed against full logits", "vlm_step", 2.3, faster(FULL, "4 layers")),
     Figure("the same: memory above the weights", "vlm_step", 2.5, smaller(FULL, "4 layers")),
     Figure("the same: speed against `logits_to_keep`", "vlm_step", 1.3, faster(KEPT, "4 layers")),

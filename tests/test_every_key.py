@@ -85,6 +85,7 @@ ELSEWHERE = {
     "trainer.accelerator": HARDWARE,
     "trainer.devices": HARDWARE,
     "trainer.num_nodes": HARDWARE,
+    "trainer.strategy": HARDWARE,
     "trainer.deterministic": "training/run.py",
     "trainer.max_restarts": "training/launch.py",
     "trainer.timeout_minutes": "training/run.py",
@@ -180,8 +181,8 @@ def effect(base: ExperimentConfig, key: str, setting: dict[str, Any]) -> str | N
         return "named"
     try:
         changed = trained(prepare(config))
-    except ConfigError as error:
-        return "not built yet" if any(key in line and "is not built yet" in line for line in error.lines) else None
+    except ConfigError:
+        return None
     return ", ".join(part for part, value in trained(prepare(base)).items() if value != changed[part])
 
 

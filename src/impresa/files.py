@@ -12,6 +12,8 @@ from pathlib import Path
 
 from impresa.errors import CheckpointError, ImpresaError, system_error
 
+_REPLACED = re.compile(r"\.(.+)\.\w{8}\.old")
+"""Name of what is being replaced, made of that of the temporary file or folder."""
 _LONGEST_NAME = 200
 """Bytes of a name; file systems take 255, and a temporary name is longer."""
 
@@ -116,7 +118,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` to write into; it takes the name `path` when the block ends well.
 
     A folder that lies at `path` is replaced as a whole; an empty block leaves nothing there. Errors are as in
-    `replacing`.
+    `replacing`. No system call replaces a folder: a process that dies between two leaves the old one beside `path`, and
+    `clear_half_written` puts it back.
     """
     with naming(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -131,6 +134,41 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(before, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def move_aside(path: Path, temporary: Path) -> Path | None:
+    """Make room where a file takes the place of a folder, or the other way round, which `replacing` and
+    `replacing_folder` refuse; for the end of their block.
+
+    Args:
+        path: of theirs.
+        temporary: what they gave.
+
+    Returns:
+        Where the old thing is, to be removed when the new one is in its place: until then `clear_half_written` would
+        put it back. None where there is nothing in the way.
+    """
+    if not path.exists() or path.is_dir() == temporary.is_dir():
+        return None
+    before = temporary.with_suffix(".old")
+    os.replace(path, before)
+    return before
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, and put back what they were about to replace."""
+    for path in list(folder.rglob(".*.old")):
+        if (found := _REPLACED.fullmatch(path.name)) and not (target := path.with_name(found[1])).exists():
+            os.replace(path, target)
+        elif found:
+            remove(path)
+    for path in list(folder.rglob(".*.tmp")):
+        remove(path)
 
 
 @contextmanager

@@ -72,6 +72,12 @@ def test_chunked_batch(run: Run) -> None:
     assert 0 <= max(figures["differences"].values()) < 1e-5
 
 
+def test_fsdp(run: Run) -> None:
+    figures = run("fsdp")
+    assert figures["memory_share"] < 0.6
+    assert {len(figures[strategy]) for strategy in ("ddp", "fsdp")} == {2}
+
+
 def test_vlm_step(run: Run) -> None:
     figures = run("vlm_step")
     for layers in (2, 3):

@@ -77,7 +77,6 @@ def test_preparing_validates_adopts_and_is_idempotent(run_dir: Path) -> None:
     ("overrides", "line"),
     [
         (["dataset.train_path=nowhere"], "dataset.train_path (training.data.train_path): nowhere does not exist; "),
-        (["trainer.strategy=fsdp"], "trainer.strategy: is not built yet; until then it must be auto or ddp"),
         (["vision_encoder.checkpoint=nowhere"], "vision_encoder.checkpoint: nowhere does not exist; "),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 
 from impresa.config import to_yaml
 from impresa.errors import CheckpointError, ConfigError
-from impresa.run_dir.claim import claim, clear, clear_half_written, is_over, newest_checkpoint
+from impresa.files import clear_half_written
+from impresa.run_dir.claim import claim, clear, is_over, newest_checkpoint
 from impresa.run_dir.environment import is_finished, read_environment, write_environment
 from tiny_run import tiny_experiment
 
@@ -128,6 +129,19 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     (run / ".tokenizer.x2.tmp" / "tokenizer.json").touch()
     clear_half_written(run)
     assert sorted(run.rglob("*")) == before
+
+
+def test_what_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    for name in (".last.ckpt.abcd_123.old", ".other.ckpt.abcd1234.old", "other.ckpt"):
+        (checkpoints / name).mkdir()
+    (checkpoints / ".notes.old").touch()
+    (checkpoints / "last.ckpt").unlink(missing_ok=True)
+    clear_half_written(run)
+    names = {path.name for path in checkpoints.iterdir()}
+    assert {"last.ckpt", "other.ckpt", ".notes.old"} <= names
+    assert not [name for name in names if name.endswith(("123.old", "1234.old"))]
 
 
 def test_a_damaged_environment_is_told(tmp_path: Path) -> None:

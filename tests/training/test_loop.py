@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from impresa.training.distributed import Group
 from impresa.training.loop import Training, seed_step, train_step, validate
 from impresa.training.plan import make_plan
 from impresa.training.schedule import Schedule
-from impresa.training.state import TrainState
+from impresa.training.state import TrainState, take_best
 from tiny_run import tiny_experiment
 
 SGD = ("optimization.optimizer=sgd", "optimization.betas=[0,0]", "optimization.lr=1.0", "optimization.clip_grad=0")
@@ -203,7 +204,7 @@ def test_a_checkpoint_leaves_out_what_is_frozen_and_nothing_else() -> None:
     checkpoint = state.checkpoint()
     assert checkpoint["model"].keys() == {"weight", "state"}
     before = state.model.frozen.weight.clone()  # type: ignore[union-attr, operator]
-    state.take_best({**checkpoint, "model": {"weight": torch.tensor([7.0]), "state": torch.zeros(3)}})
+    take_best(state.model, {**checkpoint, "model": {"weight": torch.tensor([7.0]), "state": torch.zeros(3)}})
     assert state.model.weight.item() == 7.0  # type: ignore[union-attr, operator]
     assert torch.equal(state.model.frozen.weight, before)  # type: ignore[union-attr, arg-type]
 
@@ -250,6 +251,6 @@ def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale() -> None:
 def test_weights_of_another_model_are_refused(names: list[str]) -> None:
     state = training().state
     checkpoint = {**state.checkpoint(), "model": {name: torch.ones(1) for name in names}}
-    for load in (state.take_best, state.restore):
+    for load in (partial(take_best, state.model), state.restore):
         with pytest.raises(CheckpointError, match="does not fit the model"):
             load(checkpoint)

@@ -43,6 +43,7 @@ class _Parser(argparse.ArgumentParser):
 VERBS = {
     "train": "train a model and write its run directory",
     "doctor": "examine this machine before training: devices, disk, data, and what will be slow",
+    "checkpoint": "convert a checkpoint: parts, as trainer.strategy=fsdp writes them, or one file",
     "ablate": "change settings of a config, train each with several seeds, and show what changed",
     "eval": "evaluate a run on its own or on other data",
     "interpolate": "interpolate the weights of a pretrained pair and its fine-tuned run, and choose the best",

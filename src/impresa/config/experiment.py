@@ -79,8 +79,9 @@ class TrainerConfig(Section):
     num_nodes: Processes = 1
     """Number of machines."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How several devices share the work: `ddp` keeps the whole model on each; `auto` is `ddp`. `fsdp`, which keeps a
-    part on each, is not built yet and refused."""
+    """How several devices share the work: `ddp` keeps the whole model on each; `auto` is `ddp`. `fsdp` keeps a part of
+    the weights, the gradients and the optimizer's state on each, and gathers the weights of a block while it computes:
+    less memory for more communication. Checkpoints are folders then, in parts too."""
     compile: Compile = "off"
     """Compile the towers with `torch.compile` for training: each block (`blocks`, soon compiled) or whole backbones
     (`model`). Numbers differ by rounding, and dropout draws others. Needs a C++ compiler, on a GPU Triton."""

@@ -1,4 +1,4 @@
-"""Rules that cross fields and parts, and the values whose part is not built yet.
+"""Rules that cross fields and parts.
 
 Each rule yields a `Fault` under the engine's key; other keys in its text are in backticks, so that the line can be
 written in either dialect. Keys without an effect have a table of their own, `impresa.config.relevance`.
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from math import log2
-from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
 from impresa.config.decoder import GenerationConfig
-from impresa.config.describe import Fault, listed, raise_faults, show
+from impresa.config.describe import Fault, listed, show
 from impresa.config.encoder import (
     FROM_SCRATCH,
     OURS,
@@ -31,7 +30,7 @@ from impresa.config.encoder import (
 )
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.losses import FUSED_PAIR
-from impresa.config.memory_vlm import MemoryVLMConfig, both_names
+from impresa.config.memory_vlm import MemoryVLMConfig
 from impresa.config.types import CheckpointConfig
 from impresa.files import inside
 from impresa.run_dir.layout import FOLDERS
@@ -280,6 +279,29 @@ def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
         fault = f"{optimization.min_lr} is above `optimization.lr`, {optimization.lr}"
         yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
     yield from _check_checkpoint_names(config.trainer.checkpoint)
+    if config.trainer.strategy == "fsdp":
+        yield from (Fault("trainer.strategy", f"fsdp {fault}, or use ddp") for fault in _beside_fsdp(config))
+
+
+def _beside_fsdp(config: ExperimentConfig) -> Iterator[str]:
+    """What a model that is shared out cannot be combined with: the reason, and another fix than `ddp`."""
+    optimization, decoder = config.optimization, config.decoder
+    if optimization.optimizer == "muon":
+        yield "has parts of matrices, and `optimization.optimizer` muon needs them whole; use adamw"
+    if optimization.optimizer == "adamw8bit":
+        yield "has parts of matrices, and `optimization.optimizer` adamw8bit rounds whole ones; use adamw"
+    if optimization.precision == "16-mixed":
+        fault = "has no loss scale that all processes agree on, which `optimization.precision` 16-mixed needs"
+        yield f"{fault}; use bf16-mixed"
+    if optimization.chunk_size is not None:
+        yield "would gather each block again for every chunk of `optimization.chunk_size`; leave it out"
+    if config.trainer.compile != "off":
+        yield "gathers weights between the blocks, which `trainer.compile` does not know of; leave it out"
+    if config.dataset.cache_features is not None:
+        yield "gathers towers whole, and `dataset.cache_features` runs parts of one; leave it out"
+    if decoder is not None and decoder.is_quantized:
+        name = "load_in_8bit" if decoder.load_in_8bit else "load_in_4bit"
+        yield f"cannot take apart the packed weights of `decoder.{name}`; leave it out"
 
 
 def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
@@ -303,22 +325,3 @@ def _check_checkpoint_names(checkpoint: CheckpointConfig) -> Iterator[Fault]:
     else:
         if any(int(width) > _WIDEST for width in chain(*widths)):
             yield Fault("trainer.checkpoint.filename", f"{show(pattern)} is too wide; use at most {_WIDEST} digits")
-
-
-NOT_BUILT_YET: dict[str, tuple[tuple[object, ...], str]] = {
-    "trainer.strategy": (("fsdp",), "auto or ddp"),
-}
-"""Values whose part is not built yet, and what to write until then; a line goes when its part is there."""
-
-
-def check_built(config: ExperimentConfig) -> None:
-    """Refuse values whose part is not built yet; for commands that would need the part.
-
-    Raises:
-        ConfigError: one line for each key that has such a value.
-    """
-    raise_faults(
-        Fault(both_names(key), f"is not built yet; until then it must be {fix}")
-        for key, (values, fix) in NOT_BUILT_YET.items()
-        if attrgetter(key)(config) in values
-    )

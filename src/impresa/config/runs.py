@@ -1,4 +1,4 @@
-"""From a checked config to one that can be run: towers of finished runs, parts that are not built yet, data paths."""
+"""From a checked config to one that can be run: towers of finished runs, data paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from impresa.config.experiment import PAIR, ExperimentConfig, is_pair, towers
 from impresa.config.locations import check_models
 from impresa.config.paths import check_data_paths, expanded, looked_in, shipped_names
 from impresa.config.relevance import OWN
-from impresa.config.rules import check_built
 from impresa.config.tree import to_tree
 from impresa.config.validate import validate
 from impresa.errors import CheckpointError, ConfigError
@@ -28,10 +27,9 @@ def prepare(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment as it will be run: checked, its towers as in the runs that they come from; idempotent.
 
     Raises:
-        ConfigError: a value is impossible, a part is not built yet, or a run or data path does not exist.
+        ConfigError: a value is impossible, or a run or data path does not exist.
     """
     config = validate(with_projections(adopt_towers(config)))
-    check_built(config)
     check_data_paths(config)
     check_models(config)
     return config

@@ -8,7 +8,7 @@ Letters of shapes: B batch, P prefix, T text, S = P + T, H hidden width, V vocab
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,11 @@ class Decoder(nn.Module, ABC):
     def architecture(self) -> Any:
         """The transformers configuration of a pretrained language model, else None."""
         return None
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The stack of blocks that positions pass one after the other, each once; empty where there is none."""
+        return ()
 
     def state_to_save(self) -> dict[str, Tensor]:
         """The part of the state dict that a run stores: all that is trained, and its buffers."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
@@ -156,6 +156,11 @@ class PretrainedDecoder(Decoder):
     @property
     def architecture(self) -> Any:
         return self.model.config
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        stacks = (module for module in self.model.base_model.modules() if isinstance(module, nn.ModuleList))
+        return next((stack for stack in stacks if len(stack) == self.model.config.num_hidden_layers), ())
 
     def full_precision_parameters(self) -> Iterator[Tensor]:
         """The adapters, and the recursion whole."""

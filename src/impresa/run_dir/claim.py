@@ -14,7 +14,7 @@ from impresa.config.locations import absolute_paths
 from impresa.config.tree import hints, leaves, to_tree
 from impresa.config.types import LoggingConfig
 from impresa.errors import CheckpointError, ConfigError
-from impresa.files import refuse_links
+from impresa.files import clear_half_written, refuse_links
 from impresa.run_dir.environment import is_finished
 from impresa.run_dir.layout import (
     BAD_SAMPLES,
@@ -57,6 +57,7 @@ def claimed(run_dir: Path, config: ExperimentConfig, *, resume: bool) -> Iterato
     """`claim`, and the folder's lock for as long as the block runs: nobody else trains in it meanwhile."""
     claim(run_dir, config, resume=resume)  # a folder of something else is not even locked
     with locked(run_dir):
+        clear_half_written(run_dir)  # among them may be the last checkpoint
         yield claim(run_dir, config, resume=resume)
 
 
@@ -118,14 +119,8 @@ def clear(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def clear_half_written(run_dir: Path) -> None:
-    """Remove the temporary files of writers that were killed; checkpoints are large."""
-    for path in run_dir.rglob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def _is_left_over(path: Path) -> bool:
-    return path.name in _BEFORE_CONFIG or (path.name.startswith(".") and path.name.endswith(".tmp"))
+    return path.name in _BEFORE_CONFIG or (path.name.startswith(".") and path.name.endswith((".tmp", ".old")))
 
 
 def _refuse_changes(before: ExperimentConfig, now: ExperimentConfig) -> None:

@@ -8,18 +8,20 @@ import shutil
 import string
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from impresa.config.memory_vlm import both_names
 from impresa.config.types import CheckpointConfig
 from impresa.errors import CheckpointError, ConfigError
-from impresa.files import inside, replacing
+from impresa.files import inside, move_aside, remove, replacing, replacing_folder
+from impresa.run_dir.layout import CONFIG
 from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
 from impresa.run_dir.lock import check_lock
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
+from impresa.training.sharded_checkpoints import FILES, FOLDER, STATE, outlined, whole_content, write_parts
 from impresa.training.stored import check_content
 
 SUFFIX = ".ckpt"
@@ -34,7 +36,8 @@ class Checkpoints:
 
     The best are chosen right after a validation, by its metric. The last is written at the plan's intervals, and when
     the run is interrupted; `discard_last` removes it where none is to be kept in the end. The first process writes each
-    file under another name and renames it; the others wait.
+    file under another name and renames it; the others wait. Processes that share the model out write a folder together,
+    which is renamed likewise.
 
     Args:
         config: which checkpoints to keep.
@@ -112,7 +115,7 @@ class Checkpoints:
         for name in self._ranked()[limit:] if limit > 0 else ():
             del self.scores[name]
             if self._group.is_main:
-                (self.directory / name).unlink(missing_ok=True)
+                remove(self.directory / name)
         return kept
 
     def _save_named(self, value: float = math.nan) -> Path:
@@ -124,14 +127,18 @@ class Checkpoints:
         return self._save(self.directory / name)
 
     def _save(self, path: Path) -> Path:
-        if self._group.is_main:
+        group, in_parts = self._group, self._group.shares_model
+        if group.is_main or in_parts:
             epoch = self._plan.epoch_of(self._step)
             content = {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
+        if group.is_main:
             check_lock(self._run_dir)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                torch.save(content, file)  # to an open file, whose errors say what is wrong
-        self._group.barrier()
+        if in_parts:
+            write_parts(path, content, group)
+        elif group.is_main:
+            write_single(path, content)
+        group.barrier()
         return path
 
     def _ranked(self) -> list[str]:
@@ -161,7 +168,7 @@ def check_names(config: CheckpointConfig, metrics: Iterable[str]) -> None:
 def discard_last(config: CheckpointConfig, run_dir: Path) -> None:
     """Remove the last checkpoint of a run that is over, unless the config keeps it."""
     if not config.save_last:
-        (run_dir / config.dirpath / LAST).unlink(missing_ok=True)
+        remove(run_dir / config.dirpath / LAST)
 
 
 def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float]) -> str:
@@ -188,12 +195,53 @@ def format_name(pattern: str, epoch: int, step: int, metrics: Mapping[str, float
     return name
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint: tensors, which stay in the file until they are used, and plain values. No code in
-    it is executed.
+def write_single(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint as one file."""
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(dict(content), file)  # to an open file, whose errors say what is wrong
+        before = move_aside(path, temporary)
+    if before is not None:
+        remove(before)
+
+
+def convert(path: Path, out: Path, *, to: Literal["single", "sharded"]) -> Path:
+    """Write a checkpoint in the other form: as a single file, or in parts, of which there is one then.
+
+    Args:
+        path: the checkpoint, a file or a folder.
+        out: where to; nothing may be there.
+        to: the form.
+
+    Returns:
+        `out`.
 
     Raises:
-        CheckpointError: the file is broken, holds anything else, or was written by another version.
+        CheckpointError: `path` is no checkpoint or has this form already, or something is at `out`.
+        OSError: `out` cannot be written.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist; name a checkpoint, such as RUN/checkpoints/{LAST}")
+    if (path / CONFIG).exists():
+        raise CheckpointError(f"{path}: is a run; name one of its checkpoints, such as {path}/checkpoints/{LAST}")
+    if path.is_dir() == (to == "sharded"):
+        raise CheckpointError(f"{path}: is {to} already; there is nothing to convert")
+    if out.exists() or out.is_symlink():
+        raise CheckpointError(f"{out}: is there already; name a new --out")
+    content = whole_content(read_checkpoint(path))
+    content.pop(FOLDER, None)
+    content.pop(FILES, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (write_single if to == "single" else write_parts)(out, content)
+    return out
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, a file or a folder: tensors, which stay there until they are used, and plain values;
+    in place of tensors in a folder's parts their outlines, which `whole_content` reads. No code in it is executed.
+
+    Raises:
+        CheckpointError: it is broken, holds anything else, or was written by another version.
     """
     content = _load(path)
     if content.get("format") != FORMAT:
@@ -213,12 +261,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     """The one place that opens a checkpoint. What torch says of a file that it cannot read is not passed on: it advises
     to let the file run code."""
-    if not path.is_file():
+    file = path / STATE if path.is_dir() else path
+    if not file.is_file():
         raise _unusable(path, "it is no file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if path.is_dir():
+            content = outlined(path, content)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _unusable(path, str(error)) from error
     except Exception as error:  # torch has several for a broken file
         raise _unusable(path, "it is damaged, or something else") from error
     if not isinstance(content, dict):
@@ -231,10 +284,18 @@ def _unusable(path: Path, reason: str) -> CheckpointError:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Give `source` a second name, by a hard link where the file system has them."""
+    """Give `source` a second name, by hard links where the file system has them."""
+    if source.is_dir():
+        with replacing_folder(target) as temporary:
+            shutil.copytree(source, temporary, copy_function=_link, dirs_exist_ok=True)
+        return
     with replacing(target) as temporary:
         temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        _link(source, temporary)
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,8 @@ class Group:
     """The device of this process."""
     rank: int = 0
     world_size: int = 1
+    shares_model: bool = False
+    """Each has a part of the weights (`trainer.strategy: fsdp`) in place of all of them; true for several alone."""
 
     @property
     def is_main(self) -> bool:
@@ -38,6 +40,11 @@ class Group:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with the weights of the first process, and gradients that are averaged over the processes."""
+        if self.shares_model:
+            from impresa.training.sharding import share_out  # takes a while, and most runs do not need it
+
+            return share_out(model, self)
+        model.to(self.device)
         if self.world_size == 1:
             return model
         index = self.device.index
@@ -81,6 +88,19 @@ class Group:
             distributed.barrier()
 
 
+def in_step(batches: Iterable[T], group: Group) -> Iterator[tuple[T, bool]]:
+    """The batches of each process, and true; a process that has fewer than another repeats one, with false, because all
+    must run the model together. One without any takes the first batch of all."""
+    iterator, last = iter(batches), None
+    while group.any((batch := next(iterator, None)) is not None):
+        if group.any(batch is None and last is None):
+            first, *_ = group.gather([] if batch is None else [batch])
+            last = first if last is None else last
+        last = last if batch is None else batch
+        assert last is not None  # one process at least has had one
+        yield last, batch is not None
+
+
 def no_sync(model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """A backward pass that leaves the gradients where they are: processes exchange them with a step's last batch."""
     if enabled and isinstance(model, nn.parallel.DistributedDataParallel):
@@ -90,9 +110,10 @@ def no_sync(model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
 
 def join_group(settings: TrainerConfig) -> Group:
     """The group of this process: one that exists already, or else that of the processes started with it."""
-    kind, process = device_type(settings), this_process()
+    kind, process, shares = device_type(settings), this_process(), settings.strategy == "fsdp"
     if distributed.is_available() and distributed.is_initialized():
-        return Group(_device(kind, process), distributed.get_rank(), distributed.get_world_size())
+        world_size = distributed.get_world_size()
+        return Group(_device(kind, process), distributed.get_rank(), world_size, shares and world_size > 1)
     if process.world_size == 1:
         return Group(_device(kind, process))
     _check_launch(settings, process)
@@ -103,7 +124,7 @@ def join_group(settings: TrainerConfig) -> Group:
     patience = timedelta(minutes=max(settings.timeout_minutes + 5, 30))
     distributed.init_process_group(backend, device_id=device if kind == "cuda" else None, timeout=patience)
     logger.info(f"{process.world_size} processes train together, on {kind} by {backend}")
-    return Group(device, process.rank, process.world_size)
+    return Group(device, process.rank, process.world_size, shares)
 
 
 def device_type(settings: TrainerConfig) -> str:

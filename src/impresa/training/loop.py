@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from impresa.tasks.base import Task
 from impresa.tasks.validation import StepWatch
 from impresa.training.checkpoints import Checkpoints
 from impresa.training.costs import CostMeter
-from impresa.training.distributed import Group, no_sync
+from impresa.training.distributed import Group, in_step, no_sync
 from impresa.training.guards import SpikeWatch, refuse_divergence
 from impresa.training.logs import ProgressReport, Recorder
 from impresa.training.monitor import Monitor
@@ -158,10 +158,14 @@ def train_step(training: Training, batches: Sequence[Any]) -> dict[str, Tensor]:
 
 def validate(training: Training, num_batches: int | None = None, watchdog: Watchdog | None = None) -> dict[str, float]:
     """Metrics of the validation data, or of their first batches."""
-    state, validation = training.state, training.task.validation(training.group)
+    state, group = training.state, training.group
+    validation = training.task.validation(group)
+    batches: Iterable[Any] = islice(training.val_loader, num_batches)
     with state.evaluating():
-        for batch in islice(training.val_loader, num_batches):
-            validation.add(batch, state.precision.forward(state.model, batch))
+        for batch, counts in in_step(batches, group) if group.shares_model else zip(batches, repeat(True)):
+            output = state.precision.forward(state.model, batch)
+            if counts:
+                validation.add(batch, output)
             if watchdog is not None:
                 watchdog.beat()
     return validation.metrics()
@@ -192,8 +196,13 @@ def _set_learning_rates(training: Training) -> dict[str, Tensor]:
 
 
 def _clip_gradients(training: Training) -> Tensor:
-    """Clip the gradients, which are complete and averaged over processes; returns their norm before."""
+    """Clip the gradients, which are averaged over processes then; returns their norm before."""
     optimizer = training.state.optimizer
     training.state.precision.scaler.unscale_(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, training.config.optimization.clip_grad or float("inf"))
+    limit = training.config.optimization.clip_grad or float("inf")
+    if training.group.shares_model:
+        from impresa.training.sharding import complete_gradients
+
+        return complete_gradients(parameters, limit, training.group)
+    return nn.utils.clip_grad_norm_(parameters, limit)

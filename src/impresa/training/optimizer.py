@@ -9,6 +9,7 @@ from torch import nn
 
 from impresa.config.optimization import OptimizationConfig
 from impresa.training.parameter_groups import parameter_groups
+from impresa.training.shared import is_shared
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
@@ -21,6 +22,12 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
         ConfigError: its library is missing, or it has nothing to act on in this model.
     """
     groups = list(parameter_groups(model, config))
+    for group in groups:
+        kinds = set(map(is_shared, group["params"]))
+        if len(kinds) > 1:  # torch steps no such mixture at once
+            group |= {"fused": False, "foreach": False}
+        elif kinds == {True} and config.optimizer == "sgd":  # nor fused by SGD what is shared out
+            group["fused"] = False
     can_fuse = all(p.device.type in ("cuda", "cpu") and p.is_floating_point() for g in groups for p in g["params"])
     fused = config.precision != "16-mixed" and can_fuse
     adam: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}

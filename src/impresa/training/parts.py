@@ -171,6 +171,10 @@ class Parts:
         """Parameters of the model, frozen ones included."""
         return num_weights(self.model)
 
+    def built_again(self, seed: int) -> TrainableModel:
+        """A second model like the first one at its start."""
+        return _built(self.task, self.preprocessing, seed)
+
     def parameters(self) -> Iterator[tuple[str, int]]:
         """Name and number of parameters of each part of the model."""
         for name, part in self.model.named_children():
@@ -187,5 +191,9 @@ def build_parts(config: ExperimentConfig, run_dir: Path | None, *, resumed: bool
     bad_samples = run_dir / BAD_SAMPLES if run_dir is not None else None
     data = TrainingData(config, preprocessing, bad_samples, sources)
     data.check(world_size)
-    torch.manual_seed(config.seed)
-    return Parts(task, preprocessing, data, task.build(preprocessing))
+    return Parts(task, preprocessing, data, _built(task, preprocessing, config.seed))
+
+
+def _built(task: Task, preprocessing: Preprocessing, seed: int) -> TrainableModel:
+    torch.manual_seed(seed)
+    return task.build(preprocessing)

@@ -13,7 +13,7 @@ from impresa.config.origin import towers_in_words
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.errors import Requeue, TrainingError
-from impresa.run_dir.claim import claimed, clear, clear_half_written, newest_checkpoint
+from impresa.run_dir.claim import claimed, clear, newest_checkpoint
 from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
@@ -39,7 +39,7 @@ from impresa.training.plan import Plan, make_plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted, scheduler_may_stop
 from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue, with_same_batch
 from impresa.training.schedule import make_schedule
-from impresa.training.state import TrainState, check_precision
+from impresa.training.state import TrainState, check_precision, take_best
 from impresa.training.timing import Pace, measure
 from impresa.training.watchdog import Watchdog
 
@@ -82,6 +82,8 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
     _check_device(config, group)
+    if config.trainer.strategy == "fsdp" and not group.shares_model:
+        logger.warning("trainer.strategy: fsdp has nobody to share the model with, for this is the only process")
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
     with scheduler_may_stop(), explained(config, output_dir), alone as path:
         _train(config, output_dir, command, path, group)
@@ -100,8 +102,7 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
     if checkpoint:
         config = with_same_batch(config, checkpoint, group.world_size)
     parts = build_parts(config, output_dir, resumed=bool(checkpoint), world_size=group.world_size)
-    check_optimizer(parts.model, config.optimization, group.device)
-    modules_to_compile(parts.model, config.trainer.compile)
+    _check_model(parts, config, group)
     if checkpoint:
         check_length(_plan(config, parts, group.world_size), config.trainer, checkpoint)
     if group.is_main:
@@ -145,6 +146,7 @@ def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
     _check_device(config, group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
+        _check_model(parts, config, group)
         with compiled(parts.model, config.trainer.compile):
             yield parts, set_up(config, parts, group, num_shares=world_size), world_size
 
@@ -155,6 +157,16 @@ def _check_device(config: ExperimentConfig, group: Group) -> None:
     check_compiler(config.trainer.compile, group.device)
     for line in notices(config) if group.is_main else ():
         logger.warning(line)
+
+
+def _check_model(parts: Parts, config: ExperimentConfig, group: Group) -> None:
+    """Refuse what this model cannot have, before anything is written."""
+    check_optimizer(parts.model, config.optimization, group.device)
+    modules_to_compile(parts.model, config.trainer.compile)
+    if config.trainer.strategy == "fsdp":
+        from impresa.training.sharding import check_can_share
+
+        check_can_share(parts.model)
 
 
 def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Checkpoint, group: Group) -> Spent:
@@ -218,11 +230,25 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     if monitor.is_exhausted and state.step < plan.total_steps:
         logger.warning(monitor.why_stopped(state.step))
     spent = costs.spent()
-    if checkpoints.best is not None and group.is_main:
-        state.take_best(read_checkpoint(checkpoints.best))
+    _take_best(parts, state, checkpoints.best, config.seed)
+    return spent
+
+
+def _take_best(parts: Parts, state: TrainState, best: Path | None, seed: int) -> None:
+    """Give the model in `parts` the weights of the best checkpoint, or the last ones where none is kept; in the first
+    process, for the others are done. A model that is shared out is built again, whole."""
+    shares, is_main = state.group.shares_model, state.group.is_main
+    last = state.gathered() if shares and best is None else None
+    if not is_main:
+        return
+    if shares:
+        parts.model = parts.built_again(seed)
+    if best is not None:
+        take_best(parts.model, read_checkpoint(best))
+    elif last is not None:
+        take_best(parts.model, last)
     elif state.average is not None:
         state.average.swap()
-    return spent
 
 
 def _last_good(checkpoints: Checkpoints) -> str:
@@ -274,7 +300,6 @@ def _prepare(
     run_dir: Path, config: ExperimentConfig, parts: Parts, command: Sequence[str], checkpoint: Checkpoint
 ) -> None:
     """Write what is known before the first step."""
-    clear_half_written(run_dir)
     if checkpoint:
         environment = read_environment(run_dir)
         environment.pop("finished", None)  # a run that is made longer

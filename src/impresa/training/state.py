@@ -19,6 +19,8 @@ from impresa.layers.state import trained_state
 from impresa.losses.contrastive import ContrastiveLoss
 from impresa.training.distributed import Group
 from impresa.training.optimizer import build_optimizer
+from impresa.training.sharded_checkpoints import Place, whole_content
+from impresa.training.shared import gathered, is_shared, part_of, shared_like
 from impresa.training.stored import check_tensors, load_optimizer
 
 
@@ -32,15 +34,18 @@ class TrainState:
     """
 
     def __init__(self, model: nn.Module, config: OptimizationConfig, group: Group) -> None:
-        decay = config.ema_decay
-        self.average = None if decay is None else WeightAverage(model, decay, group.device)
+        decay, self.group = config.ema_decay, group
+        place = None if group.shares_model else group.device  # else where the model is until it is shared out
+        self.average = None if decay is None else WeightAverage(model, decay, place)
         """Validated and kept in place of the weights themselves."""
         self.precision = Precision(config.precision, group.device)
         if self.precision.has_bfloat16_weights:
             cast_weights(model)
-        self.model = model.to(group.device)
         self.wrapped = group.wrap(model)
         """The model as training steps call it."""
+        self.model = model
+        if self.average is not None and group.shares_model:
+            self.average.follow(model)
         self.optimizer = build_optimizer(model, config)
         self.step = 0
         """Optimizer steps done since the start of the run, over all resumptions."""
@@ -55,28 +60,29 @@ class TrainState:
             "average": None if self.average is None else self.average.state_dict(),
         }
 
+    def gathered(self) -> dict[str, Any]:
+        """The weights, and their average if there is one, as in a checkpoint and whole; every process asks for them."""
+        average = None if self.average is None else self.average.state_dict()
+        parts = {"model": trained_state(self.model), "average": average}
+        return {
+            part: None if tensors is None else {name: gathered(tensor).cpu() for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
+
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue from where `checkpoint` was written.
 
         Raises:
             CheckpointError: it is one of another model.
         """
-        self._load_weights(checkpoint["model"])
+        checkpoint = whole_content(checkpoint, self._finder())
+        load_weights(self.model, checkpoint["model"])
         load_optimizer(self.optimizer, checkpoint["optimizer"])
         if checkpoint["scaler"]:
             self.precision.load_scale(checkpoint["scaler"])
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"] or {})
         self.step = checkpoint["step"]
-
-    def take_best(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the weights of a checkpoint of this model, or their average if there is one."""
-        self._load_weights(checkpoint["model"])
-        average = checkpoint["average"] or {}
-        # By parameter, because the state dict has a second name for an LM head that is the embedding table.
-        own = {name: p for name, p in self.model.named_parameters() if name in average}
-        check_tensors(average, own)
-        copy_weights(average, own)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -94,9 +100,47 @@ class TrainState:
             for module, mode in modes.items():
                 module.training = mode
 
-    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        check_tensors(weights, trained_state(self.model))
-        self.model.load_state_dict(weights, strict=False)
+    def _finder(self) -> Callable[[Place], Tensor | None]:
+        """Finds a tensor of this state that is shared out as the one at a place of a checkpoint is to be."""
+        trained, average = trained_state(self.model), {} if self.average is None else self.average.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+        def find(place: Place) -> Tensor | None:
+            match place:
+                case ("model", str(name)):
+                    return trained.get(name)
+                case ("average", str(name)):
+                    return average.get(name)
+                case ("optimizer", "state", int(number), _) if number < len(parameters):
+                    return parameters[number]
+            return None
+
+        return find
+
+
+def take_best(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint of this model, or their average if there is one.
+
+    Raises:
+        CheckpointError: it is one of another model.
+    """
+    checkpoint = whole_content(checkpoint)
+    load_weights(model, checkpoint["model"])
+    average = checkpoint["average"] or {}
+    # By parameter, because the state dict has a second name for an LM head that is the embedding table.
+    own = {name: p for name, p in model.named_parameters() if name in average}
+    check_tensors(average, own)
+    copy_weights(average, own)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load the trained part of a model's state; raises `CheckpointError` where it is of another model."""
+    own = trained_state(model)
+    check_tensors(weights, own)
+    if any(map(is_shared, own.values())):  # of which torch loads none that was stored whole
+        copy_weights(weights, own)
+    else:
+        model.load_state_dict(weights, strict=False)
 
 
 class Precision:
@@ -163,11 +207,16 @@ class WeightAverage:
         self._aside: dict[str, Tensor] = {}
         """The module's own weights while the average is in their place."""
 
+    def follow(self, module: nn.Module) -> None:
+        """Keep this process's part of the average alone, for a module that has been shared out since."""
+        self._current = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._average = {name: shared_like(self._average[name], p) for name, p in self._current.items()}
+
     def update(self, step: int) -> None:
         """Average in the weights after optimizer step number `step`, from 1."""
         keep = min(self._decay, step / (step + 9))
-        now = [p.detach().to(self._average[name].dtype) for name, p in self._current.items()]
-        torch._foreach_lerp_(list(self._average.values()), now, 1 - keep)
+        now = [part_of(p).to(self._average[name].dtype) for name, p in self._current.items()]
+        torch._foreach_lerp_([part_of(average) for average in self._average.values()], now, 1 - keep)
 
     def swap(self) -> None:
         """Give the module the average in place of its weights; a second call puts those back."""
@@ -191,7 +240,7 @@ def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
     """Write into each tensor of `target` the one of its name in `source`, whatever their types and devices are."""
     with torch.no_grad():
         for name, tensor in target.items():
-            tensor.copy_(source[name])
+            part_of(tensor).copy_(part_of(shared_like(source[name], tensor)))
 
 
 def cast_weights(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from impresa.config.types import CountOrZero
 from impresa.errors import CheckpointError
 from impresa.training.costs import Spent
+from impresa.training.shared import shared_like
 
 
 class Position(BaseModel):
@@ -88,7 +89,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
         if (group, parameter.shape) not in expected:
             expected[group, parameter.shape] = _state_of_one(optimizer, group, parameter.shape)
         _check_entries(entries, expected[group, parameter.shape])
-    optimizer.load_state_dict({"state": dict(state), "param_groups": own["param_groups"]})
+    placed = {number: _placed(entries, places[number][1]) for number, entries in state.items()}
+    optimizer.load_state_dict({"state": placed, "param_groups": own["param_groups"]})
+
+
+def _placed(entries: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """The entries of a parameter, those of its shape shared out as it is."""
+    has_its_shape = {name: getattr(value, "shape", None) == parameter.shape for name, value in entries.items()}
+    return {name: shared_like(v, parameter) if has_its_shape[name] else v for name, v in entries.items()}
 
 
 def _state_of_one(optimizer: torch.optim.Optimizer, group: int, shape: torch.Size) -> dict[str, Any]:
