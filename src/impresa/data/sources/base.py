@@ -102,6 +102,10 @@ class Blocks:
     """Number of samples in each block, in the source's order."""
     num_held: int
     """Blocks that the source keeps in memory at once; shuffling stays within so many of them."""
+    files: tuple[int, ...] = ()
+    """Number of each block's file, where files are fetched and not all of them can be kept; else empty."""
+    files_held: int = 0
+    """Files that are kept at once; the order of blocks stays within so many of them."""
 
 
 def locate(index: int, ends: Sequence[int]) -> tuple[int, int]:
