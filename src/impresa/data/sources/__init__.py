@@ -164,7 +164,7 @@ def _kind_of_files(path: str) -> str:
     named = _kind_of_name(address_name(path) if is_elsewhere else file.name)
     if is_elsewhere:
         if named not in (None, *_ELSEWHERE):
-            fault = "only tar shards and parquet files are read from the web"
+            fault = "only tar shards and parquet are read from the web"
             raise DataError(f"{shown_address(path)}: {fault}; download it first")
         return named or _SHARDS
     if named:
