@@ -226,7 +226,7 @@ def test_what_wandb_is_told_of_the_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def offline_rows(folder: Path) -> list[dict[str, Any]]:
     """All that was logged into the offline files of a folder, row by row: records in the form of LevelDB's log."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     found = []
     for file in sorted(folder.rglob("run-*.wandb")):

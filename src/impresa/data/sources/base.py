@@ -77,7 +77,10 @@ class Reading:
 
 
 IMAGES_AND_CAPTIONS = Reading()
-WHOLE_ROWS = Reading(600.0, dialogues=True, parts=("image", "text", "audio"), others=True, whole=True)
+_MOST_IMAGES = 64
+WHOLE_ROWS = Reading(
+    600.0, dialogues=True, parts=("image", "text", "audio"), others=True, max_images=_MOST_IMAGES, whole=True
+)
 """Rows as they are: all that any experiment could read, and the rest. A sound is not decoded."""
 
 
