@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from impresa.training.logs import Recorder
+from impresa.training.logs import PACE, Recorder
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
-    """Each row as it is written, without the speed, which no two runs share."""
+    """Each row as it is written, without speed and memory, which no two runs share."""
     with (run_dir / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in PACE} for row in csv.DictReader(file)]
 
 
 def numbers(run_dir: Path, *names: str) -> list[dict[str, float]]:

@@ -60,6 +60,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         (f"dataset.{name}" for name in ("source", "train_path", "val_path", "test_path")), "data/sources/__init__.py"
     ),
+    "dataset.streaming": "data/sources/__init__.py",
     "dataset.num_workers": LOADER,
     "dataset.prefetch_factor": LOADER,
     "dataset.persistent_workers": LOADER,
@@ -91,7 +92,7 @@ ELSEWHERE = {
     "trainer.timeout_minutes": "training/run.py",
     "trainer.compile": "training/run.py",
     "trainer.logging.log_interval": "training/plan.py",
-    "trainer.logging.wandb": "training/logs.py",
+    "trainer.logging.wandb": "training/wandb_run.py",
     "trainer.logging.tensorboard": "training/logs.py",
     **{
         f"trainer.checkpoint.{name}": CHECKPOINTS

@@ -51,6 +51,13 @@ def finished_run() -> Path:
     return train(tiny_experiment(), folder / "run", command=["impresa", "train", "shapes"])
 
 
+def dry_run_of(config: ExperimentConfig) -> str:
+    """What a dry run tells people."""
+    from impresa.training.dry_run import dry_run, lines
+
+    return "\n".join(lines(dry_run(config)))
+
+
 def without_charts(patch: pytest.MonkeyPatch) -> None:
     """Let trainings leave out the report's charts, which take longer than the tiny training itself."""
     finished_run()  # this one has them

@@ -294,7 +294,7 @@ def test_what_a_tower_has_from_its_run_is_no_fault(tmp_path: Path) -> None:
 def test_a_training_run_names_each_key_once(use: str, tmp_path: Path) -> None:
     overrides = [*TINY, "losses.siglip_bias=1", "trainer.max_steps=1", "vision_encoder.memory.enabled=false"]
     code = "import sys; from pathlib import Path; from impresa.config import load_experiment; "
-    code += "from impresa.training.run import dry_run; dry_run(load_experiment('shapes', sys.argv[1:]))"
+    code += "from impresa.training.dry_run import dry_run; dry_run(load_experiment('shapes', sys.argv[1:]))"
     command = ["-c", code] if use == "library" else ["-m", "impresa", "train", "shapes", "--dry-run"]
     done = subprocess.run([sys.executable, *command, *overrides], capture_output=True, text=True, check=True)
     assert done.stderr.count("losses.siglip_bias: is for losses.type siglip, not for clip") == 1

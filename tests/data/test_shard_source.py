@@ -68,7 +68,7 @@ def test_shards_are_found_by_every_kind_of_path(tmp_path: Path, monkeypatch: pyt
         "pipe:cat shards/0000.tar": "pipe:cat shards/0000.tar: commands are not run",
         "shards/{0..9999999}.tar": "braces stand for more than 1000000 names",
         "shards/x*.tar": "no tar shards there",
-        "https://u:secret@host/data.parquet?sig=secret": "^https://host/data.parquet: only tar shards are read",
+        "https://u:secret@host/data.csv?sig=secret": "^https://host/data.csv: only tar shards and parquet are read",
     }.items():
         with pytest.raises(DataError, match=line) as caught:
             source(path)

@@ -24,8 +24,8 @@ from impresa.config import ExperimentConfig, load_experiment
 from impresa.data.audio import Clip, LogMelTransform, PretrainedAudioTransform, load_audio
 from impresa.errors import CheckpointError, DataError
 from impresa.evaluation.results import read_evaluation
-from impresa.training.run import dry_run, train
-from tiny_run import TINY
+from impresa.training.run import train
+from tiny_run import TINY, dry_run_of
 
 TOWER = ("dim=16", "depth=1", "num_heads=2", "embed_dim=16")
 HEARING = (
@@ -199,4 +199,4 @@ def test_image_and_sound_are_fused_into_one_embedding(tmp_path: Path, strategy: 
 
 
 def test_a_dry_run_counts_the_audio_encoder() -> None:
-    assert "audio_encoder:" in dry_run(hearing())
+    assert "audio_encoder:" in dry_run_of(hearing())

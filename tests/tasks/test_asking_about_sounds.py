@@ -20,8 +20,9 @@ from impresa.evaluation.results import read_evaluation
 from impresa.run_dir.golden import Golden
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.subjects import read_subjects
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from sounds_on_disk import wav, write_wavs
+from tiny_run import dry_run_of
 from tiny_vlm import picture, tiny_vlm
 
 HEARING = (
@@ -70,7 +71,7 @@ def model() -> AnsweringModel:
 
 
 def test_a_dry_run_reads_the_sounds() -> None:
-    assert "12 samples to train on" in dry_run(config())
+    assert "12 samples to train on" in dry_run_of(config())
 
 
 def test_a_run_has_evaluation_predictions_report_and_card_of_sounds() -> None:

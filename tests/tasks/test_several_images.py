@@ -29,8 +29,9 @@ from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
 from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.answering.subjects import subjects_of
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from tiny_qwen import chat_tokenizer, save_qwen
+from tiny_run import dry_run_of
 from tiny_vlm import SIZE, answering, chat, picture, rough, tiny_qwen_vlm, tiny_vlm
 
 MOST = 3
@@ -231,7 +232,7 @@ def test_a_run_reads_them_from_the_first_step_to_its_predictions() -> None:
 
 
 def test_rows_of_too_many_may_be_left_out() -> None:
-    assert "11 samples to train on" in dry_run(on_data("dataset.skip_unsupported_rows=true"))
+    assert "11 samples to train on" in dry_run_of(on_data("dataset.skip_unsupported_rows=true"))
 
 
 def test_the_command_asks_about_them_together(capsys: pytest.CaptureFixture[str]) -> None:

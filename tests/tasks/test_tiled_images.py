@@ -28,8 +28,9 @@ from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
 from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.answering.subjects import subjects_of
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from tiny_qwen import save_qwen
+from tiny_run import dry_run_of
 from tiny_vlm import SIZE, chat, picture, rough, tiny_qwen_vlm, tiny_vlm
 
 TILES = 4
@@ -194,7 +195,7 @@ def test_training_images_are_decoded_large_enough() -> None:
 
 
 def test_a_run_sees_the_same_tiles_in_evaluation_and_in_use() -> None:
-    assert "prefix:         up to 20 tokens" in dry_run(on_data())
+    assert "prefix:         up to 20 tokens" in dry_run_of(on_data())
     run_dir = train(on_data(), Path(mkdtemp(prefix="impresa-test-")) / "run", command=[])
     lines = [json.loads(line) for line in (run_dir / "predictions.jsonl").read_text().splitlines()]
     model = impresa.load(run_dir, "cpu")  # its golden inputs are asked again

@@ -22,9 +22,9 @@ from impresa.errors import CheckpointError, TrainingError
 from impresa.run_dir.environment import is_finished
 from impresa.training import run as run_module
 from impresa.training.failures import explained
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from impresa.training.tensorboard import TensorBoardEvents
-from tiny_run import tiny_experiment, without_charts
+from tiny_run import dry_run_of, tiny_experiment, without_charts
 from tiny_vlm import tiny_vlm
 
 COMMAND = ["impresa", "train", "shapes"]
@@ -209,7 +209,7 @@ def test_memory_that_ran_out_is_one_line_with_what_helps(
     config = tiny_experiment()
     before(monkeypatch, "loop.train_step", fails)
     before(monkeypatch, "timing.train_step", fails)
-    for training in (lambda: train(config, tmp_path / "run", command=COMMAND), lambda: dry_run(config)):
+    for training in (lambda: train(config, tmp_path / "run", command=COMMAND), lambda: dry_run_of(config)):
         with pytest.raises(TrainingError) as caught:
             training()
         (line,) = caught.value.lines
@@ -235,7 +235,13 @@ def test_only_settings_that_help_this_experiment_are_named() -> None:
     assert all(name in knobs(plain) for name in (*named, "text_encoder.activation_checkpointing=true"))
     used = tiny_experiment("dataset.batch_size=512", *named)
     assert not any(name in knobs(used) for name in named)
+    for size in ("dataset.image_size (training.data.image_size) below 64", "text_encoder.max_len (model.text.max_len)"):
+        assert size in knobs(tiny_experiment("dataset.image_size=64"))
+    assert "dataset.image_size" not in knobs(tiny_experiment("dataset.image_size=16"))  # two patches a side
+    assert "dataset.questions_per_image below 3" in knobs(tiny_vlm("dataset.questions_per_image=3"))
     answering = knobs(tiny_vlm())
+    assert "decoder.max_len below" in answering
+    assert "questions_per_image" not in knobs(tiny_vlm("dataset.questions_per_image=1"))
     assert "trainer.accumulate_grad_batches above 1 in return" in answering
     assert "decoder.activation_checkpointing=true" in answering
     assert "losses" not in answering

@@ -31,12 +31,12 @@ from impresa.training.features import FeatureKeeper
 from impresa.training.loop import Training, steps_of, train_step, validate
 from impresa.training.parts import Parts, build_parts
 from impresa.training.processes import GracefulStop, TrainingInterrupted
-from impresa.training.run import dry_run, set_up, train
+from impresa.training.run import set_up, train
 from pictures import numbered, write_jsonl
 from run_metrics import interrupt_after, numbers
 from sounds_on_disk import wav
 from tiny_hub import clip
-from tiny_run import HEARING, finished_run, without_charts
+from tiny_run import HEARING, dry_run_of, finished_run, without_charts
 from tiny_run import tiny_experiment as tiny
 from tiny_vlm import tiny_vlm_on
 from two_processes import in_two_processes
@@ -306,7 +306,7 @@ def test_a_full_disk_is_told_before_anything_is_encoded(tmp_path: Path, monkeypa
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    assert "features:" in dry_run(photos(tmp_path / "photos", kept_in(tmp_path / "kept")))
+    assert "features:" in dry_run_of(photos(tmp_path / "photos", kept_in(tmp_path / "kept")))
     assert not (tmp_path / "kept").exists()
 
 

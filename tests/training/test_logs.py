@@ -5,15 +5,23 @@ import io
 import json
 import logging
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from impresa.evaluation.figures import figures
+from impresa.evaluation.results import read_evaluation
+from impresa.reports.cards import cards
 from impresa.run_dir.claim import clear
-from impresa.training import logs
-from impresa.training.logs import MetricsCsv, build_loggers, start_wandb
+from impresa.training import wandb_run
+from impresa.training.logs import PACE, MetricsCsv, build_loggers
+from impresa.training.peaks import TOLD
+from impresa.training.run import train
+from impresa.training.wandb_run import start_wandb
 from tiny_run import tiny_experiment
 
 
@@ -110,7 +118,7 @@ def test_wandb_with_a_key_and_no_network_logs_offline_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr(logs, "NETWORK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(wandb_run, "NETWORK_PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert start_wandb(tiny_experiment(), tmp_path) is not None
@@ -120,10 +128,10 @@ def test_wandb_with_a_key_and_no_network_logs_offline_soon(
 
 def test_looking_up_a_name_for_ever_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(logs.urllib.request, "urlopen", lambda *_, **__: release.wait(10) and io.BytesIO())
-    monkeypatch.setattr(logs, "NETWORK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(wandb_run.urllib.request, "urlopen", lambda *_, **__: release.wait(10) and io.BytesIO())
+    monkeypatch.setattr(wandb_run, "NETWORK_PATIENCE_S", 0.1)
     started = time.monotonic()
-    assert not logs._answers("https://api.wandb.ai")
+    assert not wandb_run._answers("https://api.wandb.ai")
     assert time.monotonic() - started < 5
     release.set()
 
@@ -132,7 +140,7 @@ def test_wandb_with_a_server_that_refuses_logs_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, modes: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr(logs, "_answers", lambda address: True)
+    monkeypatch.setattr(wandb_run, "_answers", lambda address: True)
     assert start_wandb(tiny_experiment(), tmp_path) is not None
     assert modes == ["online", "offline"]
     assert "wandb: the server refuses; logging offline" in caplog.text
@@ -153,7 +161,7 @@ def test_the_users_own_choice_of_mode_is_kept(
 def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str]) -> None:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(logs, "_answers", lambda address: True)
+    monkeypatch.setattr(wandb_run, "_answers", lambda address: True)
     start_wandb(tiny_experiment(), tmp_path)
     assert modes[0] == "online"
 
@@ -161,7 +169,7 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_without_wandb_training_goes_on_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    monkeypatch.setattr(wandb_run, "find_spec", lambda name: None)
     log, *rest = build_loggers(tiny_experiment("trainer.logging.wandb=true"), tmp_path, 0)
     assert isinstance(log, MetricsCsv)
     assert not rest
@@ -214,3 +222,56 @@ def test_what_wandb_is_told_of_the_run(tmp_path: Path, monkeypatch: pytest.Monke
         **{"project": "p", "entity": "e", "name": "n", "tags": ["t"], "notes": "d", "mode": "offline"}
     }
     assert json.dumps(told["config"])
+
+
+def offline_rows(folder: Path) -> list[dict[str, Any]]:
+    """All that was logged into the offline files of a folder, row by row: records in the form of LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    found = []
+    for file in sorted(folder.rglob("run-*.wandb")):
+        data, place, content = file.read_bytes(), 7, b""
+        while place + 7 <= len(data):
+            if (left := -place % 32_768) < 7:  # of the block, which is filled up
+                place += left
+                continue
+            _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+            content += data[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4):  # whole, or the last part
+                record, content = Record.FromString(content), b""
+                items = record.history.item
+                if items:
+                    found.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return found
+
+
+def test_a_run_has_curves_results_and_pictures_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.training.finish.write_report", lambda _: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv(TOLD, "1e-3")
+    config = tiny_experiment("trainer.logging.wandb=true", "trainer.epochs=1", "optimization.lr_memory=1e-4")
+    run = train(config, tmp_path / "run", command=["impresa", "train"])
+    found = offline_rows(run / "wandb")
+    trained = [row for row in found if "train_loss" in row]
+    assert [row["_step"] for row in trained] == [1, 2, 3]
+    names = {"lr", "lr_memory", "gradient_norm", "logit_scale", *PACE}
+    assert names <= trained[-1].keys()
+    (line,) = [row for row in rows(run / "metrics.csv") if row["train_loss"] and row["step"] == "3"]
+    written = {name: float(value) for name, value in line.items() if value and name in trained[-1]}
+    assert names <= written.keys()
+    assert {name: trained[-1][name] for name in written} == pytest.approx(written, rel=1e-5)
+    assert 0 < trained[-1]["mfu"] < 1e4
+    assert trained[-1]["tokens_per_second"] > 3 * trained[-1]["samples_per_second"]
+    results = {name: value for row in found for name, value in row.items() if name.startswith("test/")}
+    evaluation = read_evaluation(run)
+    assert evaluation is not None
+    stored = {f"test/{name}": value for name, value in figures(evaluation).items()}
+    assert {name: results[name] for name in stored} == pytest.approx(stored)
+    texts = [card.text for card in cards(evaluation.gallery)]
+    numbers = range(1, len(texts) + 1)
+    assert [results[f"test/example_{number}/caption"] for number in numbers] == texts
+    assert len(texts) > 6
+    for number in numbers:
+        (file,) = (run / "wandb").rglob(Path(results[f"test/example_{number}/path"]).name)
+        assert file.stat().st_size == results[f"test/example_{number}/size"]

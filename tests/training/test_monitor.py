@@ -19,9 +19,9 @@ from impresa.errors import ConfigError
 from impresa.run_dir.environment import is_finished
 from impresa.training import loop
 from impresa.training.monitor import Monitor
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from run_metrics import interrupt_after, rows
-from tiny_run import tiny_experiment, without_charts
+from tiny_run import dry_run_of, tiny_experiment, without_charts
 
 COMMAND = ["impresa", "train", "shapes"]
 BEST_FIRST = (1.0, 2.0, 3.0)
@@ -135,7 +135,7 @@ def test_report_and_terminal_say_it(
 def test_a_monitor_that_is_no_metric_is_refused_before_training(tmp_path: Path, work: str) -> None:
     config = tiny_experiment("trainer.checkpoint.monitor=val_bleu", "trainer.checkpoint.save_top_k=0")
     with pytest.raises(ConfigError, match=r"'val_bleu'; there are .*val_loss, .*val_recall, val_text_to_image"):
-        dry_run(config) if work == "a dry run" else train(config, tmp_path / "run", command=COMMAND)
+        dry_run_of(config) if work == "a dry run" else train(config, tmp_path / "run", command=COMMAND)
 
 
 def test_a_run_can_be_judged_by_its_recall(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,8 @@ import torch
 import impresa
 from impresa.errors import CheckpointError, ConfigError, ImpresaError
 from impresa.run_dir.environment import read_environment
-from impresa.training.logs import _wandb_id
 from impresa.training.run import train
+from impresa.training.wandb_run import _wandb_id
 from tiny_run import copy_of_run, finished_run, tiny_experiment, without_charts
 
 SOURCES = Path(impresa.__file__).parent

@@ -16,10 +16,10 @@ from impresa.tasks.answering.build import build_vlm
 from impresa.training.distributed import join_group
 from impresa.training.loop import steps_of, train_step
 from impresa.training.parts import build_parts
-from impresa.training.run import dry_run, set_up, train
+from impresa.training.run import set_up, train
 from impresa.training.state import Precision, cast_weights
 from tiny_qwen import VOCAB, save_qwen
-from tiny_run import tiny_experiment, without_charts
+from tiny_run import dry_run_of, tiny_experiment, without_charts
 from tiny_vlm import collated, picture, samples, tiny_qwen_vlm, tiny_vlm
 
 ADAPTED = ("decoder.use_lora=true", "decoder.use_trm_recursion=true", "decoder.recursion.num_layers=1")
@@ -94,7 +94,7 @@ def test_float16_on_a_cpu_is_refused_before_anything_is_written(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"optimization.precision: 16-mixed is for a GPU, .* use bf16-mixed"):
         train(config, tmp_path / "run", command=[])
     with pytest.raises(ConfigError, match="16-mixed is for a GPU"):
-        dry_run(config)
+        dry_run_of(config)
     assert not (tmp_path / "run").exists()
 
 

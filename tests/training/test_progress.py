@@ -57,13 +57,13 @@ def test_the_speed_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 100.0, 103.0, 103.0, 104.0, 104.0])
     monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: next(clock))
     speed = Speedometer()
-    speed.add(30)
+    speed.add(30, 300)
     with speed.paused():
         pass
-    speed.add(20)
-    assert speed.read() == pytest.approx(50 / 5)
+    speed.add(20, 100)
+    assert speed.read() == pytest.approx((50 / 5, 400 / 5))
     speed.add(7)
-    assert speed.read() == pytest.approx(7.0)
+    assert speed.read() == pytest.approx((7.0, 0.0))
 
 
 def test_memory_is_told_in_gib() -> None:

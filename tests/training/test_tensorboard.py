@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from impresa.evaluation.figures import figures
 from impresa.evaluation.gallery import AnsweredQuestion, Gallery
 from impresa.evaluation.results import Evaluation, read_evaluation
-from impresa.training.logs import build_loggers
+from impresa.training.logs import PACE, build_loggers
 from impresa.training.run import train
 from impresa.training.tensorboard import TensorBoardEvents, grouped, write_results
 from tiny_run import tiny_experiment
@@ -44,13 +46,20 @@ def test_a_run_has_curves_hyperparameters_results_pictures_and_texts(
     found = EventAccumulator(str(folder)).Reload()
     tags = found.Tags()
     assert {name.partition("/")[0] for name in tags["scalars"]} == {"train", "val", "test"}
-    assert {"train/loss", "train/lr", "val/loss"} <= set(tags["scalars"])
+    pace = {f"train/{name}" for name in PACE if name != "mfu"}  # the peak of a CPU is not known
+    named = {"train/loss", "train/lr", "train/gradient_norm", "train/logit_scale", "val/loss", *pace}
+    assert named <= set(tags["scalars"])
+    assert found.Scalars("train/tokens_per_second")[-1].value > found.Scalars("train/samples_per_second")[-1].value
     stored = figures(read_evaluation(run))  # type: ignore[arg-type]
     measured = {name: found.Scalars(f"test/{name}") for name in stored}
     assert {name: points[-1].value for name, points in measured.items()} == pytest.approx(stored, rel=1e-5)
     assert {points[-1].step for points in measured.values()} == {found.Scalars("train/loss")[-1].step}
 
-    assert "test/example_1" in tags["images"]
+    gallery = read_evaluation(run).gallery  # type: ignore[union-attr]
+    assert len(tags["images"]) == len(gallery.image_queries) + len(gallery.text_queries) > 6
+    shown = Image.open(io.BytesIO(found.Images("test/example_1")[0].encoded_image_string))
+    assert shown.width > 400
+    assert shown.convert("L").getextrema()[0] < 100
     assert "test/example_1/text_summary" in tags["tensors"]
     text = found.Tensors("test/example_1/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.startswith("Right: ")

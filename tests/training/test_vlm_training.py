@@ -22,10 +22,10 @@ from impresa.tasks.base import ModelOutput
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.distributed import Group
 from impresa.training.parts import build_parts
-from impresa.training.run import dry_run, train
+from impresa.training.run import train
 from run_metrics import interrupt_after, numbers, rows
 from tiny_qwen import save_qwen
-from tiny_run import finished_run, without_charts
+from tiny_run import dry_run_of, finished_run, without_charts
 from tiny_vlm import finished_vlm, picture, tiny_qwen_vlm, tiny_vlm, tiny_vlm_on
 from two_processes import in_two_processes
 
@@ -177,7 +177,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_names_the_parts_and_what_is_validated() -> None:
-    told = dry_run(tiny_vlm_on(finished_run()))
+    told = dry_run_of(tiny_vlm_on(finished_run()))
     for part in ("vision_encoder:", "fusion:", "decoder:", "val_exact_match", "val_loss"):
         assert part in told
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,20 @@ from impresa.run_dir.layout import CONFIG, REPORT
 if TYPE_CHECKING:
     from impresa.config.experiment import ExperimentConfig
 
+_MOST_DEVICES = 1_024
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_name(parser)
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="run directory (default: runs/NAME/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output-dir, if there is one")
     parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, estimate time and memory, write nothing"
+        "--dry-run", action="store_true", help="build everything, estimate time, memory and disk, write nothing"
     )
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="with --dry-run: plan for N devices, which need not be here"
+    )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print the findings as JSON")
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -36,15 +44,14 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError("--dry-run: makes a fresh step; leave out --resume")
     if args.resume and args.output_dir is None:
         raise ConfigError("--resume: which run? name its folder with --output-dir")
+    _check_dry_options(args)
     name = _config_to_train(args)
     config = prepare(load_or_choose(name, overrides))
     if not (args.dry_run or args.resume):
         say_how_long(name, config)
     run_dir = None if args.dry_run else _run_dir(args, config)
     if run_dir is None:
-        from impresa.training.run import dry_run
-
-        print(printable(dry_run(config), lines=True))
+        _print_dry_run(config, args)
         return 0
     from impresa.training.run import train
 
@@ -52,6 +59,25 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     if is_main_process():
         _print_results(run_dir)
     return end_process()
+
+
+def _check_dry_options(args: argparse.Namespace) -> None:
+    if args.json and not args.dry_run:
+        raise ConfigError("--json: is for --dry-run; a run writes metrics.csv and evaluation.json")
+    if args.devices is not None and not args.dry_run:
+        raise ConfigError("--devices: plans a --dry-run; a run takes trainer.devices=N")
+    if args.devices is not None and not 1 <= args.devices <= _MOST_DEVICES:
+        raise ConfigError(f"--devices: got {args.devices}; it must be a number from 1 to {_MOST_DEVICES:,}")
+
+
+def _print_dry_run(config: ExperimentConfig, args: argparse.Namespace) -> None:
+    from impresa.training.dry_run import dry_run, lines
+
+    found = dry_run(config, args.devices)
+    if args.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print(printable("\n".join(lines(found)), lines=True))
 
 
 def _config_to_train(args: argparse.Namespace) -> str | None:

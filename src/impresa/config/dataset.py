@@ -152,9 +152,14 @@ class DatasetConfig(Section):
     allow_outside: Flag = False
     """Read images and sounds that a table names outside its data's folder (`../..`, absolute paths). false: such rows
     are bad samples. Links are followed in either case."""
+    streaming: Flag = False
+    """Read a data set of the hub from its parquet files as they are needed, each copied whole (`shard_cache_gib`), so
+    that the first step need not wait for all of them: order and resuming are as for tar shards at an address. Other
+    formats are refused. false: the `datasets` library prepares the whole data set first."""
     shard_cache_gib: Gibibytes = 64
-    """Shards from an address, and those under gzip, are read from copies that take at most this much of the disk; the
-    least recently used are removed. They are in `impresa/shards` of the user's cache folder (`XDG_CACHE_HOME`)."""
+    """Shards and parquet files from an address, and shards under gzip, are read from copies that take at most this much
+    of the disk; the least recently used are removed. They are in `impresa/shards` of the user's cache folder
+    (`XDG_CACHE_HOME`)."""
     cache_features: FolderOrNull = None
     """Folder in which outputs of a frozen image tower are kept, in half precision: each image is decoded and encoded
     once, before the first step, and never again while image, weights and preprocessing stay the same, in this run or

@@ -5,9 +5,11 @@ from __future__ import annotations
 from impresa.config.augmentation import views_of
 from impresa.config.encoder import is_from_scratch, is_frozen
 from impresa.config.experiment import ExperimentConfig, towers
+from impresa.config.hub_names import is_hub_name
 from impresa.config.losses import FUSED_PAIR
 from impresa.config.paths import EMBEDDED
 from impresa.config.relevance_towers import PERCEIVER, Rule, below, switched_off, tower_rules
+from impresa.config.shard_names import is_address
 
 _PRETRAINED_ONLY = ("model", "load_in_4bit", "load_in_8bit", "use_lora", "lora", "freeze", "use_trm_recursion")
 _TRM_ONLY = ("dim", "num_heads", "mlp_ratio", "vocab_size")
@@ -16,7 +18,8 @@ _TOKENS_ONLY = "does nothing with a `decoder`, which reads the tower's tokens an
 
 _OF_FILES = (
     *("val_fraction", "max_bad_fraction", "prompt_templates", "class_names", "image_root", "skip_unsupported_rows"),
-    *("max_image_pixels", "max_file_mib", "reduced_decode", "allow_outside", "shard_cache_gib", "max_images"),
+    *("max_image_pixels", "max_file_mib", "reduced_decode", "allow_outside", "max_images"),
+    *("streaming", "shard_cache_gib"),
     *(
         f"{name}_column"
         for name in ("image", "caption", "negative", "group", "audio", "label", "question", "answer", "kind")
@@ -42,6 +45,27 @@ def _reads_shapes(config: ExperimentConfig) -> dict[str, bool]:
     others = {"val": data.val_path or data.train_path, "test": data.test_path or data.train_path}
     paths = {"train": data.train_path, **others}
     return {split: path == EMBEDDED for split, path in paths.items()}
+
+
+def _data_paths(config: ExperimentConfig) -> list[str]:
+    data = config.dataset
+    return [path for path in (data.train_path, data.val_path, data.test_path) if path is not None]
+
+
+def _streams_nothing(config: ExperimentConfig) -> bool:
+    """True where no data path is that of a data set on the hub."""
+    return not any(is_hub_name(path) for path in _data_paths(config)) and config.dataset.source != "hub"
+
+
+def _copies_nothing(config: ExperimentConfig) -> bool:
+    match config.dataset.source:
+        case "folder":
+            return True
+        case "hub":
+            return not config.dataset.streaming
+        case "parquet":
+            return not any(map(is_address, _data_paths(config)))
+    return False
 
 
 def _recolours_nothing(config: ExperimentConfig) -> bool:
@@ -101,6 +125,12 @@ REFUSED = (
         ("optimization.lr_lora",),
         lambda c: c.decoder is None or not (c.decoder.is_pretrained and c.decoder.use_lora),
         "does nothing without `decoder.use_lora`, for the adapters of towers go by `optimization.lr`",
+    ),
+    Rule(
+        ("dataset.streaming",),
+        _streams_nothing,
+        "reads data sets of the hub, and no data path names one",
+        "name one (hub://ORG/NAME), or leave it out",
     ),
     Rule(
         ("dataset.batch_by_length",),
@@ -227,8 +257,8 @@ WARNED = (
     ),
     Rule(
         ("dataset.shard_cache_gib",),
-        lambda c: c.dataset.source in ("folder", "parquet", "hub"),
-        "is for tar shards, not for `dataset.source` {dataset.source}",
+        _copies_nothing,
+        "is for copies of shards and of files at an address, and none are made",
     ),
     Rule(
         ("dataset.resize",),

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from impresa.config.describe import listed
 from impresa.config.hub_names import SAVED, SAVED_SPLITS, SUFFIX, HubName, hub_name, is_saved
 from impresa.config.paths import expanded, looked_in
+from impresa.data.class_names import ClassNames
 from impresa.data.disk import read_regular
 from impresa.data.sources.base import say_once
 from impresa.errors import DataError, ImpresaError
@@ -46,6 +47,16 @@ class HubFiles:
     """Folder that the files lie in."""
     allowed: tuple[Path, ...]
     """Folders that images and sounds may lie in, where a row names them by a path."""
+
+
+@dataclass(frozen=True)
+class HubParquet:
+    """The parquet files of one split, at their addresses."""
+
+    addresses: tuple[str, ...]
+    """In the order of their names."""
+    class_names: Mapping[str, ClassNames]
+    """Names of the labels of each column of type `ClassLabel`, also where only the data set's description has them."""
 
 
 class _File(BaseModel):
@@ -152,33 +163,75 @@ def _split(path: str, wanted: str | None, splits: Sequence[str], form: str) -> s
     return chosen
 
 
+def parquet_on_hub(path: str) -> HubParquet:
+    """The parquet files of an id; nothing is fetched but their names.
+
+    Raises:
+        DataError: there is no such data set, configuration or split, the hub does not answer, or it has other files.
+        ConfigError: the `datasets` library is not installed.
+    """
+    name = hub_name(path)
+    assert name is not None
+    if away := _why_away(path, name):
+        raise DataError(f"{path}: dataset.streaming fetches files from the hub, and {away}; or leave it out")
+    datasets = _library(path, name)
+    with _explained(path, None), _quietly(datasets):
+        builder = datasets.load_dataset_builder(name.id, name.config, revision=name.revision)
+        found, features = builder.config.data_files or {}, builder.info.features or {}
+    if builder.name != "parquet":
+        fault = f"its files are read as {builder.name}, and dataset.streaming reads parquet files alone"
+        raise DataError(f"{path}: {fault}; leave it out, or read tar shards by hf://datasets/{name.id}/*.tar")
+    split = _chosen_split(path, name, list(found))
+    labels = {column: kind.names for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    return HubParquet(
+        tuple(sorted(map(str, found[split]))),
+        {column: {str(number): label for number, label in enumerate(names)} for column, names in labels.items()},
+    )
+
+
 def _of_hub(path: str, name: HubName) -> HubFiles:
     from huggingface_hub import constants
 
     away = _why_away(path, name)
-    datasets = import_optional("dataset.source", "datasets", "'impresa[hub]'", user="hub")
-    if int(datasets.__version__.partition(".")[0]) < _OLDEST:
-        raise DataError(f"{path}: needs datasets {_OLDEST} or newer; pip install -U datasets")
-    if os.path.exists(name.id):
-        raise DataError(f"{path}: {name.id} is a folder here, which the library would read; start elsewhere")
-    try:
-        with _quietly(datasets), offline(datasets.config) if away else nullcontext():
-            found: Mapping[str, Any] = datasets.load_dataset(
-                name.id, name.config, revision=name.revision, keep_in_memory=False
-            )
-    except ImpresaError:
-        raise
-    except Exception as error:  # the hub, the formats and the libraries behind them raise nearly everything
-        first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        reason = f"it is not whole in the cache ({first_line}), and {away}" if away else f"{first_line}; check the name"
-        raise DataError(f"{path}: {printable(reason)}") from error
-    split = _split(path, name.split, list(found), f"{path.partition('#')[0]}#{{}}")
+    datasets = _library(path, name)
+    with _explained(path, away), _quietly(datasets), offline(datasets.config) if away else nullcontext():
+        found: Mapping[str, Any] = datasets.load_dataset(
+            name.id, name.config, revision=name.revision, keep_in_memory=False
+        )
+    split = _chosen_split(path, name, list(found))
     files = tuple(Path(file["filename"]) for file in found[split].cache_files)
     if not files:
         raise DataError(f"{path}: its split {split} has no rows; name another")
     downloads = Path(datasets.config.DOWNLOADED_DATASETS_PATH)
     copies = Path(constants.HF_HUB_CACHE) / f"datasets--{name.id.replace('/', '--')}"
     return HubFiles(path, files, Path(os.path.commonpath([file.parent for file in files])), (downloads, copies))
+
+
+def _library(path: str, name: HubName) -> Any:
+    """The `datasets` library, new enough, and where it cannot take an id for a folder."""
+    datasets = import_optional("dataset.source", "datasets", "'impresa[hub]'", user="hub")
+    if int(datasets.__version__.partition(".")[0]) < _OLDEST:
+        raise DataError(f"{path}: needs datasets {_OLDEST} or newer; pip install -U datasets")
+    if os.path.exists(name.id):
+        raise DataError(f"{path}: {name.id} is a folder here, which the library would read; start elsewhere")
+    return datasets
+
+
+@contextmanager
+def _explained(path: str, away: str | None) -> Iterator[None]:
+    """Raise whatever the library raises as one line; `away` says why the hub is not asked."""
+    try:
+        yield
+    except ImpresaError:
+        raise
+    except Exception as error:  # the hub, the formats and the libraries behind them raise nearly everything
+        first_line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = f"it is not whole in the cache ({first_line}), and {away}" if away else f"{first_line}; check the name"
+        raise DataError(f"{path}: {printable(reason)}") from error
+
+
+def _chosen_split(path: str, name: HubName, splits: Sequence[str]) -> str:
+    return _split(path, name.split, splits, f"{path.partition('#')[0]}#{{}}")
 
 
 def _may_be_cached(id: str) -> bool:

@@ -125,6 +125,11 @@ class TensorBatch:
         return len(self)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of its texts, without padding."""
+        return 0
+
+    @property
     def present(self) -> dict[Modality, torch.Tensor]:
         """(B,) bool for each modality that some samples lack, true where the sample has it."""
         masks: dict[Modality, torch.Tensor | None] = {"image": self.image_present, "audio": self.audio_present}

@@ -185,17 +185,30 @@ def shuffled_parts(num_samples: int, blocks: Blocks | None, generator: np.random
     """`shuffled_order`, cut where other blocks are read.
 
     With blocks: shuffle the blocks, take as many as can be held at once, shuffle their samples together, and repeat.
+    Where blocks lie in files of which not all can be held, the same with the files and their blocks comes before.
     """
     if blocks is None:
         return [generator.permutation(num_samples)]
     ends = np.cumsum(blocks.lengths)
-    shuffled = generator.permutation(len(blocks.lengths))
     parts = []
-    for first in range(0, len(shuffled), blocks.num_held):
-        held = shuffled[first : first + blocks.num_held]
-        samples = np.concatenate([np.arange(ends[block] - blocks.lengths[block], ends[block]) for block in held])
-        parts.append(generator.permutation(samples))
+    for shuffled in _shuffled_blocks(blocks, generator):
+        for first in range(0, len(shuffled), blocks.num_held):
+            held = shuffled[first : first + blocks.num_held]
+            samples = np.concatenate([np.arange(ends[block] - blocks.lengths[block], ends[block]) for block in held])
+            parts.append(generator.permutation(samples))
     return parts
+
+
+def _shuffled_blocks(blocks: Blocks, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """The numbers of all blocks in a random order; those in as many files as can be held come together."""
+    if not blocks.files:
+        yield generator.permutation(len(blocks.lengths))
+        return
+    file_of_block = np.array(blocks.files)
+    files = generator.permutation(np.unique(file_of_block))
+    for first in range(0, len(files), blocks.files_held):
+        held = np.isin(file_of_block, files[first : first + blocks.files_held])
+        yield generator.permutation(np.flatnonzero(held))
 
 
 def _sort_batches(

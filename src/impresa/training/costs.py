@@ -38,12 +38,15 @@ class CostMeter:
 
     Args:
         stored: `spent` of the run's earlier part, as a dictionary; empty for a new run.
+        peak_flops: floating-point operations per second that each device reaches at most, if that is known.
     """
 
-    def __init__(self, stored: Mapping[str, Any]) -> None:
+    def __init__(self, stored: Mapping[str, Any], peak_flops: float | None = None) -> None:
         self._before = Spent(**stored)
         self._samples, self._paused = 0, 0.0
         self._flops_per_sample: float | None = None
+        self._useful_flops_per_sample, self._world_size = 0.0, 1
+        self._peak_flops = peak_flops
         self._started: float | None = None
 
     @contextmanager
@@ -55,9 +58,11 @@ class CostMeter:
             return
         self._started = time.monotonic()
         self._samples += num_samples
-        with _FlopCounter() as counter:
+        with FlopCounter() as counter:
             yield
-        self._flops_per_sample = counter.flops * world_size / max(num_samples, 1)
+        self._world_size, share = world_size, world_size / max(num_samples, 1)
+        self._flops_per_sample = counter.flops * share
+        self._useful_flops_per_sample = counter.useful * share
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -65,6 +70,13 @@ class CostMeter:
         start = time.monotonic()
         yield
         self._paused += time.monotonic() - start
+
+    def utilisation(self, samples_per_second: float) -> float | None:
+        """Share of the devices' peak that so many samples of all processes a second make use of (MFU): work that is
+        done twice to save memory counts once. None where the peak is not known."""
+        if self._peak_flops is None:
+            return None
+        return utilisation(self._useful_flops_per_sample * samples_per_second, self._peak_flops, self._world_size)
 
     def spent(self) -> Spent:
         """The costs up to now."""
@@ -79,7 +91,12 @@ class CostMeter:
         )
 
 
-class _FlopCounter(TorchDispatchMode):
+def utilisation(flops_per_second: float, peak_flops: float, num_devices: int) -> float:
+    """Share of what so many devices reach at most."""
+    return flops_per_second / (peak_flops * num_devices)
+
+
+class FlopCounter(TorchDispatchMode):
     """Counts floating-point operations by torch's own formulas (`torch.utils.flop_counter`).
 
     torch's `FlopCounterMode` also takes composite operations apart, which changes the last bits of a step; a step that
@@ -89,13 +106,26 @@ class _FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
+        self._repeated = 0
+
+    @property
+    def useful(self) -> int:
+        """Without forward passes that the backward pass repeats, as activation checkpointing and chunks do."""
+        return self.flops - self._repeated
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = _FORMULAS.get(func.overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+            work = formula(*args, **(kwargs or {}), out_val=out)
+            self.flops += work
+            self._repeated += work if _repeats_forward() else 0
         return out
+
+
+def _repeats_forward() -> bool:
+    """True in a forward pass, which has gradients, from inside of a backward pass, which has none of its own."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
 
 
 def cost_of(spent: Spent, model: nn.Module) -> Cost:

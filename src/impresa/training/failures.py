@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from impresa.config.encoder import has_trained_blocks
+from impresa.config.encoder import has_trained_blocks, is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.memory_vlm import both_names
 from impresa.errors import ImpresaError, TrainingError, is_out_of_memory, reason_of, system_error
@@ -92,18 +92,37 @@ def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
     if batch_size > 1:
         yield f"{both_names('dataset.batch_size')} below {batch_size}{_to_keep_the_batch(config)}"
     if config.optimization.precision == "32-true":
-        yield f"{both_names('optimization.precision')}=bf16-mixed"
+        yield f"{both_names('optimization.precision')}=bf16-mixed in place of 32-true"
     parts: list[tuple[str, Any]] = [(name, tower) for _, name, tower in towers(config) if has_trained_blocks(tower)]
     for name, part in (*parts, *([("decoder", decoder)] if decoder else [])):
         if not part.activation_checkpointing:
             yield f"{name}.activation_checkpointing=true"
     if decoder is None and config.losses.row_chunk is None and batch_size > 256:
         yield "losses.row_chunk=256"
+    yield from (f"{key} below {number}" for key, number in _sizes(config))
     if decoder is not None and decoder.is_pretrained:
         yield from () if decoder.use_lora else ("decoder.use_lora=true",)
         yield from () if decoder.is_quantized or not of_gpu else ("decoder.load_in_4bit=true",)
     if not of_gpu and config.dataset.num_workers:
         yield f"dataset.num_workers below {config.dataset.num_workers}"
+
+
+def _sizes(config: ExperimentConfig) -> Iterator[tuple[str, int]]:
+    """Sizes of a sample that a run may have smaller, of those that are its own to choose."""
+    dataset, decoder, vision = config.dataset, config.decoder, config.vision_encoder
+    if vision.checkpoint is None and is_from_scratch("image", vision) and dataset.image_size > 2 * vision.patch_size:
+        yield both_names("dataset.image_size"), dataset.image_size
+    if decoder is None:
+        own = config.text_encoder.checkpoint is None
+        yield from [(both_names("text_encoder.max_len"), config.text_encoder.max_len)] if own else ()
+        return
+    yield "decoder.max_len", decoder.max_len
+    numbers = {
+        "dataset.questions_per_image": dataset.questions_per_image,
+        "dataset.max_images": dataset.max_images,
+        "decoder.tiles": decoder.tiles,
+    }
+    yield from ((key, number) for key, number in numbers.items() if number > 1)
 
 
 def _to_keep_the_batch(config: ExperimentConfig) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.sources import open_source, reading_of
 from impresa.evaluation.before import with_before
+from impresa.evaluation.figures import figures
 from impresa.evaluation.preview import save_preview
-from impresa.evaluation.results import save_evaluation
+from impresa.evaluation.results import Evaluation, save_evaluation
 from impresa.files import write_atomic
 from impresa.reports.card import model_card
 from impresa.reports.charts import last_step, read_history
@@ -31,6 +32,7 @@ from impresa.training.distributed import Group
 from impresa.training.parts import Parts
 from impresa.training.preview import preview_of
 from impresa.training.tensorboard import events_folder, write_results
+from impresa.training.wandb_run import start_wandb
 
 NUM_GOLDEN = 4
 """Samples whose outputs are stored, so that loading can compare."""
@@ -60,8 +62,7 @@ def finish(
     )
     evaluation = with_before(with_reasons(evaluation, config, run_dir), run_dir)
     save_evaluation(with_explanations(evaluation, parts.task, model, source), run_dir)
-    if config.trainer.logging.tensorboard:
-        write_results(events_folder(config, run_dir), config, evaluation, last_step(read_history(run_dir)))
+    _log_results(config, run_dir, evaluation)
     preview = preview_of(as_shared, data, source, group.world_size)
     save_preview(preview, run_dir)
     write_cost(run_dir, cost)
@@ -73,3 +74,13 @@ def finish(
     write_report(run_dir)
     write_environment(run_dir, environment)
     discard_last(config.trainer.checkpoint, run_dir)
+
+
+def _log_results(config: ExperimentConfig, run_dir: Path, evaluation: Evaluation) -> None:
+    """Add figures and examples of the evaluation to TensorBoard and Weights & Biases."""
+    step = last_step(read_history(run_dir))
+    if config.trainer.logging.tensorboard:
+        write_results(events_folder(config, run_dir), config, evaluation, step)
+    if config.trainer.logging.wandb and (run := start_wandb(config, run_dir, again=True)):
+        run.results(step, figures(evaluation), evaluation.gallery)
+        run.close(success=True)

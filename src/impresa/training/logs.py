@@ -5,22 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
-import re
-import secrets
-import shlex
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
-from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlparse
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -28,24 +18,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.tree import to_tree
 from impresa.errors import CheckpointError
 from impresa.files import append, write_atomic
 from impresa.run_dir.cost import duration
-from impresa.run_dir.layout import METRICS, WANDB, WANDB_ID
+from impresa.run_dir.layout import METRICS
 from impresa.run_dir.lock import check_lock
 from impresa.training.costs import peak_memory_bytes, uses_gpu
 from impresa.training.plan import Plan
 from impresa.training.tensorboard import TensorBoardEvents, events_folder
+from impresa.training.wandb_run import start_wandb
 
 logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "epoch", "train_loss", "lr", "val_loss")
-_LONGEST_ID = 64
+PACE = ("samples_per_second", "tokens_per_second", "peak_memory_gib", "mfu")
+"""Columns that no two runs share: over all processes, tokens being those of texts; memory of this process, of the GPU
+if it uses one; `mfu`, the share of the devices' peak that was made use of (model flops utilisation), where that is
+known."""
 _MOST_DIGITS = 18
 """Of the number of a step."""
-NETWORK_PATIENCE_S = 5.0
-"""Longest wait for an answer of Weights & Biases."""
 SECONDS_BETWEEN_LINES = 30.0
 LONG_RUN_S = 1800.0
 """Steps that take longer are announced."""
@@ -81,25 +72,32 @@ class Recorder:
     Args:
         plan: length and intervals of the run.
         loggers: where metrics go; none in a process that does not write.
+        utilisation: gives the share of the devices' peak that a number of samples per second uses, if it is known.
     """
 
-    def __init__(self, plan: Plan, loggers: Sequence[MetricLogger]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        loggers: Sequence[MetricLogger],
+        utilisation: Callable[[float], float | None] = lambda _: None,
+    ) -> None:
         self.speed = Speedometer()
+        self._utilisation = utilisation
         self._plan = plan
         self._loggers = loggers
         self._losses: list[Tensor] = []
 
-    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor]) -> None:
-        """Record the scalars of optimizer step number `step`, over so many samples."""
+    def train(self, step: int, num_samples: int, logs: Mapping[str, Tensor], num_tokens: int = 0) -> None:
+        """Record the scalars of optimizer step number `step`, over so many samples, and tokens of their texts."""
         self._losses.append(logs["loss"])
-        self.speed.add(num_samples)
+        self.speed.add(num_samples, num_tokens)
         if not self._plan.logs_after(step):
             return
         losses = self.losses()
         self._losses.clear()
         rest = {name: value.item() for name, value in logs.items() if name != "loss"}
         loss = sum(losses) / len(losses)
-        self._write(step, {"train_loss": loss, **rest, "samples_per_second": self.speed.read()})
+        self._write(step, {"train_loss": loss, **rest, **self._pace()})
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of the validation after step number `step`."""
@@ -118,6 +116,13 @@ class Recorder:
         """Close the loggers."""
         for destination in self._loggers:
             destination.close(success=success)
+
+    def _pace(self) -> dict[str, float]:
+        """Speed and memory, see `PACE`."""
+        samples, tokens = self.speed.read()
+        found = {"samples_per_second": samples, "tokens_per_second": tokens, "peak_memory_gib": memory_in_gib()}
+        share = self._utilisation(samples)
+        return found if share is None else {**found, "mfu": share}
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         for destination in self._loggers:
@@ -162,7 +167,7 @@ class ProgressReport:
         if time.monotonic() - self._last_report < pause or not self._shown:
             return
         self._last_report = time.monotonic()
-        note = f"loss {logs['loss'].item():.3f}  {self.speed.read():.0f} samples/s  {memory_in_use()}"
+        note = f"loss {logs['loss'].item():.3f}  {self.speed.read()[0]:.0f} samples/s  {memory_in_use()}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], note=note)
         else:
@@ -205,20 +210,26 @@ class ProgressReport:
 
 def memory_in_use() -> str:
     """Peak memory of this process, for people."""
-    return f"{peak_memory_bytes() / 2**30:.1f} GiB{' GPU' if uses_gpu() else ''}"
+    return f"{memory_in_gib():.1f} GiB{' GPU' if uses_gpu() else ''}"
+
+
+def memory_in_gib() -> float:
+    return peak_memory_bytes() / 2**30
 
 
 class Speedometer:
-    """Samples per second since the last reading, validations left out."""
+    """Samples and tokens per second since the last reading, validations left out."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        self._samples, self._since = 0, time.monotonic()
+        self._samples = self._tokens = 0
+        self._since = time.monotonic()
 
-    def add(self, samples: int) -> None:
+    def add(self, samples: int, tokens: int = 0) -> None:
         self._samples += samples
+        self._tokens += tokens
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -227,10 +238,11 @@ class Speedometer:
         yield
         self._since += time.monotonic() - start
 
-    def read(self) -> float:
-        speed = self._samples / max(time.monotonic() - self._since, 1e-9)
+    def read(self) -> tuple[float, float]:
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        speeds = self._samples / seconds, self._tokens / seconds
         self.restart()
-        return speed
+        return speeds
 
 
 def build_loggers(config: ExperimentConfig, run_dir: Path, step: int) -> list[MetricLogger]:
@@ -294,109 +306,6 @@ class MetricsCsv(MetricLogger):
         except (ValueError, LookupError, csv.Error) as error:
             fault = "holds something else than the metrics of this run; remove it, and they begin anew"
             raise CheckpointError(f"{self.path}: {fault}") from error
-
-
-class WandbRun:
-    """Hands metrics to a run of Weights & Biases, as `wandb.init` returns it, and ends it with the training run."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def close(self, *, success: bool) -> None:
-        self._run.finish(exit_code=0 if success else 1)
-
-
-def start_wandb(config: ExperimentConfig, run_dir: Path) -> WandbRun | None:
-    """A run of Weights & Biases: online if there is a key and the network answers soon, else offline with a notice.
-
-    None where wandb is not installed, with a notice, or `WANDB_MODE` is `disabled`.
-    """
-    if find_spec("wandb") is None:
-        logger.warning("wandb is not installed (pip install 'impresa[wandb]'); training goes on without it")
-        return None
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return None
-    import wandb
-
-    settings = config.trainer.logging
-    common = {
-        "project": settings.project,
-        "entity": settings.entity,
-        "name": settings.name or config.name,
-        "id": _wandb_id(run_dir),
-        "resume": "allow",  # kept in offline files as well, so that a later part does not replace an earlier one
-        "dir": str(run_dir),
-        "tags": list(config.labels.tags),
-        "notes": config.labels.description,
-        "config": to_tree(config),
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=30),
-    }
-    reason = _why_offline()
-    if reason is None:
-        try:
-            return WandbRun(wandb.init(**common, mode="online"))
-        except Exception as error:  # a wrong key, a refusing server: no reason to stop the run
-            reason = str(error).splitlines()[0]
-    # All parts of a resumed run in one command: it uploads them in order. Until 0.29 it had to be told to append.
-    sync = "wandb sync" if _is_at_least(wandb.__version__, 0, 30) else "wandb sync --append"
-    parts = f"{shlex.quote(str(run_dir / WANDB))}/offline-run-*"
-    logger.warning(f"wandb: {reason}; logging offline, upload later with `{sync} {parts}`")
-    return WandbRun(wandb.init(**common, mode="offline"))
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The run's id, drawn at its start and kept in its directory. Raises `CheckpointError` for one that is none."""
-    path = run_dir / WANDB_ID
-    if not path.exists():
-        write_atomic(path, secrets.token_hex(6) + "\n")
-    with path.open("rb") as file:
-        found = file.read(_LONGEST_ID + 2).strip().decode(errors="replace")
-    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}", found):
-        raise CheckpointError(f"{path}: is no id of Weights & Biases; remove it, and a new run begins there")
-    return found
-
-
-def _is_at_least(version: str, *least: int) -> bool:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and tuple(map(int, found.groups())) >= least
-
-
-def _why_offline() -> str | None:
-    """The reason why Weights & Biases cannot be reached; None when it can."""
-    if os.environ.get("WANDB_MODE") == "offline":
-        return "WANDB_MODE is offline"
-    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    host = urlparse(address).hostname or ""
-    if not (os.environ.get("WANDB_API_KEY") or _netrc_has(host)):
-        return "no API key"
-    return None if _answers(address) else f"{host} does not answer"
-
-
-def _netrc_has(host: str) -> bool:
-    try:
-        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        return False
-
-
-def _answers(address: str) -> bool:
-    """True if a server answers soon. Looking up its name has no time limit, hence the thread."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(address, timeout=NETWORK_PATIENCE_S).close()
-        except urllib.error.HTTPError:
-            pass  # an answer all the same
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(NETWORK_PATIENCE_S)
 
 
 def _csv(columns: list[str], lines: Iterable[Mapping[str, object]]) -> str:

@@ -75,7 +75,7 @@ def run_steps(
             logs = train_step(training, batches)
         step = state.step
         watchdog.beat(step)
-        recorder.train(step, num_samples, logs)
+        recorder.train(step, num_samples, logs, sum(batch.num_tokens for batch in batches) * group.world_size)
         progress.train(step, num_samples, logs)
         watch.after_step(step, batches, logs)
         spikes.after_step(step, batches, logs)

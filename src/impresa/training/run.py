@@ -1,23 +1,22 @@
-"""One training run, from the config to the report; or its dry run, a few steps that write nothing."""
+"""One training run, from the config to the report; or a trial of it, which writes nothing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.origin import towers_in_words
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.errors import Requeue, TrainingError
 from impresa.run_dir.claim import claimed, clear, newest_checkpoint
-from impresa.run_dir.cost import duration
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
-from impresa.training.checkpoints import Checkpoints, check_names, read_checkpoint
+from impresa.training.checkpoints import Checkpoints, read_checkpoint
 from impresa.training.compiling import check_compiler, compiled, modules_to_compile
 from impresa.training.costs import CostMeter, Spent
 from impresa.training.distributed import (
@@ -30,17 +29,17 @@ from impresa.training.distributed import (
 from impresa.training.failures import explained
 from impresa.training.features import FeatureKeeper
 from impresa.training.guards import DivergedError
-from impresa.training.logs import ProgressReport, Recorder, build_loggers, memory_in_use
+from impresa.training.logs import ProgressReport, Recorder, build_loggers
 from impresa.training.loop import Training, run_steps, validate
 from impresa.training.monitor import Monitor
 from impresa.training.optimizer import check_optimizer
 from impresa.training.parts import Parts, build_parts
+from impresa.training.peaks import peak_flops
 from impresa.training.plan import Plan, make_plan
 from impresa.training.processes import GracefulStop, TrainingInterrupted, scheduler_may_stop
 from impresa.training.resuming import Checkpoint, check_length, checkpoint_to_continue, with_same_batch
 from impresa.training.schedule import make_schedule
 from impresa.training.state import TrainState, check_precision, take_best
-from impresa.training.timing import Pace, measure
 from impresa.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -121,29 +120,16 @@ def _train(config: ExperimentConfig, output_dir: Path, command: Sequence[str], p
         finish(given, parts, output_dir, group, spent, as_shared=config)
 
 
-def dry_run(config: ExperimentConfig) -> str:
-    """Build everything, make a few seconds of steps and validate a batch in this process; nothing is written.
-
-    Returns:
-        A summary for people: parameters of each part, data, steps, device, memory, and how long the run will take.
-
-    Raises:
-        ImpresaError: as `train` does.
-    """
-    with trial(config) as (parts, training, world_size):
-        pace, metrics = measure(training)
-        check_names(config.trainer.checkpoint, metrics)
-        return "\n".join(_summary(parts, training, world_size, pace, metrics))
-
-
 @contextmanager
-def trial(config: ExperimentConfig) -> Iterator[tuple[Parts, Training, int]]:
-    """A training run in this process that writes nothing, and the number of processes that the run itself starts."""
+def trial(config: ExperimentConfig, num_processes: int | None = None) -> Iterator[tuple[Parts, Training, int]]:
+    """A training run in this process that writes nothing, as one of `num_processes`; and that number, which is that of
+    the processes that the run itself starts if it is None."""
     config = prepare(config)
-    world_size = processes_to_start(config.trainer)
+    world_size = num_processes or processes_to_start(config.trainer)
     use_deterministic_algorithms(config.trainer.deterministic)
     group = join_group(config.trainer)
-    _check_device(config, group)
+    planned = replace(config.trainer, devices=num_processes or config.trainer.devices)
+    _check_device(replace(config, trainer=planned), group)
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
         _check_model(parts, config, group)
@@ -178,9 +164,10 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     leave_cores_to_workers(config.dataset.num_workers)
     training = set_up(config, parts, group, checkpoint)
     state, plan = training.state, training.plan
-    recorder = Recorder(plan, build_loggers(config, run_dir, checkpoint.get("step", 0)) if group.is_main else [])
+    costs = CostMeter(checkpoint.get("cost", {}), peak_flops(group.device, config.optimization.precision))
+    loggers = build_loggers(config, run_dir, checkpoint.get("step", 0)) if group.is_main else []
+    recorder = Recorder(plan, loggers, costs.utilisation)
     monitor = Monitor(config.trainer, plan.total_steps)
-    costs = CostMeter(checkpoint.get("cost", {}))
 
     def content() -> dict[str, Any]:
         length = {"total_steps": plan.total_steps, "warmup_steps": training.schedule.warmup_steps}
@@ -310,31 +297,3 @@ def _prepare(
         clear(run_dir)
         write_environment(run_dir, describe_environment(command, config.seed))
     save_start(run_dir, config, parts.preprocessing)
-
-
-def _summary(
-    parts: Parts, training: Training, world_size: int, pace: Pace, metrics: Mapping[str, float]
-) -> Iterator[str]:
-    plan, data, config, num_made = training.plan, parts.data, training.config, pace.num_steps + 1
-    for name, line in towers_in_words(config).items() if config.decoder is not None else ():
-        yield f"{name + ':':<16}{line}"
-    for name, number in parts.parameters():
-        yield f"{name + ':':<16}{number:>14,} parameters"
-    for name, fact in parts.model.facts().items():
-        yield f"{name + ':':<16}{fact}"
-    yield f"{'in all:':<16}{parts.num_parameters:>14,} parameters"
-    batch = f"{config.dataset.batch_size} x {world_size} x {config.trainer.accumulate_grad_batches}"
-    yield f"data:           {len(data.train_source)} samples to train on, {len(data.val_source)} to validate"
-    yield f"batch:          {batch} (samples x devices x accumulated)"
-    yield f"vocabulary:     {parts.preprocessing.tokenizer.vocab_size} tokens"
-    yield f"steps:          {plan.steps_per_epoch} per epoch, {plan.total_steps} in all"
-    yield f"warm-up:        {training.schedule.warmup_steps} steps"
-    yield f"device:         {training.group.device}"
-    yield f"memory:         {memory_in_use()}"
-    step_time, run_time = duration(pace.step_seconds), duration(pace.training_seconds)
-    yield f"time:           {step_time} for a step, some {run_time} for the run"
-    if data.kept_sources:
-        folder = config.dataset.cache_features
-        yield f"features:       a run encodes each image once, into {folder}, and its steps take less than these"
-    yield f"validation:     {', '.join(sorted(metrics))}"
-    yield f"dry run: {'one step was' if num_made == 1 else f'{num_made} steps were'} made, nothing was written"

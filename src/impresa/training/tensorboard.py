@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +11,10 @@ import numpy as np
 
 from impresa.config.experiment import ExperimentConfig
 from impresa.config.tree import leaves, to_tree
-from impresa.data.image_files import open_image
 from impresa.evaluation.figures import figures
-from impresa.evaluation.gallery import Gallery
 from impresa.evaluation.results import Evaluation
 from impresa.files import naming
-from impresa.foreign_text import markdown
+from impresa.reports.cards import cards
 from impresa.run_dir.layout import EVENTS
 
 if TYPE_CHECKING:
@@ -69,8 +65,8 @@ def grouped(name: str) -> str:
 def write_results(folder: Path, config: ExperimentConfig, evaluation: Evaluation, step: int) -> None:
     """Add hyperparameters, the figures of the evaluation and its examples after optimizer step `step`.
 
-    The figures are named `test/FIGURE`, the examples `test/example_1` and so on: a picture, and a text that says what
-    was found for it.
+    The figures are named `test/FIGURE`, the examples `test/example_1` and so on: a picture of a query with what it
+    found, or of a question with its answer, and the same as a text.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -81,10 +77,9 @@ def write_results(folder: Path, config: ExperimentConfig, evaluation: Evaluation
             writer.file_writer.add_summary(summary)
         for name, value in found.items():
             writer.add_scalar(name, value, step)
-        for number, (picture, text) in enumerate(_examples(evaluation.gallery), start=1):
-            if picture is not None:
-                writer.add_image(f"test/example_{number}", _pixels(picture), step, dataformats="HWC")
-            writer.add_text(f"test/example_{number}", text, step)
+        for number, card in enumerate(cards(evaluation.gallery), start=1):
+            writer.add_image(f"test/example_{number}", np.asarray(card.picture), step, dataformats="HWC")
+            writer.add_text(f"test/example_{number}", card.text, step)
         writer.close()
 
 
@@ -101,28 +96,6 @@ def _hyperparameters(config: ExperimentConfig) -> dict[str, Any]:
         for key, value in leaves(to_tree(config))
         if value is not None
     }
-
-
-def _examples(gallery: Gallery) -> Iterator[tuple[str | None, str]]:
-    """A picture and markdown on it for each example of the report."""
-    for query in gallery.image_queries:
-        found = (
-            f"{n}. {_mark(a.right)} {markdown(a.caption or '')} ({a.score:.2f})" for n, a in enumerate(query.answers, 1)
-        )
-        yield query.image, "\n".join((f"Right: {markdown(query.captions[0])}\n", *found))
-    for asked in gallery.questions:
-        answer = f"{_mark(asked.right)} {markdown(asked.answer or '(nothing)')}"
-        yield asked.image, f"{markdown(asked.question)}\n\n{answer}\n\nRight: {markdown(asked.expected)}"
-
-
-def _mark(right: bool) -> str:
-    return "✓" if right else "✗"
-
-
-def _pixels(data_uri: str) -> np.ndarray:
-    """A picture of a gallery, uint8 (H, W, 3)."""
-    with open_image(io.BytesIO(base64.b64decode(data_uri.partition(",")[2]))) as opened:
-        return np.asarray(opened.convert("RGB"))
 
 
 def _folder_name(name: str) -> str:

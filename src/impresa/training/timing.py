@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from impresa.training.distributed import leave_cores_to_workers
 from impresa.training.loop import Training, steps_of, train_step, validate
@@ -24,18 +26,32 @@ class Pace:
     step_seconds: float
     training_seconds: float
     """Of all steps and validations of the run, and of an evaluation at its end that takes as long as a validation."""
+    samples_per_step: float
+    """Of one process, on average."""
+    tokens_per_step: float
+    """Of their texts, without padding."""
+    first_samples: int
+    """Of the first step, in this process."""
 
 
-def measure(training: Training) -> tuple[Pace, dict[str, float]]:
-    """Make the first steps of a run and validate one batch; returns the pace, and the metrics of that batch."""
+def measure(training: Training, *meters: AbstractContextManager[Any]) -> tuple[Pace, dict[str, float]]:
+    """Make the first steps of a run and validate one batch; returns the pace, and the metrics of that batch. The first
+    step, which is not timed, is made inside of the meters."""
     leave_cores_to_workers(training.config.dataset.num_workers)
     begun = time.monotonic()
     ends: list[float] = []
+    num_samples = num_tokens = first_samples = 0
     for batches in islice(
         steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches), MOST_STEPS + 1
     ):
-        train_step(training, batches)["loss"].item()  # waits for a GPU
+        with ExitStack() as stack:
+            for meter in () if ends else meters:
+                stack.enter_context(meter)
+            train_step(training, batches)["loss"].item()  # waits for a GPU
         ends.append(time.monotonic())
+        num_samples += sum(map(len, batches))
+        first_samples = first_samples or num_samples
+        num_tokens += sum(batch.num_tokens for batch in batches)
         if ends[-1] - ends[0] > MOST_SECONDS or len(ends) == training.plan.total_steps:
             break
     metrics = validate(training, num_batches=1)
@@ -45,4 +61,5 @@ def measure(training: Training) -> tuple[Pace, dict[str, float]]:
     num_validations = sum(map(plan.evaluates_after, range(1, plan.total_steps + 1)))
     validation_seconds = (end - ends[-1]) * len(training.val_loader)
     training_seconds = plan.total_steps * step_seconds + (num_validations + 1) * validation_seconds
-    return Pace(num_steps, end - begun, step_seconds, training_seconds), metrics
+    each = num_samples / len(ends), num_tokens / len(ends)
+    return Pace(num_steps, end - begun, step_seconds, training_seconds, *each, first_samples), metrics

@@ -21,7 +21,7 @@ from impresa.cli.main import main
 from impresa.config.dataset import DatasetConfig
 from impresa.data.sample import Sample
 from impresa.data.shards.places import INDEX_SUFFIX
-from impresa.data.sources import BadSample, Reading, open_path
+from impresa.data.sources import BadSample, Reading, Source, open_path
 from pictures import photo, png
 from shards_on_disk import tar
 from sounds_on_disk import wav
@@ -163,6 +163,37 @@ def test_the_packed_samples_are_the_same(tmp_path: Path, make: Any, file_format:
     other = FORMATS[file_format == FORMATS[0]]
     assert pack(str(tmp_path / "out"), again, "--format", other, "--split", "1") == 0
     assert said(str(again), READINGS[0]) == said(source, READINGS[0])
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_several_images_of_a_row_are_packed_in_their_order(tmp_path: Path, file_format: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(picture(number, "JPEG" if number % 2 else "PNG"))
+    lists = [[0], [2, 1], [3, 2], [*range(4, 10), *range(4, 9)], []]
+    lines = [
+        {"images": [f"{n}.png" for n in numbers], "question": "how many?", "answer": len(numbers)} for numbers in lists
+    ]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reading = Reading(dialogues=True, max_images=11)
+    words = ("--format", file_format, "--split", "0.7,0.3,0")
+    assert pack(str(folder), tmp_path / "out", *words) == 0
+    packed, source = (open_path(CONFIG, str(path), reading) for path in (tmp_path / "out", folder))
+
+    def pixels(source: Source, count: int) -> dict[str, list[bytes]]:
+        samples = [source[number] for number in range(count)]
+        return {sample.id: [image.tobytes() for image in sample.images] for sample in samples}
+
+    assert len(packed) == 4  # the last row has no image
+    assert sorted(pixels(packed, 4).values()) == sorted(pixels(source, 4).values())
+    # Two rows share an image, so that they are in one part.
+    parts = [open_path(CONFIG, str(tmp_path / "out" / part), reading) for part in ("train", "val")]
+    by_part = [{image for images in pixels(part, len(part)).values() for image in images} for part in parts]
+    assert by_part[0].isdisjoint(by_part[1])
+    again = tmp_path / "again"
+    assert pack(str(tmp_path / "out"), again, "--split", "1", "--format", FORMATS[file_format == FORMATS[0]]) == 0
+    assert sorted(pixels(open_path(CONFIG, str(again), reading), 4).values()) == sorted(pixels(source, 4).values())
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -16,6 +16,7 @@ from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.shards.tar import BLOCK
 from impresa.data.shards.writer import Placed, ShardWriter, part_of, shard_name
 from impresa.files import naming
+from impresa.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def samples_of(rows: Sequence[str]) -> list[str]:
         return list(rows)
     alike: dict[str, list[dict[str, object]]] = {}
     for row in rows:
-        cells = json.loads(row)
+        cells = parse_json(row)
         joined = [name for name in _JOINED if name in cells]
         rest = {name: value for name, value in cells.items() if name not in joined}
         alike.setdefault(json.dumps([joined, rest], sort_keys=True), []).append(cells)

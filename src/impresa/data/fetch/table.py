@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.paths import expanded, looked_in, matches
+from impresa.config.shard_names import is_address, shown_address
 from impresa.data.disk import open_regular
 from impresa.data.sources import kind_of
 from impresa.data.sources.columns import ROWS, cells_of, holds_sentences, is_text
 from impresa.data.sources.dialogues import holds_dialogues
-from impresa.data.sources.parquet import files_of
+from impresa.data.sources.parquet_files import files_of
 from impresa.data.sources.tables import open_table
 from impresa.data.text import is_unicode
 from impresa.errors import DataError
@@ -124,6 +125,8 @@ def open_addresses(
 
 
 def _files(path: str) -> list[Path]:
+    if is_address(path):
+        raise DataError(f"{shown_address(path)}: a table is read from a file; download it first")
     if (kind := kind_of(DatasetConfig(), path)) == "parquet":
         return files_of(path)
     if kind != "folder" or expanded(path).is_dir():

@@ -97,8 +97,8 @@ class _Seen:
     """16 bytes that rows of equal images share, or of equal sounds if they have no image."""
     groups: list[str | None] = field(default_factory=list)
     prints: Fingerprints = field(default_factory=Fingerprints)
-    of_image: list[int] = field(default_factory=list)
-    """Place in `numbers` of each image."""
+    of_image: list[tuple[int, int]] = field(default_factory=list)
+    """Of each image the place of its row in `numbers`, and its number among the row's images."""
     bad: list[BadSample] = field(default_factory=list)
 
 
@@ -139,12 +139,12 @@ def pack(
 
         files = _write((rows[number] for number in track(seen.numbers, "writing")), parts, working, packer)
 
-        def picture(number: int) -> Image.Image | None:
-            row = rows[seen.numbers[seen.of_image[number]]]
-            return decoded(row, config.max_image_pixels)
+        def picture(number: int) -> Image.Image:
+            place, own = seen.of_image[number]
+            return decoded(rows[seen.numbers[place]], config.max_image_pixels)[own]
 
         (working / DUPLICATES).mkdir()
-        write_duplicates(working / DUPLICATES, found, [seen.names[place] for place in seen.of_image], picture)
+        write_duplicates(working / DUPLICATES, found, _names_of_images(seen), picture)
         if seen.bad:
             lines = (json.dumps({"id": fault.id, "reason": fault.reason}) + "\n" for fault in seen.bad)
             write_atomic(working / BAD_ROWS, "".join(lines))
@@ -231,15 +231,13 @@ def _look(rows: Rows, config: DatasetConfig, types: ColumnTypes | None, track: T
     for number in track(range(len(rows)), "reading"):
         try:
             row = rows[number]
-            image = decoded(row, config.max_image_pixels)
+            images = decoded(row, config.max_image_pixels)
         except BadSample as fault:
             seen.bad.append(fault)
             continue
-        if image is not None:
-            seen.of_image.append(len(seen.numbers))
-            seen.contents.append(seen.prints.add(image, row.image))
-        else:
-            seen.contents.append(sha256(row.sound or b"").digest()[:16])
+        seen.of_image += [(len(seen.numbers), own) for own in range(len(images))]
+        names = [seen.prints.add(image, content) for image, content in zip(images, row.images, strict=True)]
+        seen.contents.append(names[0] if len(names) == 1 else sha256(b"".join(names) or row.sound or b"").digest()[:16])
         seen.numbers.append(number)
         seen.names.append(row.id)
         seen.groups.append(row.group)
@@ -263,13 +261,19 @@ def _groups(seen: _Seen, found: Duplicates) -> NDArray[np.int64]:
         return place
 
     places: dict[Any, int] = {}
-    for place, first in zip(seen.of_image, found.groups.tolist(), strict=True):
-        above[root(place)] = root(seen.of_image[first])
-    with_image = set(seen.of_image)
+    for (place, _), first in zip(seen.of_image, found.groups.tolist(), strict=True):
+        above[root(place)] = root(seen.of_image[first][0])
+    with_image = {place for place, _ in seen.of_image}
     for place, (group, content) in enumerate(zip(seen.groups, seen.contents, strict=True)):
         for name in ([] if group is None else [group]) + ([] if place in with_image else [content]):
             above[root(place)] = root(places.setdefault(name, place))
     return np.array([root(place) for place in range(len(above))])
+
+
+def _names_of_images(seen: _Seen) -> list[str]:
+    """The name of each image: that of its row, and its number where the row has several."""
+    counts = Counter(place for place, _ in seen.of_image)
+    return [seen.names[place] + (f"#{own}" if counts[place] > 1 else "") for place, own in seen.of_image]
 
 
 def _write(

@@ -33,7 +33,7 @@ class PackRow:
     """A row with its files read."""
 
     id: str
-    image: bytes | None
+    images: tuple[bytes, ...]
     sound: bytes | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """All other cells; bytes are further files."""
@@ -41,9 +41,10 @@ class PackRow:
     """Value of `dataset.group_column`."""
 
     @property
-    def image_suffix(self) -> str:
-        kind = open_image(io.BytesIO(self.image or b""), 1 << 62).format or "JPEG"
-        return _SUFFIXES.get(kind, kind.lower())
+    def image_suffixes(self) -> list[str]:
+        """Of each image, by its content."""
+        kinds = (open_image(io.BytesIO(image), 1 << 62).format or "JPEG" for image in self.images)
+        return [_SUFFIXES.get(kind, kind.lower()) for kind in kinds]
 
     @property
     def sound_suffix(self) -> str:
@@ -77,12 +78,10 @@ def open_rows(config: DatasetConfig, path: str) -> Rows:
     return _TableRows(source, config)
 
 
-def decoded(row: PackRow, max_pixels: int) -> Image.Image | None:
-    """The upright RGB image of a row. Raises `BadSample` if it cannot be decoded."""
-    if row.image is None:
-        return None
+def decoded(row: PackRow, max_pixels: int) -> list[Image.Image]:
+    """The upright RGB images of a row. Raises `BadSample` if one cannot be decoded."""
     try:
-        return decode_image(row.image, None, max_pixels)
+        return [decode_image(image, None, max_pixels) for image in row.images]
     except ValueError as error:
         raise BadSample(row.id, str(error)) from error
 
@@ -101,20 +100,22 @@ class _TableRows:
         try:
             if row.fault:
                 raise ValueError(row.fault)
-            image, sound = (self._read(file, what) for file, what in zip(self._files(row), _FILES, strict=True))
+            found, heard = self._files(row)
+            images = tuple(self._read(image, "image") for image in found)
+            sound = None if heard is None else self._read(heard, "sound")
             columns = self._columns(row)
         except ValueError as error:
             raise BadSample(row.id, str(error)) from error
         group = group_of(row.cells.get(self._config.group_column)) if self._config.group_column else None
-        return PackRow(row.id, image, sound, {ORIGIN: row.id, **columns}, group)
+        return PackRow(row.id, images, sound, {ORIGIN: row.id, **columns}, group)
 
-    def _files(self, row: Row) -> tuple[File | None, File | None]:
+    def _files(self, row: Row) -> tuple[tuple[File, ...], File | None]:
         images, sound = self._source.files(row)
         if not images and sound is None:
             raise ValueError("has neither an image nor a sound")
-        return next(iter(images), None), sound
+        return images, sound
 
-    def _read(self, file: File | None, what: str) -> bytes | None:
+    def _read(self, file: File, what: str) -> bytes:
         if not isinstance(file, str):
             return file
         try:
@@ -125,7 +126,7 @@ class _TableRows:
             raise ValueError(f"the {what} {error}") from error
 
     def _columns(self, row: Row) -> dict[str, Any]:
-        """All cells but those of image and sound; labels with names of their table's own are these names."""
+        """All cells but those of images and sound; labels with names of their table's own are these names."""
         config, cells = self._config, row.cells
         of_image = next((name for name in (config.image_column, *IMAGE_NAMES) if not is_missing(cells.get(name))), None)
         files = (of_image, config.image_column, config.audio_column)
@@ -163,10 +164,7 @@ class _ShapesRows:
             "answer": [turn.answer for turn in turns],
             "kind": [dialogue.kind for dialogue in sample.dialogues],
         }
-        return PackRow(sample.id, image.getvalue(), sound.getvalue(), columns)
-
-
-_FILES = ("image", "sound")
+        return PackRow(sample.id, (image.getvalue(),), sound.getvalue(), columns)
 
 
 def _file_of(value: Any) -> Any:

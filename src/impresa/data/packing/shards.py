@@ -1,4 +1,5 @@
-"""Rows as WebDataset's shards: an image and a sound under their own suffix, captions in `txt`, the rest in `json`."""
+"""Rows as WebDataset's shards: an image and a sound under their own suffix, several images as `0.jpg`, `1.jpg`, ...,
+captions in `txt`, the rest in `json`."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ class ShardPacker:
 
     def add(self, row: PackRow) -> None:
         files: dict[str, bytes] = {}
-        if row.image is not None:
-            files[row.image_suffix] = row.image
+        for number, (image, suffix) in enumerate(zip(row.images, row.image_suffixes, strict=True)):
+            files[suffix if len(row.images) == 1 else f"{number}.{suffix}"] = image
         if row.sound is not None:
             files[row.sound_suffix] = row.sound
         columns = dict(row.columns)

@@ -29,8 +29,10 @@ class ColumnTypes:
         self._config = config
         self._types: dict[str, pa.DataType | None] = {}
         self._rows: list[dict[str, Any]] = []
+        self._has_several = False
 
     def look_at(self, row: PackRow) -> None:
+        self._has_several |= len(row.images) > 1
         self._rows.append(_readable(row.columns))
         if len(self._rows) == _ROWS_PER_GROUP:
             self._settle()
@@ -42,13 +44,16 @@ class ColumnTypes:
 
     def schema(self) -> pa.Schema:
         self._settle()
-        files = {self._config.image_column: pa.binary(), self._config.audio_column: pa.binary()}
+        image = pa.list_(pa.binary()) if self._has_several else pa.binary()
+        files = {self._config.image_column: image, self._config.audio_column: pa.binary()}
         fields = {name: kind or pa.string() for name, kind in self._types.items()}
         return pa.schema({**files, **fields})
 
     def table(self, rows: list[PackRow], schema: pa.Schema) -> pa.Table:
         columns: dict[str, list[Any]] = {
-            self._config.image_column: [row.image for row in rows],
+            self._config.image_column: [
+                row.images if self._has_several else next(iter(row.images), None) for row in rows
+            ],
             self._config.audio_column: [row.sound for row in rows],
         }
         readable = [_readable(row.columns) for row in rows]
@@ -163,4 +168,4 @@ def _replaced(value: Any) -> Any:
 
 def _size(row: PackRow) -> int:
     texts = sum(len(value) if isinstance(value, str | bytes) else len(str(value)) for value in row.columns.values())
-    return len(row.image or b"") + len(row.sound or b"") + texts
+    return sum(map(len, row.images)) + len(row.sound or b"") + texts

@@ -6,7 +6,7 @@ import gzip
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 _BOMB_RATIO, _BOMB_BYTES = 100, 1 << 30
 """Tar files that shrink to less than a hundredth do not hold pictures; small ones may be anything."""
 _LARGEST_INDEX = 1 << 30
-_AT_ONCE = 8
+AT_ONCE = 8
 """Shards that are fetched at the same time."""
 
 
@@ -80,9 +80,7 @@ def find_shards(path: str) -> list[Shard]:
     except ValueError as error:
         raise DataError(f"{path}: {error}; name fewer shards") from error
     if is_address(path):
-        addresses = [found for name in names for found in remote.listed(name, SUFFIXES)]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            shards = list(pool.map(_remote_shard, addresses, _short_names([*map(address_name, addresses)])))
+        shards = files_at([found for name in names for found in remote.listed(name, SUFFIXES)])
     else:
         files = [file for name in names for file in _files(name)]
         shards = list(map(_local_shard, files, _short_names([*map(os.path.abspath, files)])))
@@ -91,19 +89,32 @@ def find_shards(path: str) -> list[Shard]:
     return shards
 
 
+def files_at(addresses: Sequence[str]) -> list[Shard]:
+    """The files at some addresses, which may be of any kind; they are asked for their sizes.
+
+    Raises:
+        DataError: there is none, or it cannot be reached.
+    """
+    names = _short_names([*map(address_name, addresses)])
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(
+            pool.map(lambda address, name: Shard(name, address, *remote.facts_of(address), True), addresses, names)
+        )
+
+
 def indexed(shards: list[Shard], cache: ShardCache) -> list[ShardIndex]:
     """The index of each shard, made where it is missing or that of another shard.
 
     Raises:
         DataError: a shard cannot be read at all.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         of_remote = {one.place: pool.submit(_index, one, cache) for one in shards if is_address(one.place)}
         return [of_remote[one.place].result() if one.place in of_remote else _index(one, cache) for one in shards]
 
 
 def open_tar(shard: Shard, cache: ShardCache) -> BinaryIO:
-    """A shard as a plain tar file, open for reading.
+    """A shard as a plain tar file, or any other file that is copied, open for reading.
 
     Raises:
         OSError: it cannot be read, or not copied.
@@ -156,10 +167,6 @@ def _local_shard(file: Path, name: str) -> Shard:
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: {getattr(error, 'strerror', None) or error}; name shards that can be read") from error
     return Shard(name, os.path.abspath(file), facts.st_size, str(facts.st_mtime_ns), is_gzip)
-
-
-def _remote_shard(address: str, name: str) -> Shard:
-    return Shard(name, address, *remote.facts_of(address), True)
 
 
 def check_same(shard: Shard, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Shards at an address, by way of fsspec: `s3://`, `https://` and whatever else it has a file system for."""
+"""Files at an address, by way of fsspec: `s3://`, `https://` and whatever else it has a file system for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from impresa.errors import DataError
 from impresa.foreign_text import printable
 
 _TRIES = 3
-_VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified", "updated", "created")
+_READ_AHEAD = 1 << 20
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "Content-MD5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+    "blob_id",
+)
 """Names that file systems give to the version of a file's content."""
 _GLOB = "*?["
 _QUERY = re.compile(r"\?[^\s'\"]*")
@@ -28,7 +40,7 @@ class Reader(Protocol):
 
 
 def listed(address: str, suffixes: tuple[str, ...]) -> list[str]:
-    """The shards of an address: one, those of a pattern, or all in a folder and below it.
+    """The files of an address that end so: one, those of a pattern, or all in a folder and below it.
 
     Raises:
         DataError: it cannot be read.
@@ -68,6 +80,14 @@ def opened(address: str) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextmanager
+def opened_anywhere(address: str) -> Iterator[BinaryIO]:
+    """The file at an address, of which parts are read in any order and the rest is not fetched."""
+    system, path = _system(address)
+    with system.open(path, "rb", cache_type="readahead", block_size=_READ_AHEAD) as file:
+        yield file
+
+
 def tried(address: str, work: Callable[[], T]) -> T:
     """The result of some work, which is tried again after errors that may pass.
 
@@ -96,7 +116,7 @@ def _naming(address: str) -> Iterator[None]:
     except ImportError as error:
         raise DataError(f"{where}: a package is missing ({printable(str(error))}); install it") from error
     except FileNotFoundError as error:
-        raise DataError(f"{where}: there is no such file; name existing shards") from error
+        raise DataError(f"{where}: there is no such file; name existing files") from error
     except Exception as error:  # each file system raises errors of its own
         reason = printable(_QUERY.sub("", str(error).replace(address, where)) or type(error).__name__)[:200]
         raise DataError(f"{where}: cannot be read ({reason}); fix the server or the address") from error

@@ -4,7 +4,7 @@
 - a `*.parquet` file, a folder that holds such files, or a pattern like `data/part-*.parquet` or `data/{a,b}.parquet`;
 - `hub://ORG/NAME`, a folder that `save_to_disk` of the `datasets` library wrote, or one of its `*.arrow` files;
 - the same of tar shards (`.tar`, `.tar.gz`, `.tgz`), also `shards/{0000..0099}.tar`, and addresses such as
-  `s3://bucket/{0000..0099}.tar`;
+  `s3://bucket/{0000..0099}.tar`; of parquet files too, whose folders need `dataset.source=parquet`;
 - any other folder: images with captions; also one of its tables (`*.jsonl`, `*.csv`, `*.tsv`, `*.json`, `*.txt`).
 
 A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and an entry of `_KINDS`.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
-from impresa.config.hub_names import SUFFIX, is_hub_name, is_saved
+from impresa.config.hub_names import SUFFIX, is_hub_name, is_on_hub, is_saved
 from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in
 from impresa.config.shard_names import PIPE, address_name, is_address, shown_address
 from impresa.data.disk import files_below
@@ -52,6 +52,8 @@ _KINDS = {
     "webdataset": _Kind((".tar", ".tar.gz", ".tgz"), "ShardSource"),
     "hub": _Kind((SUFFIX,), "HubSource"),
 }
+_ELSEWHERE = ("webdataset", "parquet")
+"""The kinds that are read from addresses."""
 _FOLDER, _PATTERN, _SHARDS, _HUB = "folder", "parquet", "webdataset", "hub"
 """The kinds of a folder and of a pattern whose suffix does not decide, of addresses, and of what says in a file of its
 own that it is of this kind."""
@@ -120,7 +122,10 @@ def _open(config: DatasetConfig, path: str, split: Split, reading: Reading) -> R
 
         check_at_hand(path)
     reading = replace(reading, negatives=reading.negatives and split == "train")
-    source_class = getattr(import_module(f"{__name__}.{kind}"), _KINDS[kind].class_name)
+    module, name = kind, _KINDS[kind].class_name
+    if kind == _HUB and config.streaming and is_on_hub(path):
+        module, name = "hub_parquet", "HubParquetSource"
+    source_class = getattr(import_module(f"{__name__}.{module}"), name)
     shrink = _shrink_to_px(config) * reading.tiles if split == "train" else None
     source: RowSource = source_class(path, config, reading, shrink)
     if not config.skip_unsupported_rows:
@@ -158,9 +163,10 @@ def _kind_of_files(path: str) -> str:
     is_elsewhere = is_address(path) or path.startswith(PIPE)
     named = _kind_of_name(address_name(path) if is_elsewhere else file.name)
     if is_elsewhere:
-        if named not in (None, _SHARDS):
-            raise DataError(f"{shown_address(path)}: only tar shards are read from the web; download it first")
-        return _SHARDS
+        if named not in (None, *_ELSEWHERE):
+            fault = "only tar shards and parquet are read from the web"
+            raise DataError(f"{shown_address(path)}: {fault}; download it first")
+        return named or _SHARDS
     if named:
         return named
     if file.is_dir():

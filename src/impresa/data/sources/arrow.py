@@ -45,7 +45,7 @@ class ArrowSource(RowSource):
     def other_columns(self) -> tuple[str, ...]:
         return tuple(name for name in dict.fromkeys(self._names) if name not in (*self.columns, *IMAGE_NAMES))
 
-    def names_in(self, schema: pa.Schema, file: Path) -> tuple[str, ...]:
+    def names_in(self, schema: pa.Schema, file: Path | str) -> tuple[str, ...]:
         """The columns that are read of a file.
 
         Raises:

@@ -77,7 +77,10 @@ class Reading:
 
 
 IMAGES_AND_CAPTIONS = Reading()
-WHOLE_ROWS = Reading(600.0, dialogues=True, parts=("image", "text", "audio"), others=True, whole=True)
+_MOST_IMAGES = 64
+WHOLE_ROWS = Reading(
+    600.0, dialogues=True, parts=("image", "text", "audio"), others=True, max_images=_MOST_IMAGES, whole=True
+)
 """Rows as they are: all that any experiment could read, and the rest. A sound is not decoded."""
 
 
@@ -102,6 +105,10 @@ class Blocks:
     """Number of samples in each block, in the source's order."""
     num_held: int
     """Blocks that the source keeps in memory at once; shuffling stays within so many of them."""
+    files: tuple[int, ...] = ()
+    """Number of each block's file, where files are fetched and not all of them can be kept; else empty."""
+    files_held: int = 0
+    """Files that are kept at once; the order of blocks stays within so many of them."""
 
 
 def locate(index: int, ends: Sequence[int]) -> tuple[int, int]:

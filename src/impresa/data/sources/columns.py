@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
+from impresa.config.hub_names import is_on_hub
 from impresa.config.paths import expanded
 from impresa.data.disk import files_below
 from impresa.data.image_files import image_suffixes
@@ -19,6 +20,9 @@ from impresa.data.sources.rows import IMAGE_NAMES
 from impresa.data.sources.tables import TOKEN, open_table
 from impresa.errors import DataError
 from impresa.foreign_text import printable
+
+if TYPE_CHECKING:
+    from impresa.data.sources.parquet_files import Place
 
 ROWS = 50
 """That are looked at."""
@@ -62,7 +66,14 @@ def _only(config: DatasetConfig, key: str, names: Sequence[str]) -> str:
 def _first_rows(config: DatasetConfig) -> list[Cells]:
     match kind_of(config, config.train_path):
         case "parquet":
-            return _rows_of_parquet(config.train_path)
+            from impresa.data.sources.parquet_files import places_of
+
+            return _rows_of_parquet(places_of(config.train_path)[0])
+        case "hub" if config.streaming and is_on_hub(config.train_path):
+            from impresa.data.hub_files import parquet_on_hub
+            from impresa.data.shards.places import files_at
+
+            return _rows_of_parquet(files_at(parquet_on_hub(config.train_path).addresses[:1])[0])
         case "hub":
             from impresa.data.sources.hub import first_rows
 
@@ -86,14 +97,15 @@ def _table_of(path: Path) -> Path | None:
     return next(iter(named or (others if len(others) == 1 else ())), None)
 
 
-def _rows_of_parquet(path: str) -> list[Cells]:
+def _rows_of_parquet(place: Place) -> list[Cells]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from impresa.data.sources.parquet import files_of
+    from impresa.data.sources.parquet_files import opened_once
 
-    with suppress(OSError, ValueError, pa.ArrowException):  # the source says what is wrong with the file
-        opened = pq.ParquetFile(files_of(path)[0])
+    with (
+        suppress(OSError, ValueError, pa.ArrowException),
+        opened_once(place) as opened,
+    ):  # the source says what is wrong
         if opened.num_row_groups and opened.metadata.row_group(0).total_byte_size <= _MOST_BYTES:
             return next(opened.iter_batches(ROWS, [0])).to_pylist() if opened.metadata.num_rows else []
         return [dict.fromkeys(opened.schema_arrow.names)]

@@ -3,18 +3,19 @@
 Images and sounds are columns of bytes, of paths relative to the file, or of Hugging Face's struct of `bytes` and
 `path`. A row group is decoded when one of its rows is read, and the last ones are kept up to a bound in bytes. If the
 data are larger than that, `blocks` makes the sampler shuffle within as many row groups as are kept. Files are mapped
-into memory, and each process opens its own (`ParquetFiles`).
+into memory, and each process opens its own (`ParquetFiles`). Files at an address are copied whole into a cache of
+bounded size when they are first read from; where not all fit, row groups are shuffled within the files that do.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain, groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from impresa.config.dataset import DatasetConfig
-from impresa.config.paths import expanded, matches
+from impresa.config.paths import expanded
 from impresa.data.class_names import ClassNames, names_in_schema
-from impresa.data.disk import files_below
+from impresa.data.shards import remote
+from impresa.data.shards.cache import ShardCache, cache_folder
+from impresa.data.shards.places import AT_ONCE
 from impresa.data.sources.arrow import UNREADABLE, ArrowSource, rows_of, values_of
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate
-from impresa.data.sources.parquet_files import ParquetFiles, open_parquet
+from impresa.data.sources.parquet_files import ParquetFiles, Place, opened_once, places_of, root_of, shown
 from impresa.data.sources.rows import Row, found_of, prefixes, word_of
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -46,9 +49,11 @@ _ROWS_PER_SCAN = 256
 class _RowGroup:
     """Row group `number` of a file."""
 
-    file: Path
+    file: Place
     name: str
     """Path of the file relative to the folder of all files."""
+    folder: Path
+    """That paths in its cells are relative to."""
     number: int
     columns: tuple[str, ...]
     """The columns that are read."""
@@ -63,15 +68,15 @@ class _RowGroup:
     """True if all images (and sounds) are bytes in the file itself."""
 
     def row(self, number: int, cells: dict[str, Any], fault: str | None = None) -> Row:
-        return Row(f"{self.name}:{self.first_row + number}", cells, self.file.parent, fault, self.class_names)
+        return Row(f"{self.name}:{self.first_row + number}", cells, self.folder, fault, self.class_names)
 
 
 class ParquetSource(ArrowSource):
     """Samples of one or more parquet files, in the order of files and rows.
 
     Args:
-        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`; for the next
-            three arguments see `RowSource`.
+        path: a file, a folder with such files in it or below it, or a pattern like `data/part-*.parquet`, or an address
+            of one of them that fsspec can open; for the next three arguments see `RowSource`.
         max_bytes_kept: bound of the row groups kept in memory; one group of any size is always kept.
 
     Raises:
@@ -88,22 +93,23 @@ class ParquetSource(ArrowSource):
         *,
         max_bytes_kept: int = _MOST_BYTES_KEPT,
     ) -> None:
-        files = files_of(str(path))
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        super().__init__(root, config, reading, shrink_to_px)
+        places = self._places(str(path))
+        super().__init__(root_of(str(path), places), config, reading, shrink_to_px)
         if (folder := expanded(str(path))).is_dir():
             self._allowed = prefixes(folder)  # the files may all lie in a folder below it
         self._max_bytes_kept = max_bytes_kept
-        self._files = ParquetFiles()
-        self._groups = [group for file in files for group in self._row_groups(file)]
+        self._max_bytes_cached = round(config.shard_cache_gib * (1 << 30))
+        self._files = ParquetFiles(ShardCache(cache_folder(), self._max_bytes_cached))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            self._groups = list(chain.from_iterable(pool.map(self._row_groups, places)))
         self._ends = list(accumulate(group.num_rows for group in self._groups))
         self._kept: OrderedDict[int, dict[str, pa.ChunkedArray]] = OrderedDict()
         self._damaged: dict[int, ValueError] = {}  # what is wrong with a row group, by number
         if not self._groups:
-            raise DataError(f"{files[0]}: no rows; name parquet files that have some")
+            raise DataError(f"{shown(places[0])}: no rows; name parquet files that have some")
         self._largest = max(group.num_bytes for group in self._groups)
         if self._largest > max_bytes_kept:
-            fault = f"{root}: a row group takes {self._largest >> 20} MiB in each worker"
+            fault = f"{self._root}: a row group takes {self._largest >> 20} MiB in each worker"
             logger.warning("%s; files with smaller row groups need less memory", fault)
 
     def __len__(self) -> int:
@@ -116,6 +122,8 @@ class ParquetSource(ArrowSource):
             if number in self._damaged:
                 raise self._damaged[number]
             cells = {name: column[row] for name, column in self._read(number).items()}
+        except DataError as error:
+            return group.row(row, {}, f"the file cannot be fetched ({error})")
         except UNREADABLE as error:
             if isinstance(error, ValueError):  # it would be the same for the next row; memory may be free again
                 self._damaged[number] = error
@@ -127,36 +135,70 @@ class ParquetSource(ArrowSource):
         group = self._groups[number]
         if not group.is_whole:
             return super().origin(index)
-        name = group.row(row, {}).id
-        return name, word_of(self.columns, found_of(group.file))
+        name, file = group.row(row, {}).id, group.file
+        return name, word_of(self.columns, found_of(file) if isinstance(file, Path) else file.key)
 
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         """All rows, without keeping them, and without damaged cells; those of a damaged row group have none."""
-        for group in self._groups:
-            yield from (group.row(number, cells) for number, cells in enumerate(self._scan_group(group, columns)))
+        for file, of_file in groupby(self._groups, key=lambda group: group.file):
+            groups = list(of_file)
+            names = [name for name in columns if name in groups[0].columns]
+            with ExitStack() as stack:
+                opened = None
+                with suppress(*UNREADABLE, DataError):
+                    opened = stack.enter_context(self._opened(file, names))
+                for group in groups:
+                    cells = self._scan_group(group, opened, names)
+                    yield from (group.row(number, values) for number, values in enumerate(cells))
 
     @property
     def _names(self) -> list[str]:
         return list(chain.from_iterable(group.columns for group in self._groups))
 
     def blocks(self) -> Blocks | None:
-        if sum(group.num_bytes for group in self._groups) <= self._max_bytes_kept:
+        files, files_held = self._files_held()
+        if sum(group.num_bytes for group in self._groups) <= self._max_bytes_kept and not files:
             return None
         lengths = tuple(group.num_rows for group in self._groups)
-        return Blocks(lengths, num_held=max(self._max_bytes_kept // self._largest, 1))
+        num_held = max(self._max_bytes_kept // self._largest, 1)
+        return Blocks(lengths, num_held, files, files_held)
 
-    def _row_groups(self, file: Path) -> Iterator[_RowGroup]:
+    def _files_held(self) -> tuple[tuple[int, ...], int]:
+        """The file of each row group, and how many fit into half of the cache, where not all do; the other half is for
+        the next ones."""
+        places = list(dict.fromkeys(group.file for group in self._groups))
+        sizes = [0 if isinstance(place, Path) else place.num_bytes or 0 for place in places]
+        if sum(sizes) <= self._max_bytes_cached:
+            return (), 0
+        numbers = {place: number for number, place in enumerate(places)}
+        return tuple(numbers[group.file] for group in self._groups), max(self._max_bytes_cached // (2 * max(sizes)), 1)
+
+    def _places(self, path: str) -> Sequence[Place]:
+        """The files of a path, in order."""
+        return places_of(path)
+
+    def _class_names_in(self, schema: pa.Schema) -> ClassNames:
+        """The names of the labels that a file has."""
+        return names_in_schema(schema.metadata, self._config.label_column)
+
+    def _row_groups(self, file: Place) -> list[_RowGroup]:
+        def look() -> list[_RowGroup]:
+            with opened_once(file) as opened:
+                return list(self._row_groups_in(file, opened))
+
         try:
-            yield from self._row_groups_in(file, open_parquet(file))
+            return look() if isinstance(file, Path) else remote.tried(file.place, look)
         except DataError:
             raise
         except UNREADABLE as error:
             raise DataError(f"{file}: no readable parquet file ({error}); name parquet files") from error
 
-    def _row_groups_in(self, file: Path, opened: pq.ParquetFile) -> Iterator[_RowGroup]:
-        names = self.names_in(opened.schema_arrow, file)
+    def _row_groups_in(self, file: Place, opened: pq.ParquetFile) -> Iterator[_RowGroup]:
+        short = printable(str(file.relative_to(self._root)) if isinstance(file, Path) else file.name)
+        folder = file.parent if isinstance(file, Path) else self._root
+        names = self.names_in(opened.schema_arrow, shown(file))
         held = self.held_among(set(opened.schema_arrow.names))
-        class_names = names_in_schema(opened.schema_arrow.metadata, self._config.label_column)
+        class_names = self._class_names_in(opened.schema_arrow)
         first_row = 0
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
@@ -166,13 +208,13 @@ class ParquetSource(ArrowSource):
             if (most := max(num_bytes, _LEAST_BYTES_IN_ROW * group.num_rows)) > _MOST_BYTES_IN_GROUP:
                 fault = f"row group {number} takes {most / (1 << 30):.1f} GiB, and at most 2 GiB are read at once"
                 fix = "write the file with smaller ones (`row_group_size=256` of pyarrow's write_table)"
-                raise DataError(f"{file}: {fault}; {fix}")
+                raise DataError(f"{shown(file)}: {fault}; {fix}")
             if min(group.num_rows, num_bytes) < 0:
                 raise ValueError("its footer counts below zero")
             if group.num_rows:
-                name = printable(str(file.relative_to(self._root)))
                 is_whole = held == {column for column in held if _holds_bytes(group, column)}
-                yield _RowGroup(file, name, number, names, group.num_rows, num_bytes, first_row, class_names, is_whole)
+                sizes = group.num_rows, num_bytes, first_row
+                yield _RowGroup(file, short, folder, number, names, *sizes, class_names, is_whole)
             first_row += group.num_rows
 
     def _read(self, number: int) -> dict[str, pa.ChunkedArray]:
@@ -187,41 +229,26 @@ class ParquetSource(ArrowSource):
         self._kept.move_to_end(number)
         return self._kept[number]
 
-    def _scan_group(self, group: _RowGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        names = [name for name in columns if name in group.columns]
+    def _scan_group(
+        self, group: _RowGroup, opened: pq.ParquetFile | None, names: list[str]
+    ) -> Iterator[dict[str, Any]]:
         num_read = 0
-        batches = self._files[group.file].iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False)
         with suppress(*UNREADABLE):
-            for batch in batches:
+            for batch in (
+                opened.iter_batches(_ROWS_PER_SCAN, [group.number], names, use_threads=False) if opened else ()
+            ):
                 for values in rows_of(batch):
                     yield values
                     num_read += 1
         yield from repeat({}, group.num_rows - num_read)
 
+    def _opened(self, file: Place, names: Sequence[str]) -> AbstractContextManager[pq.ParquetFile]:
+        """A file of which some columns are read; one at an address is not copied for texts, which are small in it."""
+        reads_once = not isinstance(file, Path) and not self.held_among(set(names))
+        return opened_once(file) if reads_once else nullcontext(self._files[file])
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict()}
-
-
-def files_of(path: str) -> list[Path]:
-    """The parquet files of a path: itself, those in or below a folder, or those of a pattern. Raises `DataError` for
-    none."""
-    whole = expanded(path)
-    if whole.is_dir():
-        files = [file for file in files_below(whole) if file.suffix.lower() == ".parquet"]
-        files = [file for file in files if not _describes(file, files)]
-    elif whole.exists():
-        files = [whole]
-    else:
-        files = sorted({Path(name) for name in matches(path) if Path(name).is_file()})
-    if not files:
-        raise DataError(f"{path}: no parquet files there; name existing ones")
-    return files
-
-
-def _describes(file: Path, files: Sequence[Path]) -> bool:
-    """True for a file beside a folder of its name without other parquet files, as img2dataset writes it."""
-    folder = file.with_suffix("")
-    return folder.is_dir() and not any(other.is_relative_to(folder) for other in files)
 
 
 def _decoded(group: _RowGroup, opened: pq.ParquetFile) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain, compress
 
@@ -70,7 +71,8 @@ class Subset:
             return None
         ends = np.searchsorted(self._indices, np.cumsum(whole.lengths))
         lengths = np.diff(ends, prepend=0)
-        return Blocks(tuple(int(length) for length in lengths if length), whole.num_held)
+        files = tuple(compress(whole.files, lengths))
+        return replace(whole, lengths=tuple(int(length) for length in lengths if length), files=files)
 
 
 def has_images(source: Source) -> bool:

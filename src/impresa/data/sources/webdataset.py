@@ -2,7 +2,8 @@
 
 The files of a sample follow each other under one name, and what a file is follows from the rest of its name:
 
-- an image's suffix: the image; a sound's (`wav`, `flac`, `ogg`, `mp3`): the sound;
+- an image's suffix: the image, or with a number before it (`0.jpg`, `1.jpg`) one of several; a sound's (`wav`, `flac`,
+  `ogg`, `mp3`): the sound;
 - `txt`: captions, one a line; `cls`: the label;
 - `json`: an object, whose values are columns; a caption or a label in a file of its own comes before them;
 - the whole of it the name of a column (`dataset.image_column=left.jpg`): that column.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
@@ -45,6 +47,10 @@ _MOST_SAMPLES_LOOKED_AT = 1000
 _MOST_NAMED = 5
 _PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 """Ends of the names of files that are programs to who opens them; they are never read."""
+
+
+_NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
+"""The end of the name of one of several images."""
 
 
 class _Role(NamedTuple):
@@ -82,6 +88,7 @@ class ShardSource(RowSource):
         self._handles = Handles(cache)
         self._ends = list(accumulate(len(index) + bool(index.fault) for index in self._indexes))
         self._roles = self._roles_of({name for index in self._indexes for name in index.extensions})
+        self._numbers = {name: int(found[1]) for name in self._roles if (found := _NUMBERED.fullmatch(name))}
         self._report()
         if not any(map(len, self._indexes)):
             faults = (f"{self._shards[n].name} {index.fault}" for n, index in enumerate(self._indexes) if index.fault)
@@ -143,6 +150,8 @@ class ShardSource(RowSource):
             twice = printable(index.extensions[kinds.most_common(1)[0][0]])
             raise ValueError(f"the sample has two .{twice} files")
         read = [(role, *file) for file in files if (role := self._roles.get(index.extensions[file[0]])) is not None]
+        if self._numbers:
+            read.sort(key=lambda file: self._numbers.get(index.extensions[file[1]], 0))
         if wanted is not None:
             columns = {role.column for role, *_ in read}
             needs_json = not wanted <= {*self._file_columns, *columns}
@@ -196,6 +205,11 @@ class ShardSource(RowSource):
         }
         taken = {role.column for role in named.values() if role.form == "file"}
         roles = {name: by_suffix[f".{name}"] for name in extensions if f".{name}" in by_suffix}
+        if reading.wants("image"):
+            of_image = {
+                name: found[2] in image_suffixes() for name in extensions if (found := _NUMBERED.fullmatch(name))
+            }
+            roles |= {name: _Role("file", config.image_column) for name, is_one in of_image.items() if is_one}
         if reading.whole:
             others = extensions - roles.keys()
             roles |= {name: _Role("file", name) for name in others if not name.endswith(_PICKLES)}

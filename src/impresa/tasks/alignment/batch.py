@@ -47,6 +47,11 @@ class Batch(TensorBatch):
         return replace(super().emptied(), **changed)
 
     @property
+    def num_tokens(self) -> int:
+        masks = (self.attention_mask, self.negative_mask) if self.ids else ()
+        return sum(int(mask.sum()) for mask in masks if mask is not None)
+
+    @property
     def present(self) -> dict[Modality, torch.Tensor]:
         return super().present | ({} if self.text_present is None else {"text": self.text_present})
 

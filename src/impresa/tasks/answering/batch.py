@@ -56,6 +56,10 @@ class DialogueBatch(TensorBatch):
         return self.num_supervised
 
     @property
+    def num_tokens(self) -> int:
+        return 0 if self.attention_mask is None or not self.ids else int(self.attention_mask.sum())
+
+    @property
     def num_placed(self) -> int:
         """Samples that `places` are of, also in an emptied batch."""
         assert self.places is not None
