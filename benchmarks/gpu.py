@@ -181,16 +181,18 @@ def contrastive(bench: Bench) -> list[Row]:
 
 
 def contrastive_rows(step: contrastive_step.Step, bench: Bench) -> list[Row]:
-    peers = (contrastive_step.PADDED, contrastive_step.LONGEST, contrastive_step.OURS)
+    peers = (contrastive_step.PADDED, contrastive_step.LONGEST, contrastive_step.OURS, contrastive_step.PACKED)
     their_optimizer = torch.optim.AdamW(step.theirs.parameters(), lr=contrastive_step.LR)
     works = {
         peers[0]: trained(step.losses[peers[0]], their_optimizer, bench),
         peers[1]: trained(step.losses[peers[1]], their_optimizer, bench),
         peers[2]: trained(step.losses[peers[2]], build_optimizer(step.ours, OPTIMIZATION), bench),
+        peers[3]: trained(step.losses[peers[3]], build_optimizer(step.ours, OPTIMIZATION), bench),
     }
     flops = {name: flops_of(work) for name, work in works.items()}
     if bench.device.type == "cuda":  # the compiler for CPUs takes minutes
         compiled = copy.deepcopy(step.ours)
+        compiled.text_encoder.pack(False)
         compiled.vision_encoder.compile()
         compiled.text_encoder.compile()
         check_compiled(compiled, step, bench)

@@ -81,6 +81,7 @@ ELSEWHERE = {
     "decoder.generation.*": "decoders",
     "decoder.type": "decoders/kinds.py",
     "decoder.prefix": "tasks/answering/build.py",
+    "optimization.packing": "encoders/text.py",
     "losses.duplicates": "losses/contrastive.py",
     "losses.gather_distributed": "losses/contrastive.py",
     "trainer.accelerator": HARDWARE,

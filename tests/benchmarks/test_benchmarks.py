@@ -57,12 +57,13 @@ def test_learning_rates_are_chosen_on_validation_data(monkeypatch: pytest.Monkey
 
 def test_contrastive_step(run: Run) -> None:
     figures = run("contrastive_step")
-    for captions in ("8 to 14 words", "the whole context"):
+    for captions in ("8 to 14 words", "4 to 60 tokens", "the whole context"):
         costs = figures[captions]["costs"]
-        assert len(costs) == 3
+        assert len(costs) == 4
         assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 0 for cost in costs.values())
-        assert set(figures[captions]["differences"]) == {"loss", "gradients", "trimmed text"}
-        assert 0 < figures[captions]["differences"]["gradients"] < 1e-5
+        ways = {"loss", "gradients", "packed loss", "packed gradients"}
+        assert set(figures[captions]["differences"]) == {*ways, "trimmed text"}
+        assert 0 < figures[captions]["differences"]["packed gradients"] < 1e-5
 
 
 def test_chunked_batch(run: Run) -> None:

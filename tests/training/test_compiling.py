@@ -35,12 +35,13 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
 
 
+@pytest.mark.parametrize("packing", ["false", "true"])
 @pytest.mark.parametrize(("how", "recomputes"), [("blocks", "true"), ("model", "false")])
 def test_losses_are_those_of_the_plain_towers_and_lengths_are_not_compiled_one_by_one(
-    how: str, recomputes: str, caplog: pytest.LogCaptureFixture
+    how: str, recomputes: str, packing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = (f"{part}_encoder.activation_checkpointing={recomputes}" for part in ("vision", "text"))
-    config = tiny_experiment(*PLAIN, *both)
+    config = tiny_experiment(*PLAIN, *both, f"optimization.packing={packing}")
     losses, graphs = [], []
     for choice in ("off", how):
         parts = build_parts(config, None)

@@ -8,6 +8,7 @@ from typing import Literal
 from impresa.config.types import (
     Count,
     CountOrZero,
+    Flag,
     LayerDecay,
     NonNegative,
     Positive,
@@ -72,6 +73,10 @@ class OptimizationConfig(Section):
     """Rows of a contrastive batch that each tower encodes at a time, twice in a step, so that memory holds the
     activations of one chunk in place of the batch's: the same loss and gradients, for about a third more time. Dropout
     and `patch_dropout` draw for one chunk after the other, so other numbers than for the whole batch. null: all."""
+    packing: Flag = False
+    """Compute no padding in training: the texts of a contrastive batch lie end to end in a text tower of ours; in a
+    pretrained one, and with a `decoder`, several short ones share a row, each of which sees itself alone. The same loss
+    and gradients up to rounding, in less time the more lengths differ; dropout draws other numbers."""
     ema_decay: Rate | None = None
     """Decay of an exponential moving average of the weights, which is then validated, saved and evaluated instead of
     them. null: no average."""

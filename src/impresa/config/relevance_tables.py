@@ -313,6 +313,11 @@ WARNED = (
         "does nothing where no tower has more rows in a batch (`dataset.batch_size`)",
     ),
     Rule(
+        ("optimization.packing",),
+        lambda c: c.decoder is None and min(_most_rows(c), c.optimization.chunk_size or 2) == 1,
+        "does nothing for one text at a time, which has no padding",
+    ),
+    Rule(
         ("optimization.lr_pretrained",),
         lambda c: not _trains_pretrained(c),
         "does nothing without a pretrained tower that is trained",

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from impresa.config.decoder import DecoderConfig, GenerationConfig
 from impresa.decoders.context import CausalContext, SharedPast
 from impresa.errors import ConfigError, DataError
+from impresa.layers.rows import Rows
 from impresa.layers.state import trained_state
 
 IGNORED = -100
@@ -34,8 +35,8 @@ class DecoderOutput:
     logits: Tensor | None
     """(B, P + T, V); None with labels, unless asked for."""
     hidden: Tensor
-    """(B, P + T, H), which the LM head reads. With labels, and without logits asked for, they are right only where the
-    next token is supervised: see `Decoder.run_at`."""
+    """(B, P + T, H), which the LM head reads; anything at padding. With labels, and without logits
+    asked for, they are right only where the next token is supervised: see `Decoder.run_at`."""
     hits: Tensor | None = None
     """(B,) bool, true where each supervised token of the row is the likeliest one; None without labels, and in
     training."""
@@ -52,6 +53,10 @@ class Decoder(nn.Module, ABC):
     hidden_size: int
     can_share_prefixes: bool = False
     """`run` takes a `SharedPast`, so that a prefix is read once for all texts behind it."""
+    packing: bool = False
+    """In training, compute several short samples as one row (`optimization.packing`)."""
+    longest_row: int | None = None
+    """Tokens of the longest row that the network can compute; None for any."""
 
     @classmethod
     def is_stored_by_name(cls, config: DecoderConfig) -> bool:
@@ -78,6 +83,10 @@ class Decoder(nn.Module, ABC):
 
     def check_prefix(self, num_tokens: int) -> None:
         """Refuse prefixes of so many tokens, if the model has no positions for them and a text (`ConfigError`)."""
+        return
+
+    def check_packing(self) -> None:
+        """Refuse packing, if several texts in a row would not be computed as each alone (`ConfigError`)."""
         return
 
     @abstractmethod
@@ -144,16 +153,18 @@ class Decoder(nn.Module, ABC):
         mask = torch.cat((mask_of_row, attention_mask.bool()), dim=1)
         if labels is not None:
             rows, before, targets = _supervised(labels, mask)
-        if prefix_of_row is not None and self.can_share_prefixes:
+        packing = self.packing and torch.is_grad_enabled()
+        several = prefix_of_row is not None and (not packing or len(prefix_of_row) > len(prefix))
+        if several and self.can_share_prefixes:
             rounds = self._run_behind_shared(prefix, prefix_mask, text, mask, prefix_of_row)
         else:
             embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)
-            if labels is None or return_logits:
-                rounds = self.run(embeds, CausalContext.of(mask))
-            else:
+            read = None
+            if labels is not None and not return_logits:
                 read = torch.zeros_like(mask)
                 read[rows, before] = True
-                rounds = self.run_at(embeds, CausalContext.of(mask), read)
+            run = self._run_packed if packing else self._run_padded
+            rounds = run(embeds, mask, read)
         if labels is None:
             return DecoderOutput(None, self.head(rounds[-1]), rounds[-1])
         answers = [self.head(states[rows, before]).float() for states in rounds]
@@ -264,6 +275,21 @@ class Decoder(nn.Module, ABC):
         if not mask[:, -1].all():
             raise DataError("input_ids: a text ends with padding; generation needs the padding on the left")
         return torch.cat((prefix, text), dim=1), mask
+
+    def _run_padded(self, embeds: Tensor, mask: Tensor, read: Tensor | None) -> tuple[Tensor, ...]:
+        context = CausalContext.of(mask)
+        return self.run(embeds, context) if read is None else self.run_at(embeds, context, read)
+
+    def _run_packed(self, embeds: Tensor, mask: Tensor, read: Tensor | None) -> tuple[Tensor, ...]:
+        rows = Rows.of(mask, dim=self.hidden_size, most=self.longest_row)
+        if rows.source.numel() == mask.numel():  # no padding
+            return self._run_padded(embeds, mask, read)
+        joined, context = rows.joined(embeds), CausalContext.of_rows(rows)
+        if read is None:
+            rounds = self.run(joined, context)
+        else:
+            rounds = self.run_at(joined, context, rows.joined(read) & rows.real)
+        return tuple(rows.spread(states) for states in rounds)
 
     def _run_behind_shared(
         self, prefix: Tensor, prefix_mask: Tensor, text: Tensor, mask: Tensor, prefix_of_row: Tensor

@@ -19,6 +19,7 @@ from impresa.layers.attention import WeighingModule, attention_weights
 from impresa.layers.init import init_linear
 from impresa.layers.mlp import GatedMLP
 from impresa.layers.norms import at_least_float32, rms_normalise
+from impresa.layers.rows import same_sequence
 
 _ROTARY_BASE = 10_000.0
 
@@ -133,6 +134,8 @@ def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
 def _visible(context: CausalContext) -> Tensor | None:
     mask, S = context.mask, context.position_ids.shape[1]
     C = mask.shape[1]
+    if context.is_packed:
+        return same_sequence(context.position_ids).tril()
     if C == S and not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         return None  # padding on the right only, if any: no real position has it before itself
     keys = torch.arange(C, device=mask.device)

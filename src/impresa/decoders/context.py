@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from impresa.layers.rows import Rows
+
 
 class Past(Protocol):
     """Keys and values of the C - S positions before: transformers' plain `DynamicCache()`, or a `SharedPast`."""
@@ -53,9 +55,16 @@ class CausalContext:
     cache: Past | None = None
     first_slot: int = 0
     """Number of slots of the cache that other layers fill, before ours."""
+    is_packed: bool = False
+    """Rows hold several texts, each of which begins at position 0 and sees itself alone."""
 
     @classmethod
     def of(cls, mask: Tensor, num_new: int | None = None, cache: Past | None = None) -> CausalContext:
         """The context of the last `num_new` positions, or of all; only real tokens are counted, not padding."""
         position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return cls(mask, position_ids if num_new is None else position_ids[:, -num_new:], cache)
+
+    @classmethod
+    def of_rows(cls, rows: Rows) -> CausalContext:
+        """The context of texts that are packed into rows."""
+        return cls(rows.real, rows.position_ids, is_packed=True)

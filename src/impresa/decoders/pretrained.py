@@ -34,6 +34,8 @@ KEY = "decoder.model"
 QWEN = ("qwen2", "qwen3")
 """`model_type` of Qwen2 and Qwen2.5, and of Qwen3."""
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_TRIAL, _TRIAL_OF_FEW_BITS = 1e-4, 5e-2
+"""Largest relative difference of packed texts that is rounding, in float32 and in sixteen bits or fewer."""
 _INPUTS = ("inputs_embeds", "attention_mask", "past_key_values")
 """Arguments that a model must take: embeddings for a prefix, a mask for padding, a cache for generation."""
 
@@ -77,6 +79,7 @@ class PretrainedDecoder(Decoder):
         self.accepted = inspect.signature(self.model.base_model.forward).parameters.keys()
         # A model without rotary or relative positions fails beyond them, and others have never seen such.
         self.num_positions: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        self.longest_row = self.num_positions
         self.max_len = config.max_len
         self._check_length(config.max_len)
         if config.use_lora:
@@ -98,7 +101,8 @@ class PretrainedDecoder(Decoder):
     def run(self, embeds: Tensor, context: CausalContext) -> tuple[Tensor, ...]:
         self._check_length(context.mask.shape[1])
         given = {
-            "attention_mask": context.mask.long(),
+            # Without a mask transformers finds the texts of a packed row by their positions.
+            "attention_mask": None if context.is_packed else context.mask.long(),
             "position_ids": context.position_ids,  # models with relative positions take none
             "past_key_values": context.cache,
             "use_cache": context.cache is not None,
@@ -109,6 +113,25 @@ class PretrainedDecoder(Decoder):
             return (hidden,)
         # The recursion's slots of the cache lie behind those of the blocks.
         return self.recursion(hidden, replace(context, first_slot=self.model.config.num_hidden_layers))
+
+    def check_packing(self) -> None:
+        """Look at how the model numbers its positions, and compute two short texts in one row."""
+        key, kind = "optimization.packing", self.model.config.model_type
+        if "position_ids" not in self.accepted:
+            fault = f"a {kind} model numbers the positions of a row itself, and not those of each text in it"
+            raise ConfigError(f"{key}: {fault}; leave it out")
+        was_training = self.training
+        self.eval()
+        mask = torch.arange(4) < torch.tensor([[4], [2]])
+        with torch.no_grad():
+            embeds = self.embed(torch.arange(8).view(2, 4) % self.model.config.vocab_size)
+            alone, packed = (run(embeds, mask, None)[-1][mask].float() for run in (self._run_padded, self._run_packed))
+        self.train(was_training)
+        is_exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
+        tolerance = _TRIAL if is_exact else _TRIAL_OF_FEW_BITS
+        if not (alone - packed).norm() <= tolerance * alone.norm():
+            fault = f"a {kind} model computes several texts in one row otherwise than each alone"
+            raise ConfigError(f"{key}: {fault}; leave it out")
 
     def run_at(self, embeds: Tensor, context: CausalContext, read: Tensor) -> tuple[Tensor, ...]:
         last = _last_mlp(self.model.base_model)

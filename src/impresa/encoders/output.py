@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from impresa.layers.end_to_end import EndToEnd
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -29,6 +31,8 @@ class Features:
     """(B, N) bool, true where a token is real; None for all true."""
     memory: Tensor | None = None
     """(B, M, D), the memory tokens of a backbone that has them; None with `summary_only`."""
+    layout: EndToEnd | None = None
+    """The places of tokens that lie end to end, (S, D): `tokens` is that then, and becomes (B, N, D) by `padded`."""
 
 
 @dataclass

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from impresa.encoders.output import Features
+from impresa.encoders.packing import PackableText, tokens_up_to
 from impresa.encoders.pretrained import ENCODERS_OF_PAIRS, Family, PretrainedBackbone, load_backbone
 from impresa.errors import DataError
 
@@ -18,10 +20,11 @@ _NO_ENCODERS = ("bart", "mbart", "mvp", "perceiver", "tapas")
 KEY = "text_encoder.backbone"
 
 
-class CLIPText(PretrainedBackbone):
+class CLIPText(PackableText):
     """CLIP's causal transformer (Radford et al. 2021); its summary is the first end token."""
 
     blocks_name = "encoder.layers"
+    is_causal = True
 
     def __init__(self, model: Any) -> None:
         tower = getattr(model, "text_model", model)
@@ -29,6 +32,13 @@ class CLIPText(PretrainedBackbone):
         self.head = getattr(model, "text_projection", None)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
+        if self.packs:
+            end_id = self.model.eos_token_id  # of old files it is wrong, and the end token has the highest number
+            end = input_ids.argmax(dim=1) if end_id == 2 else (input_ids == end_id).int().argmax(dim=1)
+            read = tokens_up_to(end, mask, input_ids.shape[1], summary_only=summary_only)
+            tokens = self.packed(input_ids, read)
+            summary = tokens[torch.arange(len(tokens), device=tokens.device), end]
+            return Features(summary, None if summary_only else tokens, mask)
         # No mask: attention is causal and the padding on the right, so that no token that is read sees any.
         out = self.model(input_ids)
         return Features(out.pooler_output, None if summary_only else out.last_hidden_state, mask)
@@ -56,7 +66,7 @@ class SigLIPText(PretrainedBackbone):
         return Features(out.pooler_output, None if summary_only else out.last_hidden_state, mask)
 
 
-class EncoderText(PretrainedBackbone):
+class EncoderText(PackableText):
     """A bidirectional encoder; a text is the mean of its tokens, as sentence-transformers trains most of them, or the
     first token for models that were trained to sum up a text in it (`pooling: cls`)."""
 
@@ -73,8 +83,11 @@ class EncoderText(PretrainedBackbone):
         return next((stack for stack in stacks if len(stack) == depth), None)
 
     def forward(self, input_ids: Tensor, mask: Tensor | None = None, *, summary_only: bool = False) -> Features:
-        numbers = None if mask is None else mask.long()  # older towers subtract the mask from one
-        tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state
+        if self.packs and mask is not None:
+            tokens = self.packed(input_ids, mask.bool())
+        else:
+            numbers = None if mask is None else mask.long()  # older towers subtract the mask from one
+            tokens = self.model(input_ids, attention_mask=numbers).last_hidden_state
         return Features(tokens[:, 0], None if summary_only else tokens, mask)
 
 

@@ -159,10 +159,12 @@ class Tower(nn.Module):
 
     def _project(self, features: Features) -> Features:
         """The features behind the projection, or the latents of the Perceiver, all of which are real."""
-        if self.perceiver is not None:
-            return Features(tokens=self.perceiver(features.tokens, features.mask))
         summary = self.projection(features.summary) if self.pooling.reads_summary else None
-        tokens = None if features.tokens is None else self.projection(features.tokens)
+        tokens = None if features.tokens is None else self.projection(features.tokens)  # nothing beside a Perceiver
+        if tokens is not None and features.layout is not None:
+            tokens = features.layout.padded(tokens)
+        if self.perceiver is not None:
+            return Features(tokens=self.perceiver(tokens, features.mask))
         return Features(summary, tokens, features.mask)
 
     @property
@@ -251,7 +253,7 @@ class Tower(nn.Module):
         summary = features.summary if reads_summary else None
         tokens = None if use == "embedding" and self.pooling.reads_summary else features.tokens
         memory = features.memory if use == "embedding and tokens" else None
-        return Features(summary, tokens, features.mask, memory)
+        return Features(summary, tokens, features.mask, memory, features.layout)
 
     def _chosen(self, features: Features) -> EncoderOutput:
         if self.kept == "cls_patches":

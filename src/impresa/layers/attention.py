@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impresa.errors import ConfigError
+from impresa.layers.end_to_end import EndToEnd
 from impresa.layers.init import init_linear
 
 
@@ -73,13 +74,51 @@ class Attention(WeighingModule):
             mask: bool, broadcastable to (B, H, Q, N), true where a query may look.
             is_causal: query i sees tokens 0 to i; excludes `mask`.
         """
+        if queries.shape[1] == 1 and not is_causal:
+            return self._read_once(queries, context, mask)
         read = F.scaled_dot_product_attention(
             *self._split(queries, context),
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=self._drop_rate,
             is_causal=is_causal,
         )
         return self.out(read.transpose(1, 2).flatten(2))
+
+    def read_end_to_end(self, x: Tensor, layout: EndToEnd, *, is_causal: bool) -> Tensor:
+        """Let each sequence read itself: (S, D), as `layout` says, -> (S, D)."""
+        queries, keys, values = (
+            part.unflatten(-1, (self.num_heads, -1)) for part in (self.query(x), *self.key_value(x).chunk(2, dim=-1))
+        )
+        return self.out(
+            layout.attention(queries, keys, values, is_causal=is_causal, dropout=self._drop_rate).flatten(1)
+        )
+
+    def _read_once(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """`forward` of one query: the maps of keys and values are applied to it and to what it reads, not to tokens.
+
+        q (K x + k) = (q K) x + q k, and the mean of V x + v is V (mean of x) + v, the weights adding up to one.
+        """
+        d = query.shape[-1] // self.num_heads
+        own = self.query(query).view(-1, self.num_heads, d) * d**-0.5  # (B, H, d)
+        keys, values = self.key_value.weight.view(2, self.num_heads, d, -1)  # (H, d, D) each
+        bias = self.key_value.bias
+        scores = torch.einsum("bhd,hdc->bhc", own, keys) @ context.mT  # (B, H, N)
+        if bias is not None:
+            scores = scores + (own * bias[: len(bias) // 2].view(self.num_heads, d)).sum(dim=-1, keepdim=True)
+        if mask is None:
+            weights = scores.softmax(dim=-1)
+        else:  # finite, and zero at the end: who may look nowhere reads zero
+            hidden = ~torch.atleast_2d(mask)[..., 0, :]
+            weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(hidden, 0)
+        weights = F.dropout(weights, self._drop_rate)
+        read = torch.einsum("bhc,hdc->bhd", weights @ context, values)
+        if bias is not None:
+            read = read + weights.sum(dim=-1, keepdim=True) * bias[len(bias) // 2 :].view(self.num_heads, d)
+        return self.out(read.flatten(1).unsqueeze(1))
+
+    @property
+    def _drop_rate(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def weights(
         self, queries: Tensor, context: Tensor, *, mask: Tensor | None = None, is_causal: bool = False

@@ -34,6 +34,8 @@ def build_alignment(
         raise ConfigError(f"text_encoder.vocab_size: {fault}; raise it or train a smaller tokenizer")
     vision_encoder = build_vision(config, load_weights)
     text_encoder = build_text(config, vocab_size, end_id, load_weights)
+    if load_weights:  # what is not trained packs nothing
+        text_encoder.pack(config.optimization.packing)
     audio_encoder = build_audio(config, load_weights)
     fusion = None
     if audio_encoder is not None and FUSED_PAIR in (config.losses.pairs or ()):

@@ -49,6 +49,9 @@ def build_vlm(
             load_weights=load_weights,
             revision=revision,
         )
+    if config.optimization.packing and load_weights:
+        decoder.check_packing()
+    decoder.packing = config.optimization.packing
     with own_seed():
         fusion = build_fusion(config.fusion, widths, decoder.hidden_size)
     marks = None
