@@ -7,13 +7,17 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from impresa.serving import status_routes
+from impresa.serving import chat_routes, embedding_routes, status_routes
 from impresa.serving.faults import add_handlers
 from impresa.serving.guard import Guard
 from impresa.serving.settings import Settings
 from impresa.serving.state import State, load_state
 
-ROUTERS: tuple[Callable[[State], APIRouter], ...] = (status_routes.router,)
+ROUTERS: tuple[Callable[[State], APIRouter], ...] = (
+    status_routes.router,
+    embedding_routes.router,
+    chat_routes.router,
+)
 """Makers of the routes."""
 OPEN = ("/health", "/ready")
 """Paths that need no key."""
@@ -25,7 +29,11 @@ def make_app(settings: Settings) -> FastAPI:
     Raises:
         ImpresaError: the run, or the index, cannot be loaded.
     """
-    state = load_state(settings)
+    return app_of(load_state(settings))
+
+
+def app_of(state: State) -> FastAPI:
+    """The server of a state."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

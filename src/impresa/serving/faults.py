@@ -50,6 +50,15 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
     return ApiError(400, message, param, code)
 
 
+def error_object(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object."""
+    kind = _TYPES.get(status, "invalid_request_error")
+    where = None if param is None else printed(param)
+    return {"error": {"message": printed(message), "type": kind, "param": where, "code": code}}
+
+
 def error_response(
     status: int,
     message: str,
@@ -57,10 +66,8 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """OpenAI's error object."""
-    kind = _TYPES.get(status, "invalid_request_error")
-    error = {"message": printed(message), "type": kind, "param": None if param is None else printed(param)}
-    return JSONResponse({"error": {**error, "code": code}}, status, dict(headers or {}))
+    """An answer with the error object."""
+    return JSONResponse(error_object(status, message, param, code), status, dict(headers or {}))
 
 
 def printed(text: str) -> str:

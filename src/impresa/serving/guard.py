@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from http import HTTPStatus
@@ -16,23 +14,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impresa.serving.faults import ApiError
+from impresa.serving.progress import PROGRESS, Progress
 from impresa.serving.settings import is_loopback
 from impresa.serving.state import State
 
 _LEFT = 499
 """Status, for the counts alone, of an answer that nobody waits for any more."""
-
-
-@dataclass
-class Progress:
-    """How far a request has come."""
-
-    begun: bool = False
-    """The model has begun with a part of it."""
-
-
-PROGRESS: ContextVar[Progress | None] = ContextVar("progress", default=None)
-"""Of the request that is being answered."""
 
 
 class Guard:

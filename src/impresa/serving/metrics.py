@@ -17,18 +17,18 @@ class Metrics:
     """Counts of a process, which `text` adds up with those of its fellows."""
 
     def __init__(self) -> None:
-        self._own = CollectorRegistry()
-        own = {"registry": self._own}
-        self.requests = Counter("impresa_requests_total", "Answers by route and status", ("route", "status"), **own)
-        self.seconds = Histogram(
-            "impresa_request_seconds", "From a request's head to its answer", ("route",), buckets=_SECONDS, **own
+        own = self._own = CollectorRegistry()
+        self.requests = Counter(
+            "impresa_requests_total", "Answers by route and status", ("route", "status"), registry=own
         )
-        self.now = Gauge("impresa_requests_now", "Requests at once", multiprocess_mode="livesum", **own)
-        self.waiting = Gauge(
-            "impresa_waiting_inputs", "Inputs that wait or are computed", multiprocess_mode="livesum", **own
-        )
-        self.batches = Histogram("impresa_batch_inputs", "Inputs of a batch", ("modality",), buckets=_SIZES, **own)
-        self.tokens = Counter("impresa_tokens_total", "Tokens that were read and written", ("kind",), **own)
+        told = "From a request's head to its answer"
+        self.seconds = Histogram("impresa_request_seconds", told, ("route",), buckets=_SECONDS, registry=own)
+        self.now = Gauge("impresa_requests_now", "Requests at once", multiprocess_mode="livesum", registry=own)
+        told = "Inputs that wait or are computed"
+        self.waiting = Gauge("impresa_waiting_inputs", told, multiprocess_mode="livesum", registry=own)
+        told = "Inputs of a batch"
+        self.batches = Histogram("impresa_batch_inputs", told, ("modality",), buckets=_SIZES, registry=own)
+        self.tokens = Counter("impresa_tokens_total", "Tokens read and written", ("kind",), registry=own)
 
     def text(self) -> bytes:
         """All counts in Prometheus's format."""

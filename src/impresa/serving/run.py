@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from fastapi import FastAPI
 
 from impresa.errors import ConfigError
+from impresa.run_dir.load import read_run_config
 from impresa.serving.app import make_app
 from impresa.serving.settings import Settings
+from impresa.serving.workers import supervise
 
 _GRACE_S = 10
 """Requests that are being answered at the end have so long."""
@@ -25,28 +29,50 @@ def serve(settings: Settings, workers: int = 1) -> None:
         ImpresaError: the port is in use, or the run cannot be loaded.
     """
     signal.signal(signal.SIGTERM, _leave)
-    with _bound(settings.host, settings.port) as listening:
-        port = listening.getsockname()[1]
-        server = make_server(settings)
-        print(f"{settings.run} at {_address(settings.host, port)} (ctrl-c ends it)", flush=True)  # noqa: T201
-        server.run(sockets=[listening])
+    read_run_config(settings.run)
+    with bound(settings.host, settings.port) as listening:
+        address = _address(settings.host, listening.getsockname()[1])
+
+        def tell() -> None:
+            print(f"{settings.run} at {address} (ctrl-c ends it)", flush=True)  # noqa: T201
+
+        if workers == 1:
+            run_server(settings, listening, tell)
+        else:
+            supervise(run_server, settings, listening, workers, tell)
 
 
-def make_server(settings: Settings) -> uvicorn.Server:
-    """The server of one process, whose model is loaded."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            make_app(settings),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-            backlog=2048,
-        )
+def run_server(settings: Settings, listening: socket.socket, tell: Callable[[], object]) -> None:
+    """Load the run and serve in this process; `tell` is called once requests are taken."""
+    server_of(make_app(settings), tell).run(sockets=[listening])
+
+
+def server_of(app: FastAPI, tell: Callable[[], object] = lambda: None) -> uvicorn.Server:
+    """The server of one process."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        backlog=2048,
     )
+    return _Server(config, tell)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+class _Server(uvicorn.Server):
+    """A server that says when it has started."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._tell()
+
+
+def bound(host: str, port: int) -> socket.socket:
     """A socket that has the address, and does not listen yet."""
     try:
         family, kind, proto, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
