@@ -79,7 +79,7 @@ class Guard:
         if self._state.settings.is_local and self._state.settings.api_key is None:
             host = headers.get("host", "")
             name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            if not is_loopback(name.strip("[]")):
+            if not is_loopback(name.strip("[]").lower()):
                 raise ApiError(403, "this server answers requests to localhost alone; give it a key to allow others")
 
     def _check_key(self, headers: Headers) -> None:
