@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -130,6 +132,16 @@ def test_answers_in_batches_are_those_of_single_requests(url: str) -> None:
     for thread in threads:
         thread.join()
     assert found == {number: answer for number, (_, _, answer) in wanted.items()}
+
+
+def test_who_leaves_a_stream_ends_it(url: str) -> None:
+    body = {"messages": [user(image(1), QUESTION)], "stream": True, "max_tokens": 90, "temperature": 1.9, "seed": 2}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        assert next(answer.iter_lines()).startswith("data: ")
+    end = time.monotonic() + 10
+    while "impresa_waiting_inputs 0.0" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 GOOD = [user(image(1), QUESTION)]

@@ -125,7 +125,20 @@ def test_cohere(client: Any, body: Any, fault: str) -> None:
 def test_bodies_that_are_no_json_objects(client: Any) -> None:
     deep = b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     huge = b'{"dimensions": ' + b"9" * 5000 + b', "input": "a"}'
-    for body in (b"", b"hi", b"[]", b"null", b'"a"', b"\xff\xfe", b'{"input": NaN}', b'{"input": "a"', deep, huge):
+    many = b'{"input": [' + b"[]," * 1_000_000 + b"[]]}"
+    for body in (
+        many,
+        b"",
+        b"hi",
+        b"[]",
+        b"null",
+        b'"a"',
+        b"\xff\xfe",
+        b'{"input": NaN}',
+        b'{"input": "a"',
+        deep,
+        huge,
+    ):
         answer = client.post("/v1/embeddings", content=body, headers=JSON)
         assert answer.status_code == 400, body[:40]
         fault_of(answer)

@@ -21,7 +21,7 @@ class Engine:
         num_readers: threads that decode pictures and sounds.
     """
 
-    def __init__(self, num_readers: int = 2) -> None:
+    def __init__(self, num_readers: int) -> None:
         self._model = ThreadPoolExecutor(1, "model")
         self._readers = ThreadPoolExecutor(num_readers, "reader")
 

@@ -21,6 +21,9 @@ from impresa.serving.workers import supervise
 _GRACE_S = 10
 """Requests that are being answered at the end have so long."""
 
+_IDLE_S = 30
+"""Connections without a request are closed after it."""
+
 
 def serve(settings: Settings, workers: int = 1) -> None:
     """Serve until a signal ends it: SIGTERM in good order, ctrl-c with `KeyboardInterrupt`.
@@ -55,6 +58,7 @@ def server_of(app: FastAPI, tell: Callable[[], object] = lambda: None) -> uvicor
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_IDLE_S,
         backlog=2048,
     )
     return _Server(config, tell)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import torch
+
 from impresa.config.paths import expanded
 from impresa.run_dir.load import load
 from impresa.serving.embedder import Embedder
@@ -20,6 +22,7 @@ from impresa.tasks.alignment.embedder import EmbeddingModel
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.devices import usable_device
 
+_FEWEST_READERS, _MOST_READERS = 2, 16
 _OTHER = "model_not_supported"
 
 
@@ -84,7 +87,8 @@ def load_state(settings: Settings) -> State:
 def state_of(settings: Settings, model: EmbeddingModel | AnsweringModel) -> State:
     """The same of a model that is loaded."""
     name = settings.name or expanded(str(settings.run)).resolve().name
-    metrics, engine = Metrics(), Engine()
+    readers = min(max(torch.get_num_threads(), _FEWEST_READERS), _MOST_READERS)
+    metrics, engine = Metrics(), Engine(readers)
     media = Media(settings, engine)
     parts = engine, media, settings.limits, metrics
     embedder = Embedder(model, *parts) if isinstance(model, EmbeddingModel) else None
