@@ -24,7 +24,7 @@ def test_each_copy_is_a_server_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
         return SimpleNamespace(bind=lambda: "bound")
 
     fake = SimpleNamespace(deployment=deployment, ingress=lambda build: lambda: build, Application=str)
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=fake))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=fake))
     spec = importlib.util.spec_from_file_location("ray_serve", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
