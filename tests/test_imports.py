@@ -47,6 +47,10 @@ ONLY_IN = {
     "sklearn": ("evaluation/linear_probe.py",),
     "hydra": ("config/compose.py",),
     "omegaconf": ("config/compose.py",),
+    "fastapi": ("serving/",),
+    "starlette": ("serving/",),
+    "uvicorn": ("serving/",),
+    "prometheus_client": ("serving/",),
 }
 
 

@@ -294,3 +294,11 @@ def test_funnel(run: Run) -> None:
     assert figures["vectors"] == "drawn"
     assert figures["funnel"]["queries_per_s"] > 0
     assert figures["exact"]["queries_per_s"] > 0
+
+
+def test_serving(run: Run) -> None:
+    pytest.importorskip("uvicorn")
+    figures = run("serving")
+    assert figures["answers"] >= figures["clients"]
+    assert figures["lost_or_mixed_up"] == 0
+    assert figures["p99_ms"] >= figures["p50_ms"] > 0

@@ -57,6 +57,7 @@ VERBS = {
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
     "export": "write a run to a folder for other libraries: sentence-transformers, ONNX, safetensors, peft",
+    "serve": "answer requests over HTTP, as the clients of OpenAI and others send them",
     "data": "check, fetch or pack your data, or export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }

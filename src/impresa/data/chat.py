@@ -134,15 +134,15 @@ class ChatFormat(ABC):
 
     def _fit(self, texts: list[str], max_len: int) -> tuple[list[list[int]], list[list[int]], int, int]:
         """Frames and texts as token ids, the number of those that were cut, and of the turns that were left out."""
-        num_forgotten = 0
+        num_forgotten, tokens = 0, [self.tokens(text) for text in texts]
         while True:
-            frames, tokens = self.frames(texts), [self.tokens(text) for text in texts]
+            frames = self.frames(texts)
             excess = len(self._join(frames, tokens)[0]) - max_len
             if excess <= 0:
                 return frames, tokens, 0, num_forgotten
             if len(texts) <= 2:
                 break
-            texts, num_forgotten = texts[2:], num_forgotten + 1
+            texts, tokens, num_forgotten = texts[2:], tokens[2:], num_forgotten + 1
         if excess >= len(tokens[0]):
             what = f"an answer of {len(tokens[1])} tokens leaves" if len(tokens) > 1 else "the frame leaves"
             raise DataError(f"{what} no room for a question in {max_len} tokens; raise decoder.max_len")

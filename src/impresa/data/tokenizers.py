@@ -76,17 +76,20 @@ class TextTokenizer:
         computed once and kept, because training reads the same captions in each epoch.
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        encodings = self._tokenizer.encode_batch_fast(new) if new else []
-        unpadded = (self._known(one.ids[: sum(one.attention_mask)]) for one in encodings)
-        found = dict(zip(new, unpadded, strict=True))
+        found = dict(zip(new, self.rows(new), strict=True))
         rows = [found[text] if text in found else self._kept[text] for text in texts]
         if len(self._kept) + len(found) <= _MOST_KEPT:
             self._kept |= found
-        lengths = np.array([len(row) for row in rows])
-        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        input_ids[mask] = np.concatenate(rows) if rows else []
-        return torch.from_numpy(input_ids), torch.from_numpy(mask)
+        return self.padded(rows)
+
+    def rows(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The token ids of each text as `padded` takes them; nothing is kept."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts)) if texts else []
+        return [self._known(one.ids[: sum(one.attention_mask)]) for one in encodings]
+
+    def padded(self, rows: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """The batch that `__call__` makes of the texts of these rows."""
+        return _padded(rows, self.pad_id)
 
     def _known(self, ids: Sequence[int]) -> NDArray[np.int32]:
         return np.array([id for id in ids if id != self._unknown_id], dtype=np.int32)
@@ -133,6 +136,15 @@ class TextTokenizer:
         except Exception as error:  # the library raises bare Exception for merges of unknown tokens
             raise DataError(f"{path}: cannot be read ({error}); {RESTORE}") from error
         return cls(tokenizer)
+
+
+def _padded(rows: Sequence[NDArray[np.int32]], pad_id: int, at_least: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, T) int64, padded on the right, and their mask (B, T) bool; T is the longest of them."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max(initial=at_least)) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate(rows) if rows else []
+    return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
 
 def _special_id(tokenizer: Tokenizer, token: str) -> int:
@@ -345,6 +357,21 @@ class PretrainedTokenizer:
             return_tensors="pt",
         )
         return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def rows(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The token ids of each text, see `TextTokenizer`."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(self._cased(texts), truncation=True, max_length=self.max_len)
+        return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+    def padded(self, rows: Sequence[NDArray[np.int32]]) -> tuple[Tensor, Tensor]:
+        """The batch of these rows, see `TextTokenizer`."""
+        return _padded(rows, self._tokenizer.pad_token_id, self.max_len if self.pads_fully else 0)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; special tokens are left out."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def num_cut(self, texts: Sequence[str]) -> int:
         """The number of texts that are longer than `max_len`."""

@@ -49,6 +49,8 @@ class Bounds:
     """Slower servers are given up, before the time is over."""
     allow_private: bool = False
     """Talk to machines of the own network, and to this one."""
+    hosts: frozenset[str] | None = None
+    """Talk to these alone, in lower case, and be led on to no other; None: to any."""
 
 
 def open_session(bounds: Bounds, num_connections: int, user_agent: str | None = None) -> aiohttp.ClientSession:
@@ -89,6 +91,8 @@ async def _followed(session: aiohttp.ClientSession, address: str, bounds: Bounds
     while len(seen) <= _MOST_HOPS:
         if not bounds.allow_private:
             check_literal(url)
+        if bounds.hosts is not None and (url.host or "").lower().rstrip(".") not in bounds.hosts:
+            raise Failure("host not allowed")
         seen.add(url)
         async with session.get(url, allow_redirects=False) as answer:
             location = answer.headers.get("Location")

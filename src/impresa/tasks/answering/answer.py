@@ -41,41 +41,74 @@ class Reader:
 
     def is_stop(self, ids: Sequence[int]) -> bool:
         """True if the text of these tokens has come to one of `stops`."""
-        return self._read(ids)[1]
+        return self.read(ids)[1]
 
     def answer(self, ids: Sequence[int], prompt: Prompt | None = None) -> Answer:
         """The answer that these tokens are, up to its end."""
-        text, has_ended = self._read(ids)
+        text, has_ended = self.read(ids)
         return Answer(text, "stop" if has_ended else "length", prompt)
 
     def pieces(self, tokens: Iterable[int], prompt: Prompt | None = None) -> Generator[str, None, Answer]:
-        """The answer in pieces, as soon as they are certain; returns the whole.
-
-        Held back are half characters, spaces at the end, and what may become one of `stops`.
-        """
-        ids: list[int] = []
-        given = ""
+        """The answer in pieces, as soon as they are certain; returns the whole."""
+        growing = Growing(self, prompt)
         for token in tokens:
-            ids.append(token)
-            text, has_ended = self._read(ids)
-            if has_ended:
+            if piece := growing.add(token):
+                yield piece
+            if growing.has_ended:
                 break
-            text = text[: len(text) - self._num_held(text)].rstrip()
-            if text.startswith(given) and text != given and not text.endswith(_REPLACEMENT):
-                yield text[len(given) :]
-                given = text
-        answer = self.answer(ids, prompt)
-        if rest := answer[len(given) :]:
+        rest, answer = growing.finish()
+        if rest:
             yield rest
         return answer
 
-    def _read(self, ids: Sequence[int]) -> tuple[str, bool]:
+    def read(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text up to its end, and whether it has one."""
         own = list(takewhile(lambda token: token not in self.chat.end_ids, ids))
         text = self.chat.decode(own).lstrip()
         starts = [start for stop in self.stops if (start := text.find(stop)) >= 0]
         return text[: min(starts, default=len(text))].strip(), bool(starts) or len(own) < len(ids)
 
-    def _num_held(self, text: str) -> int:
+    def num_held(self, text: str) -> int:
+        """Characters at the end of a text that may become the start of one of `stops`."""
         lengths = (length for stop in self.stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
         return max(lengths, default=0)
+
+
+class Growing:
+    """An answer that is being written.
+
+    Held back are half characters, spaces at the end, and what may become one of the reader's `stops`.
+    """
+
+    def __init__(self, reader: Reader, prompt: Prompt | None = None) -> None:
+        self._reader, self._prompt = reader, prompt
+        self._ids: list[int] = []
+        self._given = ""
+        self.has_ended = False
+        """The answer has come to its end; further tokens do not belong to it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, that of the end included."""
+        return len(self._ids)
+
+    def add(self, token: int) -> str:
+        """What has become certain with a token; empty if it is nothing."""
+        self._ids.append(token)
+        text, self.has_ended = self._reader.read(self._ids)
+        if self.has_ended:
+            return ""
+        text = text[: len(text) - self._reader.num_held(text)].rstrip()
+        if not text.startswith(self._given) or text.endswith(_REPLACEMENT):
+            return ""
+        return self._give(text)
+
+    def finish(self) -> tuple[str, Answer]:
+        """The rest of the answer, and the whole."""
+        answer = self._reader.answer(self._ids, self._prompt)
+        return self._give(answer), answer
+
+    def _give(self, text: str) -> str:
+        piece = text[len(self._given) :]
+        self._given += piece
+        return piece

@@ -1,0 +1,110 @@
+"""Faults of a request, each answered with OpenAI's error object; nothing of the server's insides is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+_RETRY_S = "1"
+
+
+class ApiError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        message: a sentence for whoever wrote the request.
+        param: the field that is at fault, as a path in the body.
+        code: a word for programs.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def response(self) -> JSONResponse:
+        """The answer; those that pass by themselves say when to come back."""
+        headers = {"Retry-After": _RETRY_S} if self.status in (429, 503) else None
+        return error_response(self.status, self.message, self.param, self.code, headers)
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A request that is wrong in itself."""
+    return ApiError(400, message, param, code)
+
+
+def error_object(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object."""
+    kind = _TYPES.get(status, "invalid_request_error")
+    where = None if param is None else printed(param)
+    return {"error": {"message": printed(message), "type": kind, "param": where, "code": code}}
+
+
+def error_response(
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An answer with the error object."""
+    return JSONResponse(error_object(status, message, param, code), status, dict(headers or {}))
+
+
+def printed(text: str) -> str:
+    """A text that can be sent: what a client wrote may hold halves of characters."""
+    return text.encode("utf-8", errors="backslashreplace").decode()
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer every fault with OpenAI's error object."""
+
+    async def of_api(_: Request, error: Any) -> JSONResponse:
+        fault: ApiError = error
+        return fault.response()
+
+    async def of_http(request: Request, error: Any) -> JSONResponse:
+        status = error.status_code
+        message = {
+            404: f"there is no {request.method} {printed(request.url.path):.200}",
+            405: f"{request.method} is not what this address takes",
+        }.get(status, HTTPStatus(status).phrase.lower())
+        return error_response(status, message, code="not_found" if status == 404 else None, headers=error.headers)
+
+    async def of_validation(_: Request, error: Any) -> JSONResponse:
+        return validation_fault(error.errors()).response()
+
+    async def of_us(_: Request, __: Exception) -> JSONResponse:
+        return error_response(500, "the server has failed at this request; its log says more")
+
+    app.add_exception_handler(ApiError, of_api)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(Exception, of_us)
+
+
+def validation_fault(errors: Any) -> ApiError:
+    """The first of pydantic's errors."""
+    first = errors[0]
+    where = [str(step) for step in first["loc"] if step not in ("body", "query", "path")]
+    param = ".".join(where) or None
+    return bad(f"{param or 'the request'}: {first['msg']}", param)

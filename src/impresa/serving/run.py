@@ -1,0 +1,103 @@
+"""A server from its start to its end: the socket, the processes that share it, and signals."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from impresa.errors import ConfigError
+from impresa.run_dir.load import read_run_config
+from impresa.serving.app import make_app
+from impresa.serving.settings import Settings
+from impresa.serving.workers import supervise
+
+_GRACE_S = 10
+"""Requests that are being answered at the end have so long."""
+
+_IDLE_S = 30
+"""Connections without a request are closed after it."""
+
+
+def serve(settings: Settings, workers: int = 1) -> None:
+    """Serve until a signal ends it: SIGTERM in good order, ctrl-c with `KeyboardInterrupt`.
+
+    Raises:
+        ImpresaError: the port is in use, or the run cannot be loaded.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    read_run_config(settings.run)
+    with bound(settings.host, settings.port) as listening:
+        address = _address(settings.host, listening.getsockname()[1])
+
+        def tell() -> None:
+            print(f"{settings.run} at {address} (ctrl-c ends it)", flush=True)  # noqa: T201
+
+        if workers == 1:
+            run_server(settings, listening, tell)
+        else:
+            supervise(run_server, settings, listening, workers, tell)
+
+
+def run_server(settings: Settings, listening: socket.socket, tell: Callable[[], object]) -> None:
+    """Load the run and serve in this process; `tell` is called once requests are taken."""
+    server_of(make_app(settings), tell).run(sockets=[listening])
+
+
+def server_of(app: FastAPI, tell: Callable[[], object] = lambda: None) -> uvicorn.Server:
+    """The server of one process."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_IDLE_S,
+        backlog=2048,
+    )
+    return _Server(config, tell)
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it has started."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._tell()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address, and does not listen yet."""
+    try:
+        family, kind, proto, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, proto)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"--host: {host} is no address of this machine; give 127.0.0.1, or 0.0.0.0 for all"
+        ) from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(place)
+    except OSError as error:
+        found.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"--port: {port} on {host} cannot be had ({reason}); choose another") from error
+    return found
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _leave(_: int, __: FrameType | None) -> NoReturn:
+    sys.exit(0)
