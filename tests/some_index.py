@@ -32,10 +32,10 @@ def matryoshka_run() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run = copy_of_run(folder / "run")
     config = run / "config.yaml"
-    prefixes = "mrl_dimensions:\n  - {}\n"
-    of_shapes = prefixes.format("256\n  - 128\n  - 64")
+    prefixes = "use_mrl: {}\n  mrl_dimensions:\n  - {}\n"
+    of_shapes = prefixes.format("false", "256\n  - 128\n  - 64")
     assert of_shapes in config.read_text()
-    config.write_text(config.read_text().replace(of_shapes, prefixes.format("8\n  - 4"), 1))
+    config.write_text(config.read_text().replace(of_shapes, prefixes.format("true", "8\n  - 4"), 1))
     return run
 
 

@@ -32,7 +32,8 @@ LEVELS = {
             ("run_dir",),
             ("export",),
             ("training",),
-            ("ablation", "embedding_map", "interpolation", "search", "serving"),
+            ("ablation", "embedding_map", "interpolation", "search"),
+            ("serving",),
             ("cli",),
             ("__main__",),
         )

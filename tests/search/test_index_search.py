@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 import impresa
+from impresa.config import load_experiment
 from impresa.errors import ConfigError, DataError
-from impresa.search import bench, update
-from impresa.search import index as index_module
+from impresa.search import about, bench, snapshot, update
 from impresa.search.index import Index
 from impresa.search.query import Query
 from some_index import indexed, matryoshka_run, squares, table, tiny_model
-from tiny_run import copy_of_run
+from tiny_run import finished_run
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +139,31 @@ def test_dimensions_that_are_none(index: Index, dim: int) -> None:
         index.search(index.vectors()[0], dim=dim)
 
 
+def test_a_shortlist_of_the_results_alone_is_the_order_of_the_prefix(index: Index) -> None:
+    query = index.vectors()[5]
+    prefixes = index.prefixes(4)
+    expected = (prefixes @ unit(query[:4])).topk(3).indices
+    _, rows = index.state.search_vectors(query[None], top=3, dim=4, shortlist=3)
+    assert set(rows[0].tolist()) == set(expected.tolist())
+    _, rows = index.state.search_vectors(query[None], top=3, dim=4, shortlist=40)
+    assert rows[0].tolist() == index.search_vectors(query[None], top=3, dim=16)[1][0].tolist()
+
+
+def test_each_row_is_found_by_its_key(index: Index) -> None:
+    for result in index.search("red", top=5):
+        vector = index.state.vector_of(result.key)
+        assert vector is not None
+        assert index.search(vector, top=1)[0].path == result.path
+    assert index.state.vector_of("no' OR 1 = 1 --") is None
+
+
 def test_a_few_candidates_are_read_without_the_rest(place: Path) -> None:
     index = impresa.open_index(place / "i")
-    query = index._store.vectors_of([int(index._row_ids()[5])])[0]
+    query = index.state._store.vectors_of([int(index.state._row_ids()[5])])[0]
     dim = index.about.prefix_dim
     assert dim is not None
     assert index.search(query, top=1, dim=dim)[0].score == pytest.approx(1, abs=1e-5)
-    assert set(index._matrices) == {dim}
+    assert set(index.state._matrices) == {dim}
     stored = index.prefixes(dim)
     assert torch.allclose(stored, unit(index.vectors()[:, :dim]), atol=1e-6)
 
@@ -154,10 +173,10 @@ def test_above_a_size_lancedb_makes_the_shortlist(tmp_path: Path, monkeypatch: p
     folder = table(tmp_path / "squares", 32)
     indexed(tmp_path / "i", folder, run=matryoshka_run())
     index = impresa.open_index(tmp_path / "i")
-    assert index._indexed == "prefix"
+    assert index.state._indexed == "prefix"
     query = index.vectors()[7]
     exact = index.search(query, top=5, dim=16)
-    monkeypatch.setattr(index_module, "funnel_search", lambda *args: pytest.fail("torch makes the shortlist"))
+    monkeypatch.setattr(snapshot, "funnel_search", lambda *args: pytest.fail("torch makes the shortlist"))
     assert [hit.path for hit in index.search(query, top=5)] == [hit.path for hit in exact]
     odd = index.search(query, top=5, where="label = 'odd'")
     assert [hit.label for hit in odd] == ["odd"] * 5
@@ -171,15 +190,27 @@ def test_above_a_size_lancedb_makes_the_shortlist(tmp_path: Path, monkeypatch: p
 
 
 def test_a_run_without_matryoshka_has_no_prefixes(tmp_path: Path) -> None:
-    run = copy_of_run(tmp_path / "run")
+    run = tmp_path / "run"
+    shutil.copytree(matryoshka_run(), run)
     config = (run / "config.yaml").read_text()
     assert "mrl_weight: 1.0" in config
-    (run / "config.yaml").write_text(config.replace("mrl_weight: 1.0", "mrl_weight: 0.0"))
+    (run / "config.yaml").write_text(config.replace("mrl_weight: 1.0", "mrl_weight: 0.0"))  # measured, not trained
     indexed(tmp_path / "i", squares(tmp_path / "squares", 4), run=run)
     index = impresa.open_index(tmp_path / "i")
     assert (index.about.dims, index.about.prefix_dim) == ((), None)
-    assert "prefix" not in index._store.schema.names
+    assert "prefix" not in index.state._store.schema.names
     assert len(index.search(index.vectors()[0])) == 4
+
+
+@pytest.mark.parametrize(("asked", "dims"), [(("vision_encoder.use_mrl=true",), (128, 64)), ((), ())])
+def test_dimensions_that_are_only_the_default_were_not_trained(
+    monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], dims: tuple[int, ...]
+) -> None:
+    width = ("vision_encoder.embed_dim=256", "text_encoder.embed_dim=256")
+    config = load_experiment("shapes", [*width, *asked])
+    assert 64 in config.vision_encoder.mrl_dimensions
+    monkeypatch.setattr(about, "read_run_config", lambda run_dir: config)
+    assert about.about_run(finished_run(), ("image",)).dims == dims
 
 
 def test_the_bench_keeps_the_cheapest_that_finds_enough(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from tiny_run import copy_of_run, finished_run
 
 
 def paths(index: Index) -> list[str | None]:
-    return sorted(index._store.columns(["path"])["path"].to_pylist())
+    return sorted(index.state._store.columns(["path"])["path"].to_pylist())
 
 
 def test_a_folder_without_captions_becomes_rows(tmp_path: Path) -> None:
@@ -261,6 +262,60 @@ def test_an_update_can_be_read_beside_and_no_second_one_begins(tmp_path: Path) -
     assert len(before.search(before.vectors()[3])) == 8  # what it has read stays for an hour
     assert before.refresh()
     assert len(before) == 17
+
+
+def test_threads_search_while_it_is_updated(tmp_path: Path) -> None:
+    """Each search is of one state: none mixes the vectors of one with the names of another, or finds half an update."""
+    folder, place, faults = squares(tmp_path / "squares", 8), tmp_path / "i", list[object]()
+    indexed(place, folder)
+    index = impresa.open_index(place)
+    index.use(tiny_model())
+    states = {frozenset(paths(index))}
+    ended = threading.Event()
+
+    def search() -> None:
+        try:
+            while not ended.is_set():
+                found = index.search("red", top=50)
+                names = frozenset(result.path for result in found)
+                vectors = tiny_model().encode_image([folder / str(result.path) for result in found[:1]])
+                again = index.search(vectors[0], top=1)[0]
+                if names not in states or again.score < 0.999:
+                    faults.append((names, again))
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(20, 24):
+        square(folder / f"{number}.png", number)
+        states.add(frozenset({*max(states, key=len), f"{number}.png"}))
+        indexed(place, folder)
+        assert index.refresh()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert len(index) == 12
+
+
+def test_an_index_made_anew_in_the_same_place_is_another_state(tmp_path: Path) -> None:
+    folder, place = squares(tmp_path / "squares", 4), tmp_path / "i"
+    indexed(place, folder)
+    index = impresa.open_index(place)
+    assert len(index.search(index.vectors()[0])) == 4
+    shutil.rmtree(place)
+    indexed(place, squares(tmp_path / "others", 6))
+    assert index.refresh()
+    assert len(index.search(index.vectors()[0])) == 6
+    shutil.rmtree(place)
+    run = copy_of_run(tmp_path / "run")
+    (run / "preprocessing.json").write_text((run / "preprocessing.json").read_text() + "\n")
+    write_manifest(run)
+    indexed(place, folder, run=run)
+    with pytest.raises(CheckpointError, match="is of another model now"):
+        index.refresh()
 
 
 def test_a_first_index_that_was_killed_is_unfinished(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
+from uuid import uuid4
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -67,6 +68,8 @@ class About:
     """Vectors of the run's golden inputs, as the model gave them when the index was made."""
     funnel: Funnel | None = None
     """Found by `impresa search-bench`; None for the usual one."""
+    made: Annotated[str, Field(max_length=64)] = ""
+    """Tells apart what was made at one place at two times."""
     exact: bool = False
     """`impresa search-bench` has found that nothing cheaper than the exact search is good enough."""
 
@@ -84,13 +87,13 @@ def about_run(run_dir: Path, modalities: tuple[Modality, ...]) -> About:
     check_embeds(run_dir, config)
     weights, preprocessing = digests(run_dir)
     width = config.vision_encoder.embed_dim
-    trained = config.losses.mrl_weight > 0
-    dims = tuple(sorted({dim for dim in config.vision_encoder.mrl_dimensions if dim < width}, reverse=True))
-    dims = dims if trained else ()
+    is_trained = config.vision_encoder.use_mrl and config.losses.mrl_weight > 0
+    trained = {dim for dim in config.vision_encoder.mrl_dimensions if dim < width} if is_trained else set()
+    dims = tuple(sorted(trained, reverse=True))
     small = [dim for dim in dims if 4 * dim <= width]
     prefix = small[0] if small else dims[-1] if dims else None
     where, name = str(run_dir.resolve()), config.name
-    return About(FORMAT, where, name, weights, preprocessing, width, dims, prefix, modalities)
+    return About(FORMAT, where, name, weights, preprocessing, width, dims, prefix, modalities, made=uuid4().hex)
 
 
 def digests(run_dir: Path) -> tuple[str, str]:

@@ -68,14 +68,16 @@ class Query:
             wanted = cast("Tensor", examples if words is None else words)
         else:
             wanted = F.normalize(self.weight * words + (1 - self.weight) * examples, dim=0)
-        if self.without:
-            unwanted = parts_of(self.without)
-            against = _mean(model, unwanted.texts, unwanted.images, unwanted.sounds)
-            assert against is not None
-            wanted = wanted - NOT_WEIGHT * against
-        if not wanted.norm() > 1e-6:
-            raise DataError("query: its parts cancel each other; change the words or the weight")
-        return F.normalize(wanted, dim=0)
+        unwanted = parts_of(self.without)
+        return less(wanted, _mean(model, unwanted.texts, unwanted.images, unwanted.sounds))
+
+
+def less(wanted: Tensor, against: Tensor | None) -> Tensor:
+    """(E,) of length one: what is wanted, less half of what is not. Raises `DataError` if nothing is left."""
+    wanted = wanted if against is None else wanted - NOT_WEIGHT * against
+    if not wanted.norm() > 1e-6:
+        raise DataError("query: its parts cancel each other; change the words or the weight")
+    return F.normalize(wanted, dim=0)
 
 
 def query_of(value: Any) -> Query:

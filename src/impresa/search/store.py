@@ -222,6 +222,11 @@ class Store:
         search = search.where(where) if where else search
         return np.sort(self._answer(search.select(["modality"]).with_row_id(True))["_rowid"].to_numpy())
 
+    def row_ids_of_key(self, key: str) -> list[int]:
+        """The id of the row with a key, or none."""
+        found = self._items.search().where(f"key = {_quoted(key)}").select(["key"]).with_row_id(True).to_arrow()
+        return [int(id) for id in found["_rowid"].to_pylist()]
+
     def _answer(self, search: Any) -> pa.Table:
         try:
             return search.to_arrow()

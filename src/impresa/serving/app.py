@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from impresa.serving import chat_routes, embedding_routes, status_routes
+from impresa.serving import chat_routes, embedding_routes, page_routes, search_routes, status_routes
 from impresa.serving.faults import add_handlers
 from impresa.serving.guard import Guard
 from impresa.serving.settings import Settings
@@ -17,9 +17,11 @@ ROUTERS: tuple[Callable[[State], APIRouter], ...] = (
     status_routes.router,
     embedding_routes.router,
     chat_routes.router,
+    search_routes.router,
+    page_routes.router,
 )
 """Makers of the routes."""
-OPEN = ("/health", "/ready")
+OPEN = ("/health", "/ready", *page_routes.PATHS)
 """Paths that need no key."""
 
 

@@ -91,7 +91,8 @@ def add_handlers(app: FastAPI) -> None:
         return error_response(status, message, code="not_found" if status == 404 else None, headers=error.headers)
 
     async def of_validation(_: Request, error: Any) -> JSONResponse:
-        return validation_fault(error.errors()).response()
+        first = error.errors()[0]
+        return validation_fault([{**first, "loc": first["loc"][1:]}]).response()  # without "body" and the like
 
     async def of_us(_: Request, __: Exception) -> JSONResponse:
         return error_response(500, "the server has failed at this request; its log says more")
@@ -105,6 +106,5 @@ def add_handlers(app: FastAPI) -> None:
 def validation_fault(errors: Any) -> ApiError:
     """The first of pydantic's errors."""
     first = errors[0]
-    where = [str(step) for step in first["loc"] if step not in ("body", "query", "path")]
-    param = ".".join(where) or None
+    param = ".".join(map(str, first["loc"])) or None
     return bad(f"{param or 'the request'}: {first['msg']}", param)
