@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from full_disk import files_of_at_most
 from impresa.config import ExperimentConfig
@@ -246,6 +247,17 @@ def test_only_settings_that_help_this_experiment_are_named() -> None:
     assert "decoder.activation_checkpointing=true" in answering
     assert "losses" not in answering
     assert "text_encoder" not in answering
+
+
+def test_a_model_is_shared_out_where_several_processes_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "fsdp" not in knobs(tiny_experiment())
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    assert "trainer.strategy=fsdp" in knobs(tiny_experiment())
+    assert "fsdp" not in knobs(tiny_experiment("optimization.optimizer=muon"))  # which fsdp is refused with
+    shared_out = knobs(tiny_experiment("trainer.strategy=fsdp", "dataset.batch_size=512"))
+    assert "fsdp" not in shared_out
+    assert "chunk_size" not in shared_out
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:

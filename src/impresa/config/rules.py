@@ -280,10 +280,10 @@ def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault("optimization.min_lr", f"{fault}; the rate ends there, so make it smaller")
     yield from _check_checkpoint_names(config.trainer.checkpoint)
     if config.trainer.strategy == "fsdp":
-        yield from (Fault("trainer.strategy", f"fsdp {fault}, or use ddp") for fault in _beside_fsdp(config))
+        yield from (Fault("trainer.strategy", f"fsdp {fault}, or use ddp") for fault in beside_fsdp(config))
 
 
-def _beside_fsdp(config: ExperimentConfig) -> Iterator[str]:
+def beside_fsdp(config: ExperimentConfig) -> Iterator[str]:
     """What a model that is shared out cannot be combined with: the reason, and another fix than `ddp`."""
     optimization, decoder = config.optimization, config.decoder
     if optimization.optimizer == "muon":

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import distributed as dist
+
 from impresa.config.encoder import has_trained_blocks, is_from_scratch
 from impresa.config.experiment import ExperimentConfig, towers
 from impresa.config.memory_vlm import both_names
+from impresa.config.rules import beside_fsdp
 from impresa.errors import ImpresaError, TrainingError, is_out_of_memory, reason_of, system_error
 from impresa.run_dir.claim import how_to_go_on
 
@@ -84,8 +87,8 @@ def _out_of_memory(message: str, config: ExperimentConfig) -> str:
 def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
     """The settings that this experiment has not used yet, the most helpful first."""
     decoder, batch_size = config.decoder, config.dataset.batch_size
-    chunk_size = config.optimization.chunk_size
-    if decoder is None and batch_size >= 8 and chunk_size is None:
+    chunk_size, is_shared_out = config.optimization.chunk_size, config.trainer.strategy == "fsdp"
+    if decoder is None and batch_size >= 8 and chunk_size is None and not is_shared_out:
         yield f"optimization.chunk_size={batch_size // 8}"
     elif chunk_size is not None and chunk_size > 1:
         yield f"optimization.chunk_size below {chunk_size}"
@@ -102,7 +105,9 @@ def _savings(config: ExperimentConfig, of_gpu: bool) -> Iterator[str]:
     yield from (f"{key} below {number}" for key, number in _sizes(config))
     if decoder is not None and decoder.is_pretrained:
         yield from () if decoder.use_lora else ("decoder.use_lora=true",)
-        yield from () if decoder.is_quantized or not of_gpu else ("decoder.load_in_4bit=true",)
+        yield from () if decoder.is_quantized or not of_gpu or is_shared_out else ("decoder.load_in_4bit=true",)
+    if not is_shared_out and dist.is_initialized() and dist.get_world_size() > 1 and not any(beside_fsdp(config)):
+        yield "trainer.strategy=fsdp"
     if not of_gpu and config.dataset.num_workers:
         yield f"dataset.num_workers below {config.dataset.num_workers}"
 
