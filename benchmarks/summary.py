@@ -158,6 +158,12 @@ FIGURES = (
         10.0,
         ratio,
     ),
+    Figure(
+        "`/v1/embeddings`, 64 clients with a picture each: throughput against `encode_image` in full batches",
+        "serving",
+        0.85,
+        ratio,
+    ),
 )
 LEARNED = (
     Figure("siglip against clip", "learning-siglip", 0.6, ratio),
