@@ -30,9 +30,9 @@ def needs_code(folder: Path) -> bool:
 @pytest.mark.parametrize(
     "overrides",
     [
-        (BARE[0], *MRL),  # projection: mlp, the default
+        (BARE[0], *MRL, "vision_encoder.projection=mlp", "text_encoder.projection=mlp"),
         (*BARE, "vision_encoder.patch_bias=false", "vision_encoder.activation=quick_gelu"),
-        (BARE[0], "vision_encoder.projection=linear", "text_encoder.pooling=mean"),
+        (BARE[0], "vision_encoder.projection=linear", "text_encoder.pooling=mean", "text_encoder.projection=mlp"),
         (*BARE, "vision_encoder.pre_norm=true", "dataset.resize=squash"),
     ],
 )
