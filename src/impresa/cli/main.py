@@ -55,7 +55,8 @@ VERBS = {
     "caption": "describe images",
     "chat": "talk about one image, line by line",
     "explain": "draw what a run looks at in an image",
-    "export": "write a run to a folder for other libraries: sentence-transformers, ONNX, safetensors, peft",
+    "export": "write a run to a folder for other libraries: transformers, sentence-transformers, open_clip, ONNX, peft",
+    "push": "put a run on the Hugging Face hub, with a card of metrics, licence and limits",
     "data": "check, fetch or pack your data, or export the embedded data",
     "config": "show a config, list the shipped ones, print the JSON schema",
 }

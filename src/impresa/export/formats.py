@@ -17,6 +17,7 @@ OF_OTHER_PROCESSORS: tuple[Format, ...] = ("sentence-transformers", "transformer
 """Those that may prepare images by another library."""
 CODE = "modeling_impresa.py"
 """File of a folder that names those classes of ours."""
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 READERS: dict[Format, tuple[str, str]] = {
     "sentence-transformers": ("sentence_transformers", "sentence-transformers"),
     "open_clip": ("open_clip", "open_clip_torch"),

@@ -18,6 +18,7 @@ from impresa.data.images import ImageTransform
 from impresa.encoders.tower import Tower
 from impresa.errors import CheckpointError
 from impresa.export.backbones import Inexpressible, backbone_in_transformers
+from impresa.export.formats import OPEN_CLIP_CONFIG
 from impresa.export.pairs import check_path
 from impresa.export.processors import tokenizer_in_transformers
 from impresa.files import replacing, write_atomic
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from impresa.config.encoder import Modality
     from impresa.export.check import Reader
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+WEIGHTS = "open_clip_model.safetensors"
 _EPS = 1e-5
 _RESIZE = {"crop": "shortest", "pad": "longest", "squash": "squash"}
 _BLOCK = {
@@ -73,7 +74,7 @@ def write_open_clip(config: ExperimentConfig, run_dir: Path, folder: Path) -> No
         raise CheckpointError(f"{run_dir}: open_clip cannot hold it ({reason}); choose --to {others}") from reason
     settings["text_cfg"]["hf_tokenizer_name"] = folder_name(config.name)
     described = {"model_cfg": settings, "preprocess_cfg": pixels}
-    write_atomic(folder / CONFIG, json.dumps(described, indent=2) + "\n")
+    write_atomic(folder / OPEN_CLIP_CONFIG, json.dumps(described, indent=2) + "\n")
     with replacing(folder / WEIGHTS) as path:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     with quietly():
