@@ -15,6 +15,7 @@ import impresa
 from impresa.data.audio import LogMelTransform
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
+from impresa.run_dir.load import load_embedder
 from impresa.tasks.alignment.embedder import EmbeddingModel
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.build import build_vlm
@@ -33,11 +34,9 @@ def aligned() -> EmbeddingModel:
     """128 dimensions, as the demo has them, of pictures, texts and sounds."""
     folder = Path(mkdtemp(prefix="impresa-test-"))
     try:
-        model = impresa.load(untrained(folder / "run", *HEARING, *WIDE), "cpu")
+        return load_embedder(untrained(folder / "run", *HEARING, *WIDE), "cpu")
     finally:
         shutil.rmtree(folder)
-    assert isinstance(model, EmbeddingModel)
-    return model
 
 
 @cache

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from impresa.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
-SHORTENED = re.compile(r"\.\.\.|\{\{|<[A-Z]+>")
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ def blocks() -> Iterator[Code]:
 def commands() -> Iterator[Any]:
     for code in blocks():
         for line in code.text.replace("\\\n", " ").splitlines() if code.language == "bash" else ():
-            for part in line.split(" && "):
-                words = shlex.split(part, comments=True)
-                if words[:1] == ["impresa"] and not SHORTENED.search(" ".join(words[1:2])):
-                    yield pytest.param(words[1:], id=f"{code} {' '.join(words)}")
+            words = list(takewhile(lambda word: word not in ("&&", ">"), shlex.split(line, comments=True)))
+            if words[:1] == ["impresa"]:
+                yield pytest.param(words[1:], id=f"{code} {' '.join(words)}")
 
 
 @pytest.mark.parametrize("words", list(commands()))
