@@ -78,14 +78,13 @@ class ImpresaModel(PreTrainedModel):
         **_: Any,
     ) -> ImpresaOutput:
         """Embed what is given; see the methods above for the shapes. Logits are (K, L) and (L, K)."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         if pixel_values is not None:
-            found["image_embeds"] = F.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
+            found["image_embeds"] = F.normalize(_pooled(self.get_image_features(pixel_values)), dim=-1)
         if input_ids is not None:
-            found["text_embeds"] = F.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+            found["text_embeds"] = F.normalize(_pooled(self.get_text_features(input_ids, attention_mask)), dim=-1)
         if input_features is not None:
-            features = self.get_audio_features(input_features, features_mask).pooler_output
-            found["audio_embeds"] = F.normalize(features, dim=-1)
+            found["audio_embeds"] = F.normalize(_pooled(self.get_audio_features(input_features, features_mask)), dim=-1)
         if pixel_values is not None and input_ids is not None:
             logits = self.model.loss.logit_scale.exp() * found["text_embeds"] @ found["image_embeds"].T
             if self.model.loss.logit_bias is not None:
@@ -111,6 +110,11 @@ class ImpresaModel(PreTrainedModel):
         found = cls(config, load_embedder(folder, "cpu").model, folder).eval()
         return found.to(dtype) if isinstance(dtype, torch.dtype) else found
 
-    def save_pretrained(self, save_directory: str | Path, *_: Any, **__: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
         """Copy the files; the towers are frozen, so that they are as they were."""
         shutil.copytree(self.folder, save_directory, dirs_exist_ok=True)
+
+
+def _pooled(output: BaseModelOutputWithPooling) -> Tensor:
+    assert output.pooler_output is not None
+    return output.pooler_output

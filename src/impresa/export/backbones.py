@@ -75,6 +75,7 @@ def _of_our_vit(vit: VisionTransformer, *, as_clip: bool) -> Any:
         raise Inexpressible("stem: conv is in no other library")
     sizes = {"image_size": vit.image_size, "patch_size": patches.patch_size, **_sizes(vit.transformer)}
     positions = vit.positions.clone()
+    model: Any
     kernel = patches.weight.unflatten(1, (3, patches.patch_size, patches.patch_size))
     if isinstance(vit.pre_norm, nn.Identity) and not as_clip:
         model = ViTModel(ViTConfig(**sizes))
@@ -121,7 +122,7 @@ def _of_our_text(text: TextTransformer) -> Any:
 
 def _sizes(transformer: Transformer) -> dict[str, Any]:
     """What ViT's and CLIP's configs call alike."""
-    block = transformer.blocks[0]
+    block: Any = transformer.blocks[0]
     return {
         "hidden_size": block.mlp.up.in_features,
         "intermediate_size": block.mlp.up.out_features,
@@ -134,7 +135,8 @@ def _sizes(transformer: Transformer) -> dict[str, Any]:
 
 def _fill(transformer: Transformer, model: Any) -> None:
     """Copy the blocks."""
-    for block, layer in zip(transformer.blocks, _first(model, _STACKS).children(), strict=True):
+    blocks: Any = transformer.blocks
+    for block, layer in zip(blocks, _first(model, _STACKS).children(), strict=True):
         for part, source in (("attention_norm", block.attention_norm), ("query", block.attention.query),
                              ("out", block.attention.out), ("mlp_norm", block.mlp_norm),
                              ("up", block.mlp.up), ("down", block.mlp.down)):  # fmt: skip
@@ -167,7 +169,8 @@ def _of_pretrained(backbone: PretrainedBackbone, tower: Tower, image_size: int) 
         if backbone.pooler is not None:
             state |= {f"head.{name}": value for name, value in backbone.pooler.state_dict().items()}
     if isinstance(backbone, SigLIPText):  # whose model has the head too
-        weight, bias = tower.head.weight, getattr(tower.head, "bias", None)
+        head: Any = tower.head
+        weight, bias = head.weight, getattr(head, "bias", None)
         state |= {"head.weight": weight, "head.bias": torch.zeros(len(weight)) if bias is None else bias}
         config.projection_size = len(weight)
     model = type(source)(config)

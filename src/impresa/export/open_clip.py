@@ -100,8 +100,10 @@ def in_open_clip(model: AlignmentModel, image_size: int) -> tuple[dict[str, Any]
     if len(acts) > 1 or not acts <= {"gelu", "quick_gelu"}:
         raise Inexpressible(f"there both towers have gelu or quick_gelu, and here {listed(sorted(acts), 'and')}")
     has_pre_norm = not isinstance(getattr(model.vision_encoder.backbone, "pre_norm", None), nn.Identity)
+    image_head: Any = model.vision_encoder.head
+    text_head: Any = model.text_encoder.head
     settings: dict[str, Any] = {
-        "embed_dim": model.text_encoder.head.weight.shape[0],
+        "embed_dim": text_head.weight.shape[0],
         "quick_gelu": acts == {"quick_gelu"},
         "vision_cfg": _vision_settings(vision.config, has_pre_norm=has_pre_norm),
         "text_cfg": _text_settings(text.config),
@@ -110,8 +112,8 @@ def in_open_clip(model: AlignmentModel, image_size: int) -> tuple[dict[str, Any]
     if not has_pre_norm:
         weights = {name: value for name, value in weights.items() if ".ln_pre." not in name}
     weights |= _renamed(text, _TEXT)
-    weights["visual.proj"] = model.vision_encoder.head.weight.T
-    weights["text_projection"] = model.text_encoder.head.weight.T
+    weights["visual.proj"] = image_head.weight.T
+    weights["text_projection"] = text_head.weight.T
     weights["logit_scale"] = model.loss.logit_scale
     if model.loss.logit_bias is not None:
         settings["init_logit_bias"] = model.loss.logit_bias.value.item()

@@ -52,7 +52,8 @@ def check_path(tower: Tower) -> None:
 def _clip(model: AlignmentModel, vision: Any, text: Any) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
-    width = model.text_encoder.head.weight.shape[0]
+    own: Any = model.text_encoder.head
+    width = own.weight.shape[0]
     for config in (vision.config, text.config):
         config.projection_dim = width
     pair = CLIPModel(CLIPConfig(vision_config=vision.config, text_config=text.config, projection_dim=width))

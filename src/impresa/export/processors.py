@@ -64,7 +64,7 @@ def image_processor_in_transformers(transform: ImageTransform) -> Any:
     """
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-    common = {
+    common: dict[str, Any] = {
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
         "resample": _FILTERS[transform.resample],

@@ -42,9 +42,10 @@ def own_modules(embedder: EmbeddingModel, scratch: Path) -> list[nn.Module]:
     pads = bool(getattr(embedder.preprocessing.texts, "pads_fully", False))
     try:
         write_pair(embedder, scratch / "pair")
-        first: nn.Module = _transformer(scratch / "pair", pads=pads)
+        first: Any = _transformer(scratch / "pair", pads=pads)
     except Inexpressible:
-        first = Router({name: _route(tower, name, embedder, scratch / name) for name, tower in towers.items()})
+        routes: Any = {name: _route(tower, name, embedder, scratch / name) for name, tower in towers.items()}
+        first = Router(routes)
     return [first, Normalize()]
 
 
