@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format types audit fuzz soak check clean help
+.PHONY: demo test lint format types docs audit fuzz soak check clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/'
@@ -25,6 +25,10 @@ format: $(VENV)/installed-dev  ## let ruff fix what it can
 
 types: $(VENV)/installed-dev  ## type-check the package
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs  ## build the documentation as a site, in build/site
+	$(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
 
 audit: $(VENV)/installed-dev  ## are versions of dependencies known to be vulnerable?
 	-$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
@@ -51,4 +55,8 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $(VENV)/installed $@

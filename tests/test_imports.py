@@ -31,7 +31,7 @@ LEVELS = {
             ("tasks",),
             ("run_dir",),
             ("export",),
-            ("training",),
+            ("training", "auto_registration"),
             ("ablation", "embedding_map", "interpolation", "search"),
             ("serving",),
             ("cli",),

@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from impresa.auto_registration import register_classes
+
 if TYPE_CHECKING:
     from impresa.run_dir.load import load as load
     from impresa.search.cosine import semantic_search as semantic_search
@@ -30,6 +32,7 @@ def _pass_on_cache_folder() -> None:
 
 
 _pass_on_cache_folder()
+register_classes()
 
 
 _HOME = {

@@ -21,7 +21,8 @@ RUNS = {
     "adapted": ExperimentConfig(decoder=DecoderConfig(use_lora=True)),
 }
 REFUSED = {
-    "alignment new": "alignment: is an alignment; choose --to safetensors, sentence-transformers or onnx",
+    "alignment new": "alignment: is an alignment; choose --to safetensors, sentence-transformers, transformers, "
+    "open_clip or onnx",
     "alignment --to peft --out new": "alignment: is an alignment, and peft is for language models; choose --to ",
     "adapted new --to onnx": "adapted: has a decoder, and onnx is for the encoders of an alignment; choose --to peft",
     "adapted new --out other": "--out: other, but DIR is new; give one of them",

@@ -1,8 +1,9 @@
 """Write a run to a folder, for other libraries.
 
-An alignment: safetensors (weights, config, preprocessing and tokenizer, which impresa.load reads),
-sentence-transformers or onnx (a file for each encoder). A run with a pretrained decoder: peft (the adapters, with
-encoders and fusion beside them) or merged (a plain transformers model). The folder's README.md says how to load it.
+An alignment: safetensors (weights, config, preprocessing and tokenizer, which impresa.load reads), transformers,
+sentence-transformers, open_clip or onnx (a file for each encoder). A run with a pretrained decoder: peft (the
+adapters, with encoders and fusion beside them) or merged (a plain transformers model). The folder's README.md says how
+to load it.
 """
 
 from __future__ import annotations

@@ -59,6 +59,16 @@ class TextTokenizer:
         return TextTokenizer, (self._tokenizer,)
 
     @property
+    def backend(self) -> Tokenizer:
+        """That of the library tokenizers, not to be changed."""
+        return self._tokenizer
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if unknown words leave no token."""
+        return self._unknown_id is not None
+
+    @property
     def vocab_size(self) -> int:
         """Number of tokens: at most the number in the config, less if the captions did not give so many."""
         return int(self._tokenizer.get_vocab_size())
@@ -336,6 +346,11 @@ class PretrainedTokenizer:
         if config.model_type in _SIGLIP:
             return cls(tokenizer, max_len=tower.max_position_embeddings, pads_fully=True, lower_case=True)
         return cls(tokenizer, max_len=min(longest, getattr(tower, "max_position_embeddings", max_len)))
+
+    @property
+    def backend(self) -> Any:
+        """That of transformers, not to be changed."""
+        return self._tokenizer
 
     @property
     def vocab_size(self) -> int:

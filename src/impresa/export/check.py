@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from impresa.config.encoder import Modality
 from impresa.errors import CheckpointError, ImpresaError
-from impresa.export.formats import OF_EMBEDDINGS, Format
+from impresa.export.formats import OF_EMBEDDINGS, OF_OTHER_PROCESSORS, Format, has_our_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +49,18 @@ def differences(to: Format, folder: Path, run_dir: Path) -> Iterator[str]:
     if to not in OF_EMBEDDINGS:
         yield from _of_language_model(to, folder, run_dir)
         return
+    from impresa.data.preprocessing import read_transforms
+    from impresa.export.processors import gives_the_same_pixels
     from impresa.run_dir.load import read_run_config
 
     vision = read_run_config(run_dir).vision_encoder
     dims = sorted({vision.embed_dim, *(vision.mrl_dimensions if vision.use_mrl else ())})
-    read = _reader(to, folder)
-    for modality, inputs, expected in _golden(run_dir, vision.embed_dim):
+    transform = read_transforms(run_dir)[0]
+    read = _reader(to, folder, transform.size)
+    # Where another library cuts squares out of pictures, half a pixel elsewhere, it is given squares.
+    cuts = to in OF_OTHER_PROCESSORS and not gives_the_same_pixels(transform) and not has_our_code(folder)
+    for modality, golden, expected in _golden(run_dir, vision.embed_dim):
+        inputs = [transform.square(picture) for picture in golden] if cuts and modality == "image" else golden
         for dim in dims:
             for size in BATCH_SIZES:
                 got = read(modality, list(islice(cycle(inputs), size)), dim)
@@ -102,16 +108,24 @@ def _golden(run_dir: Path, width: int) -> Iterator[tuple[Modality, list[Any], Te
             yield modality, items, stored[modality] if own is None else own(modality, items, width)
 
 
-def _reader(to: Format, folder: Path) -> Reader:
+def _reader(to: Format, folder: Path, size: int) -> Reader:
     match to:
         case "sentence-transformers":
             from impresa.export.sentence_transformers import reader
 
-            return reader(folder)
+            return reader(folder, size)
         case "onnx":
             from impresa.export.onnx import onnx_reader
 
             return onnx_reader(folder)
+        case "transformers":
+            from impresa.export.transformers import transformers_reader
+
+            return transformers_reader(folder, size)
+        case "open_clip":
+            from impresa.export.open_clip import open_clip_reader
+
+            return open_clip_reader(folder)
         case _:
             from impresa.run_dir.load import load_embedder
 

@@ -10,9 +10,21 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.decoders.kinds import why_not_exportable
 from impresa.errors import CheckpointError
 
-Format = Literal["safetensors", "sentence-transformers", "onnx", "peft", "merged"]
-OF_EMBEDDINGS: tuple[Format, ...] = ("safetensors", "sentence-transformers", "onnx")
+Format = Literal["safetensors", "sentence-transformers", "transformers", "open_clip", "onnx", "peft", "merged"]
+OF_EMBEDDINGS: tuple[Format, ...] = ("safetensors", "sentence-transformers", "transformers", "open_clip", "onnx")
 """For an alignment."""
+OF_OTHER_PROCESSORS: tuple[Format, ...] = ("sentence-transformers", "transformers", "open_clip")
+"""Those that may prepare images by another library."""
+CODE = "modeling_impresa.py"
+"""File of a folder that names those classes of ours."""
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+READERS: dict[Format, tuple[str, str]] = {
+    "sentence-transformers": ("sentence_transformers", "sentence-transformers"),
+    "open_clip": ("open_clip", "open_clip_torch"),
+    "onnx": ("onnxruntime", "impresa[onnx]"),
+    "peft": ("peft", "peft"),
+}
+"""Libraries that read a format and are not always there: their names, and the arguments of pip."""
 OF_LANGUAGE_MODELS: tuple[Format, ...] = ("peft", "merged")
 """For a run with a pretrained decoder."""
 
@@ -36,6 +48,11 @@ def chosen_format(config: ExperimentConfig, run_dir: Path, to: Format | None) ->
     if to == "peft" and not config.decoder.use_lora:
         raise CheckpointError(f"{run_dir}: was trained whole, without adapters for peft; choose --to merged")
     return to or ("peft" if config.decoder.use_lora else "merged")
+
+
+def has_our_code(folder: Path) -> bool:
+    """True for a written folder that other libraries read by classes of ours."""
+    return (folder / CODE).is_file()
 
 
 def check_free(folder: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from impresa.export.formats import Format, check_free, chosen_format
+from impresa.export.formats import READERS, Format, check_free, chosen_format
 from impresa.files import replacing_folder
+from impresa.hub import import_optional
 
 
 def export_run(
@@ -30,6 +31,8 @@ def export_run(
     config = read_run_config(run_dir)
     to = chosen_format(config, run_dir, "merged" if merge else to)
     check_free(folder)
+    if check and to in READERS:
+        import_optional("--check", *READERS[to])
     verify(run_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as temporary:
@@ -46,6 +49,14 @@ def export_run(
                 from impresa.export.sentence_transformers import write_sentence_transformer
 
                 write_sentence_transformer(config, run_dir, temporary)
+            case "transformers":
+                from impresa.export.transformers import write_transformers
+
+                write_transformers(config, run_dir, temporary)
+            case "open_clip":
+                from impresa.export.open_clip import write_open_clip
+
+                write_open_clip(config, run_dir, temporary)
             case "onnx":
                 from impresa.export.onnx import write_onnx
 

@@ -1,4 +1,4 @@
-"""An alignment as sentence-transformers reads it: one module of ours that takes texts, images and sounds."""
+"""An alignment as sentence-transformers reads it: by its own modules, or one of ours for texts, images and sounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,12 +18,17 @@ from impresa.config.encoder import Modality
 from impresa.config.experiment import ExperimentConfig
 from impresa.data.audio import Clip
 from impresa.errors import DataError
+from impresa.export.backbones import Inexpressible
+from impresa.export.formats import CODE, has_our_code
+from impresa.export.processors import as_they_are, gives_the_same_pixels
+from impresa.export.routes import own_modules
 from impresa.export.safetensors import copy_usable
 from impresa.files import write_atomic
-from impresa.hub import import_optional
+from impresa.hub import import_optional, quietly
 from impresa.reports.rendering import render
 from impresa.run_dir.layout import MODEL_CARD
 from impresa.run_dir.load import load_embedder
+from impresa.tasks.alignment.embedder import EmbeddingModel
 from impresa.tasks.arguments import Named
 from impresa.tasks.inputs import features_of, pixels_of
 
@@ -45,33 +51,60 @@ __all__ = ["ImpresaModule"]
 
 
 def write_sentence_transformer(config: ExperimentConfig, run_dir: Path, folder: Path) -> None:
-    """Write a folder for `SentenceTransformer(folder, trust_remote_code=True)`."""
+    """Write a folder for `SentenceTransformer(folder)`, of the library's own modules; where these cannot compute the
+    same, of a module of ours, which needs `trust_remote_code=True`. The README says which, and why."""
+    embedder = load_embedder(run_dir, "cpu")
+    stored = config.text_encoder.prompts
+    prompts = {name: prompt for name in ("query", "document") if (prompt := getattr(stored, name, None))}
+    try:
+        _write_own_modules(embedder, prompts, folder)
+        reason = ""
+    except Inexpressible as inexpressible:
+        reason = str(inexpressible)
+        _write_our_module(run_dir, prompts, folder)
+    crops = not reason and not gives_the_same_pixels(embedder.preprocessing.image)
+    write_atomic(folder / MODEL_CARD, render("sentence_transformer.md.j2", config=config, reason=reason, crops=crops))
+
+
+def _write_own_modules(embedder: EmbeddingModel, prompts: dict[str, str], folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    with TemporaryDirectory() as scratch, quietly():
+        modules = own_modules(embedder, Path(scratch))
+        model = SentenceTransformer(modules=modules, prompts=prompts or None, similarity_fn_name="cosine", device="cpu")
+        model.save_pretrained(str(folder), create_model_card=False)
+
+
+def _write_our_module(run_dir: Path, prompts: dict[str, str], folder: Path) -> None:
     (folder / SUBFOLDER).mkdir()
     copy_usable(run_dir, folder / SUBFOLDER)
     module = {"idx": 0, "name": "0", "path": SUBFOLDER, "type": "modeling_impresa.ImpresaModule"}
-    prompts = config.text_encoder.prompts
     settings = {
         "model_type": "SentenceTransformer",
         "similarity_fn_name": "cosine",
-        "prompts": {name: prompt for name in ("query", "document") if (prompt := getattr(prompts, name, None))},
+        "prompts": prompts,
         "default_prompt_name": None,
     }
     write_atomic(folder / "modules.json", json.dumps([module], indent=2) + "\n")
     write_atomic(folder / "config_sentence_transformers.json", json.dumps(settings, indent=2) + "\n")
-    write_atomic(folder / "modeling_impresa.py", _CODE)
-    write_atomic(folder / MODEL_CARD, render("sentence_transformer.md.j2", config=config))
+    write_atomic(folder / CODE, _CODE)
 
 
-def reader(folder: Path) -> Reader:
-    """The folder as sentence-transformers reads it, for its check."""
+def reader(folder: Path, size: int) -> Reader:
+    """The folder as sentence-transformers reads it, for its check; `size` is that of the model's images."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), trust_remote_code=True, local_files_only=True, device="cpu")
+    has_code = has_our_code(folder)
+    model = SentenceTransformer(str(folder), trust_remote_code=has_code, local_files_only=True, device="cpu")
 
     def read(modality: Modality, inputs: list[Any], dim: int) -> Tensor:
         if modality == "audio":
             inputs = [{"array": clip.samples, "sampling_rate": clip.rate_hz} for clip in inputs]
-        embeddings = model.encode(inputs, truncate_dim=dim, normalize_embeddings=True, convert_to_tensor=True)
+        special: Any = {}
+        if modality == "image" and not has_code:
+            special = {"processing_kwargs": {"image": as_they_are(inputs, size)}}
+        given = {"truncate_dim": dim, "normalize_embeddings": True, "convert_to_tensor": True, **special}
+        embeddings = model.encode(inputs, **given)
         assert isinstance(embeddings, Tensor)
         return embeddings
 
