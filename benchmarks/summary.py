@@ -92,7 +92,7 @@ FIGURES = (
     Figure(
         'the same against `padding="longest"`',
         "contrastive_step",
-        1.25,
+        1.2,
         faster(LONGEST, "8 to 14 words", ours=PACKED),
     ),
     Figure(

@@ -72,6 +72,14 @@ NOTICES: list[tuple[list[Setting], str]] = [
         [("dataset.batch_size", 64), ("optimization.chunk_size", 64)],
         "optimization.chunk_size: does nothing where no tower has more rows in a batch (dataset.batch_size)",
     ),
+    (
+        [("dataset.batch_size", 1), ("optimization.packing", True)],
+        "optimization.packing: does nothing for one text at a time, which has no padding",
+    ),
+    (
+        [("optimization.chunk_size", 1), ("optimization.packing", True)],
+        "optimization.packing: does nothing for one text at a time, which has no padding",
+    ),
     ([TRM, ("vision_encoder.embed_dim", 64)], "vision_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("audio_encoder.embed_dim", 64)], "audio_encoder.embed_dim: does nothing with a decoder"),
     ([TRM, ("vision_encoder.use_mrl", True)], "vision_encoder.use_mrl: does nothing with a decoder"),
