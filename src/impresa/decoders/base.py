@@ -154,8 +154,8 @@ class Decoder(nn.Module, ABC):
         if labels is not None:
             rows, before, targets = _supervised(labels, mask)
         packing = self.packing and torch.is_grad_enabled()
-        several = prefix_of_row is not None and (not packing or len(prefix_of_row) > len(prefix))
-        if several and self.can_share_prefixes:
+        shares = self.can_share_prefixes and not (packing and len(text) == len(prefix))
+        if prefix_of_row is not None and shares:
             rounds = self._run_behind_shared(prefix, prefix_mask, text, mask, prefix_of_row)
         else:
             embeds = torch.cat((prefix if prefix_of_row is None else prefix[prefix_of_row], text), dim=1)

@@ -74,8 +74,8 @@ class EndToEnd:
         parts = zip(groups, *(x.split(sizes) for x in (queries, keys, values)), strict=True)
         reads = []
         for (length, _), *group in parts:
-            heads = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in group]  # (number, H, length, d)
-            read = F.scaled_dot_product_attention(*heads, dropout_p=dropout, is_causal=is_causal)
+            q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in group)  # (number, H, length, d)
+            read = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=is_causal)
             reads.append(read.transpose(1, 2).flatten(0, 1))
         return torch.cat(reads)
 
@@ -89,8 +89,8 @@ class EndToEnd:
 
     def _over_padding(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool, dropout: float) -> Tensor:
         """All sequences at once: many small kernels would keep a GPU waiting."""
-        heads = [self.padded(x).transpose(1, 2) for x in (queries, keys, values)]
+        q, k, v = (self.padded(x).transpose(1, 2) for x in (queries, keys, values))
         filled = self.padded(torch.ones_like(self.row, dtype=torch.bool))
         visible = None if is_causal else filled[:, None, None, :]  # padding is on the right
-        read = F.scaled_dot_product_attention(*heads, attn_mask=visible, dropout_p=dropout, is_causal=is_causal)
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout, is_causal=is_causal)
         return self.laid(read.transpose(1, 2))
