@@ -1,6 +1,6 @@
 """Searching by a funnel (a Matryoshka prefix first, the best anew by all numbers) against an exact flat search.
 
-    python benchmarks/funnel.py [--index INDEX] [--output funnel.json] [--quick]
+    python benchmarks/funnel.py [--trained | --index INDEX] [--output funnel.json] [--quick]
 
 200,000 vectors of 512 numbers, 128 queries at a time, one thread. Ways:
 
@@ -9,16 +9,23 @@
 * faiss's IndexFlatIP, tuned: with `distance_compute_blas_threshold = 1` it multiplies matrices at any batch size. It is
   left out, with a line, where faiss is missing (pip install faiss-cpu).
 
-With --index the vectors are those of an index of a trained Matryoshka run, and half of the queries are its captions;
-without one they are drawn from a normal distribution whose variance falls by dimension as that of Matryoshka embeddings
-does (with the power -1), which is a model of them and no measurement. Takes a minute or two.
+Where the vectors are from:
+
+* --trained: a Matryoshka run of `shapes` of width 512 is trained here (prefixes of 32 to 256, six epochs), and
+  encodes 200,000 other scenes; half of the queries are captions and half pictures of scenes that are not among them.
+  Takes half an hour on a core.
+* --index: those of an index of a trained Matryoshka run, whose captions are half of the queries.
+* else they are drawn from a normal distribution whose variance falls by dimension as that of Matryoshka embeddings does
+  (with the power -1), which is a model of them and no measurement. Takes a minute or two.
 """
 
 from __future__ import annotations
 
 import importlib
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +34,15 @@ from timing import command, measure, store
 from torch import Tensor
 from torch.nn import functional as F
 
+from impresa.config import load_experiment
+from impresa.config.dataset import ShapesConfig
+from impresa.data.sources.shapes import ShapesSource
+from impresa.run_dir.load import load_embedder
 from impresa.search.bench import SHORTLISTS, queries_of
 from impresa.search.index import open_index
 from impresa.search.scan import exact_search, funnel_search
+from impresa.tasks.alignment.embedder import EmbeddingModel
+from impresa.training.run import train
 
 TOP, WANTED = 10, 0.99
 
@@ -41,6 +54,39 @@ def drawn(number: int, width: int, batch: int) -> tuple[Tensor, Tensor]:
     vectors = torch.randn(number, width) * scale
     queries = vectors[torch.randperm(number)[:batch]] + 0.5 * torch.randn(batch, width) * scale
     return F.normalize(vectors, dim=-1), F.normalize(queries, dim=-1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Of the run that is trained, and what it encodes."""
+
+    width: int = 512
+    prefixes: tuple[int, ...] = (256, 128, 64, 32)
+    overrides: tuple[str, ...] = ()
+
+    def trained(self, folder: Path) -> EmbeddingModel:
+        widths = (f"vision_encoder.embed_dim={self.width}", f"text_encoder.embed_dim={self.width}")
+        prefixes = ("vision_encoder.use_mrl=true", f"vision_encoder.mrl_dimensions={list(self.prefixes)}")
+        quiet = ("trainer.logging.tensorboard=false", "dataset.shapes.num_test=64", "trainer.accelerator=cpu")
+        config = load_experiment("shapes", [*widths, *prefixes, *quiet, *self.overrides])
+        return load_embedder(train(config, folder / "run", command=["benchmarks/funnel.py"]), "cpu")
+
+
+QUICK = Recipe(64, (32, 16), ("trainer.max_steps=2", "dataset.batch_size=8", "dataset.shapes.num_train=16"))
+
+
+def of_run(recipe: Recipe, number: int, batch: int) -> tuple[Tensor, Tensor]:
+    """The same of a run that is trained for it, encoding scenes that it was not trained on."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = recipe.trained(Path(folder))
+    scenes = ShapesSource(ShapesConfig(num_train=number + batch, seed=1), "train", model.config.dataset.image_size)
+    parts = [
+        model.encode_image([scenes[place].image for place in range(start, min(start + 1000, number + batch // 2))])
+        for start in range(0, number + batch // 2, 1000)
+    ]
+    images = torch.cat(parts)
+    words = [scenes[place].captions[0] for place in range(number + batch // 2, number + batch)]
+    return images[:number].contiguous(), torch.cat([images[number:], model.encode_text(words)])
 
 
 def of_index(path: Path, batch: int) -> tuple[Tensor, Tensor]:
@@ -80,11 +126,18 @@ def timed(work: Callable[[], tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = command(__doc__ or "")
-    parser.add_argument("--index", type=Path, help="an index that `impresa index` has made")
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--index", type=Path, help="an index that `impresa index` has made")
+    places.add_argument("--trained", action="store_true", help="of a Matryoshka run that is trained here")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    number, width, batch = (20_000, 64, 8) if args.quick else (200_000, 512, 128)
-    vectors, queries = drawn(number, width, batch) if args.index is None else of_index(args.index, batch)
+    number, width, batch = (20_000 if not args.trained else 600, 64, 8) if args.quick else (200_000, 512, 128)
+    if args.trained:
+        vectors, queries = of_run(QUICK if args.quick else Recipe(), number, batch)
+    elif args.index is not None:
+        vectors, queries = of_index(args.index, batch)
+    else:
+        vectors, queries = drawn(number, width, batch)
     width = vectors.shape[1]
     dim, size, recall = cheapest(queries, vectors, [width // 16, width // 8, width // 4, width // 2])
     prefixes = F.normalize(vectors[:, :dim], dim=-1)
@@ -112,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: {"ms": cost.seconds * 1e3, "queries_per_s": len(queries) / cost.seconds} for name, cost in costs.items()
     }
     what = {
-        "vectors": "drawn" if args.index is None else "of an index",
+        "vectors": "of a trained run" if args.trained else "drawn" if args.index is None else "of an index",
         "dim": dim,
         "shortlist": size,
         "recall": recall,

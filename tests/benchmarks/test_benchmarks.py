@@ -276,12 +276,20 @@ def test_the_docs_show_the_stored_runs_and_these_keep_what_is_promised(monkeypat
         assert figure.value >= figure.at_least, figure.question
 
 
-def test_funnel(run: Run) -> None:
-    figures = run("funnel")
+@pytest.mark.parametrize(("options", "vectors"), [((), "drawn"), (("--trained",), "of a trained run")])
+def test_funnel(run: Run, options: tuple[str, ...], vectors: str) -> None:
+    figures = run("funnel", *options)
     assert figures["recall"] >= 0.99
-    assert figures["vectors"] == "drawn"
+    assert figures["vectors"] == vectors
     assert figures["funnel"]["queries_per_s"] > 0
     assert figures["exact"]["queries_per_s"] > 0
+
+
+def test_indexing(run: Run) -> None:
+    figures = run("indexing")
+    assert figures["beside_encoding"]["encode_s"] > 0
+    assert figures["update"]["embedded"] == figures["update"]["read"] == 2
+    assert figures["update"]["files"] == 200
 
 
 def test_serving(run: Run) -> None:
