@@ -5,8 +5,9 @@
 * Encoding: `model.encode_image` of JPEG files of 640 x 480 pixels, by a run with CLIP's ViT-B/32 (random weights,
   224 pixels), against `impresa index` of the same files with the same batches: reading, hashing, decoding and encoding,
   thumbnails, rows in LanceDB, publishing. In turns, one thread.
-* Updating: that many PNG files of 8 x 8 pixels are indexed by a tiny run, for which all but encoding weighs most; then
-  1% of them get another content. The update must embed these and look at no other file's content.
+* Updating: that many PNG files of 8 x 8 pixels are indexed by a run with the small model of the profile `shapes`, for
+  which all but encoding weighs much; then 1% of them get another content. The update must embed these and look at no
+  other file's content.
 
 The clock is the process's CPU time, of all threads, those of LanceDB too. That of the disk is not in it, so the seconds
 that pass are shown beside it. Takes about ten minutes.
@@ -57,9 +58,10 @@ class Sizes:
     photographs: int = 256
     rounds: int = 3
     tower: tuple[str, ...] = B32
+    small_tower: tuple[str, ...] = ()
 
 
-QUICK = Sizes(8, 1, TINY)
+QUICK = Sizes(8, 1, TINY, TINY)
 
 
 def run_of(folder: Path, sizes: Sequence[str]) -> Path:
@@ -115,9 +117,9 @@ def beside_encoding(folder: Path, sizes: Sizes) -> dict[str, float]:
     return {"encode_s": encode, "index_s": index, "share_added": index / encode - 1}
 
 
-def update_of_one_percent(folder: Path, count: int) -> dict[str, float]:
+def update_of_one_percent(folder: Path, sizes: Sizes, count: int) -> dict[str, float]:
     """Seconds of the first time and of the update, and the files whose content the update has read."""
-    run = run_of(folder / "tiny", TINY)
+    run = run_of(folder / "small run", sizes.small_tower)
     model, files = load_embedder(run, "cpu"), folder / "small"
     write_small(files, range(count), seed=0)
     first = seconds(lambda: indexed(folder / "small index", run, model, files))
@@ -133,9 +135,9 @@ def update_of_one_percent(folder: Path, count: int) -> dict[str, float]:
     with patch.object(reading.Reader, "items", items):
         update = seconds(lambda: done.append(indexed(folder / "small index", run, model, files)))
     assert done[0].embedded == len(read) == len(changed), (done[0], len(read))
-    sizes = {"files": count, "changed": len(changed), "read": len(read), "embedded": done[0].embedded}
+    counts = {"files": count, "changed": len(changed), "read": len(read), "embedded": done[0].embedded}
     times = {"first_s": first[0], "update_s": update[0], "first_passed_s": first[1], "update_passed_s": update[1]}
-    return {**sizes, **times, "share": update[0] / first[0]}
+    return {**counts, **times, "share": update[0] / first[0]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        beside = beside_encoding(Path(name), QUICK if args.quick else Sizes())
-        update = update_of_one_percent(Path(name), 200 if args.quick else args.files)
+        sizes = QUICK if args.quick else Sizes()
+        beside = beside_encoding(Path(name), sizes)
+        update = update_of_one_percent(Path(name), sizes, 200 if args.quick else args.files)
     print(f"encoding {beside['encode_s']:.1f} s, indexing {beside['index_s']:.1f} s: {beside['share_added']:.1%} more")
     print(
         f"{update['files']:,} files: {update['first_s']:.1f} s of CPU time, {update['first_passed_s']:.1f} s passed; "
