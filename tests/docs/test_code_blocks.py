@@ -7,6 +7,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import takewhile
@@ -70,7 +71,9 @@ def test_python_runs(code: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     import code_of_guides
 
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.text, str(code), "exec"), code_of_guides.surroundings(tmp_path, code.text, monkeypatch))
+    with ExitStack() as until:
+        names = code_of_guides.surroundings(tmp_path, code.text, monkeypatch, until)
+        exec(compile(code.text, str(code), "exec"), names)
 
 
 @pytest.mark.parametrize("code", EXTENDING, ids=str)

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_wandb_without_a_key_logs_offline_with_one_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delitem(sys.modules, "openai", raising=False)  # of other tests; wandb advertises beside it
     with caplog.at_level(logging.WARNING, logger="impresa"):
         run = start_wandb(tiny_experiment("labels.tags=[a,b]", "trainer.logging.project=p"), tmp_path)
     assert run is not None

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from impresa.data.image_files import open_image
 from impresa.errors import DataError
 from impresa.serving.batching import Batcher
 from impresa.serving.engine import Engine, Room
@@ -182,7 +182,7 @@ class Embedder:
 
     def _picture(self, part: Part, content: bytes) -> _Read:
         try:
-            with Image.open(BytesIO(content)) as header:
+            with open_image(BytesIO(content)) as header:
                 num_pixels = header.width * header.height
             pixels = pixels_of([content], self._model.preprocessing.image)[0]
         except (DataError, ValueError, OSError) as error:

@@ -14,7 +14,6 @@ from impresa.config.tree import leaves, to_tree
 from impresa.evaluation.figures import figures
 from impresa.evaluation.results import Evaluation
 from impresa.files import naming
-from impresa.reports.cards import cards
 from impresa.run_dir.layout import EVENTS
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def write_results(folder: Path, config: ExperimentConfig, evaluation: Evaluation
     found, or of a question with its answer, and the same as a text.
     """
     from torch.utils.tensorboard.summary import hparams
+
+    from impresa.reports.cards import cards  # which the end of a run needs alone
 
     found = {f"test/{name}": value for name, value in figures(evaluation).items()}
     with naming(folder):

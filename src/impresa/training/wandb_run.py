@@ -22,7 +22,6 @@ from impresa.config.tree import to_tree
 from impresa.errors import CheckpointError
 from impresa.evaluation.gallery import Gallery
 from impresa.files import write_atomic
-from impresa.reports.cards import cards
 from impresa.run_dir.layout import WANDB, WANDB_ID
 
 logger = logging.getLogger(__name__)
@@ -45,6 +44,8 @@ class WandbRun:
         """Add the figures of the evaluation, named `test/FIGURE`, and its examples as pictures, `test/example_1` and so
         on."""
         import wandb
+
+        from impresa.reports.cards import cards  # which the end of a run needs alone
 
         self.log(step, {f"test/{name}": value for name, value in found.items()})
         for number, card in enumerate(cards(gallery), start=1):

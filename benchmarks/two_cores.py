@@ -1,6 +1,6 @@
 """One training shared by two processes on two cores, against one process on one core: samples per second.
 
-    python benchmarks/two_processes.py [--output two_processes.json] [--quick]
+    python benchmarks/two_cores.py [--output two_cores.json] [--quick]
 
 `impresa train shapes trainer.devices=1` and `trainer.devices=2` over gloo, each process with a core and a thread, the
 same samples in each step and the same numbers out of it (the benchmark compares the last loss). Samples per second are
