@@ -58,6 +58,19 @@ def test_equals_the_formulas() -> None:
     assert found.modality_gap == pytest.approx(gap, abs=1e-12)
 
 
+def test_few_rows_of_many_dimensions_are_those_of_few_dimensions() -> None:
+    """Turned into a space of more dimensions than there are rows, they are as they were."""
+    images, texts = case()
+    turn = torch.linalg.qr(torch.randn(300, images.shape[1], dtype=torch.float64)).Q.T
+    right = RightAnswers(IMAGE_OF_CAPTION, CAPTIONS, 55)
+    wide = embedding_space({"image": images.double() @ turn, "text": texts.double() @ turn}, right)
+    for modality, found in measured().modalities.items():
+        other = wide.modalities[modality]
+        assert other.effective_rank == pytest.approx(found.effective_rank, abs=1e-6)
+        one, two = (intervals({"rank": space.statistics["effective_rank"]})["rank"] for space in (found, other))
+        assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=1e-6)
+
+
 def test_blocks_change_nothing_and_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measured()
     monkeypatch.setattr(space, "CHUNK_ELEMENTS", 200)

@@ -77,7 +77,8 @@ def _uniformity(rows: Tensor) -> Statistic:
 
 def _effective_rank(rows: Tensor) -> Statistic:
     """exp of the entropy of the singular values as shares of their sum."""
-    eigenvalues, directions = torch.linalg.eigh(rows.T @ rows)
+    is_wide = rows.shape[1] > len(rows)  # then the products of rows have the same eigenvalues, and are fewer
+    eigenvalues, directions = torch.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
     # Rounding leaves eigenvalues of that size in directions that no row has.
     least = eigenvalues[-1].clamp(min=0) * max(rows.shape) * torch.finfo(torch.float64).eps
     used = eigenvalues > least
@@ -89,7 +90,8 @@ def _effective_rank(rows: Tensor) -> Statistic:
     rank = float(entropy.exp())
     # The rank changes by this much for each unit that a row adds to an eigenvalue.
     slope = -rank * (shares.log() + entropy) / singular.sum() / (2 * singular)
-    pulls = (rows @ directions[:, used]).square() @ slope * len(rows)
+    along = directions[:, used] * singular if is_wide else rows @ directions[:, used]  # (N, R) parts of each row
+    pulls = along.square() @ slope * len(rows)
     pulls -= pulls.mean()
 
     def of_ratios(ratios: Floats) -> Floats:
