@@ -26,11 +26,6 @@ from impresa.errors import ConfigError
 T = TypeVar("T")
 _SWITCHES = {"yes": True, "y": True, "on": True, "true": True, "no": False, "n": False, "off": False, "false": False}
 _LEADING_ZEROS = re.compile(r"^([-+]?)0+(?=\d)")
-_NOT_OFFERED = {
-    "streaming": "is not offered, for a shuffled stream cannot be continued exactly; read tar shards through the "
-    "cache, at an address such as hf://datasets/ORG/NAME/*.tar",
-}
-"""Keys that users of other libraries may look for, and what to do instead."""
 _TITLES = {
     ENGINE: "experiment dialect (dataset, vision_encoder, ...)",
     GUIDE: "Memory-VLM dialect (model, training, project)",
@@ -240,8 +235,6 @@ def _plainly(text: str, annotation: Any) -> str | None:
 
 def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> str:
     *parents, key = (str(part) for part in location)
-    if key in _NOT_OFFERED:
-        return _NOT_OFFERED[key]
     siblings = list(hints(section(annotation) or schema))
     if meant := nearest(key, siblings):
         return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
