@@ -236,12 +236,13 @@ def _plainly(text: str, annotation: Any) -> str | None:
 def _unknown(schema: type, location: tuple[int | str, ...], annotation: Any) -> str:
     *parents, key = (str(part) for part in location)
     siblings = list(hints(section(annotation) or schema))
-    if meant := nearest(key, siblings):
-        return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
     # Anywhere else, by the last part of the key; a key of the guide also goes by the engine's name.
     elsewhere = {path.rpartition(".")[2]: path for path in known_keys(schema)}
     if schema is MemoryVLMConfig:
         elsewhere = {engine.rpartition(".")[2]: guide for engine, guide in GUIDE_KEYS.items()} | elsewhere
-    if meant := nearest(key.rpartition(".")[2], elsewhere):
+    last = key.rpartition(".")[2]
+    if last not in elsewhere and (meant := nearest(key, siblings)):
+        return f"unknown key; did you mean {'.'.join((*parents, meant))}?"
+    if meant := nearest(last, elsewhere):
         return f"unknown key; did you mean {elsewhere[meant]}?"
     return f"unknown key; known here are {listed(siblings, 'and')}"
