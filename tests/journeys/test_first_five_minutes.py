@@ -47,7 +47,8 @@ def write_drawings(folder: Path) -> None:
 
 
 def test_the_commands_end_with_a_page_that_finds_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pip, emoji, train, index, serve = commands()
+    activate, pip, emoji, train, index, serve = commands()
+    assert activate == ["source", ".venv/bin/activate"]
     extras = re.findall(r"\w+", pip[-1])
     assert set(extras) == {"examples", "search", "serve"}
     assert emoji == ["python", "examples/emoji.py"]
