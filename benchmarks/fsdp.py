@@ -49,7 +49,7 @@ QUICK = Sizes("tiny", depth=2, vocab=300, image=32)
 
 @dataclass(frozen=True)
 class Held:
-    """What a process has after its step."""
+    """Bytes that a process holds after its step."""
 
     loss: float
     weights: int
@@ -99,7 +99,7 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def held_with(strategy: Strategy, sizes: Sizes) -> list[Held]:
-    """What each process has."""
+    """Bytes that each process holds."""
     context: Any = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""What an index costs beside the embeddings in it, and what an update costs where little has changed.
+"""The cost of an index beside the embeddings in it, and of an update where little has changed.
 
     python benchmarks/indexing.py [--files 100000] [--output indexing.json] [--quick]
 

@@ -1,4 +1,4 @@
-"""What `impresa serve` adds to the model: 64 clients at once, beside `encode_image` in full batches.
+"""The cost of `impresa serve` beside the model: 64 clients at once, beside `encode_image` in full batches.
 
     python benchmarks/serving.py [--output serving.json] [--seconds 60] [--quick]
 

@@ -156,7 +156,7 @@ def model_lines() -> Iterator[str]:
 
 
 def section() -> str:
-    """What stands between the marks."""
+    """The text between the marks."""
     return "\n".join((*data_lines(), "", *model_lines())) + "\n"
 
 

@@ -85,7 +85,7 @@ class Tab:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def value(self, script: str) -> Any:
-        """What a script evaluates to."""
+        """The value of a script."""
         options = {"returnByValue": True, "awaitPromise": True}
         found = self.send("Runtime.evaluate", expression=script, **options)
         assert "exceptionDetails" not in found, found

@@ -1,4 +1,4 @@
-"""What the Python of the guides finds around it: files of the names that it uses, and tiny models for its runs."""
+"""Surroundings of the Python of the guides: files of the names that it uses, and tiny models for its runs."""
 
 from __future__ import annotations
 

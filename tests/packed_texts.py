@@ -1,4 +1,4 @@
-"""What tests of packed texts share: lengths with their own traps, an encoder's gradients, and a count of tokens."""
+"""Helpers of the tests of packed texts: lengths with their own traps, an encoder's gradients, and a count of tokens."""
 
 from __future__ import annotations
 

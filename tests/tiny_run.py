@@ -52,7 +52,7 @@ def finished_run() -> Path:
 
 
 def dry_run_of(config: ExperimentConfig) -> str:
-    """What a dry run tells people."""
+    """The text of a dry run."""
     from impresa.training.dry_run import dry_run, lines
 
     return "\n".join(lines(dry_run(config)))

@@ -20,7 +20,7 @@ LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "sourc
 
 
 class Page(HTMLParser):
-    """What a page loads, and where its links lead."""
+    """Files that a page loads, and targets of its links."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a dry run finds, held against what a run then has: weights, memory, disk, work, speed."""
+"""The findings of a dry run, held against what a run then has: weights, memory, disk, work, speed."""
 
 from __future__ import annotations
 

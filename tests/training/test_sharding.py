@@ -51,7 +51,8 @@ def experiment(kind: str, qwen: Path, processes: int, *more: str) -> ExperimentC
     """A run of a kind, of 8 samples in a step."""
     sizes = (f"dataset.batch_size={4 // processes}", "trainer.accumulate_grad_batches=2", f"trainer.max_steps={STEPS}")
     if kind == "answers":
-        return tiny_qwen_vlm(qwen, *COMMON, *LORA, *sizes, *more)
+        packing = f"optimization.packing={'true' if processes > 1 else 'false'}"  # the same in rows of several samples
+        return tiny_qwen_vlm(qwen, *COMMON, *LORA, packing, *sizes, *more)
     if kind == "recursion":
         recursion = ("decoder.use_trm_recursion=true", *LORA)
         return tiny_qwen_vlm(qwen, *COMMON, *recursion, "decoder.recursion.dropout=0", *sizes, *more)

@@ -284,7 +284,7 @@ def _check_training(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def beside_fsdp(config: ExperimentConfig) -> Iterator[str]:
-    """What a model that is shared out cannot be combined with: the reason, and another fix than `ddp`."""
+    """Settings that a model that is shared out cannot be combined with: the reason, and another fix than `ddp`."""
     optimization, decoder = config.optimization, config.decoder
     if optimization.optimizer == "muon":
         yield "has parts of matrices, and `optimization.optimizer` muon needs them whole; use adamw"

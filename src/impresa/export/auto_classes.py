@@ -20,7 +20,7 @@ _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_d
 
 
 class ImpresaConfig(PretrainedConfig):
-    """What transformers asks of a config; the model itself is described by the run's `config.yaml` beside it."""
+    """Fields that transformers asks of a config; the run's `config.yaml` beside it describes the model itself."""
 
     model_type = MODEL_TYPE
 

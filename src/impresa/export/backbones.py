@@ -121,7 +121,7 @@ def _of_our_text(text: TextTransformer) -> Any:
 
 
 def _sizes(transformer: Transformer) -> dict[str, Any]:
-    """What ViT's and CLIP's configs call alike."""
+    """Settings of the same name in ViT's and CLIP's configs."""
     block: Any = transformer.blocks[0]
     return {
         "hidden_size": block.mlp.up.in_features,

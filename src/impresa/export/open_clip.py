@@ -83,7 +83,7 @@ def write_open_clip(config: ExperimentConfig, run_dir: Path, folder: Path) -> No
 
 
 def folder_name(name: str) -> str:
-    """What stands for the tokenizer, which open_clip reads from the folder itself; it must not be empty."""
+    """A placeholder for the tokenizer, which open_clip reads from the folder itself; it must not be empty."""
     return re.sub(r"\W+", "-", name).strip("-") or "impresa"
 
 

@@ -26,7 +26,7 @@ from impresa.run_dir.layout import MODEL_CARD
 
 @dataclass(frozen=True)
 class Upload:
-    """What is sent, and where to."""
+    """Files to send, and the repository."""
 
     repo: str
     folder: Path

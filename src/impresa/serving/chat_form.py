@@ -88,7 +88,7 @@ class ChatForm(BaseModel):
 
 @dataclass
 class Conversation:
-    """What has been said, and what it is about."""
+    """The turns of a conversation, and its pictures and sounds."""
 
     question: str = ""
     turns: list[Turn] = field(default_factory=list)

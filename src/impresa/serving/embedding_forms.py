@@ -33,7 +33,7 @@ class Form(BaseModel):
 
     @abstractmethod
     def inputs(self) -> list[Input]:
-        """What is to be embedded. Raises `ApiError`."""
+        """The inputs to embed. Raises `ApiError`."""
 
     @abstractmethod
     def answer(self, done: Embedded, model: str) -> Answer:

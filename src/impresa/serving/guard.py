@@ -1,4 +1,4 @@
-"""What every request passes: the key, the bounds on bodies and on requests at once, time, and clients that leave."""
+"""Checks that every request passes: the key, bounds on bodies and on requests at once, time, clients that leave."""
 
 from __future__ import annotations
 

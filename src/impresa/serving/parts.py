@@ -1,4 +1,4 @@
-"""What inputs are made of, as the forms of requests hold them."""
+"""Parts of inputs, as the forms of requests hold them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Part:
 
 
 Input = list[Part]
-"""What one embedding is of."""
+"""The parts that share one embedding."""
 
 
 def text_part(text: Any, where: str) -> Part:

@@ -31,7 +31,7 @@ def router(state: State) -> APIRouter:
 
     @routes.get("/info")
     async def info() -> dict[str, Any]:
-        """What the server can do."""
+        """The abilities of the server."""
         about = None if searched is None else await run_in_threadpool(_of_index, searched)
         name = state.model.config.name
         return {"name": name, "model": state.name, "can": _abilities(state, searched), "index": about}
@@ -60,7 +60,7 @@ def router(state: State) -> APIRouter:
 
 
 def _abilities(state: State, searched: Searched | None) -> dict[str, bool]:
-    """What can be searched for, and whether the model answers."""
+    """Modalities that can be searched for, and whether the model answers."""
     model = state.model if searched is None else searched.model
     embeds = isinstance(model, EmbeddingModel)
     hears = embeds and model.config.audio_encoder is not None

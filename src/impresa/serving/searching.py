@@ -61,11 +61,11 @@ class Example(_Strict):
 
 
 class SearchForm(_Strict):
-    """What is searched for: `query`, or one of the fields that stand for a single example."""
+    """The examples to search for: `query`, or one of the fields that stand for a single example."""
 
     query: Examples = []
     without: Annotated[Examples, Field(alias="not")] = []
-    """What the results must not be like."""
+    """Examples that the results must not be like."""
     text: Text | None = None
     image: str | None = None
     sound: str | None = None
@@ -84,13 +84,13 @@ class SearchForm(_Strict):
     thumbnails: bool = True
 
     def wanted(self) -> list[tuple[str, Example]]:
-        """What is searched for, each with its field."""
+        """The examples to search for, each with its field."""
         fields = {name: getattr(self, name) for name in ("text", "image", "sound", "id")}
         alone = [("query", Example(**{name: value})) for name, value in fields.items() if value is not None]
         return [*((f"query.{number}", example) for number, example in enumerate(self.query)), *alone]
 
     def unwanted(self) -> list[tuple[str, Example]]:
-        """What the results must not be like, each with its field."""
+        """Examples that the results must not be like, each with its field."""
         return [(f"not.{number}", example) for number, example in enumerate(self.without)]
 
 

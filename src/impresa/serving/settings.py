@@ -1,4 +1,4 @@
-"""What a server is started with, and what it takes at most."""
+"""The settings that a server is started with, and its limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request, and all of them together, may cost."""
+    """Limits of one request, and of all of them together."""
 
     body_bytes: int = 32 << 20
     """Of a request's body."""
@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a server is started with."""
+    """The settings that a server is started with."""
 
     run: Path
     index: str | None = None
@@ -49,7 +49,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
-    """What clients send as `Authorization: Bearer`; None asks for none."""
+    """The key that clients send as `Authorization: Bearer`; None asks for none."""
     allow_urls: tuple[str, ...] = ()
     """Hosts that pictures and sounds are fetched from; with none of them they come as data URLs alone."""
     allow_private: bool = False

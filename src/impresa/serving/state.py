@@ -1,4 +1,4 @@
-"""What all routes of a server share: its settings, its model, and what computes with it."""
+"""State that all routes of a server share: its settings, its model, and the parts that compute with it."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ class Writer:
 
     @torch.inference_mode()
     def _begin(self, group: list[_Request]) -> tuple[Iterator[list[int]], list[int]]:
-        """What writes a token of each at a time, and the number of tokens of each's pictures and sounds."""
+        """An iterator that writes a token of each at a time, and the number of tokens of each's pictures and sounds."""
         model = self._model
         batch = batch_of([request.subject for request in group], model.preprocessing, model.max_images, model.tiles)
         prefix = model.prefix(batch)

@@ -129,7 +129,7 @@ def dry_run(config: ExperimentConfig, num_devices: int | None = None) -> DryRun:
 
 
 class _Measured(NamedTuple):
-    """What the steps have shown."""
+    """Measurements of the steps."""
 
     pace: Pace
     memory: Memory

@@ -20,7 +20,7 @@ class Exchange:
     all_reduced: int
     """Gradients that are added up over the processes: of all trained weights (ddp), and of gathered embeddings."""
     all_gathered: int
-    """What each process has of all others afterwards: embeddings, and the weights twice (fsdp)."""
+    """Tensors that each process has of all others afterwards: embeddings, and the weights twice (fsdp)."""
     reduce_scattered: int = 0
     """Gradients that are added up and spread (fsdp)."""
 

@@ -55,8 +55,8 @@ def write_parts(path: Path, content: Mapping[str, Any], group: Group = ALONE) ->
 
 
 def outlined(folder: Path, state: Any) -> dict[str, Any]:
-    """What a `state.pt` holds as the content of a checkpoint, with outlines of the tensors that are in the parts beside
-    it, which `whole_content` reads.
+    """The content of a checkpoint, made of that of its `state.pt`, with outlines of the tensors in the parts beside it,
+    which `whole_content` reads.
 
     Raises:
         ValueError: a part is missing or has another size, or they are too small for what is outlined.

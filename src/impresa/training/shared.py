@@ -17,7 +17,7 @@ def is_shared(tensor: Tensor) -> bool:
 
 
 def part_of(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor, without its graph and in the same memory."""
+    """The part of a tensor that this process has, without its graph and in the same memory."""
     own: Any = tensor.detach()
     return own.to_local() if is_shared(own) else own
 

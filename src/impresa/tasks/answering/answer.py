@@ -93,7 +93,7 @@ class Growing:
         return len(self._ids)
 
     def add(self, token: int) -> str:
-        """What has become certain with a token; empty if it is nothing."""
+        """The text that has become certain with a token; it may be empty."""
         self._ids.append(token)
         text, self.has_ended = self._reader.read(self._ids)
         if self.has_ended:
