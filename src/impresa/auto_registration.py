@@ -1,7 +1,7 @@
-"""Lets transformers' `AutoConfig`, `AutoModel` and `AutoProcessor` know our classes once impresa is imported.
+"""Lets transformers' `AutoConfig` and `AutoProcessor` know our classes once impresa is imported.
 
 `import impresa` imports no transformers for it: what is there already is told at once, and the rest as soon as somebody
-imports it.
+imports it. The config then tells `AutoModel` of the model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from types import ModuleType
 
 _AUTO = "transformers.models.auto."
-_MODULES = tuple(_AUTO + name for name in ("configuration_auto", "modeling_auto", "processing_auto"))
+_MODULES = tuple(_AUTO + name for name in ("configuration_auto", "processing_auto"))
 
 
 def register_classes() -> None:
-    """Register the config, the model and the processor, each once transformers' own module for it is imported."""
+    """Register the config and the processor, each once transformers' own module for it is imported."""
     for name in _MODULES:
         if name in sys.modules:
             _register(name, sys.modules[name])
@@ -32,12 +32,18 @@ def _register(name: str, module: ModuleType) -> None:
     match name.removeprefix(_AUTO):
         case "configuration_auto":
             module.AutoConfig.register("impresa", auto_classes.ImpresaConfig, exist_ok=True)
-        case "modeling_auto":
-            from impresa.export.auto_model import ImpresaModel
-
-            module.AutoModel.register(auto_classes.ImpresaConfig, ImpresaModel, exist_ok=True)
+            auto_classes.ImpresaConfig.before_use = staticmethod(_register_model)
         case "processing_auto":
             module.AutoProcessor.register(auto_classes.ImpresaConfig, auto_classes.ImpresaProcessor, exist_ok=True)
+
+
+def _register_model() -> None:
+    from transformers import AutoModel
+
+    from impresa.export.auto_classes import ImpresaConfig
+    from impresa.export.auto_model import ImpresaModel
+
+    AutoModel.register(ImpresaConfig, ImpresaModel, exist_ok=True)
 
 
 class _Watch(MetaPathFinder):

@@ -14,7 +14,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from impresa.config.locations import check_model
+from impresa.config.experiment import ExperimentConfig
+from impresa.config.locations import check_model, models_of
 from impresa.errors import ConfigError, ImpresaError
 from impresa.json_files import parse_json, read_text
 
@@ -71,6 +72,23 @@ def is_at_hand(name: str) -> bool:
         for file in ("config.json", "model.safetensors", "pytorch_model.bin")
     )
     return described and any(weights)
+
+
+def check_reach(config: ExperimentConfig) -> None:
+    """Refuse a model of the hub of which nothing is in the cache, where the hub does not answer: the libraries that
+    would find the same take seconds to import.
+
+    Raises:
+        ConfigError: there is such a model.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for key, name in models_of(config):
+        with suppress(HFValidationError):  # no name of the hub; who reads it says more
+            if is_folder(name) or try_to_load_from_cache(name, "config.json") is not None or can_be_fetched():
+                continue
+            raise ConfigError(f"{key}: {name} cannot be loaded; {_why_not_given(name, '')}")
 
 
 def can_be_fetched() -> bool:

@@ -32,6 +32,7 @@ from impresa.cli.other_data import add_data, check_other_data, open_data, readin
 from impresa.config.paths import check_data_paths
 from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.foreign_text import json_text, printable
+from impresa.hub import check_reach
 
 if TYPE_CHECKING:
     from impresa.config.dataset import DatasetConfig
@@ -105,8 +106,11 @@ def _evaluate_one(args: argparse.Namespace, overrides: list[str]) -> Evaluation:
     from impresa.reports.verdict import with_reasons
 
     run = args.runs[0]
-    if _is_one_config(args) and not args.data:
-        check_data_paths(config_of(run, overrides))  # before anything is fetched
+    if _is_one_config(args):
+        config = config_of(run, overrides)
+        if not args.data:
+            check_data_paths(config)  # before anything is fetched
+        check_reach(config)
     model = _opened(run, overrides, checked_device(args.device))
     trained = model.config
     if not _is_one_config(args):

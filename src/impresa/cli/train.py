@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     # Mistakes are found before torch is imported, where that is possible.
     from impresa.cli.chosen import load_or_choose, say_how_long
     from impresa.config.runs import prepare
+    from impresa.hub import check_reach
     from impresa.training.processes import end_process, is_main_process, show_notices
 
     show_notices()  # composing and preparing have some, too
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     _check_dry_options(args)
     name = _config_to_train(args)
     config = prepare(load_or_choose(name, overrides))
+    if not args.resume:  # which has its models
+        check_reach(config)
     if not (args.dry_run or args.resume):
         say_how_long(name, config)
     run_dir = None if args.dry_run else _run_dir(args, config)

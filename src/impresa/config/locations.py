@@ -51,7 +51,7 @@ def paths_of(config: ExperimentConfig) -> dict[str, str]:
         found[f"{part}.checkpoint"] = tower.checkpoint
     if decoder is not None:
         found["decoder.init_from"] = decoder.init_from
-    found |= {key: name for key, name in _models_of(config) if is_local(name)}
+    found |= {key: name for key, name in models_of(config) if is_local(name)}
     return {key: path for key, path in found.items() if path not in (None, EMBEDDED)}
 
 
@@ -93,7 +93,7 @@ def is_local(name: str) -> bool:
 def check_models(config: ExperimentConfig) -> None:
     """Refuse models that look like paths and are no folders; `ConfigError` with a line for each."""
     faults: list[str] = []
-    for key, name in _models_of(config):
+    for key, name in models_of(config):
         try:
             check_model(key, name)
         except ConfigError as error:
@@ -117,7 +117,7 @@ def check_model(key: str, name: str) -> None:
         raise ConfigError(f"{key}: {name} cannot be loaded; there is no such folder{reason}; {fix}{looked_in(name)}")
 
 
-def _models_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+def models_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Key and name of each pretrained model that is read by name."""
     for modality, part, tower in towers(config):
         if tower.checkpoint is None and not is_from_scratch(modality, tower):

@@ -4,9 +4,9 @@ model is in `auto_model.py`, for it needs torch's modules."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from transformers import PretrainedConfig
 
@@ -23,6 +23,16 @@ class ImpresaConfig(PretrainedConfig):
     """Fields that transformers asks of a config; the run's `config.yaml` beside it describes the model itself."""
 
     model_type = MODEL_TYPE
+
+    before_use: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """Called before a config is read, to register its model: all that models of transformers stand on takes seconds to
+    import, and other users of the auto classes need not wait for it."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **settings: Any) -> Any:
+        """The config of an exported folder."""
+        cls.before_use()
+        return super().from_dict(config_dict, **settings)
 
 
 def folder_of(name: str | Path, settings: dict[str, Any]) -> Path:

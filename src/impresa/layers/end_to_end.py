@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from impresa.layers.eager import eager
 from impresa.layers.norms import at_least_float32
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -36,7 +37,7 @@ class EndToEnd:
     """T."""
 
     @classmethod
-    @torch.compiler.disable  # sizes that come from data; what is compiled around it stays so
+    @eager
     def of(cls, mask: Tensor) -> Self:
         """The layout of the tokens where `mask` (B, T) bool is true."""
         lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
@@ -58,7 +59,7 @@ class EndToEnd:
         kept = at_least_float32(x)
         return kept.new_zeros(len(self.lengths), x.shape[1]).index_add(0, self.row, kept).to(x.dtype)
 
-    @torch.compiler.disable
+    @eager
     def attention(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool, dropout: float) -> Tensor:
         """Attention of each sequence to itself, (S, H, d) of each -> (S, H, d)."""
         if not queries.is_cuda:

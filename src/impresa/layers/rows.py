@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from impresa.layers.eager import eager
+
 _LARGEST = 8
 """Rows are as long as so many of the longest sequence at most."""
 
@@ -30,7 +32,7 @@ class Rows:
     """(B, T)."""
 
     @classmethod
-    @torch.compiler.disable  # sizes that come from data; what is compiled around it stays so
+    @eager
     def of(cls, mask: Tensor, *, dim: int, most: int | None = None) -> Self:
         """Rows for the tokens where `mask` (B, T) bool is true, of the length that costs least.
 
@@ -55,7 +57,7 @@ class Rows:
         """(B, T, ...) -> (R, L, ...); what fills a row up may be anything."""
         return x.flatten(0, 1)[self.source]
 
-    @torch.compiler.disable
+    @eager
     def spread(self, x: Tensor) -> Tensor:
         """(R, L, ...) -> (B, T, ...), zero where there is no token."""
         flat = x.new_zeros(self.shape[0] * self.shape[1], *x.shape[2:])
