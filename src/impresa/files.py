@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from impresa.errors import CheckpointError, ImpresaError, system_error
 
 _REPLACED = re.compile(r"\.(.+)\.\w{8}\.old")
 """Name of what is being replaced, made of that of the temporary file or folder."""
+_READING_UMASK = threading.Lock()
+"""It can be read only by setting it, which two threads at once would leave at 0."""
 _LONGEST_NAME = 200
 """Bytes of a name; file systems take 255, and a temporary name is longer."""
 
@@ -188,6 +191,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with _READING_UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

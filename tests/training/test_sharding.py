@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from impresa.config import ExperimentConfig, load_experiment
 from impresa.config.runs import prepare
-from impresa.errors import ConfigError
+from impresa.errors import ConfigError, Requeue
 from impresa.run_dir.layout import WEIGHTS
 from impresa.run_dir.load import load_embedder
 from impresa.training.checkpoints import convert, read_checkpoint
+from impresa.training.logs import Recorder
 from impresa.training.run import train
 from impresa.training.sharded_checkpoints import whole_content
 from killed import keep_weights, without_end
@@ -67,8 +72,25 @@ def train_together(rank: int, folder: Path, kinds: tuple[str, ...], qwen: Path) 
 
 
 def train_half(rank: int, folder: Path) -> None:
+    """Until a scheduler's signal to one process, with a slow disk under the other."""
     without_end()
-    train(experiment("alignment", folder, 2, *FSDP, f"trainer.max_steps={HALF}"), folder / "half", command=[])
+    record, write = Recorder.train, HuggingFaceStorageWriter.write_data
+
+    def signalled(self: Recorder, at: int, *rest: Any) -> None:
+        if at == HALF and rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        record(self, at, *rest)
+
+    def late(self: Any, plan: Any, planner: Any) -> Any:
+        time.sleep(rank)
+        return write(self, plan, planner)
+
+    Recorder.train = signalled  # type: ignore[assignment, method-assign]
+    HuggingFaceStorageWriter.write_data = late  # type: ignore[method-assign]
+    run = folder / "half"
+    with pytest.raises(Requeue):
+        train(experiment("alignment", folder, 2, *FSDP, "trainer.logging.save_interval=100"), run, command=[])
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["step"] == HALF
 
 
 def train_to_the_end(rank: int, run_dir: Path) -> None:

@@ -7,8 +7,9 @@ import os
 import shutil
 import string
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -21,7 +22,16 @@ from impresa.run_dir.layout import LAST_CHECKPOINT as LAST
 from impresa.run_dir.lock import check_lock
 from impresa.training.distributed import Group
 from impresa.training.plan import Plan
-from impresa.training.sharded_checkpoints import FILES, FOLDER, STATE, outlined, whole_content, write_parts
+from impresa.training.processes import TrainingInterrupted
+from impresa.training.sharded_checkpoints import (
+    FILES,
+    FOLDER,
+    STATE,
+    PartWriter,
+    outlined,
+    whole_content,
+    write_parts,
+)
 from impresa.training.stored import check_content
 
 SUFFIX = ".ckpt"
@@ -37,7 +47,8 @@ class Checkpoints:
     The best are chosen right after a validation, by its metric. The last is written at the plan's intervals, and when
     the run is interrupted; `discard_last` removes it where none is to be kept in the end. The first process writes each
     file under another name and renames it; the others wait. Processes that share the model out write a folder together,
-    which is renamed likewise.
+    which is renamed likewise, and train on meanwhile. Such a folder is there when the next one is begun, when `wait`
+    returns, and when a block that these checkpoints are the context of has ended.
 
     Args:
         config: which checkpoints to keep.
@@ -58,14 +69,35 @@ class Checkpoints:
         self._plan = plan
         self._group = group
         self._content = content
+        self._writer = PartWriter(group) if group.shares_model else None
         self._step = 0
         self._metrics: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        elif not issubclass(kind, TrainingInterrupted):  # which comes when all is saved, or is in a hurry
+            with suppress(Exception):  # what has ended the run is to be told
+                self.wait()
 
     @property
     def best(self) -> Path | None:
         """The checkpoint with the best metric; None when none is kept."""
+        self.wait()
         ranked = self._ranked()
         return self.directory / ranked[0] if ranked else None
+
+    def wait(self) -> None:
+        """Wait until what was saved is there.
+
+        Raises:
+            OSError: it could not be written; in all processes.
+        """
+        if self._writer is not None:
+            self._writer.wait()
 
     def check_names(self, metrics: Mapping[str, float]) -> None:
         """See `check_names`; names of checkpoints before the first validation can have these metrics too."""
@@ -77,29 +109,28 @@ class Checkpoints:
 
         `is_last`: the run ends here, before its plan does.
         """
-        self._step, kept = step, None
+        self._step, named = step, None
         if metrics is not None:
             self._metrics = dict(metrics)
-            kept = self._keep_if_good(metrics)
+            named = self._value_if_good(metrics)
         elif self.config.save_top_k == -1 and self._plan.saves_after(step):
-            kept = self._save_named()
-        if is_last or self._plan.saves_after(step):
-            self.save_last(kept)
+            named = math.nan
+        saves_last = is_last or self._plan.saves_after(step)
+        if named is not None:
+            self._save_named(named, is_last_too=saves_last)
+        elif saves_last:
+            self.save_last()
 
-    def save_last(self, same: Path | None = None) -> None:
-        """Write the last checkpoint; `same` is a file that holds the current state already."""
-        path = self.directory / LAST
-        if same is None:
-            self._save(path)
-        elif self._group.is_main:
-            _copy(same, path)
+    def save_last(self) -> None:
+        """Write the last checkpoint."""
+        self._save(self.directory / LAST)
 
     def resume(self, scores: Mapping[str, float]) -> None:
         """Take over those scores of an earlier part of the run whose files still exist."""
         self.scores = {name: value for name, value in scores.items() if (self.directory / name).exists()}
 
-    def _keep_if_good(self, metrics: Mapping[str, float]) -> Path | None:
-        """Save the current state if it is among the best; returns the file."""
+    def _value_if_good(self, metrics: Mapping[str, float]) -> float | None:
+        """The value of the current state if it is among the best."""
         limit = self.config.save_top_k
         if limit == 0:
             return None
@@ -111,35 +142,50 @@ class Checkpoints:
             worst = self.scores[ranked[limit - 1]]
             if value >= worst if self.config.mode == "min" else value <= worst:
                 return None
-        kept = self._save_named(value)
-        for name in self._ranked()[limit:] if limit > 0 else ():
-            del self.scores[name]
-            if self._group.is_main:
-                remove(self.directory / name)
-        return kept
+        return value
 
-    def _save_named(self, value: float = math.nan) -> Path:
+    def _save_named(self, value: float, *, is_last_too: bool) -> None:
+        """Save the current state under a name of its own, and then remove what is no longer among the best."""
         stem = format_name(self.config.filename, self._plan.epoch_of(self._step), self._step, self._metrics)
         name, version = stem + SUFFIX, 1
         while name in self.scores:
             name, version = f"{stem}-v{version}{SUFFIX}", version + 1
         self.scores[name] = value  # before saving, so that the checkpoint has its own score
-        return self._save(self.directory / name)
+        limit = self.config.save_top_k
+        surplus = self._ranked()[limit:] if limit > 0 else []
+        path = self.directory / name
 
-    def _save(self, path: Path) -> Path:
-        group, in_parts = self._group, self._group.shares_model
-        if group.is_main or in_parts:
-            epoch = self._plan.epoch_of(self._step)
-            content = {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
+        def then() -> None:
+            for other in surplus:
+                remove(self.directory / other)
+            if is_last_too:
+                _copy(path, self.directory / LAST)
+
+        self._save(path, then)
+        for other in surplus:
+            del self.scores[other]
+
+    def _save(self, path: Path, then: Callable[[], None] = lambda: None) -> None:
+        """Write the current state; what comes `then`, the first process does when it is there."""
+        group = self._group
+        if self._writer is not None:
+            self._writer.wait()
+            group.by_first(self._prepare)
+            self._writer.begin(path, self._whole_content(), then)
+            return
         if group.is_main:
-            check_lock(self._run_dir)
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if in_parts:
-            write_parts(path, content, group)
-        elif group.is_main:
-            write_single(path, content)
+            self._prepare()
+            write_single(path, self._whole_content())
+            then()
         group.barrier()
-        return path
+
+    def _prepare(self) -> None:
+        check_lock(self._run_dir)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def _whole_content(self) -> dict[str, Any]:
+        epoch = self._plan.epoch_of(self._step)
+        return {"format": FORMAT, "epoch": epoch, "scores": dict(self.scores), **self._content()}
 
     def _ranked(self) -> list[str]:
         """File names of the checkpoints that have a metric, the best first."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -32,6 +32,10 @@ class Group:
     world_size: int = 1
     shares_model: bool = False
     """Each has a part of the weights (`trainer.strategy: fsdp`) in place of all of them; true for several alone."""
+    patience: timedelta = field(default=timedelta(minutes=30), compare=False)
+    """Longest time that one waits for the others."""
+    connections: distributed.ProcessGroup | None = None
+    """What they talk over; None stands for what torch uses unless told otherwise."""
 
     @property
     def is_main(self) -> bool:
@@ -55,7 +59,7 @@ class Group:
         if self.world_size == 1:
             return value
         total = value.to(self.device, copy=True)
-        distributed.all_reduce(total)
+        distributed.all_reduce(total, group=self.connections)
         return total.to(value.device)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -75,7 +79,7 @@ class Group:
         if self.world_size == 1:
             return list(items)
         everyone: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(everyone, list(items))
+        distributed.all_gather_object(everyone, list(items), group=self.connections)
         return [item for own in everyone for item in own]
 
     def any(self, value: bool) -> bool:
@@ -85,7 +89,34 @@ class Group:
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.world_size > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.connections)
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the first process, for all of them; an error there is raised in all of them."""
+        if self.world_size == 1:
+            return work()
+        own: list[tuple[Any, Exception | None]] = []
+        if self.is_main:
+            try:
+                own = [(work(), None)]
+            except Exception as error:
+                own = [(None, error)]
+        told = self.gather(own)
+        result, fault = (own or told)[0]
+        if fault is not None:
+            raise fault
+        return result
+
+    def aside(self) -> Group:
+        """The same processes with connections of their own, for a thread beside the training.
+
+        Processes match collectives by their order alone, and two threads have none: over the same connections, one
+        would take the gradients of another for what that has to say of a checkpoint, or all would wait for ever.
+        """
+        if self.world_size == 1:
+            return self
+        connections = distributed.new_group(backend="gloo", timeout=self.patience)
+        return replace(self, device=torch.device("cpu"), connections=connections)
 
 
 def in_step(batches: Iterable[T], group: Group) -> Iterator[tuple[T, bool]]:
@@ -111,20 +142,20 @@ def no_sync(model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
 def join_group(settings: TrainerConfig) -> Group:
     """The group of this process: one that exists already, or else that of the processes started with it."""
     kind, process, shares = device_type(settings), this_process(), settings.strategy == "fsdp"
+    # Longer than a process may take for a step, so that the watchdog speaks first and says where each stands.
+    patience = timedelta(minutes=max(settings.timeout_minutes + 5, 30))
     if distributed.is_available() and distributed.is_initialized():
         world_size = distributed.get_world_size()
-        return Group(_device(kind, process), distributed.get_rank(), world_size, shares and world_size > 1)
+        return Group(_device(kind, process), distributed.get_rank(), world_size, shares and world_size > 1, patience)
     if process.world_size == 1:
         return Group(_device(kind, process))
     _check_launch(settings, process)
     device = _device(kind, process)
     set_rendezvous(process)
     backend = "nccl" if kind == "cuda" else "gloo"
-    # Longer than a process may take for a step, so that the watchdog speaks first and says where each stands.
-    patience = timedelta(minutes=max(settings.timeout_minutes + 5, 30))
     distributed.init_process_group(backend, device_id=device if kind == "cuda" else None, timeout=patience)
     logger.info(f"{process.world_size} processes train together, on {kind} by {backend}")
-    return Group(device, process.rank, process.world_size, shares)
+    return Group(device, process.rank, process.world_size, shares, patience)
 
 
 def device_type(settings: TrainerConfig) -> str:

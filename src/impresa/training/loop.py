@@ -91,6 +91,7 @@ def run_steps(
         if group.any(stop.requested):
             stop.is_of_scheduler = group.any(stop.is_of_scheduler)  # all processes end alike
             checkpoints.save_last()
+            checkpoints.wait()
             raise TrainingInterrupted
         if monitor.is_exhausted:
             return

@@ -185,23 +185,24 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     success = False
     with GracefulStop() as stop:
         try:
-            if state.step < plan.total_steps and not monitor.is_exhausted:
-                if parts.data.kept_sources:
-                    keeper = FeatureKeeper(config, parts.preprocessing.image, state, group, stop)
-                    keeper.keep(parts.data.kept_sources)
-                with Watchdog(config.trainer.timeout_minutes) as watchdog:
-                    checkpoints.check_names(validate(training, TRIAL_BATCHES))
-                    run_steps(
-                        training,
-                        recorder=recorder,
-                        costs=costs,
-                        progress=progress,
-                        watch=watch,
-                        monitor=monitor,
-                        checkpoints=checkpoints,
-                        stop=stop,
-                        watchdog=watchdog,
-                    )
+            with checkpoints:
+                if state.step < plan.total_steps and not monitor.is_exhausted:
+                    if parts.data.kept_sources:
+                        keeper = FeatureKeeper(config, parts.preprocessing.image, state, group, stop)
+                        keeper.keep(parts.data.kept_sources)
+                    with Watchdog(config.trainer.timeout_minutes) as watchdog:
+                        checkpoints.check_names(validate(training, TRIAL_BATCHES))
+                        run_steps(
+                            training,
+                            recorder=recorder,
+                            costs=costs,
+                            progress=progress,
+                            watch=watch,
+                            monitor=monitor,
+                            checkpoints=checkpoints,
+                            stop=stop,
+                            watchdog=watchdog,
+                        )
             success = True
         except (TrainingInterrupted, RuntimeError) as reason:
             # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.

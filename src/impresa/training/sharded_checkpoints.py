@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +32,93 @@ Place = tuple[str | int, ...]
 """Keys that lead to a tensor in the content."""
 
 
-def write_parts(path: Path, content: Mapping[str, Any], group: Group = ALONE) -> None:
-    """Write a checkpoint; all processes of the group make this call, with the same content but for their parts.
+class PartWriter:
+    """Writes the checkpoints of a group, one at a time, while its caller goes on.
 
-    One process alone writes all tensors but single numbers as a single part.
+    torch copies the tensors to the CPU's memory and writes them from a thread; in another one the processes then agree
+    on how it went, and the first of them gives the checkpoint its name. Both threads talk over `Group.aside`, one after
+    the other, and `wait` not at all: a process that ends alone leaves no other waiting for it.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group, self._aside = group, group.aside()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def begin(self, path: Path, content: Mapping[str, Any], then: Callable[[], None] = lambda: None) -> None:
+        """Begin to write what the content is now; all processes make this call, with the same one but for their parts.
+
+        One process alone writes all tensors but single numbers as a single part, without a copy, and is done then.
+
+        Args:
+            path: of the checkpoint, which appears when it is whole.
+            content: of the checkpoint.
+            then: called in the first process, in a thread, when the checkpoint is there.
+
+        Raises:
+            OSError: of this checkpoint, in all processes; or of the one before, see `wait`.
+        """
+        self.wait()
+        with ExitStack() as stack:
+            folder = Path(self._group.by_first(lambda: str(stack.enter_context(replacing_folder(path)))))
+            parts = dict(_parts(content, self._group))
+            state = _rest(content, parts) if self._group.is_main else {}
+            written = self._save({_name(place): tensor for place, tensor in parts.items()}, folder)
+            replacing = stack.pop_all()
+
+        def appear() -> None:
+            with replacing:
+                _end(written)
+                files = {file.name: file.stat().st_size for file in folder.iterdir()}
+                with (folder / STATE).open("wb") as file:
+                    torch.save({**state, FILES: files}, file)
+                before = move_aside(path, folder)
+            if before is not None:
+                remove(before)
+            then()
+
+        if self._group.world_size == 1:
+            appear()
+        else:
+            self._under_way = self._thread.submit(self._finish, written, appear)
+
+    def wait(self) -> None:
+        """Wait until what was begun is there.
+
+        Raises:
+            OSError: a process could not write it; in all of them, once.
+        """
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _save(self, tensors: dict[str, Any], folder: Path) -> Callable[[], object]:
+        """A function that returns when the parts are written, or raises what torch does."""
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        if self._group.world_size == 1:
+            return partial(checkpoint.save, tensors, storage_writer=writer, no_dist=True)
+        with _quiet():
+            written = checkpoint.async_save(tensors, storage_writer=writer, process_group=self._aside.connections)
+        assert isinstance(written, Future)  # of a writer that has copied the tensors already
+        return written.result
+
+    def _finish(self, written: Callable[[], object], appear: Callable[[], None]) -> None:
+        with suppress(BaseException):  # which `appear` meets again
+            written()  # until here the connections are torch's
+        self._aside.by_first(appear)
+
+
+def write_parts(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint of one process as one of parts.
 
     Raises:
-        OSError: a process cannot write.
+        OSError: it cannot be written.
     """
-    parts = dict(_parts(content, group))
-    before = None
-    with replacing_folder(path) if group.is_main else nullcontext(Path()) as own:
-        (folder,) = group.gather([str(own)] if group.is_main else [])
-        with _quiet():
-            _save({_name(place): tensor for place, tensor in parts.items()}, folder, group)
-        if group.is_main:
-            files = {file.name: file.stat().st_size for file in own.iterdir()}
-            outlined = _replaced(content, {place: _outline(tensor) for place, tensor in parts.items()})
-            with (own / STATE).open("wb") as file:
-                torch.save({**outlined, FILES: files}, file)
-            before = move_aside(path, own)
-    if before is not None:
-        remove(before)
-    group.barrier()
+    with _quiet():
+        PartWriter(ALONE).begin(path, content)
 
 
 def outlined(folder: Path, state: Any) -> dict[str, Any]:
@@ -109,17 +176,21 @@ def whole_content(
     return _replaced(content, room)
 
 
-def _save(tensors: dict[str, Any], folder: str, group: Group) -> None:
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+def _end(written: Callable[[], object]) -> None:
+    """Wait until the parts are written; raises what was wrong, a system's error if there is one."""
     from torch.distributed.checkpoint.api import CheckpointException
 
-    writer = HuggingFaceStorageWriter(folder, save_distributed=True)
     try:
-        checkpoint.save(tensors, storage_writer=writer, no_dist=group.world_size == 1)
+        written()
     except CheckpointException as error:  # in each process, of all that failed
         faults = [fault for fault, _ in error.failures.values()]
         raise next((fault for fault in faults if isinstance(fault, OSError)), faults[0]) from error
+
+
+def _rest(content: Mapping[str, Any], parts: Mapping[Place, Tensor]) -> dict[str, Any]:
+    """A copy of the content on the CPU, with outlines in place of the parts."""
+    own = {place: _outline(parts[place]) if place in parts else tensor.cpu() for place, tensor in _tensors(content)}
+    return deepcopy(_replaced(content, own))  # the training adds to lists in it
 
 
 def _parts(content: Mapping[str, Any], group: Group) -> Iterator[tuple[Place, Tensor]]:
