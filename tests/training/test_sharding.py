@@ -31,6 +31,8 @@ from tiny_vlm import tiny_qwen_vlm, tiny_vlm
 from two_processes import in_two_processes
 
 STEPS, HALF = 10, 6
+STOPPED = 5
+"""A step after which nothing else would save."""
 # 18 samples in steps of 8; without dropout, whose draws depend on the rank. A larger eps, for AdamW divides by
 # gradients that are zero but for rounding, as those of the keys' biases are.
 COMMON = (
@@ -77,7 +79,7 @@ def train_half(rank: int, folder: Path) -> None:
     record, write = Recorder.train, HuggingFaceStorageWriter.write_data
 
     def signalled(self: Recorder, at: int, *rest: Any) -> None:
-        if at == HALF and rank == 0:
+        if at == STOPPED and rank == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         record(self, at, *rest)
 
@@ -89,8 +91,8 @@ def train_half(rank: int, folder: Path) -> None:
     HuggingFaceStorageWriter.write_data = late  # type: ignore[method-assign]
     run = folder / "half"
     with pytest.raises(Requeue):
-        train(experiment("alignment", folder, 2, *FSDP, "trainer.logging.save_interval=100"), run, command=[])
-    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["step"] == HALF
+        train(experiment("alignment", folder, 2, *FSDP), run, command=[])
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["step"] == STOPPED
 
 
 def train_to_the_end(rank: int, run_dir: Path) -> None:
