@@ -304,7 +304,7 @@ def test_malformed_bodies_get_4xx(client: Any) -> None:
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, f"seed {seed}: {answer.status_code}"
             if answer.status_code != 200:
                 fault_of(answer)
-                assert not {str(finished_run()), "Traceback", "impresa/"} & {answer.text}
+                assert not [word for word in (str(finished_run()), "Traceback", "impresa/") if word in answer.text]
                 num_refused += 1
             seed += 1
     sys.stdout.write(f"seeds 0 to {seed - 1}: {num_refused} refused\n")

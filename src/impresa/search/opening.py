@@ -11,7 +11,8 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.paths import EMBEDDED, expanded
 from impresa.config.shard_names import is_address
 from impresa.data.sources import Reading, open_path
-from impresa.errors import ConfigError
+from impresa.data.text import is_unicode
+from impresa.errors import ConfigError, DataError
 from impresa.search.reading import Reader
 
 
@@ -21,6 +22,8 @@ def source_names(sources: Iterable[str]) -> list[str]:
 
 
 def _in_full(name: str) -> str:
+    if not is_unicode(name):
+        raise DataError(f"{name}: its name is not UTF-8, and an index keeps names; rename it")
     return name if name == EMBEDDED or is_address(name) else str(expanded(name).resolve())
 
 

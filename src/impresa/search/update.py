@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded
 from impresa.data.sources import BadSample
+from impresa.data.text import as_unicode
 from impresa.errors import DataError
 from impresa.evaluation.results import BadSampleNote
 from impresa.run_dir.lock import locked
 from impresa.search.about import About, about_run, check_golden_vectors, check_run, golden_vectors, read_about
-from impresa.search.reading import Item, Reader, cell_for, check_types, thumbnail_of, unicode
+from impresa.search.reading import Item, Reader, cell_for, check_types, thumbnail_of
 from impresa.search.store import PREFIX, VECTOR, Store, exists, is_address, is_free, schema_of, vector_column
 from impresa.tasks.samples import Embedder, nothing_usable, progress_bar
 
@@ -177,7 +178,7 @@ class _Update:
             try:
                 id, stamp = reader.origin(position)
             except BadSample as fault:
-                id, stamp = fault.id, ""
+                id, stamp = as_unicode(fault.id), ""
             seen.add(id)
             if id in known and known[id][0] == {stamp}:
                 self._done.unchanged += 1
@@ -325,7 +326,7 @@ class _Update:
         schema = schema_of(about.width, about.prefix_dim, self._fields) if self._store is None else self._store.schema
         words = [asdict(replace(item, others={})) for item in self._items]
         columns: dict[str, Any] = {
-            name: pa.array([unicode(row[name]) for row in words], pa.string()) for name in _TEXTS
+            name: pa.array([row[name] and as_unicode(row[name]) for row in words], pa.string()) for name in _TEXTS
         }
         columns |= {"thumbnail": pa.array(self._thumbnails, pa.binary()), VECTOR: vector_column(vectors)}
         if about.prefix_dim is not None:

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from impresa.data.text import as_unicode
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -55,8 +57,8 @@ def error_object(
 ) -> dict[str, dict[str, str | None]]:
     """OpenAI's error object."""
     kind = _TYPES.get(status, "invalid_request_error")
-    where = None if param is None else printed(param)
-    return {"error": {"message": printed(message), "type": kind, "param": where, "code": code}}
+    where = None if param is None else as_unicode(param)
+    return {"error": {"message": as_unicode(message), "type": kind, "param": where, "code": code}}
 
 
 def error_response(
@@ -70,11 +72,6 @@ def error_response(
     return JSONResponse(error_object(status, message, param, code), status, dict(headers or {}))
 
 
-def printed(text: str) -> str:
-    """A text that can be sent: what a client wrote may hold halves of characters."""
-    return text.encode("utf-8", errors="backslashreplace").decode()
-
-
 def add_handlers(app: FastAPI) -> None:
     """Answer every fault with OpenAI's error object."""
 
@@ -85,7 +82,7 @@ def add_handlers(app: FastAPI) -> None:
     async def of_http(request: Request, error: Any) -> JSONResponse:
         status = error.status_code
         message = {
-            404: f"there is no {request.method} {printed(request.url.path):.200}",
+            404: f"there is no {request.method} {as_unicode(request.url.path):.200}",
             405: f"{request.method} is not what this address takes",
         }.get(status, HTTPStatus(status).phrase.lower())
         return error_response(status, message, code="not_found" if status == 404 else None, headers=error.headers)

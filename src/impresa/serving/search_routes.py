@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from impresa.serving.parts import Part, check_amount, media_part, text_part
 from impresa.serving.searching import Example, Searched, SearchForm, answer, dimensions_of
 from impresa.serving.state import State
 from impresa.tasks.alignment.embedder import EmbeddingModel
+
+logger = logging.getLogger(__name__)
 
 Named = tuple[str, Example]
 """An example, and the field in the request."""
@@ -54,6 +57,7 @@ def router(state: State) -> APIRouter:
         except (ConfigError, DataError) as error:
             raise bad(str(error), str(error).partition(":")[0]) from error
         except CheckpointError as error:
+            logger.warning("%s", error)
             raise ApiError(503, "the index cannot be read now; the server's log says more") from error
 
     return routes

@@ -17,6 +17,7 @@ from torch import Tensor
 from impresa.errors import CheckpointError, ConfigError
 from impresa.search.index import open_index
 from impresa.search.snapshot import Result, Snapshot
+from impresa.search.store import without_texts
 from impresa.tasks.alignment.embedder import EmbeddingModel
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ MOST_RESULTS = 200
 _MOST_EXAMPLES, _MOST_CANDIDATES, _MOST_NUMBERS = 16, 100_000, 1 << 16
 _LONGEST_TEXT, _LONGEST_ID, _LONGEST_WHERE = 10_000, 200, 1_000
 _SMALLEST_DIM = 8
+_BEFORE_BRACKET = re.compile(r"(\w+)\s*\(")
+_FUNCTIONS = ("lower", "upper", "length", "abs", "contains", "starts_with", "ends_with", "regexp_like")
+"""Of conditions: others could take all memory (repeat), or tell in an error what no answer has (cast)."""
+_OPERATORS = ("and", "or", "not", "in", "like", "ilike", "between")
 _REFRESH_S = 2.0
 """So long after a look for a newer state of the index there is no other."""
 
@@ -170,9 +175,14 @@ def _timed(state: Snapshot, wanted: Tensor, **options: Any) -> tuple[Tensor, Ten
 
 
 def _check_where(where: str | None) -> None:
-    """Sources are folders of this machine, whose names nobody may guess letter by letter."""
-    if where is not None and re.search(r"\bsource\b", re.sub(r"'(?:[^']|'')*'", "", where), re.IGNORECASE):
+    """Refuse conditions on sources, which are folders of this machine whose names nobody may guess letter by letter,
+    and those that call what is not known to be harmless. Comments, which could hide both, are refused by the index."""
+    rest = without_texts(where or "")
+    if re.search(r"\bsource\b", rest, re.IGNORECASE):
         raise ConfigError("where: the column source is not for others to see; use another one")
+    called = ["::"] * ("::" in rest) + _BEFORE_BRACKET.findall(rest)
+    if unknown := [name for name in called if name.lower() not in (*_FUNCTIONS, *_OPERATORS)]:
+        raise ConfigError(f"where: {unknown[0]} cannot be used here; there are {', '.join(_FUNCTIONS)}")
 
 
 def plain(result: Result, *, thumbnails: bool) -> dict[str, Any]:
