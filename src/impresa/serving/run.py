@@ -23,7 +23,7 @@ _GRACE_S = 10
 """Requests that are being answered at the end have so long."""
 
 _IDLE_S = 30
-"""Connections without a request, or with a part of its head, are closed after it."""
+"""Connections without a request, with a part of its head, or with an answer that nobody reads, are closed after it."""
 _LOOK_TICKS = 10
 """So often it is looked for them, in ticks of a tenth of a second."""
 
@@ -68,16 +68,17 @@ def server_of(app: FastAPI, tell: Callable[[], object] = lambda: None) -> uvicor
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it has started, and closes connections on which nothing is asked.
+    """A server that says when it has started, and closes connections on which nothing happens.
 
-    uvicorn's own time-out begins with the end of a request and ends with the first byte of the next, so that clients
-    that send no more than a byte could hold all connections that there are.
+    uvicorn's own time-out begins with the end of an answer and ends with the first byte of the next request, so that
+    clients that send no more than a byte, or read nothing, could hold all connections that there are.
     """
 
     def __init__(self, config: uvicorn.Config, tell: Callable[[], object]) -> None:
         super().__init__(config)
         self._tell = tell
-        self._silent: dict[Any, tuple[Any, float]] = {}
+        self._silent: dict[Any, tuple[tuple[Any, int], float]] = {}
+        """Those connections, with the last request and the bytes to be sent, and since when these are the same."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -91,13 +92,14 @@ class _Server(uvicorn.Server):
     def _close_silent(self) -> None:
         now, before = time.monotonic(), self._silent
         self._silent = {}
-        for each in self.server_state.connections:
-            last = getattr(each, "cycle", None)  # the last request and its answer
-            if last is None or last.response_complete:
-                same, since = before.get(each, (last, now))
-                self._silent[each] = (last, since if same is last else now)
+        for each in list(self.server_state.connections):
+            last, num_unsent = getattr(each, "cycle", None), each.transport.get_write_buffer_size()
+            if last is None or last.response_complete or num_unsent:
+                state = last, num_unsent
+                same, since = before.get(each, (state, now))
+                self._silent[each] = state, since if same == state else now
                 if now - self._silent[each][1] > _IDLE_S:
-                    each.transport.close()
+                    (each.transport.abort if num_unsent else each.transport.close)()
 
 
 def bound(host: str, port: int) -> socket.socket:
