@@ -11,6 +11,8 @@ import pytest
 
 from browser import WITH_CHROMIUM, visit
 from impresa.cli.main import main
+from impresa.cli.search import _print_table
+from impresa.search.snapshot import Result
 from some_index import squares, table
 from tiny_run import finished_run
 
@@ -87,6 +89,17 @@ def test_search_prints_a_table_and_json(here: Path, capsys: pytest.CaptureFixtur
     assert "thumbnail" not in found[0]
     assert main(["search", "made", "red", "--where", "year > 3000"]) == 0
     assert capsys.readouterr().out == "no row fulfils the condition\n"
+
+
+def test_long_captions_leave_room_for_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "sub/a picture of some name.png"
+    _print_table([Result(1, 0.25, "key", "id", "source", "image", name, "red " * 100, None, {}, None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["rank", "score", "path", "caption"]
+    assert lines[1].startswith(f"    1  0.250  {name}  red")
 
 
 @WITH_CHROMIUM

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from PIL import Image
 import impresa
 from impresa.errors import CheckpointError, DataError
 from impresa.run_dir.manifest import write_manifest
-from impresa.search import update
+from impresa.search import reading, update
 from impresa.search.index import Index
 from pictures import png
 from some_index import indexed, square, squares, table, tiny_model
@@ -111,9 +112,47 @@ def test_other_sources_stay_until_they_are_dropped(tmp_path: Path) -> None:
     assert index.sources() == [str(one), str(two)]
     shutil.rmtree(two / "sub")
     assert (index.update().removed, len(index)) == (3, 7)
+    assert index.update(str(two)).unchanged == 3
+    two.rename(tmp_path / "away")
+    with pytest.raises(DataError, match=f"two: no such file or folder; bring it back, or .* with --drop {two}"):
+        index.update()
+    (tmp_path / "away").rename(two)
     update.update_index(str(tmp_path / "i"), finished_run(), list, tiny_model, modalities=("image",), drop=[str(one)])
     assert index.refresh()
     assert index.sources() == [str(two)]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder, index = table(tmp_path / "squares", 3), tmp_path / "i"
+    rows = folder / "metadata.jsonl"
+    rows.write_text(rows.read_text().replace('"year"', '"note": "\\ud800", "year"'))
+    assert indexed(index, folder).num_rows == 3
+    rows.unlink()
+    (folder / "2.png").rename(Path(os.fsdecode(os.fsencode(folder / "2") + b"\xff.png")))
+    indexed(index, folder)
+    assert indexed(index, folder).unchanged == 3
+    assert "2\\udcff.png" in paths(impresa.open_index(index))
+    with pytest.raises(DataError, match=r"its name is not UTF-8, and an index keeps names; rename it"):
+        indexed(index, str(tmp_path / "\udcff"))
+    with pytest.raises(DataError, match=r"SOURCE: is empty; name a folder"):
+        indexed(index, "")
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, index = squares(tmp_path / "squares", 3), tmp_path / "i"
+    hashed = reading._hash
+
+    def changing(file: Any, sample: Any, modality: Any) -> str:
+        if str(file).endswith("2.png"):  # the picture has been decoded by now
+            square(folder / "2.png", 33)
+        return hashed(file, sample, modality)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "_hash", changing)
+        done = indexed(index, folder)
+    assert [note.reason for note in done.bad] == ["has changed while it was read; the next update reads it again"]
+    assert indexed(index, folder).num_rows == 3
+    assert impresa.open_index(index).search(folder / "2.png", top=1)[0].score == pytest.approx(1, abs=1e-5)
 
 
 def test_bad_samples_are_counted_by_reason_and_leave_the_index(tmp_path: Path) -> None:

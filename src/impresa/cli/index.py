@@ -49,19 +49,20 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.tasks.samples import evaluation_batch_size
 
     index = args.out or f"index-{args.run.resolve().name}"
-    names, asked = source_names(args.source), args.modality or ()
+    names, asked, known = source_names(args.source), args.modality or (), list[str]()
     if exists(index):
         store = Store.latest(index)
         asked = asked or read_about(index, store.read_about()).modalities
+        known = store.sources()
         if not names and not args.drop:
-            names = store.sources()
+            names = known
     elif not names:
         raise ConfigError(f"SOURCE: {index} is no index yet; name what goes into it, such as a folder of pictures")
     modalities = modalities_of(config, asked)
     done = update_index(
         index,
         expanded(str(args.run)),
-        lambda: open_readers(config, names, modalities, overrides),
+        lambda: open_readers(config, names, modalities, overrides, known=known),
         lambda: load_embedder(args.run, checked_device(args.device)),
         modalities=modalities,
         drop=source_names(args.drop),

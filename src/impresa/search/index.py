@@ -130,7 +130,7 @@ class Index:
         done = update_index(
             self.path,
             self.run_dir,
-            lambda: open_readers(config, names, modalities),
+            lambda: open_readers(config, names, modalities, known=self.sources()),
             lambda: self.model,
             modalities=modalities,
             batch_size=batch_size,
@@ -146,7 +146,7 @@ class Index:
         self,
         query: Any = None,
         *,
-        text: str | Sequence[str] = (),
+        text: str | Sequence[str] | None = (),
         image: Any = (),
         sound: Any = (),
         without: Any = (),
