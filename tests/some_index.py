@@ -66,7 +66,7 @@ def table(folder: Path, count: int = 12) -> Path:
 
 
 def indexed(
-    index: Path, *sources: Path | str, modalities: tuple[Modality, ...] = ("image",), run: Path | None = None
+    index: Path | str, *sources: Path | str, modalities: tuple[Modality, ...] = ("image",), run: Path | None = None
 ) -> Updated:
     """Make an index, or bring it up to date."""
     run = run or finished_run()

@@ -48,6 +48,30 @@ def test_a_folder_without_captions_becomes_rows(tmp_path: Path) -> None:
     assert found[0].thumbnail.startswith(b"\xff\xd8")
 
 
+def test_object_storage(tmp_path: Path) -> None:
+    index, data = f"file-object-store://{tmp_path}/i", squares(tmp_path / "squares", 5)
+    indexed(index, data)
+    square(data / "0.png", 30)
+    done = indexed(index, data)
+    assert (done.embedded, done.unchanged) == (1, 4)
+    found = impresa.open_index(index)
+    assert (found.search(data / "4.png", top=1)[0].path, len(found)) == ("4.png", 5)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ("ftp://server/i", "No object store provider found for scheme: 'ftp'"),
+        ("hf://i", "must contain repository name"),
+    ],
+)
+def test_object_storage_that_cannot_be_reached(index: str, reason: str, tmp_path: Path) -> None:
+    for use in (lambda: impresa.open_index(index), lambda: indexed(index, squares(tmp_path / "squares", 1))):
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            use()
+        assert str(caught.value).startswith(f"{index}: cannot be reached (")
+
+
 def test_columns_of_the_data_come_beside_ours(tmp_path: Path) -> None:
     indexed(tmp_path / "i", table(tmp_path / "squares"))
     index = impresa.open_index(tmp_path / "i")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -58,6 +59,8 @@ _QUOTED = re.compile(r"""'(?:[^']|'')*'|"([^"]*)"|`([^`]*)`""")
 _NOT_READ = re.compile(r"[?;$@]|--|/\*|(?<!:):(?!:)|\w''")
 """In a condition whose texts are empty: what LanceDB leaves out silently, or cannot read without a crash. These are
 comments, a second statement, places for values, and texts of other kinds, such as N'cat'."""
+_TOLD = tuple(map(re.compile, (r"<Message>(.+?)</Message>", r'message: "(.+?)"', r"(status: \d+)")))
+"""The words of the storage, or of the system, in what the library says of a place that it cannot reach."""
 _HIDDEN = ("key", "hash", "stamp", "thumbnail", VECTOR, PREFIX)
 """Columns that no condition is for."""
 _MOST_COLUMNS_NAMED = 20
@@ -72,7 +75,9 @@ def exists(index: str) -> bool:
     """True if an index, finished or not, is at a place."""
     if not is_address(index):
         return all((expanded(index) / name).is_dir() for name in _FOLDERS)
-    return {ITEMS, ABOUT} <= set(_connect(index).list_tables().tables)
+    database = _connect(index)
+    with _reaching(index):
+        return {ITEMS, ABOUT} <= set(database.list_tables().tables)
 
 
 def is_free(index: str) -> bool:
@@ -351,7 +356,23 @@ def _connect(index: str) -> Any:
     os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of what is meant to be, such as that a table is new
     os.environ.setdefault("LANCE_LOG", "error")
     lancedb = import_optional("INDEX", "lancedb", "'impresa[search]'", user="an index")
-    return lancedb.connect(index if is_address(index) else Path(expanded(index)))
+    if not is_address(index):
+        return lancedb.connect(Path(expanded(index)))
+    with _reaching(index):
+        return lancedb.connect(index)
+
+
+@contextmanager
+def _reaching(index: str) -> Iterator[None]:
+    """Say in a line what object storage refuses, of which the library prints all its inner state."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        told = next(filter(None, (pattern.search(text) for pattern in _TOLD)), None)
+        reason = told[1] if told else text.removeprefix("Invalid input, ").rstrip(". ")
+        fix = "check the address, and the keys, region and endpoint in the environment"
+        raise CheckpointError(f"{index}: cannot be reached ({reason:.200}); {fix}") from error
 
 
 def _damaged(index: str, error: Exception) -> CheckpointError:

@@ -11,7 +11,7 @@ from impresa.serving.state import State
 
 
 def router(state: State) -> APIRouter:
-    """`/v1/embeddings`, `/v1/multimodalembeddings` and `/v2/embed`."""
+    """`/v1/embeddings`, which infinity has at its root, `/v1/multimodalembeddings` and `/v2/embed`."""
     routes = APIRouter()
 
     async def answer(request: Request, kind: type[Form] | None = None) -> Response:
@@ -25,6 +25,7 @@ def router(state: State) -> APIRouter:
         done = await embedder.embed(form.inputs(), may_cut=form.may_cut())
         return json_answer(form.answer(done, state.name))
 
+    @routes.post("/embeddings")
     @routes.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         return await answer(request)

@@ -68,8 +68,9 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An answer with the error object."""
-    return JSONResponse(error_object(status, message, param, code), status, dict(headers or {}))
+    """An answer with the error object, and the message again where clients of Voyage and FastAPI look for it."""
+    told = {**error_object(status, message, param, code), "detail": as_unicode(message)}
+    return JSONResponse(told, status, dict(headers or {}))
 
 
 def add_handlers(app: FastAPI) -> None:
