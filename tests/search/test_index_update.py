@@ -19,11 +19,13 @@ import torch
 from PIL import Image
 
 import impresa
+from impresa.data.sources.webdataset import ShardSource
 from impresa.errors import CheckpointError, DataError
 from impresa.run_dir.manifest import write_manifest
 from impresa.search import reading, update
 from impresa.search.index import Index
 from pictures import png
+from shards_on_disk import tar_of
 from some_index import indexed, square, squares, table, tiny_model
 from tiny_run import copy_of_run, finished_run
 
@@ -126,6 +128,22 @@ def test_parquet_is_not_read_again_and_goes_by_content(tmp_path: Path, monkeypat
     assert (done.embedded, done.reused) == (1, 5)
     found = impresa.open_index(tmp_path / "i").search(Image.open(pa.BufferReader(png(250))), top=1, where="year < 2004")
     assert (found[0].id, found[0].path, found[0].others) == ("data.parquet:2", None, {"year": 2002})
+
+
+def test_shards_are_not_read_again_and_go_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        files = [(f"{i}.png", png(number * 100 + i * 20)) for i in range(3)]
+        (tmp_path / "shards" / f"{number}.tar").write_bytes(tar_of(files))
+    place = str(tmp_path / "shards" / "*.tar")
+    assert indexed(tmp_path / "i", place).embedded == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardSource, "row", lambda *_: pytest.fail("a shard is read"))
+        assert indexed(tmp_path / "i", place).unchanged == 6
+    (tmp_path / "shards" / "1.tar").write_bytes(tar_of([*files[:2], ("new.png", png(250))]))
+    done = indexed(tmp_path / "i", place)
+    assert (done.unchanged, done.reused, done.embedded, done.removed) == (3, 2, 1, 1)
+    assert impresa.open_index(tmp_path / "i").search(Image.open(pa.BufferReader(png(250))), top=1)[0].id == "1.tar/new"
 
 
 def test_other_sources_stay_until_they_are_dropped(tmp_path: Path) -> None:
