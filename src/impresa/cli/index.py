@@ -2,8 +2,9 @@
 
 A source is a folder of pictures with or without captions, a table, a parquet file, a shard, or a pattern of them. What
 is new or has changed is embedded, what is gone is removed, and nothing else is read; without a source all sources of
-the index are checked. An update that is killed leaves the old state, and the next one continues. Sources are read with the run's
-columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+the index are checked. An update that is killed leaves the old state, and the next one continues. Sources are read with
+the run's columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and
+so on.
 """
 
 from __future__ import annotations

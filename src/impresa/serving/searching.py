@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from impresa.errors import CheckpointError, ConfigError
 from impresa.search.index import open_index
+from impresa.search.scan import recall_of
 from impresa.search.snapshot import Result, Snapshot
 from impresa.search.store import without_texts
 from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -162,9 +162,8 @@ def answer(state: Snapshot, wanted: Tensor, form: SearchForm) -> dict[str, Any]:
         "exact_milliseconds": None,
     }
     if form.compare and state.is_scanned:
-        _, exact, exact_s = _timed(state, wanted, dim=width, **options)
-        shared = torch.isin(rows, exact).sum().item()
-        told |= {"recall": shared / len(exact) if len(exact) else 1.0, "exact_milliseconds": 1e3 * exact_s}
+        exact, _, exact_s = _timed(state, wanted, dim=width, **options)
+        told |= {"recall": recall_of(scores[None], exact[None]), "exact_milliseconds": 1e3 * exact_s}
     return told | ({"vector": wanted.tolist()} if form.with_vector else {})
 
 
