@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,6 +15,7 @@ import pytest
 
 from impresa.serving.settings import Limits
 from served import app_with, client_of, data_url, embedding_model, fault_of, picture, served, talking_model
+from some_index import indexed, table
 from tiny_run import finished_run
 
 JSON = {"Content-Type": "application/json"}
@@ -290,13 +292,25 @@ def mangled(rng: random.Random, content: bytes) -> bytes:
     )
 
 
-def test_malformed_bodies_get_4xx(client: Any) -> None:
+SEARCHES: tuple[dict[str, Any], ...] = (
+    {"text": "red", "top": 5, "where": "label = 'odd'", "dimensions": 4, "shortlist": 9, "compare": True},
+    {"query": [{"text": "a", "weight": 2}, {"image": picture(1)}], "not": [{"text": "b"}], "thumbnails": False},
+)
+
+
+def test_malformed_bodies_get_4xx(client: Any, tmp_path: Path) -> None:
     """2,000 bodies that are broken at random: those that still mean something may be answered, none is a fault of ours.
 
     A failure prints the seed that makes its body again.
     """
-    with client_of(app_with(talking_model(), Limits(max_wait_ms=0))) as talking:
+    indexed(tmp_path / "i", table(tmp_path / "squares", 4))
+    limits = Limits(max_wait_ms=0)
+    with (
+        client_of(app_with(talking_model(), limits)) as talking,
+        client_of(app_with(embedding_model(), limits, index=str(tmp_path / "i"))) as searching,
+    ):
         targets = [(client, path, body) for path, bodies in FORMS.items() for body in bodies]
+        targets += [(searching, "/search", body) for body in SEARCHES]
         targets.append((talking, "/v1/chat/completions", CHAT))
         num_refused = seed = 0
         while num_refused < 2000:
@@ -309,7 +323,8 @@ def test_malformed_bodies_get_4xx(client: Any) -> None:
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, f"seed {seed}: {answer.status_code}"
             if answer.status_code != 200:
                 fault_of(answer)
-                assert not [word for word in (str(finished_run()), "Traceback", "impresa/") if word in answer.text]
+                told = [word for word in (str(finished_run()), str(tmp_path), "Traceback") if word in answer.text]
+                assert told == [], f"seed {seed}"
                 num_refused += 1
             seed += 1
     sys.stdout.write(f"seeds 0 to {seed - 1}: {num_refused} refused\n")
