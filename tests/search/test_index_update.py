@@ -275,6 +275,8 @@ def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="which is gone; name its place with --run"):
         index.search("red")
     assert len(impresa.open_index(tmp_path / "i", run=tmp_path / "elsewhere").search("red")) == 3
+    indexed(tmp_path / "i", tmp_path / "squares", run=tmp_path / "elsewhere")
+    assert len(impresa.open_index(tmp_path / "i").search("red")) == 3
 
 
 _KILLED = """
