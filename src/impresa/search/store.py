@@ -227,6 +227,11 @@ class Store:
         search = search.where(where) if where else search
         return np.sort(self._answer(search.select(["modality"]).with_row_id(True))["_rowid"].to_numpy())
 
+    def row_of_key(self, key: str, names: Sequence[str]) -> dict[str, Any] | None:
+        """Columns of the row with a key; None if there is none."""
+        found = self.take(self.row_ids_of_key(key), names).to_pylist()
+        return found[0] if found else None
+
     def row_ids_of_key(self, key: str) -> list[int]:
         """The id of the row with a key, or none."""
         found = self._items.search().where(f"key = {_quoted(key)}").select(["key"]).with_row_id(True).to_arrow()
