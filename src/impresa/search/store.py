@@ -251,6 +251,11 @@ class Store:
         search = search if where is None else search.where(_checked(where))
         return np.sort(self._answer(search.select(["modality"]).with_row_id(True), where)["_rowid"].to_numpy())
 
+    def row_of_key(self, key: str, names: Sequence[str]) -> dict[str, Any] | None:
+        """Columns of the row with a key; None if there is none."""
+        found = self.take(self.row_ids_of_key(key), names).to_pylist()
+        return found[0] if found else None
+
     @_reading
     def row_ids_of_key(self, key: str) -> list[int]:
         """The id of the row with a key, or none."""

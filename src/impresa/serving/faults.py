@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from impresa.data.text import as_unicode
+from impresa.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _TYPES = {
     401: "authentication_error",
@@ -92,12 +96,17 @@ def add_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         return validation_fault([{**first, "loc": first["loc"][1:]}]).response()  # without "body" and the like
 
+    async def of_index(_: Request, error: Exception) -> JSONResponse:
+        logger.warning("%s", error)
+        return ApiError(503, "the index cannot be read now; the server's log says more").response()
+
     async def of_us(_: Request, __: Exception) -> JSONResponse:
         return error_response(500, "the server has failed at this request; its log says more")
 
     app.add_exception_handler(ApiError, of_api)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(CheckpointError, of_index)
     app.add_exception_handler(Exception, of_us)
 
 

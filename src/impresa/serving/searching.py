@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.errors import CheckpointError, ConfigError
 from impresa.search.index import open_index
 from impresa.search.scan import recall_of
 from impresa.search.snapshot import Result, Snapshot
 from impresa.search.store import without_texts
+from impresa.serving.faults import ApiError
+from impresa.serving.media import sound_type
 from impresa.tasks.alignment.embedder import EmbeddingModel
 
 if TYPE_CHECKING:
@@ -191,7 +194,22 @@ def plain(result: Result, *, thumbnails: bool) -> dict[str, Any]:
     if thumbnails:
         picture = result.thumbnail and base64.b64encode(result.thumbnail).decode()
         shown["thumbnail"] = picture and f"data:image/jpeg;base64,{picture}"
+    if result.modality == "audio" and result.path is not None:
+        shown["sound"] = f"sounds/{result.key}"
     return shown
+
+
+def sound_of(state: Snapshot, key: str) -> tuple[bytes, str]:
+    """The file of a row that is a sound, and its type. Raises `ApiError` where there is none."""
+    gone = ApiError(404, "the index has no sound of this id, or its file is gone", "id", "unknown_id")
+    path = state.sound_file(key)
+    try:
+        content = read_regular(path, MAX_BYTES) if path is not None else b""
+    except (OSError, ValueError) as error:
+        raise gone from error
+    if (kind := sound_type(content)) is None:  # whatever an index says, no other file is given away
+        raise gone
+    return content, kind
 
 
 def _name_of(result: Result) -> str:
