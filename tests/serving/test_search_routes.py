@@ -188,6 +188,7 @@ def test_an_index_that_is_gone_is_503_without_its_place(tmp_path: Path) -> None:
             answer = client.post("/search", json=body)
             assert answer.status_code == 503, answer.text
             assert str(tmp_path) not in answer.text
+        assert client.get("/sounds/a").status_code == 503
 
 
 def test_what_the_server_can_do(client: TestClient) -> None:
