@@ -12,6 +12,7 @@ import pytest
 from browser import WITH_CHROMIUM, visit
 from impresa.cli.main import main
 from impresa.cli.search import _print_table
+from impresa.search.page import results_page
 from impresa.search.snapshot import Result
 from some_index import squares, table
 from tiny_run import finished_run
@@ -100,6 +101,15 @@ def test_long_captions_leave_room_for_the_rest(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["rank", "score", "path", "caption"]
     assert lines[1].startswith(f"    1  0.250  {name}  red")
+
+
+def test_words_of_others_are_no_markup_and_any_text() -> None:
+    words = "<script>alert(1)</script>\udcff"
+    page = results_page(
+        words, words, words, [Result(1, 0.25, words, words, words, "image", words, words, words, {}, b"")]
+    )
+    assert "<script" not in page
+    assert page.encode().count(b"&lt;script&gt;alert(1)&lt;/script&gt;\\udcff") >= 6
 
 
 @WITH_CHROMIUM
