@@ -186,6 +186,15 @@ def test_cohere_in_eight_bits(hearing: Any) -> None:
     assert post("b")["int8"] == found["int8"][1:], "what is embedded beside a text makes a difference"
 
 
+def test_cohere_of_older_clients(hearing: Any) -> None:
+    body = {"model": "tiny", "texts": ["a", "b"], "input_type": "search_query", "truncate": "END"}
+    found = hearing.post("/v1/embed", json=body).json()
+    close(found["embeddings"], hearing_model().encode_text(["a", "b"]))
+    assert found["response_type"] == "embeddings_floats"
+    typed = hearing.post("/v1/embed", json={**body, "embedding_types": ["float"]}).json()
+    assert (typed["embeddings"], typed["response_type"]) == ({"float": found["embeddings"]}, "embeddings_by_type")
+
+
 def test_cohere(hearing: Any) -> None:
     model = hearing_model()
     content = [{"content": [{"type": "text", "text": "a"}, image_part(1)]}]
@@ -223,7 +232,7 @@ TYPES = {"float": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary":
 @pytest.mark.parametrize("kind", [None, *TYPES])
 @pytest.mark.parametrize("path", ["/v1/multimodalembeddings", "/v1/embeddings"])
 def test_voyage_as_its_client_asks(hearing: Any, path: str, kind: str | None) -> None:
-    given = {"input": ["a", "b"]}
+    given: dict[str, Any] = {"input": ["a", "b"]}
     if path.endswith("multimodalembeddings"):
         given = {"inputs": [{"content": [{"type": "text", "text": text}]} for text in given["input"]]}
     options = {"input_type": None, "truncation": True, "output_dtype": kind, "output_dimension": 8}

@@ -227,15 +227,25 @@ class CohereForm(Form):
 
     def answer(self, done: Embedded, model: str) -> Answer:
         vectors = done.cut(self.output_dimension)
-        kinds = dict.fromkeys(self.embedding_types or ["float"])
+        kinds: list[Encoding] = self.embedding_types or ["float"]
         units = {"input_tokens": done.num_tokens, "images": done.num_images}
         return {
             "id": str(uuid4()),
-            "embeddings": {kind: encoded(vectors, kind) for kind in kinds},
+            "embeddings": {kind: encoded(vectors, kind) for kind in dict.fromkeys(kinds)},
             "texts": self.texts or [],
             "response_type": "embeddings_by_type",
             "meta": {"api_version": {"version": "2"}, "billed_units": units},
         }
+
+
+class CohereV1Form(CohereForm):
+    """The same for Cohere's older client, and those that build on it: plain numbers unless types are named."""
+
+    def answer(self, done: Embedded, model: str) -> Answer:
+        found = super().answer(done, model)
+        if self.embedding_types:
+            return found
+        return {**found, "embeddings": found["embeddings"]["float"], "response_type": "embeddings_floats"}
 
 
 def _contents(values: list[Any]) -> list[Input]:
