@@ -24,6 +24,7 @@ REFUSED = {
     "index run squares --out squares": "squares: is a folder of something else; name a new folder with --out",
     "index run squares --out no/new": "no: is no folder; make it, or name another with --out",
     "index run squares --out made --drop sub": "--drop: {here}/sub is no source of made; leave it out",
+    "index run --out made --drop squares": "--drop: nothing would be left of made; name a source that stays, or delete",
     "index run squares --modality audio": "--modality: the run has no audio encoder; name image or text",
     "index run squares optimization.lr=1": "optimization.lr: is no key of `dataset`, the only ones here; leave it out",
     "search made": "QUERY: there is nothing to search for; give words, or the path of a picture or a sound",

@@ -106,7 +106,7 @@ def update_index(
 
     Raises:
         CheckpointError: the index is of another model or preprocessing, is damaged, or is being updated.
-        DataError: no sample is usable.
+        DataError: no sample is usable, or nothing would be left.
     """
     with _alone(index):
         about = about_run(run_dir, modalities)
@@ -115,10 +115,9 @@ def update_index(
             check_run(index, old, run_dir)
             about = replace(old, run=about.run, modalities=modalities)
         with progress_bar(show_progress) as bar:
-            update = _Update(index, about, load_model, batch_size, bar)
-            for name in drop:
-                update.drop(name)
-            for reader in open_readers():
+            update, readers = _Update(index, about, load_model, batch_size, bar), open_readers()
+            update.drop(drop, brings_others=bool(readers))
+            for reader in readers:
                 update.bring_in(reader)
             return update.publish()
 
@@ -160,12 +159,14 @@ class _Update:
         self._is_changed = False
         self._begin_batch()
 
-    def drop(self, source: str) -> None:
-        """Remove all rows of a source."""
-        keys = [key for _, keys in self._known(source).values() for key in keys]
-        if not keys:
-            raise DataError(f"--drop: {source} is no source of {self._index}; leave it out")
-        self._remove(keys)
+    def drop(self, sources: Sequence[str], *, brings_others: bool) -> None:
+        """Remove all rows of some sources."""
+        there = set() if self._store is None else set(self._store.sources())
+        if missing := [name for name in sources if name not in there]:
+            raise DataError(f"--drop: {missing[0]} is no source of {self._index}; leave it out")
+        if sources and there <= set(sources) and not brings_others:
+            raise DataError(f"--drop: nothing would be left of {self._index}; name a source that stays, or delete it")
+        self._remove([key for name in sources for _, keys in self._known(name).values() for key in keys])
 
     def bring_in(self, reader: Reader) -> None:
         """Embed what is new in a source, and remove what it has no more."""
