@@ -164,11 +164,13 @@ def test_other_sources_stay_until_they_are_dropped(tmp_path: Path) -> None:
     assert index.sources() == [str(two)]
 
 
-def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+def test_names_and_cells_that_no_column_holds(tmp_path: Path) -> None:
     folder, index = table(tmp_path / "squares", 3), tmp_path / "i"
     rows = folder / "metadata.jsonl"
-    rows.write_text(rows.read_text().replace('"year"', '"note": "\\ud800", "year"'))
+    rows.write_text(rows.read_text().replace('"year"', f'"note": "\\ud800", "big": {2**70}, "year"'))
     assert indexed(index, folder).num_rows == 3
+    others = impresa.open_index(index).search(folder / "2.png", top=1)[0].others
+    assert (others["note"], others["big"]) == ("\\ud800", str(2**70))
     rows.unlink()
     (folder / "2.png").rename(Path(os.fsdecode(os.fsencode(folder / "2") + b"\xff.png")))
     indexed(index, folder)

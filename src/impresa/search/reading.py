@@ -189,7 +189,8 @@ def _columns_of(source: RowSource) -> dict[str, pa.Field]:
         for name, kind in kinds.items():
             value = row.cells.get(name)
             if value is not None:
-                kind.add(type(value))
+                is_too_long = type(value) is int and not -(2**63) <= value < 2**63
+                kind.add(str if is_too_long else type(value))  # numbers that no column of numbers holds
     found: dict[str, pa.Field] = {}
     taken = set(OWN_COLUMNS)
     for name, kind in kinds.items():
