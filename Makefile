@@ -27,7 +27,7 @@ types: $(VENV)/installed-dev  ## type-check the package
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-docs  ## build the documentation as a site, in build/site
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo build/site/index.html
 
 audit: $(VENV)/installed-dev  ## are versions of dependencies known to be vulnerable?

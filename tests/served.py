@@ -94,9 +94,10 @@ def picture(number: int, side: int = 20) -> str:
 
 
 def fault_of(answer: Any) -> dict[str, Any]:
-    """OpenAI's error object, and nothing beside it."""
+    """OpenAI's error object, and nothing beside it but the message for other clients."""
     found = answer.json()
-    assert set(found) == {"error"}
+    assert set(found) == {"error", "detail"}
+    assert found["detail"] == found["error"]["message"]
     assert set(found["error"]) == {"message", "type", "param", "code"}
     assert isinstance(found["error"]["message"], str)
     error: dict[str, Any] = found["error"]

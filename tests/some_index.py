@@ -7,6 +7,7 @@ import colorsys
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -66,10 +67,14 @@ def table(folder: Path, count: int = 12) -> Path:
 
 
 def indexed(
-    index: Path, *sources: Path | str, modalities: tuple[Modality, ...] = ("image",), run: Path | None = None
+    index: Path | str,
+    *sources: Path | str,
+    modalities: tuple[Modality, ...] = ("image",),
+    run: Path | None = None,
+    model: Callable[[], EmbeddingModel] = tiny_model,
 ) -> Updated:
     """Make an index, or bring it up to date."""
     run = run or finished_run()
     names = source_names(map(str, sources))
     readers = lambda: open_readers(read_run_config(run), names, modalities)  # noqa: E731
-    return update_index(str(index), run, readers, tiny_model, modalities=modalities, batch_size=4)
+    return update_index(str(index), run, readers, model, modalities=modalities, batch_size=4)

@@ -11,6 +11,9 @@ import pytest
 
 from browser import WITH_CHROMIUM, visit
 from impresa.cli.main import main
+from impresa.cli.search import _print_table
+from impresa.search.page import results_page
+from impresa.search.snapshot import Result
 from some_index import squares, table
 from tiny_run import finished_run
 
@@ -21,6 +24,7 @@ REFUSED = {
     "index run squares --out squares": "squares: is a folder of something else; name a new folder with --out",
     "index run squares --out no/new": "no: is no folder; make it, or name another with --out",
     "index run squares --out made --drop sub": "--drop: {here}/sub is no source of made; leave it out",
+    "index run --out made --drop squares": "--drop: nothing would be left of made; name a source that stays, or delete",
     "index run squares --modality audio": "--modality: the run has no audio encoder; name image or text",
     "index run squares optimization.lr=1": "optimization.lr: is no key of `dataset`, the only ones here; leave it out",
     "search made": "QUERY: there is nothing to search for; give words, or the path of a picture or a sound",
@@ -87,6 +91,26 @@ def test_search_prints_a_table_and_json(here: Path, capsys: pytest.CaptureFixtur
     assert "thumbnail" not in found[0]
     assert main(["search", "made", "red", "--where", "year > 3000"]) == 0
     assert capsys.readouterr().out == "no row fulfils the condition\n"
+
+
+def test_long_captions_leave_room_for_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "sub/a picture of some name.png"
+    _print_table([Result(1, 0.25, "key", "id", "source", "image", name, "red " * 100, None, {}, None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["rank", "score", "path", "caption"]
+    assert lines[1].startswith(f"    1  0.250  {name}  red")
+
+
+def test_words_of_others_are_no_markup_and_any_text() -> None:
+    words = "<script>alert(1)</script>\udcff"
+    page = results_page(
+        words, words, words, [Result(1, 0.25, words, words, words, "image", words, words, words, {}, b"")]
+    )
+    assert "<script" not in page
+    assert page.encode().count(b"&lt;script&gt;alert(1)&lt;/script&gt;\\udcff") >= 6
 
 
 @WITH_CHROMIUM

@@ -70,6 +70,11 @@ def test_refusals_are_one_line(line: str, fault: str, capsys: pytest.CaptureFixt
     assert errors[0].startswith(fault.format(port=port))
 
 
+def test_a_key_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\r\n", encoding="utf-8-sig")
+    assert serve._key_of(tmp_path / "key") == "secret"
+
+
 @pytest.mark.usefixtures("here")
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     find = importlib.util.find_spec

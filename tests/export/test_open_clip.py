@@ -182,7 +182,7 @@ def test_what_open_clip_has_not_is_refused_with_the_reason_and_the_formats_that_
 ) -> None:
     run = untrained(tmp_path / "run", *overrides)
     with pytest.raises(CheckpointError) as caught:
-        export_run(run, tmp_path / "out", to="open_clip")
+        export_run(run, tmp_path / "out" / "of" / "it", to="open_clip")
     assert str(caught.value).startswith(f"{run}: open_clip cannot hold it ({reason}")
     assert str(caught.value).endswith("; choose --to transformers, sentence-transformers or safetensors")
     assert not (tmp_path / "out").exists()

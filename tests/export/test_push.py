@@ -110,6 +110,8 @@ def test_a_run_is_sent_whole_and_can_be_used(hub: Hub, tmp_path: Path, capsys: p
     assert "| Retrieval" in body
     assert "## Limits" in body
     assert "16 x 16 pixels" in body
+    assert 'impresa.load("shapes")' in body
+    assert "`hf download me/shapes --local-dir shapes` brings the files there" in body
 
 
 def test_a_dry_run_prints_all_and_sends_nothing(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +130,7 @@ def test_open_clip_finds_its_tokenizer_in_the_repository(hub: Hub, tmp_path: Pat
     described = json.loads(hub.files["open_clip_config.json"])
     assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/shapes"
     assert "It was not evaluated" in hub.files["README.md"].decode()
+    assert 'open_clip.get_tokenizer("hf-hub:me/shapes")' in hub.files["README.md"].decode()
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,12 @@ def test_what_the_hub_refuses_is_one_line(
     assert told.startswith(line)
     assert told.count("\n") == 1
     assert not hub.files
+
+
+def test_a_licence_is_named_as_on_the_hub(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(finished_run()), "me/shapes", "--licence", "Apache 2.0"]) == 2
+    assert capsys.readouterr().err.startswith("--licence: Apache 2.0 is no name of a licence; give its name on the hub")
+    assert not hub.created
 
 
 def test_without_a_network_nothing_is_tried(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import impresa
 from impresa.config import load_experiment
-from impresa.errors import ConfigError, DataError
+from impresa.errors import CheckpointError, ConfigError, DataError
 from impresa.search import about, bench, snapshot, update
 from impresa.search.index import Index
 from impresa.search.query import Query
@@ -67,6 +67,9 @@ def test_queries_of_all_kinds(index: Index, place: Path) -> None:
     one = index.search("red", image=str(file), weight=0.25, top=3)
     assert one == index.search(Query(("red",), (str(file),), weight=0.25), top=3)
     assert index.search(["red", "a blue star"], top=4) == index.search(Query(("red", "a blue star")), top=4)
+    assert index.search("a picture.png of red", text=None, image=None, top=1) == index.search(
+        text="a picture.png of red", top=1
+    )
     assert index.search(text="red", without=str(file)) == index.search(Query(("red",), without=(str(file),)))
 
 
@@ -101,6 +104,9 @@ def test_conditions_apply_before_the_shortlist(index: Index, dim: int | None) ->
         ("year", "where: The filter year does not return a boolean"),
         ("; DROP TABLE items", "where: "),
         (" ", "where: the condition is empty; leave it out"),
+        ("label = ?", "where: ? cannot be read there; write one condition, with the values themselves"),
+        ("year > 1; DROP TABLE items", "where: ; cannot be read there"),
+        ("label = N'odd'", "where: N' cannot be read there"),
     ],
 )
 def test_a_condition_that_is_none_is_one_line(index: Index, where: str, line: str) -> None:
@@ -117,6 +123,10 @@ def test_a_condition_that_is_none_is_one_line(index: Index, where: str, line: st
     [
         (" ", "query: the words ' ' are empty"),
         (None, "query: there is nothing to search for"),
+        ([None], "images[0]: got NoneType"),
+        (5, "images[0]: got int; give a path"),
+        ("my photos/no such.png", "my photos/no such.png: there is no such file; name one"),
+        (__file__, "images[0]: "),
         ("no/such.png", "no/such.png: there is no such file; name one"),
         (torch.ones(7), "query: is no vector of 16 finite numbers"),
         (torch.full((16,), torch.nan), "query: is no vector of 16 finite numbers"),
@@ -131,6 +141,27 @@ def test_queries_that_are_none(index: Index, query: object, line: str | None) ->
     with pytest.raises(DataError) as caught:
         index.search(query)
     assert str(caught.value).startswith(line)
+
+
+def test_a_damaged_index_is_one_error(place: Path, tmp_path: Path) -> None:
+    """Whichever of its files is gone or cut."""
+    files = [path.relative_to(place / "i") for path in (place / "i").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    num_faults = 0
+    for number, name in enumerate(files):
+        copy = tmp_path / str(number)
+        shutil.copytree(place / "i", copy)
+        content = (copy / name).read_bytes()
+        (copy / name).unlink()
+        if number % 2:
+            (copy / name).write_bytes(content[: len(content) // 2])
+        try:
+            index = impresa.open_index(copy)
+            for where in (None, "year > 2000"):
+                assert index.search(index.vectors()[0], where=where, top=3)
+        except CheckpointError:
+            num_faults += 1
+    assert num_faults
 
 
 @pytest.mark.parametrize("dim", [0, 17, 2.5, True])

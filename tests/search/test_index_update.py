@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +19,13 @@ import torch
 from PIL import Image
 
 import impresa
+from impresa.data.sources.webdataset import ShardSource
 from impresa.errors import CheckpointError, DataError
 from impresa.run_dir.manifest import write_manifest
-from impresa.search import update
+from impresa.search import reading, update
 from impresa.search.index import Index
 from pictures import png
+from shards_on_disk import tar_of
 from some_index import indexed, square, squares, table, tiny_model
 from tiny_run import copy_of_run, finished_run
 
@@ -45,6 +48,30 @@ def test_a_folder_without_captions_becomes_rows(tmp_path: Path) -> None:
     assert torch.cosine_similarity(index.vectors(), expected[None]).max() == pytest.approx(1, abs=1e-5)
     assert found[0].thumbnail is not None
     assert found[0].thumbnail.startswith(b"\xff\xd8")
+
+
+def test_object_storage(tmp_path: Path) -> None:
+    index, data = f"file-object-store://{tmp_path}/i", squares(tmp_path / "squares", 5)
+    indexed(index, data)
+    square(data / "0.png", 30)
+    done = indexed(index, data)
+    assert (done.embedded, done.unchanged) == (1, 4)
+    found = impresa.open_index(index)
+    assert (found.search(data / "4.png", top=1)[0].path, len(found)) == ("4.png", 5)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ("ftp://server/i", "No object store provider found for scheme: 'ftp'"),
+        ("hf://i", "must contain repository name"),
+    ],
+)
+def test_object_storage_that_cannot_be_reached(index: str, reason: str, tmp_path: Path) -> None:
+    for use in (lambda: impresa.open_index(index), lambda: indexed(index, squares(tmp_path / "squares", 1))):
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            use()
+        assert str(caught.value).startswith(f"{index}: cannot be reached (")
 
 
 def test_columns_of_the_data_come_beside_ours(tmp_path: Path) -> None:
@@ -103,6 +130,22 @@ def test_parquet_is_not_read_again_and_goes_by_content(tmp_path: Path, monkeypat
     assert (found[0].id, found[0].path, found[0].others) == ("data.parquet:2", None, {"year": 2002})
 
 
+def test_shards_are_not_read_again_and_go_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        files = [(f"{i}.png", png(number * 100 + i * 20)) for i in range(3)]
+        (tmp_path / "shards" / f"{number}.tar").write_bytes(tar_of(files))
+    place = str(tmp_path / "shards" / "*.tar")
+    assert indexed(tmp_path / "i", place).embedded == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardSource, "row", lambda *_: pytest.fail("a shard is read"))
+        assert indexed(tmp_path / "i", place).unchanged == 6
+    (tmp_path / "shards" / "1.tar").write_bytes(tar_of([*files[:2], ("new.png", png(250))]))
+    done = indexed(tmp_path / "i", place)
+    assert (done.unchanged, done.reused, done.embedded, done.removed) == (3, 2, 1, 1)
+    assert impresa.open_index(tmp_path / "i").search(Image.open(pa.BufferReader(png(250))), top=1)[0].id == "1.tar/new"
+
+
 def test_other_sources_stay_until_they_are_dropped(tmp_path: Path) -> None:
     one, two = squares(tmp_path / "one", 4), squares(tmp_path / "two", 6)
     indexed(tmp_path / "i", one)
@@ -111,9 +154,49 @@ def test_other_sources_stay_until_they_are_dropped(tmp_path: Path) -> None:
     assert index.sources() == [str(one), str(two)]
     shutil.rmtree(two / "sub")
     assert (index.update().removed, len(index)) == (3, 7)
+    assert index.update(str(two)).unchanged == 3
+    two.rename(tmp_path / "away")
+    with pytest.raises(DataError, match=f"two: no such file or folder; bring it back, or .* with --drop {two}"):
+        index.update()
+    (tmp_path / "away").rename(two)
     update.update_index(str(tmp_path / "i"), finished_run(), list, tiny_model, modalities=("image",), drop=[str(one)])
     assert index.refresh()
     assert index.sources() == [str(two)]
+
+
+def test_names_and_cells_that_no_column_holds(tmp_path: Path) -> None:
+    folder, index = table(tmp_path / "squares", 3), tmp_path / "i"
+    rows = folder / "metadata.jsonl"
+    rows.write_text(rows.read_text().replace('"year"', f'"note": "\\ud800", "big": {2**70}, "year"'))
+    assert indexed(index, folder).num_rows == 3
+    others = impresa.open_index(index).search(folder / "2.png", top=1)[0].others
+    assert (others["note"], others["big"]) == ("\\ud800", str(2**70))
+    rows.unlink()
+    (folder / "2.png").rename(Path(os.fsdecode(os.fsencode(folder / "2") + b"\xff.png")))
+    indexed(index, folder)
+    assert indexed(index, folder).unchanged == 3
+    assert "2\\udcff.png" in paths(impresa.open_index(index))
+    with pytest.raises(DataError, match=r"its name is not UTF-8, and an index keeps names; rename it"):
+        indexed(index, str(tmp_path / "\udcff"))
+    with pytest.raises(DataError, match=r"SOURCE: is empty; name a folder"):
+        indexed(index, "")
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, index = squares(tmp_path / "squares", 3), tmp_path / "i"
+    hashed = reading._hash
+
+    def changing(file: Any, sample: Any, modality: Any) -> str:
+        if str(file).endswith("2.png"):  # the picture has been decoded by now
+            square(folder / "2.png", 33)
+        return hashed(file, sample, modality)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "_hash", changing)
+        done = indexed(index, folder)
+    assert [note.reason for note in done.bad] == ["has changed while it was read; the next update reads it again"]
+    assert indexed(index, folder).num_rows == 3
+    assert impresa.open_index(index).search(folder / "2.png", top=1)[0].score == pytest.approx(1, abs=1e-5)
 
 
 def test_bad_samples_are_counted_by_reason_and_leave_the_index(tmp_path: Path) -> None:
@@ -194,6 +277,8 @@ def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="which is gone; name its place with --run"):
         index.search("red")
     assert len(impresa.open_index(tmp_path / "i", run=tmp_path / "elsewhere").search("red")) == 3
+    indexed(tmp_path / "i", tmp_path / "squares", run=tmp_path / "elsewhere")
+    assert len(impresa.open_index(tmp_path / "i").search("red")) == 3
 
 
 _KILLED = """

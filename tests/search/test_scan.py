@@ -37,6 +37,12 @@ def test_of_equal_products_the_lower_row_stands_first() -> None:
     assert scan.exact_search(vectors[:1], vectors, 4)[1][0, :3].tolist() == [0, 2, 4]
 
 
+def test_copies_are_as_good_as_each_other() -> None:
+    exact = torch.tensor([[0.9, 0.5, 0.5], [0.8, 0.7, 0.6]])
+    assert scan.recall_of(torch.tensor([[0.9, 0.5, 0.5], [0.8, 0.6, 0.2]]), exact) == pytest.approx(5 / 6)
+    assert scan.recall_of(torch.zeros(1, 0), torch.zeros(1, 0)) == 1.0
+
+
 def test_a_funnel_ranks_its_candidates_by_all_numbers() -> None:
     queries, vectors = unit(4, 32, 1), unit(2000, 32)
     prefixes = F.normalize(vectors[:, :8], dim=-1)

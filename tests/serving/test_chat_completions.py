@@ -177,6 +177,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an empty stop": ({"stop": ""}, "stop: "),
     "logprobs": ({"logprobs": True}, "logprobs: "),
     "tools": ({"tools": [{"type": "function"}]}, "tools: "),
+    "a bias": ({"logit_bias": {"5": 100}}, "logit_bias: "),
+    "functions": ({"functions": [{"name": "f"}]}, "functions: "),
+    "speech": ({"modalities": ["text", "audio"]}, "modalities.1: "),
     "a format": ({"response_format": {"type": "json_object"}}, "response_format: "),
     "options of no stream": ({"stream_options": {"include_usage": True}}, "stream_options: "),
     "a long question": ({"messages": [user(image(1), "so " * 500)]}, "messages: the question and the answer"),
@@ -207,7 +210,8 @@ def test_a_model_that_answers_embeds_nothing(plain: Any) -> None:
 
 
 def test_unknown_fields_are_left_alone(plain: Any) -> None:
-    body = {"messages": GOOD, "user": "me", "store": False, "metadata": {}, "parallel_tool_calls": True, "tools": []}
+    body = {"messages": GOOD, "user": "me", "store": False, "metadata": {}, "parallel_tool_calls": True}
+    body |= {"tools": [], "logit_bias": {}, "modalities": ["text"]}
     assert plain.post("/v1/chat/completions", json=body).status_code == 200
 
 

@@ -110,6 +110,17 @@ LISTED: dict[str, tuple[dict[str, Any], Any]] = {
         {"messages": [{"role": "system", "content": "hi"}, {"role": "user", "content": [image_part(1)]}]},
         lambda m: [unit(said(m, "hi"), seen(m, 1))],
     ),
+    "vllm, empty texts": (
+        {
+            "messages": [
+                {"role": "user", "content": [image_part(1), {"type": "text", "text": ""}]},
+                {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+            ],
+            "continue_final_message": True,
+            "add_special_tokens": True,
+        },
+        lambda m: [seen(m, 1)],
+    ),
     "vllm, a picture and a sound": (
         {"messages": [{"role": "user", "content": [image_part(1), speech(wav(440))]}]},
         lambda m: [both(m)],
@@ -119,18 +130,23 @@ LISTED: dict[str, tuple[dict[str, Any], Any]] = {
         lambda m: [seen(m, 1), seen(m, 2)],
     ),
     "infinity, a sound": ({"input": SOUND, "modality": "audio"}, lambda m: [heard(m)]),
+    "infinity, as its client asks": (
+        {"input": ["a"], "model": "default/not-specified", "dimensions": 0, "modality": "text"},
+        lambda m: [said(m, "a")],
+    ),
     "infinity, words": ({"input": ["a", "b"], "modality": "text"}, lambda m: [said(m, "a"), said(m, "b")]),
     "jina": (
         {"input": [{"text": "a"}, {"image": picture(1)}, {"image": picture(2).partition(",")[2]}, {"audio": SOUND}]},
         lambda m: [said(m, "a"), seen(m, 1), seen(m, 2), heard(m)],
     ),
+    "jina, older models": ({"input": [{"bytes": picture(2).partition(",")[2]}]}, lambda m: [seen(m, 2)]),
     "jina, strings": ({"input": ["a", {"image": picture(3)}]}, lambda m: [said(m, "a"), seen(m, 3)]),
 }
 
 
 @pytest.mark.parametrize(("body", "wanted"), LISTED.values(), ids=LISTED)
 def test_forms_at_the_address_of_openai(hearing: Any, body: dict[str, Any], wanted: Any) -> None:
-    answer = hearing.post("/v1/embeddings", json=body)
+    answer = hearing.post("/embeddings" if "modality" in body else "/v1/embeddings", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["object"] == "list"
     rows = [row["embedding"] for row in answer.json()["data"]]
@@ -149,6 +165,34 @@ def test_jina_types_and_lengths(hearing: Any) -> None:
         np.frombuffer(base64.b64decode(post(embedding_type="base64", dimensions=8)), "<f4"),
         model.encode_text("a", dim=8),
     )
+
+
+def cosines(found: Any, wanted: Tensor) -> list[float]:
+    rows: list[float] = F.cosine_similarity(torch.tensor(np.array(found)).float(), wanted).tolist()
+    return rows
+
+
+def test_cohere_in_eight_bits(hearing: Any) -> None:
+    wanted = hearing_model().encode_text(["a", "b"])
+
+    def post(*texts: str) -> Any:
+        body = {"model": "tiny", "texts": texts, "input_type": "search_query", "embedding_types": ["int8", "uint8"]}
+        return hearing.post("/v2/embed", json=body).json()["embeddings"]
+
+    found = post("a", "b")
+    assert min(cosines(found["int8"], wanted)) > 0.999
+    assert [max(map(abs, row)) for row in found["int8"]] == [127, 127]
+    assert (np.array(found["uint8"]) - 128).tolist() == found["int8"]
+    assert post("b")["int8"] == found["int8"][1:], "what is embedded beside a text makes a difference"
+
+
+def test_cohere_of_older_clients(hearing: Any) -> None:
+    body = {"model": "tiny", "texts": ["a", "b"], "input_type": "search_query", "truncate": "END"}
+    found = hearing.post("/v1/embed", json=body).json()
+    close(found["embeddings"], hearing_model().encode_text(["a", "b"]))
+    assert found["response_type"] == "embeddings_floats"
+    typed = hearing.post("/v1/embed", json={**body, "embedding_types": ["float"]}).json()
+    assert (typed["embeddings"], typed["response_type"]) == ({"float": found["embeddings"]}, "embeddings_by_type")
 
 
 def test_cohere(hearing: Any) -> None:
@@ -178,7 +222,32 @@ def test_voyage(hearing: Any, path: str) -> None:
     wanted = torch.stack([unit(said(model, "a"), seen(model, 1)), seen(model, 2)])
     close([row["embedding"] for row in found["data"]], wanted)
     tokens = len(model.preprocessing.texts.rows(["a"])[0])
-    assert found["usage"] == {"text_tokens": tokens, "image_pixels": 800, "total_tokens": tokens + 1}
+    counts = {"text_tokens": tokens, "image_pixels": 800, "video_pixels": 0, "total_tokens": tokens + 1}
+    assert found["usage"] == counts, "the official client reads all four"
+
+
+TYPES = {"float": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
+
+
+@pytest.mark.parametrize("kind", [None, *TYPES])
+@pytest.mark.parametrize("path", ["/v1/multimodalembeddings", "/v1/embeddings"])
+def test_voyage_as_its_client_asks(hearing: Any, path: str, kind: str | None) -> None:
+    given: dict[str, Any] = {"input": ["a", "b"]}
+    if path.endswith("multimodalembeddings"):
+        given = {"inputs": [{"content": [{"type": "text", "text": text}]} for text in given["input"]]}
+    options = {"input_type": None, "truncation": True, "output_dtype": kind, "output_dimension": 8}
+    body = {**given, "model": "tiny", **options, "encoding_format": "base64"}
+    found = hearing.post(path, json=body).json()
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), TYPES[kind or "float"]) for row in found["data"]]
+    wanted = hearing_model().encode_text(["a", "b"], dim=8)
+    if kind in ("binary", "ubinary"):
+        precision: Any = kind
+        assert np.array(rows).tolist() == hearing_model().encode_text(["a", "b"], dim=8, precision=precision).tolist()
+    else:
+        assert min(cosines(np.array(rows) - np.float32(128 if kind == "uint8" else 0), wanted)) > 0.999
+    assert found["usage"]["total_tokens"] > 0
+    long = {"input": "a red star " * 200, "truncation": False}
+    assert hearing.post("/v1/embeddings", json=long).status_code == 400
 
 
 def test_long_texts_are_cut_or_refused(hearing: Any) -> None:

@@ -13,20 +13,24 @@ import pytest
 import impresa
 from browser import WITH_CHROMIUM
 from browser_tab import Tab, tab_of
+from impresa.run_dir.load import load_embedder
 from impresa.serving import page_routes
 from impresa.serving.app import make_app
 from impresa.serving.settings import Settings
 from impresa.tasks.answering.answerer import AnsweringModel
 from served import served
 from some_index import indexed, matryoshka_run, square, table
-from tiny_run import finished_run
+from sounds_on_disk import write_wavs
+from tiny_run import HEARING, finished_run
 from tiny_vlm import finished_vlm
+from untrained_run import untrained
 
 pytestmark = WITH_CHROMIUM
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>\u202eabc"
 CARDS = "document.querySelectorAll('#results button').length"
 FOUND = "document.querySelector('#status').textContent.endsWith('results') && !document.body.classList.contains('busy')"
 KEY = "k-0123456789"
+KEYS = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +112,24 @@ def test_the_slider_shows_recall_and_latency_live(tab: Tab) -> None:
     tab.until("document.querySelector('#recall').textContent === '100% of the nearest 24'")
 
 
+def give(tab: Tab, file: Path, kind: str, event: str) -> None:
+    """Drop or paste a file, for which the system has this type."""
+    tab.value(f"""(() => {{
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array({list(file.read_bytes())})], "{file.name}", {{type: "{kind}"}}));
+      const options = {{bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer}};
+      const kind = {{drop: DragEvent, paste: ClipboardEvent}}["{event}"];
+      document.querySelector("#words").dispatchEvent(new kind("{event}", options));
+    }})()""")
+
+
 def test_pictures_are_chosen_dropped_and_pasted(tab: Tab, place: Path) -> None:
     first = "document.querySelector('#results button .facts bdi')?.textContent"
     tab.choose("#picture", place / "squares" / "6.png")
     tab.until(f"{FOUND} && {first} === '6.png'")
     assert text(tab, "#parts bdi") == "6.png"
     for event, number in (("drop", 8), ("paste", 12)):
-        content = list((place / "squares" / f"{number}.png").read_bytes())
-        tab.value(f"""(() => {{
-          const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array({content})], "{number}.png", {{type: "image/png"}}));
-          const options = {{bubbles: true, cancelable: true, dataTransfer: transfer, clipboardData: transfer}};
-          const kind = {{drop: DragEvent, paste: ClipboardEvent}}["{event}"];
-          document.querySelector("#words").dispatchEvent(new kind("{event}", options));
-        }})()""")
+        give(tab, place / "squares" / f"{number}.png", "image/png", event)
         tab.until(f"{FOUND} && {first} === '{number}.png'")
     assert tab.value("document.querySelectorAll('#parts li').length") == 1
 
@@ -253,6 +261,40 @@ def test_it_asks_about_a_picture_and_shows_the_answer_as_it_comes(browser: Tab, 
         assert browser.value("seen.size") > 1
         assert browser.value("document.querySelector('#stop').hidden")
     assert browser.console == []
+
+
+def test_sounds_are_searched_for_and_played(browser: Tab, tmp_path: Path) -> None:
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    write_wavs(folder, 4)
+    run, index = untrained(tmp_path / "run", *HEARING), tmp_path / "i"
+    indexed(index, folder, modalities=("audio",), run=run, model=lambda: load_embedder(run, "cpu"))
+    browser.console.clear()
+    with served(make_app(Settings(run=run, index=str(index), api_key=KEY))) as address:
+        browser.open(address)
+        browser.until("!document.querySelector('#key-form').hidden")
+        browser.type(KEY)
+        browser.press("Enter")
+        browser.until("!document.querySelector('#search').hidden")
+        first = "document.querySelector('#results button .facts bdi')?.textContent"
+        browser.choose("#sound", folder / "2.wav")
+        browser.until(f"{FOUND} && {first} === '2.wav'")
+        give(browser, folder / "1.wav", "", "drop")  # as systems do that know no type for it
+        browser.until(f"{FOUND} && {first} === '1.wav'")
+        assert browser.value(CARDS) == 8, "a card and a player for each"
+        browser.click("#results li:first-child .play")
+        browser.until("document.querySelector('#results li:first-child audio')?.duration > 0.4")
+        browser.until("document.querySelector('#results li:first-child audio').currentTime > 0")
+        assert text(browser, "#error") == ""
+        found = httpx.post(f"{address}/search", json={"text": "a"}, headers=KEYS).json()["results"]
+        ids = [row["sound"] for row in found]
+        answer = httpx.get(f"{address}/{ids[0]}", headers=KEYS)
+        assert (answer.headers["content-type"], answer.content[:4]) == ("audio/wav", b"RIFF")
+        assert httpx.get(f"{address}/{ids[0]}").status_code == 401
+        for file in folder.iterdir():
+            file.write_text("secret")  # no sound any more
+        assert {httpx.get(f"{address}/{id}", headers=KEYS).status_code for id in (*ids, "sounds/x")} == {404}
+    assert all("401" in line for line in browser.console)
 
 
 def test_it_asks_for_the_key_and_sends_it(browser: Tab, place: Path) -> None:

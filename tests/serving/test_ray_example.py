@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from served import client_of
 from tiny_run import finished_run
@@ -31,9 +33,13 @@ def test_each_copy_is_a_server_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     (tmp_path / "key").write_text("secret\n")
+    arguments = inspect.signature(example.served).parameters["args"].annotation  # which Ray reads, and calls
+    with pytest.raises(ValidationError, match="replica\n"):
+        arguments.model_validate({"run": "r", "replica": "3"})
     args = {"run": str(finished_run()), "replicas": "3", "key_file": str(tmp_path / "key")}
-    assert example.served(args) == "bound"
+    assert example.served(arguments.model_validate(args)) == "bound"
     assert given["num_replicas"] == 3
+    assert given["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0}
     with client_of(given["build"]()) as client:
         assert client.get("/v1/models").status_code == 401
         answer = client.post("/v1/embeddings", json={"input": "a"}, headers={"Authorization": "Bearer secret"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ def test_conditions(client: TestClient) -> None:
     assert {result["label"] for result in told["results"]} == {"odd"}
     assert len(told["results"]) == 5
     assert found(client, text="red", where="year > 3000", compare=True)["recall"] == 1.0
+    assert len(found(client, text="red", where="lower(label) IN ('odd', 'a -- b') AND (year > 2035)")["results"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,12 @@ def test_conditions(client: TestClient) -> None:
         ({"text": "red", "where": "SOURCE LIKE '/home%'"}, "where: the column source is not for others", "where"),
         ({"text": "red", "where": "\"source\" = 'it''s'"}, "where: the column source is not for others", "where"),
         ({"text": "red", "where": "`source` = ''"}, "where: the column source is not for others", "where"),
+        ({"text": "red", "where": "/*'*/source LIKE '/%'"}, "where: /* cannot be read there", "where"),
+        ({"text": "red", "where": "-- '\nsource LIKE '/%'"}, "where: -- cannot be read there", "where"),
+        ({"text": "red", "where": "\"'\" = 1 OR source LIKE '/%'"}, "where: the column source is not", "where"),
+        ({"text": "red", "where": "length(repeat('x', 100)) > 1"}, "where: repeat cannot be used here", "where"),
+        ({"text": "red", "where": "\"repeat\" ('x', 100) > 1"}, "where: repeat cannot be used here", "where"),
+        ({"text": "red", "where": "path::int = 1"}, "where: :: cannot be used here", "where"),
     ],
 )
 def test_what_is_refused(client: TestClient, body: dict[str, Any], line: str, param: str, place: Path) -> None:
@@ -170,6 +178,17 @@ def test_no_folder_of_the_server_is_in_an_answer(tmp_path: Path) -> None:
     for text in texts:
         assert "private" not in text
         assert str(tmp_path) not in text
+
+
+def test_an_index_that_is_gone_is_503_without_its_place(tmp_path: Path) -> None:
+    indexed(tmp_path / "i", squares(tmp_path / "squares", 5))
+    with TestClient(make_app(Settings(run=finished_run(), index=str(tmp_path / "i"))), HERE) as client:
+        shutil.rmtree(tmp_path / "i")
+        for body in ({"text": "red"}, {"text": "red", "where": "id != 'a'"}, {"id": "a"}):
+            answer = client.post("/search", json=body)
+            assert answer.status_code == 503, answer.text
+            assert str(tmp_path) not in answer.text
+        assert client.get("/sounds/a").status_code == 503
 
 
 def test_what_the_server_can_do(client: TestClient) -> None:

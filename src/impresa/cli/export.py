@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from impresa.cli.answering import add_run
+from impresa.config.paths import expanded
 from impresa.errors import CheckpointError, ConfigError
 from impresa.export.formats import Format
 
@@ -53,4 +54,4 @@ def _folder(args: argparse.Namespace) -> Path:
     folder: Path | None = args.out or args.folder
     if folder is None:
         raise ConfigError("--out: no folder is named; give --out DIR")
-    return folder
+    return expanded(str(folder))

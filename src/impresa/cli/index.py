@@ -1,9 +1,10 @@
 """Make an index of pictures (sounds, texts) that `impresa search` searches, or bring one up to date.
 
-A source is a folder of pictures with or without captions, a table, a parquet file or a pattern of them. What is new or
-has changed is embedded, what is gone is removed, and nothing else is read; without a source all sources of the index
-are checked. An update that is killed leaves the old state, and the next one continues. Sources are read with the run's
-columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and so on.
+A source is a folder of pictures with or without captions, a table, a parquet file, a shard, or a pattern of them. What
+is new or has changed is embedded, what is gone is removed, and nothing else is read; without a source all sources of
+the index are checked. An update that is killed leaves the old state, and the next one continues. Sources are read with
+the run's columns, but not from its dataset.image_root, and may have keys of their own: dataset.caption_column=text, and
+so on.
 """
 
 from __future__ import annotations
@@ -49,19 +50,20 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from impresa.tasks.samples import evaluation_batch_size
 
     index = args.out or f"index-{args.run.resolve().name}"
-    names, asked = source_names(args.source), args.modality or ()
+    names, asked, known = source_names(args.source), args.modality or (), list[str]()
     if exists(index):
         store = Store.latest(index)
         asked = asked or read_about(index, store.read_about()).modalities
+        known = store.sources()
         if not names and not args.drop:
-            names = store.sources()
+            names = known
     elif not names:
         raise ConfigError(f"SOURCE: {index} is no index yet; name what goes into it, such as a folder of pictures")
     modalities = modalities_of(config, asked)
     done = update_index(
         index,
         expanded(str(args.run)),
-        lambda: open_readers(config, names, modalities, overrides),
+        lambda: open_readers(config, names, modalities, overrides, known=known),
         lambda: load_embedder(args.run, checked_device(args.device)),
         modalities=modalities,
         drop=source_names(args.drop),

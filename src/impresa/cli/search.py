@@ -84,12 +84,13 @@ def _print_table(results: list[Result]) -> None:
         print("no row fulfils the condition")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("path", overflow="fold")
-    table.add_column("caption", overflow="ellipsis", no_wrap=True)
+    for name in ("rank", "score"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=5)
+    table.add_column("path", no_wrap=True)  # long captions are cut, which the others would be too
+    table.add_column("caption")
     for result in results:
         caption = " / ".join((result.caption or result.label or "").split("\n"))
-        words = (str(result.rank), f"{result.score:.3f}", result.path or result.id, caption)
-        table.add_row(*(Text(printable(word)) for word in words))
+        path = Text(printable(result.path or result.id), no_wrap=False, overflow="fold")
+        shown = Text(printable(caption), no_wrap=True, overflow="ellipsis")
+        table.add_row(str(result.rank), f"{result.score:.3f}", path, shown)
     Console().print(table)

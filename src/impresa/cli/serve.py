@@ -87,7 +87,7 @@ def _key_of(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # Windows' editors begin files with a mark
             key = file.read(_MOST_KEY + 1).strip()
     except OSError as error:
         raise ConfigError(f"--api-key-file: {path}: {error.strerror or error}; name a file with a key") from error

@@ -38,6 +38,11 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def as_unicode(text: str) -> str:
+    """The text with an escape for each half of a character, as names of files and JSON may have them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def is_blank(text: str) -> bool:
     """True for text in which nothing can be seen: of spaces, control and zero-width characters."""
     if "!" <= text[:1] <= "~":  # the common case

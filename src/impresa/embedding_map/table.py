@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from impresa.data.text import as_unicode
 from impresa.embedding_map.layout import Layout, Neighbours
 from impresa.embedding_map.points import Points
 from impresa.files import replacing
@@ -24,11 +25,11 @@ def write_table(path: Path, points: Points, plain: Layout, centred: Layout, neig
     rows = pa.list_(pa.int64())
     of_image = [point.thumbnail and {"bytes": point.thumbnail} for point in items]
     columns = {
-        "id": pa.array([_unicode(point.id) for point in items], pa.string()),
+        "id": pa.array([as_unicode(point.id) for point in items], pa.string()),
         "modality": pa.array([point.modality for point in items], pa.string()),
-        "split": pa.array([_unicode(point.split) for point in items], pa.string()),
-        "label": pa.array([point.label and _unicode(point.label) for point in items], pa.string()),
-        "caption": pa.array([_unicode("\n".join(point.captions)) for point in items], pa.string()),
+        "split": pa.array([as_unicode(point.split) for point in items], pa.string()),
+        "label": pa.array([point.label and as_unicode(point.label) for point in items], pa.string()),
+        "caption": pa.array([as_unicode("\n".join(point.captions)) for point in items], pa.string()),
         "image": pa.array(of_image, pa.struct({"bytes": pa.binary()})),
         "vector": pa.array(list(points.vectors.float().numpy()), numbers),
         "x": pa.array(plain.xy[:, 0].tolist(), number),
@@ -43,8 +44,3 @@ def write_table(path: Path, points: Points, plain: Layout, centred: Layout, neig
     }
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
-
-
-def _unicode(text: str) -> str:
-    """The text with an escape for each half of a character, as names of files may have them."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +64,17 @@ def prepare_upload(
         private: whether a new repository is for its owner alone.
 
     Raises:
-        ConfigError: the name of the repository is none.
+        ConfigError: the name of the repository or of the licence is none.
         CheckpointError: see `export_run`; the run has no evaluation that can be read.
     """
     check_repo(repo)
+    _check_licence(licence)
     config = read_run("RUN", str(run_dir))
     to = chosen_format(config, run_dir, "safetensors" if to is None and config.decoder is None else to)
     export_run(run_dir, folder, to=to)
     if to == "open_clip":
         _name_tokenizer(folder / OPEN_CLIP_CONFIG, repo)
-    write_atomic(folder / MODEL_CARD, _card(config, run_dir, folder, repo, licence))
+    write_atomic(folder / MODEL_CARD, _card(config, run_dir, folder, repo, licence, to))
     return Upload(repo, folder, private)
 
 
@@ -87,6 +89,12 @@ def check_repo(repo: str) -> None:
         raise ConfigError(f"REPO: {repo} is no name of a repository ({_first_line(error)}); give OWNER/NAME") from error
     if "/" not in repo:
         raise ConfigError(f"REPO: {repo} has no owner; give OWNER/NAME")
+
+
+def _check_licence(licence: str | None) -> None:
+    if licence and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        fix = "give its name on the hub, such as apache-2.0, mit, cc-by-4.0 or other"
+        raise ConfigError(f"--licence: {licence} is no name of a licence; {fix}")
 
 
 def send(upload: Upload) -> str:
@@ -135,7 +143,9 @@ def _name_tokenizer(path: Path, repo: str) -> None:
     write_atomic(path, json.dumps(described, indent=2) + "\n")
 
 
-def _card(config: ExperimentConfig, run_dir: Path, folder: Path, repo: str, licence: str | None) -> str:
+def _card(  # noqa: PLR0917
+    config: ExperimentConfig, run_dir: Path, folder: Path, repo: str, licence: str | None, to: Format
+) -> str:
     front, body = _parts((folder / MODEL_CARD).read_text(encoding="utf-8"))
     front = ({"license": licence} if licence else {}) | front
     front["tags"] = list(dict.fromkeys([*front.get("tags", ()), *config.labels.tags]))
@@ -146,8 +156,16 @@ def _card(config: ExperimentConfig, run_dir: Path, folder: Path, repo: str, lice
         facts = {"summary": summary(evaluation), "warnings": warnings(evaluation)}
         facts["interval_note"] = interval_note(tables)
     limits = list(_limits(config, has_figures=bool(tables), licence=licence))
-    body = body.strip().replace("this folder", repo)
-    return render("hub.md.j2", front=front, body=body, tables=tables, limits=limits, **facts)
+    facts |= {"front": front, "body": _of_repository(body.strip(), repo, to), "tables": tables, "limits": limits}
+    return render("hub.md.j2", **facts)
+
+
+def _of_repository(body: str, repo: str, to: Format) -> str:
+    """How to use a folder, as it is done with a repository."""
+    if to in ("safetensors", "onnx"):  # which are read from a folder alone
+        name = repo.rpartition("/")[2]
+        return f"{body.replace('this folder', name)}\n\n`hf download {repo} --local-dir {name}` brings the files there."
+    return body.replace("local-dir:this folder", f"hf-hub:{repo}").replace("this folder", repo)
 
 
 def _parts(readme: str) -> tuple[dict[str, Any], str]:

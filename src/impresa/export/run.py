@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from impresa.export.formats import READERS, Format, check_free, chosen_format
@@ -34,8 +36,7 @@ def export_run(
     if check and to in READERS:
         import_optional("--check", *READERS[to])
     verify(run_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(folder) as temporary:
+    with _parents_of(folder), replacing_folder(folder) as temporary:
         match to:
             case "peft" | "merged":
                 from impresa.export.language_model import write_language_model
@@ -66,3 +67,17 @@ def export_run(
 
             check_export(to, temporary, folder, run_dir)
     return folder
+
+
+@contextmanager
+def _parents_of(folder: Path) -> Iterator[None]:
+    """Make the folders above, which go again with an error."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        raise

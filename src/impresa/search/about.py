@@ -130,7 +130,8 @@ def check_run(index: str, about: About, run_dir: Path) -> None:
         CheckpointError: names what differs, and the fix.
     """
     if not run_dir.is_dir():
-        raise CheckpointError(f"{index}: was made with {run_dir}, which is gone; name its place with --run")
+        fix = f"name its place with --run, or for good by `impresa index RUN --out {index}`"
+        raise CheckpointError(f"{index}: was made with {run_dir}, which is gone; {fix}")
     weights, preprocessing = digests(run_dir)
     if weights != about.weights:
         fix = f"use that run, or make another index with `impresa index {run_dir} SOURCE --out OTHER`"

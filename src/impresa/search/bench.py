@@ -13,7 +13,7 @@ from torch import Tensor
 from impresa.errors import DataError
 from impresa.search.about import Funnel
 from impresa.search.index import Index
-from impresa.search.scan import exact_search, funnel_search
+from impresa.search.scan import exact_search, funnel_search, recall_of
 
 TOP = 10
 SHORTLISTS = (10, 20, 50, 100, 200, 500)
@@ -77,7 +77,7 @@ def measure(index: Index, recall: float, *, num_queries: int = 256, bar: Progres
     if len(index) <= TOP:
         raise DataError(f"{index.path}: has {len(index)} rows, and the {TOP} nearest are compared; index more")
     queries, vectors = queries_of(index, num_queries), index.vectors()
-    exact = {kind: exact_search(some, vectors, TOP)[1] for kind, some in queries.items()}
+    exact = {kind: exact_search(some, vectors, TOP)[0] for kind, some in queries.items()}
     ways: Iterable[Funnel | None] = [None, *_ways(index.about.dims, len(index))]
     ways = ways if bar is None else bar.track(ways, description="measuring")
     measured = [_measure(index, funnel, queries, exact) for funnel in ways]
@@ -101,16 +101,11 @@ def _measure(index: Index, funnel: Funnel | None, queries: dict[str, Tensor], ex
         prefixes, size = index.prefixes(funnel.dim), funnel.shortlist
         num_bytes = _BYTES * (prefixes.numel() + size * vectors.shape[1])
         search = lambda some: funnel_search(some, prefixes, lambda rows: vectors.index_select(0, rows), TOP, size)  # noqa: E731
-    found = {kind: search(some)[1] for kind, some in queries.items()}
-    recall = min(_recall(found[kind], exact[kind]) for kind in queries)
+    recall = min(recall_of(search(some)[0], exact[kind]) for kind, some in queries.items())
     every = torch.cat(list(queries.values()))
     together = min(_seconds(lambda: search(every)) for _ in range(_ROUNDS))
     singles = sorted(_seconds(lambda query=query: search(query)) for query in every[:_SINGLE_QUERIES].split(1))  # type: ignore[misc]
     return Measured(funnel, recall, singles[len(singles) // 2], len(every) / together, num_bytes)
-
-
-def _recall(found: Tensor, exact: Tensor) -> float:
-    return (found[:, :, None] == exact[:, None]).any(dim=1).float().mean().item()
 
 
 def _seconds(work: Callable[[], tuple[Tensor, Tensor]]) -> float:

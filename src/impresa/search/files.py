@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from impresa.data.text import as_unicode
 from impresa.errors import DataError
 from impresa.files import replacing, write_atomic
 from impresa.json_files import parse_json
@@ -46,7 +47,7 @@ def write_vectors(path: Path, embedded: EmbeddedData, facts: Mapping[str, Any]) 
 
     vectors = embedded.vectors.numpy()
     columns = {
-        name: pa.array([_unicode(row[name]) for row in rows], pa.string())
+        name: pa.array([row[name] and as_unicode(row[name]) for row in rows], pa.string())
         for name in ("id", "modality", "caption", "label")
     }
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
@@ -74,8 +75,3 @@ def read_ranges(path: Path) -> Any:
     if ranges is None:
         raise DataError(f"{path}: holds no ranges; name a file that `impresa encode --precision int8` has written")
     return ranges
-
-
-def _unicode(text: str | None) -> str | None:
-    """The text with an escape for each half of a character, as names of files may have them."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()

@@ -118,17 +118,19 @@ class Index:
             self._state = state
             return True
 
-    def update(self, sources: Iterable[str | Path] = (), *, batch_size: int = 32) -> Updated:
-        """Bring sources up to date, all that the index has if none is named; then the index shows the new state.
+    def update(self, sources: str | Path | Iterable[str | Path] = (), *, batch_size: int = 32) -> Updated:
+        """Bring one source or several up to date, all that the index has if none is named; then the index shows the new
+        state.
 
         Errors: see `impresa.search.update.update_index`.
         """
-        names = source_names(map(str, sources)) or self.sources()
+        given = [sources] if isinstance(sources, str | Path) else sources
+        names = source_names(map(str, given)) or self.sources()
         config, modalities = read_run_config(self.run_dir), self.about.modalities
         done = update_index(
             self.path,
             self.run_dir,
-            lambda: open_readers(config, names, modalities),
+            lambda: open_readers(config, names, modalities, known=self.sources()),
             lambda: self.model,
             modalities=modalities,
             batch_size=batch_size,
@@ -144,7 +146,7 @@ class Index:
         self,
         query: Any = None,
         *,
-        text: str | Sequence[str] = (),
+        text: str | Sequence[str] | None = (),
         image: Any = (),
         sound: Any = (),
         without: Any = (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+from impresa.data.text import as_unicode
 from impresa.reports.rendering import render
 from impresa.search.index import Result
 
@@ -18,7 +19,8 @@ def results_page(title: str, index: str, where: str | None, results: Sequence[Re
         where: the condition.
         results: best first.
     """
-    return render("search.html.j2", title=title, index=index, where=where, results=results, picture=_picture)
+    page = render("search.html.j2", title=title, index=index, where=where, results=results, picture=_picture)
+    return as_unicode(page)
 
 
 def _picture(thumbnail: bytes) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from impresa.config.paths import expanded
 from impresa.data.audio import Clip
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.folder import SOUND_SUFFIXES
@@ -86,24 +87,22 @@ def query_of(value: Any) -> Query:
 
 
 def parts_of(values: Sequence[Any]) -> Query:
-    """Values sorted into words, pictures and sounds. The path of a picture or a sound is that file if it is there; any
-    other text is words.
+    """Values sorted into words, pictures and sounds. A text is the path of a file if there is one of that name, which
+    has an ending; any other text is words.
 
     Raises:
-        DataError: a text is blank, or ends like a picture or a sound and there is no such file.
+        DataError: a text ends like a picture or a sound, and there is no such file.
     """
     texts: list[str] = []
     images: list[Any] = []
     sounds: list[Any] = []
     for value in values:
         suffix = Path(value).suffix.lower() if isinstance(value, str | Path) else ""
-        if isinstance(value, str | Path) and (suffix in image_suffixes() or suffix in SOUND_SUFFIXES):
-            if not Path(value).expanduser().is_file() and " " not in str(value).strip():
-                raise DataError(f"{value}: there is no such file; name one, or say words as a text of their own")
-            if Path(value).expanduser().is_file():
-                (images if suffix in image_suffixes() else sounds).append(value)
-                continue
-        if isinstance(value, str):
+        if suffix and expanded(str(value)).is_file():
+            (sounds if suffix in SOUND_SUFFIXES else images).append(value)  # a file of another kind is no image either
+        elif isinstance(value, str) and _is_missing(value, suffix):
+            raise DataError(f"{value}: there is no such file; name one, or say words as a text of their own")
+        elif isinstance(value, str):
             texts.append(value)
         elif _is_sound(value):
             sounds.append(value)
@@ -113,8 +112,15 @@ def parts_of(values: Sequence[Any]) -> Query:
 
 
 def listed(value: Any) -> list[Any]:
-    """One value or several as a list; samples and their rate are one."""
+    """One value or several as a list, None as nothing; samples and their rate are one."""
+    if value is None:
+        return []
     return list(value) if isinstance(value, list | tuple) and not _is_sound(value) else [value]
+
+
+def _is_missing(text: str, suffix: str) -> bool:
+    """True for what can only be meant as a path: words that end in `.jpg` have spaces, and no slashes."""
+    return (suffix in image_suffixes() or suffix in SOUND_SUFFIXES) and (" " not in text.strip() or "/" in text)
 
 
 def _is_sound(value: Any) -> bool:
@@ -126,7 +132,7 @@ def _mean(
     model: EmbeddingModel, texts: Sequence[Any] = (), images: Sequence[Any] = (), sounds: Sequence[Any] = ()
 ) -> Tensor | None:
     """(E,) of length one, the mean of all vectors; None of nothing."""
-    if blank := [text for text in texts if not text.strip()]:
+    if blank := [text for text in texts if isinstance(text, str) and not text.strip()]:
         raise DataError(f"query: the words {blank[0]!r} are empty; say what to search for")
     found = [
         encode(list(values))

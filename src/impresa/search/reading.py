@@ -15,9 +15,10 @@ from PIL import Image
 from impresa.config.encoder import Modality
 from impresa.data.disk import read_regular
 from impresa.data.sample import Sample
-from impresa.data.sources import Source
+from impresa.data.sources import BadSample, Source
 from impresa.data.sources.row_files import File
-from impresa.data.sources.rows import Row, RowSource, word_of
+from impresa.data.sources.rows import Row, RowSource, found_of, word_of
+from impresa.data.text import as_unicode
 from impresa.errors import DataError
 from impresa.search.store import OWN_COLUMNS
 
@@ -85,13 +86,14 @@ class Reader:
         else:
             sample = self._source[index]
             id, word = sample.id, word_of(sample.image_key, sample.audio_key, sample.captions, sample.label)
-        return id, word_of(word, self._modalities)
+        return as_unicode(id), word_of(word, self._modalities)
 
     def items(self, index: int, stamp: str) -> list[Item]:
         """What a sample has to embed. Raises `BadSample`."""
-        sample, row = self._source[index], None if self._rows is None else self._rows.row(index)
-        images, sound = ((), None) if self._rows is None or row is None else self._rows.files(row)
-        image = next(iter(images), None)
+        row = None if self._rows is None else self._rows.row(index)
+        image, sound = self._files(row)
+        before = [_found(file) for file in (image, sound)]
+        sample = self._source[index]
         others = {} if row is None else _others(row, self._columns)
         captions = "\n".join(sample.captions) or None
         found: list[tuple[Modality, str, File | None, str | None, Any]] = []
@@ -100,11 +102,21 @@ class Reader:
         if sample.audio is not None:
             found.append(("audio", _hash(sound, sample, "audio"), sound, captions, sample.audio))
         texts = [("text", _hash(text.encode(), sample, "text"), None, text, text) for text in sample.captions]
+        if [_found(file) for file in (image, sound)] != before:  # what was hashed may not be what was decoded
+            raise BadSample(sample.id, "has changed while it was read; the next update reads it again")
         return [
             self._item(sample, number, part, stamp, others)
             for number, part in enumerate((*found, *texts))
             if part[0] in self._modalities
         ]
+
+    def _files(self, row: Row | None) -> tuple[File | None, File | None]:
+        """The image and the sound of a row, if it has any."""
+        with suppress(ValueError):  # the source says of a bad row what is wrong with it
+            if self._rows is not None and row is not None and not row.fault:
+                images, sound = self._rows.files(row)
+                return next(iter(images), None), sound
+        return None, None
 
     def _item(self, sample: Sample, number: int, part: Any, stamp: str, others: Mapping[str, Any]) -> Item:
         modality, content, file, caption, value = part
@@ -139,13 +151,8 @@ def check_types(reader: Reader, schema: pa.Schema) -> list[pa.Field]:
 def cell_for(value: Any, kind: pa.DataType) -> Any:
     """A cell as a column of the index takes it."""
     if value is None or pa.types.is_string(kind):
-        return None if value is None else str(value)[:_LONGEST_TEXT]
+        return None if value is None else as_unicode(str(value)[:_LONGEST_TEXT])
     return float(value) if pa.types.is_floating(kind) else value
-
-
-def unicode(text: str | None) -> str | None:
-    """The text with an escape for each half of a character, as names of files may have them."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def thumbnail_of(image: Image.Image) -> bytes:
@@ -159,6 +166,10 @@ def thumbnail_of(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "jpeg", quality=80)
     return buffer.getvalue()
+
+
+def _found(file: File | None) -> tuple[int, int] | None:
+    return found_of(file) if isinstance(file, str) else None
 
 
 def _hash(file: File | None, sample: Sample, modality: Modality) -> str:
@@ -178,7 +189,8 @@ def _columns_of(source: RowSource) -> dict[str, pa.Field]:
         for name, kind in kinds.items():
             value = row.cells.get(name)
             if value is not None:
-                kind.add(type(value))
+                is_too_long = type(value) is int and not -(2**63) <= value < 2**63
+                kind.add(str if is_too_long else type(value))  # numbers that no column of numbers holds
     found: dict[str, pa.Field] = {}
     taken = set(OWN_COLUMNS)
     for name, kind in kinds.items():

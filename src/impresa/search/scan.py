@@ -19,6 +19,8 @@ leaves the processor's cache, and what is sorted is a sixteenth."""
 _ROWS_AT_A_TIME = 2048
 """Of a product, so that it stays in the cache."""
 _QUERIES_AT_A_TIME = 256
+_EQUAL = 1e-6
+"""Products that differ by less are equal."""
 
 
 def nearest(queries: Tensor, vectors: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -89,6 +91,12 @@ def funnel_search(
     firsts = queries[:, : prefixes.shape[1]]  # the length of a query's prefix changes no order
     _, rows = nearest(firsts.contiguous(), prefixes, max(shortlist, top))
     return rerank(queries, rows, vectors_of, top)
+
+
+def recall_of(found: Tensor, exact: Tensor) -> float:
+    """Share of the nearest that were found, by the products of both (Q, top): of rows that are equally near, such as
+    copies of a picture, any will do."""
+    return (found >= exact[:, -1:] - _EQUAL).sum().item() / exact.numel() if exact.numel() else 1.0
 
 
 def rerank(queries: Tensor, rows: Tensor, vectors_of: Callable[[Tensor], Tensor], top: int) -> tuple[Tensor, Tensor]:

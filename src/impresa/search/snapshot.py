@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from threading import RLock
 from typing import Any
 
@@ -125,6 +126,16 @@ class Snapshot:
         """(E,) of the row with this key; None if there is none."""
         ids = self._store.row_ids_of_key(key)
         return self._store.vectors_of(ids)[0] if ids else None
+
+    def sound_file(self, key: str) -> Path | None:
+        """Where the sound of the row with this key should lie; None if there is none, or it is held in a table."""
+        row = self._store.row_of_key(key, ("modality", "source", "path"))
+        if row is None or row["modality"] != "audio" or row["path"] is None:
+            return None
+        source, path = Path(row["source"]), PurePosixPath(row["path"])
+        if path.is_absolute() or ".." in path.parts:
+            return None
+        return (source if source.is_dir() else source.parent) / path
 
     def search_vectors(
         self,

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,9 @@ from impresa.config.paths import expanded, looked_in
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
 from impresa.run_dir.layout import LOCK
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ITEMS, ABOUT, PUBLISHED = "items", "about", "published"
 VECTOR, PREFIX = "vector", "prefix"
@@ -49,6 +54,13 @@ _KEPT_FOR = timedelta(hours=1)
 _FOR_EVER = timedelta(days=36_500)
 _PLACE_IN_SOURCE = re.compile(r",? ?/[^ ]*\.rs:\d+(:\d+)?")
 """What Rust's libraries put into their messages."""
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"([^"]*)"|`([^`]*)`""")
+"""A text, or the name of a column, in a condition."""
+_NOT_READ = re.compile(r"[?;$@]|--|/\*|(?<!:):(?!:)|\w''")
+"""In a condition whose texts are empty: what LanceDB leaves out silently, or cannot read without a crash. These are
+comments, a second statement, places for values, and texts of other kinds, such as N'cat'."""
+_TOLD = tuple(map(re.compile, (r"<Message>(.+?)</Message>", r'message: "(.+?)"', r"(status: \d+)")))
+"""The words of the storage, or of the system, in what the library says of a place that it cannot reach."""
 _HIDDEN = ("key", "hash", "stamp", "thumbnail", VECTOR, PREFIX)
 """Columns that no condition is for."""
 _MOST_COLUMNS_NAMED = 20
@@ -63,7 +75,9 @@ def exists(index: str) -> bool:
     """True if an index, finished or not, is at a place."""
     if not is_address(index):
         return all((expanded(index) / name).is_dir() for name in _FOLDERS)
-    return {ITEMS, ABOUT} <= set(_connect(index).list_tables().tables)
+    database = _connect(index)
+    with _reaching(index):
+        return {ITEMS, ABOUT} <= set(database.list_tables().tables)
 
 
 def is_free(index: str) -> bool:
@@ -81,8 +95,22 @@ def schema_of(width: int, prefix_dim: int | None, others: Sequence[pa.Field] = (
     return pa.schema([*columns, *others])
 
 
+def _reading(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """A method that reads: what LanceDB raises there is a `CheckpointError`, for a file is gone or damaged."""
+
+    @wraps(method)
+    def read(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _damaged(self.index, error) from error
+
+    return read
+
+
 class Store:
-    """The tables of an index. Made by `create`, `published` or `latest`."""
+    """The tables of an index. Made by `create`, `published` or `latest`; what reads raises `CheckpointError` where the
+    index is damaged."""
 
     def __init__(self, index: str, database: Any, items: Any) -> None:
         self.index = index
@@ -122,12 +150,10 @@ class Store:
         store.checkout()
         return store
 
+    @_reading
     def checkout(self) -> None:
         """Go to the state that is published now."""
-        try:
-            self._items.checkout(PUBLISHED)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise _damaged(self.index, error) from error
+        self._items.checkout(PUBLISHED)
 
     def stay(self) -> None:
         """Stay at the state that this was opened at, whatever is added and deleted later."""
@@ -141,9 +167,11 @@ class Store:
     def schema(self) -> pa.Schema:
         return self._items.schema
 
+    @_reading
     def __len__(self) -> int:
         return int(self._items.count_rows())
 
+    @_reading
     def published_version(self) -> int | None:
         """The version that readers see; None before the first update has come to its end."""
         found = self._items.tags.list().get(PUBLISHED)
@@ -198,39 +226,48 @@ class Store:
 
         self._items.create_index(column, config=IvfFlat(distance_type="cosine"), replace=True)
 
+    @_reading
     def indexed_column(self) -> str | None:
         """The column of vectors for which LanceDB has an index."""
         return next((str(index.columns[0]) for index in self._items.list_indices()), None)
 
+    @_reading
     def neighbours(self, column: str, query: Tensor, number: int, where: str | None) -> NDArray[np.uint64]:
         """(S,) row ids of the nearest rows by LanceDB's index, about the nearest `number` of those that fulfil a
         condition."""
         search = self._items.search(query.numpy(), vector_column_name=column).distance_type("cosine")
-        search = search.where(where, prefilter=True) if where else search
+        search = search if where is None else search.where(_checked(where), prefilter=True)
         found = search.nprobes(_NPROBES).select(["key", "_distance"]).with_row_id(True).limit(number)
-        return self._answer(found)["_rowid"].to_numpy()
+        return self._answer(found, where)["_rowid"].to_numpy()
 
+    @_reading
     def row_ids(self, where: str | None = None) -> NDArray[np.uint64]:
         """(N,) ids of all rows, or of those that fulfil a condition, ascending.
 
         Raises:
             ConfigError: the condition is none.
         """
-        if where is not None and not where.strip():
-            raise ConfigError("where: the condition is empty; leave it out, or write one such as label = 'cat'")
         search = self._items.search()
-        search = search.where(where) if where else search
-        return np.sort(self._answer(search.select(["modality"]).with_row_id(True))["_rowid"].to_numpy())
+        search = search if where is None else search.where(_checked(where))
+        return np.sort(self._answer(search.select(["modality"]).with_row_id(True), where)["_rowid"].to_numpy())
 
+    def row_of_key(self, key: str, names: Sequence[str]) -> dict[str, Any] | None:
+        """Columns of the row with a key; None if there is none."""
+        found = self.take(self.row_ids_of_key(key), names).to_pylist()
+        return found[0] if found else None
+
+    @_reading
     def row_ids_of_key(self, key: str) -> list[int]:
         """The id of the row with a key, or none."""
         found = self._items.search().where(f"key = {_quoted(key)}").select(["key"]).with_row_id(True).to_arrow()
         return [int(id) for id in found["_rowid"].to_pylist()]
 
-    def _answer(self, search: Any) -> pa.Table:
+    def _answer(self, search: Any, where: str | None) -> pa.Table:
         try:
             return search.to_arrow()
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # a crash of LanceDB's own is one of no known type
+            if where is None or _FOLDERS[0] in str(error):  # a file, whose place is for nobody to see
+                raise
             raise ConfigError(self._fault_of_where(error)) from error
 
     def _fault_of_where(self, error: Exception) -> str:
@@ -245,6 +282,7 @@ class Store:
         """The columns that a condition may name."""
         return [name for name in self.schema.names if name not in _HIDDEN]
 
+    @_reading
     def columns(self, names: Sequence[str], where: str | None = None) -> pa.Table:
         """Columns of all rows, and `_rowid`."""
         search = self._items.search()
@@ -255,6 +293,7 @@ class Store:
         """The sources that rows are from, in full."""
         return sorted(set(self.columns(["source"])["source"].to_pylist()))
 
+    @_reading
     def matrix(self, column: str) -> tuple[NDArray[np.uint64], Tensor]:
         """Row ids (N,), ascending, and the vectors (N, W) of a column, contiguous; read batch by batch into one array,
         so that it is held once."""
@@ -271,6 +310,7 @@ class Store:
             ids, vectors = ids[order], vectors[order]
         return ids, torch.from_numpy(vectors)
 
+    @_reading
     def take(self, row_ids: Sequence[int], names: Sequence[str]) -> pa.Table:
         """Columns of some rows, in their order."""
         distinct = list(dict.fromkeys(row_ids))
@@ -280,10 +320,27 @@ class Store:
         place = {id: number for number, id in enumerate(found["_rowid"].to_pylist())}
         return found.drop_columns("_rowid").take([place[id] for id in row_ids])
 
+    @_reading
     def vectors_of(self, row_ids: Sequence[int]) -> Tensor:
         """(N, E) of some rows."""
         found = self.take(row_ids, [VECTOR])[VECTOR].combine_chunks()
         return torch.from_numpy(found.flatten().to_numpy(zero_copy_only=False).reshape(len(row_ids), -1).copy())
+
+
+def without_texts(where: str) -> str:
+    """A condition whose texts are empty, and whose names have no quotes."""
+    return _QUOTED.sub(lambda found: "''" if found[0][0] == "'" else f" {found[1] or found[2] or ''} ", where)
+
+
+def _checked(where: str) -> str:
+    """A condition that can be given to LanceDB."""
+    if not isinstance(where, str) or not where.strip():
+        raise ConfigError("where: the condition is empty; leave it out, or write one such as label = 'cat'")
+    if found := _NOT_READ.search(without_texts(where)):
+        sign = found[0].removesuffix("'")
+        fix = "write one condition, with the values themselves, and texts as 'cat'"
+        raise ConfigError(f"where: {sign} cannot be read there; {fix}")
+    return where
 
 
 _NPROBES = 64
@@ -304,7 +361,23 @@ def _connect(index: str) -> Any:
     os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of what is meant to be, such as that a table is new
     os.environ.setdefault("LANCE_LOG", "error")
     lancedb = import_optional("INDEX", "lancedb", "'impresa[search]'", user="an index")
-    return lancedb.connect(index if is_address(index) else Path(expanded(index)))
+    if not is_address(index):
+        return lancedb.connect(Path(expanded(index)))
+    with _reaching(index):
+        return lancedb.connect(index)
+
+
+@contextmanager
+def _reaching(index: str) -> Iterator[None]:
+    """Say in a line what object storage refuses, of which the library prints all its inner state."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        told = next(filter(None, (pattern.search(text) for pattern in _TOLD)), None)
+        reason = told[1] if told else text.removeprefix("Invalid input, ").rstrip(". ")
+        fix = "check the address, and the keys, region and endpoint in the environment"
+        raise CheckpointError(f"{index}: cannot be reached ({reason:.200}); {fix}") from error
 
 
 def _damaged(index: str, error: Exception) -> CheckpointError:

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from impresa.config.encoder import Modality
 from impresa.config.paths import expanded
 from impresa.data.sources import BadSample
+from impresa.data.text import as_unicode
 from impresa.errors import DataError
 from impresa.evaluation.results import BadSampleNote
 from impresa.run_dir.lock import locked
 from impresa.search.about import About, about_run, check_golden_vectors, check_run, golden_vectors, read_about
-from impresa.search.reading import Item, Reader, cell_for, check_types, thumbnail_of, unicode
+from impresa.search.reading import Item, Reader, cell_for, check_types, thumbnail_of
 from impresa.search.store import PREFIX, VECTOR, Store, exists, is_address, is_free, schema_of, vector_column
 from impresa.tasks.samples import Embedder, nothing_usable, progress_bar
 
@@ -105,7 +106,7 @@ def update_index(
 
     Raises:
         CheckpointError: the index is of another model or preprocessing, is damaged, or is being updated.
-        DataError: no sample is usable.
+        DataError: no sample is usable, or nothing would be left.
     """
     with _alone(index):
         about = about_run(run_dir, modalities)
@@ -114,10 +115,9 @@ def update_index(
             check_run(index, old, run_dir)
             about = replace(old, run=about.run, modalities=modalities)
         with progress_bar(show_progress) as bar:
-            update = _Update(index, about, load_model, batch_size, bar)
-            for name in drop:
-                update.drop(name)
-            for reader in open_readers():
+            update, readers = _Update(index, about, load_model, batch_size, bar), open_readers()
+            update.drop(drop, brings_others=bool(readers))
+            for reader in readers:
                 update.bring_in(reader)
             return update.publish()
 
@@ -159,12 +159,14 @@ class _Update:
         self._is_changed = False
         self._begin_batch()
 
-    def drop(self, source: str) -> None:
-        """Remove all rows of a source."""
-        keys = [key for _, keys in self._known(source).values() for key in keys]
-        if not keys:
-            raise DataError(f"--drop: {source} is no source of {self._index}; leave it out")
-        self._remove(keys)
+    def drop(self, sources: Sequence[str], *, brings_others: bool) -> None:
+        """Remove all rows of some sources."""
+        there = set() if self._store is None else set(self._store.sources())
+        if missing := [name for name in sources if name not in there]:
+            raise DataError(f"--drop: {missing[0]} is no source of {self._index}; leave it out")
+        if sources and there <= set(sources) and not brings_others:
+            raise DataError(f"--drop: nothing would be left of {self._index}; name a source that stays, or delete it")
+        self._remove([key for name in sources for _, keys in self._known(name).values() for key in keys])
 
     def bring_in(self, reader: Reader) -> None:
         """Embed what is new in a source, and remove what it has no more."""
@@ -177,7 +179,7 @@ class _Update:
             try:
                 id, stamp = reader.origin(position)
             except BadSample as fault:
-                id, stamp = fault.id, ""
+                id, stamp = as_unicode(fault.id), ""
             seen.add(id)
             if id in known and known[id][0] == {stamp}:
                 self._done.unchanged += 1
@@ -325,7 +327,7 @@ class _Update:
         schema = schema_of(about.width, about.prefix_dim, self._fields) if self._store is None else self._store.schema
         words = [asdict(replace(item, others={})) for item in self._items]
         columns: dict[str, Any] = {
-            name: pa.array([unicode(row[name]) for row in words], pa.string()) for name in _TEXTS
+            name: pa.array([row[name] and as_unicode(row[name]) for row in words], pa.string()) for name in _TEXTS
         }
         columns |= {"thumbnail": pa.array(self._thumbnails, pa.binary()), VECTOR: vector_column(vectors)}
         if about.prefix_dim is not None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from impresa.data.image_files import open_image
+from impresa.data.preprocessing import Tokenizer
 from impresa.errors import DataError
 from impresa.serving.batching import Batcher
 from impresa.serving.engine import Engine, Room
@@ -30,6 +31,8 @@ from impresa.tasks.inputs import features_of, pixels_of
 
 T = TypeVar("T")
 Tokens = NDArray[np.int32]
+_OF_OTHERS = "send the text itself (langchain's OpenAIEmbeddings does with check_embedding_ctx_length=False)"
+"""What to do in place of sending the tokens of OpenAI's models, which would stand for other words here."""
 _SHORT = 10_000
 """Characters whose tokens are found at once, without another thread."""
 FUSED = "image+audio"
@@ -167,14 +170,19 @@ class Embedder:
         for part in parts:
             if part.kind == "tokens" and (most := max(part.value)) >= tokenizer.vocab_size:
                 fault = f"the model's tokenizer has no token {most}, only those below {tokenizer.vocab_size}"
-                raise bad(f"{part.where}: {fault}; send the text", part.where)
+                raise bad(f"{part.where}: {fault}; {_OF_OTHERS}", part.where)
         texts = [part.value if part.kind == "text" else tokenizer.decode(part.value) for part in parts]
         if not may_cut:
             for part, text in zip(parts, texts, strict=True):
                 if tokenizer.num_cut([text]):
                     message = f"{part.where}: is longer than {tokenizer.max_len} tokens, and may not be cut"
                     raise bad(message, part.where, "context_length_exceeded")
-        return tokenizer.rows(texts)
+        rows = tokenizer.rows(texts)
+        for part, row in zip(parts, rows, strict=True):
+            if part.kind == "tokens" and not _are_of(tokenizer, part.value, row.tolist()):
+                fault = "are not the tokens that the model's tokenizer makes of their text"
+                raise bad(f"{part.where}: {fault}; {_OF_OTHERS}", part.where)
+        return rows
 
     async def _file(self, part: Part) -> _Read:
         content = await self._media.content(part)
@@ -232,6 +240,14 @@ async def together(tasks: Iterable[Awaitable[T]]) -> list[T]:
     finally:
         for task in running:
             task.cancel()
+
+
+def _are_of(tokenizer: Tokenizer, ids: list[int], row: list[int]) -> bool:
+    """True if the row of a text has the ids that a client sent for it, up to where it was cut; start and end token
+    aside, which clients may leave out."""
+    frame = set(tokenizer.rows([""])[0].tolist())
+    sent, own = ([id for id in each if id not in frame] for each in (ids, row))
+    return sent[: len(own)] == own and (len(sent) == len(own) or len(row) >= tokenizer.max_len)
 
 
 def _padded(tensors: Iterable[Tensor]) -> Tensor:

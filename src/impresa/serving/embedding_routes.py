@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from impresa.serving.bodies import json_answer, parsed, read_object
-from impresa.serving.embedding_forms import CohereForm, Form, VoyageForm, form_of
+from impresa.serving.embedding_forms import CohereForm, CohereV1Form, Form, VoyageForm, form_of
 from impresa.serving.faults import bad
 from impresa.serving.state import State
 
 
 def router(state: State) -> APIRouter:
-    """`/v1/embeddings`, `/v1/multimodalembeddings` and `/v2/embed`."""
+    """`/v1/embeddings`, which infinity has at its root, `/v1/multimodalembeddings`, `/v2/embed` and `/v1/embed`."""
     routes = APIRouter()
 
     async def answer(request: Request, kind: type[Form] | None = None) -> Response:
@@ -25,6 +25,7 @@ def router(state: State) -> APIRouter:
         done = await embedder.embed(form.inputs(), may_cut=form.may_cut())
         return json_answer(form.answer(done, state.name))
 
+    @routes.post("/embeddings")
     @routes.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         return await answer(request)
@@ -36,5 +37,9 @@ def router(state: State) -> APIRouter:
     @routes.post("/v2/embed")
     async def embed(request: Request) -> Response:
         return await answer(request, CohereForm)
+
+    @routes.post("/v1/embed")
+    async def embed_v1(request: Request) -> Response:
+        return await answer(request, CohereV1Form)
 
     return routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from impresa.data.text import as_unicode
+from impresa.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _TYPES = {
     401: "authentication_error",
@@ -55,8 +61,8 @@ def error_object(
 ) -> dict[str, dict[str, str | None]]:
     """OpenAI's error object."""
     kind = _TYPES.get(status, "invalid_request_error")
-    where = None if param is None else printed(param)
-    return {"error": {"message": printed(message), "type": kind, "param": where, "code": code}}
+    where = None if param is None else as_unicode(param)
+    return {"error": {"message": as_unicode(message), "type": kind, "param": where, "code": code}}
 
 
 def error_response(
@@ -66,13 +72,9 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An answer with the error object."""
-    return JSONResponse(error_object(status, message, param, code), status, dict(headers or {}))
-
-
-def printed(text: str) -> str:
-    """A text that can be sent: what a client wrote may hold halves of characters."""
-    return text.encode("utf-8", errors="backslashreplace").decode()
+    """An answer with the error object, and the message again where clients of Voyage and FastAPI look for it."""
+    told = {**error_object(status, message, param, code), "detail": as_unicode(message)}
+    return JSONResponse(told, status, dict(headers or {}))
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -85,7 +87,7 @@ def add_handlers(app: FastAPI) -> None:
     async def of_http(request: Request, error: Any) -> JSONResponse:
         status = error.status_code
         message = {
-            404: f"there is no {request.method} {printed(request.url.path):.200}",
+            404: f"there is no {request.method} {as_unicode(request.url.path):.200}",
             405: f"{request.method} is not what this address takes",
         }.get(status, HTTPStatus(status).phrase.lower())
         return error_response(status, message, code="not_found" if status == 404 else None, headers=error.headers)
@@ -94,12 +96,17 @@ def add_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         return validation_fault([{**first, "loc": first["loc"][1:]}]).response()  # without "body" and the like
 
+    async def of_index(_: Request, error: Exception) -> JSONResponse:
+        logger.warning("%s", error)
+        return ApiError(503, "the index cannot be read now; the server's log says more").response()
+
     async def of_us(_: Request, __: Exception) -> JSONResponse:
         return error_response(500, "the server has failed at this request; its log says more")
 
     app.add_exception_handler(ApiError, of_api)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(CheckpointError, of_index)
     app.add_exception_handler(Exception, of_us)
 
 

@@ -24,8 +24,15 @@ _FETCHED_BYTES = 16 << 20
 _FETCH_S = 10.0
 _FETCHES = 8
 """At once."""
-_SOUNDS = ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"fLaC", b""), (b"OggS", b""), (b"ID3", b""))
-"""First bytes of sound files, and those from the ninth on."""
+_MPEG = "audio/mpeg"
+_SOUNDS = (
+    (b"RIFF", b"WAVE", "audio/wav"),
+    (b"RF64", b"WAVE", "audio/wav"),
+    (b"fLaC", b"", "audio/flac"),
+    (b"OggS", b"", "audio/ogg"),
+    (b"ID3", b"", _MPEG),
+)
+"""First bytes of sound files, those from the ninth on, and their type."""
 
 
 class Media:
@@ -68,7 +75,8 @@ class Media:
 
     def _checked(self, part: Part, content: bytes) -> bytes:
         if part.kind == "audio":
-            _check_sound(content, part.where)
+            if sound_type(content) is None:
+                raise unreadable_sound(part.where)
         else:
             _check_picture(content, part.where, self._settings.limits.pixels)
         return content
@@ -131,10 +139,12 @@ def unreadable_picture(where: str) -> ApiError:
     return bad(f"{where}: is no image that can be read ({', '.join(FORMATS)})", where, "invalid_image")
 
 
-def _check_sound(content: bytes, where: str) -> None:
-    is_mpeg = len(content) > 2 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0
-    if not is_mpeg and not any(content[:4].startswith(a) and content[8:12].startswith(b) for a, b in _SOUNDS):
-        raise unreadable_sound(where)
+def sound_type(content: bytes) -> str | None:
+    """The type of a sound file by its first bytes; None if it is none that can be read."""
+    if len(content) > 2 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0:
+        return _MPEG
+    fits = (kind for a, b, kind in _SOUNDS if content[:4].startswith(a) and content[8:12].startswith(b))
+    return next(fits, None)
 
 
 def unreadable_sound(where: str) -> ApiError:

@@ -53,13 +53,18 @@ def media_part(kind: Literal["image", "audio"], value: Any, where: str) -> Part:
     return Part(kind, value, where)
 
 
-def content_parts(content: Any, where: str) -> Input:
-    """The parts of a message's content, a string or a list of typed objects."""
+def content_parts(content: Any, where: str, *, may_be_empty: bool = False) -> Input:
+    """The parts of a message's content, a string or a list of typed objects; empty texts are refused, unless they are
+    left out."""
     if isinstance(content, str):
-        return [text_part(content, where)]
+        return [] if may_be_empty and not content else [text_part(content, where)]
     if not isinstance(content, list) or not content:
         raise bad(f"{where}: must be a string or a list of parts, at least one", where)
-    return [_typed_part(part, f"{where}[{number}]") for number, part in enumerate(content)]
+    kept = [(number, part) for number, part in enumerate(content) if not (may_be_empty and part == _EMPTY)]
+    return [_typed_part(part, f"{where}[{number}]") for number, part in kept]
+
+
+_EMPTY = {"type": "text", "text": ""}
 
 
 def _typed_part(part: Any, where: str) -> Part:

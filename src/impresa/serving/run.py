@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +23,9 @@ _GRACE_S = 10
 """Requests that are being answered at the end have so long."""
 
 _IDLE_S = 30
-"""Connections without a request are closed after it."""
+"""Connections without a request, with a part of its head, or with an answer that nobody reads, are closed after it."""
+_LOOK_TICKS = 10
+"""So often it is looked for them, in ticks of a tenth of a second."""
 
 
 def serve(settings: Settings, workers: int = 1) -> None:
@@ -65,15 +68,38 @@ def server_of(app: FastAPI, tell: Callable[[], object] = lambda: None) -> uvicor
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it has started."""
+    """A server that says when it has started, and closes connections on which nothing happens.
+
+    uvicorn's own time-out begins with the end of an answer and ends with the first byte of the next request, so that
+    clients that send no more than a byte, or read nothing, could hold all connections that there are.
+    """
 
     def __init__(self, config: uvicorn.Config, tell: Callable[[], object]) -> None:
         super().__init__(config)
         self._tell = tell
+        self._silent: dict[Any, tuple[tuple[Any, int], float]] = {}
+        """Those connections, with the last request and the bytes to be sent, and since when these are the same."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self._tell()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOK_TICKS == 0:
+            self._close_silent()
+        return await super().on_tick(counter)
+
+    def _close_silent(self) -> None:
+        now, before = time.monotonic(), self._silent
+        self._silent = {}
+        for each in list(self.server_state.connections):
+            last, num_unsent = getattr(each, "cycle", None), each.transport.get_write_buffer_size()
+            if last is None or last.response_complete or num_unsent:
+                state = last, num_unsent
+                same, since = before.get(each, (state, now))
+                self._silent[each] = state, since if same == state else now
+                if now - self._silent[each][1] > _IDLE_S:
+                    (each.transport.abort if num_unsent else each.transport.close)()
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""`POST /search` in an index, and `GET /info`: what the page at `/` has to know."""
+"""`POST /search` in an index, `GET /sounds/ID` of what it finds, and `GET /info`: what the page at `/` has to know."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 from torch.nn import functional as F
 
-from impresa.errors import CheckpointError, ConfigError, DataError
+from impresa.errors import ConfigError, DataError
 from impresa.search.query import less
 from impresa.search.snapshot import Snapshot
 from impresa.serving.bodies import json_answer, parsed, read_object
 from impresa.serving.faults import ApiError, bad
 from impresa.serving.parts import Part, check_amount, media_part, text_part
-from impresa.serving.searching import Example, Searched, SearchForm, answer, dimensions_of
+from impresa.serving.searching import Example, Searched, SearchForm, answer, dimensions_of, sound_of
 from impresa.serving.state import State
 from impresa.tasks.alignment.embedder import EmbeddingModel
 
@@ -25,8 +25,9 @@ Named = tuple[str, Example]
 
 
 def router(state: State) -> APIRouter:
-    """The two routes. Raises `CheckpointError` where the settings name an index that is none, or is of another run."""
+    """The routes. Raises `CheckpointError` where the settings name an index that is none, or is of another run."""
     routes = APIRouter()
+    no_index = ApiError(404, "there is no index; start the server with --index", code="no_index")
     searched = None if state.settings.index is None else Searched(state.settings.index, state.model)
 
     @routes.get("/info")
@@ -40,7 +41,7 @@ def router(state: State) -> APIRouter:
     async def search(request: Request) -> Response:
         """The rows that are nearest to a query."""
         if searched is None:
-            raise ApiError(404, "there is no index; start the server with --index", code="no_index")
+            raise no_index
         form = parsed(SearchForm, await read_object(request))
         wanted, unwanted = form.wanted(), form.unwanted()
         if not wanted:
@@ -53,8 +54,14 @@ def router(state: State) -> APIRouter:
             return json_answer(await run_in_threadpool(answer, snapshot, less(aim, against), form))
         except (ConfigError, DataError) as error:
             raise bad(str(error), str(error).partition(":")[0]) from error
-        except CheckpointError as error:
-            raise ApiError(503, "the index cannot be read now; the server's log says more") from error
+
+    @routes.get("/sounds/{id}")
+    async def sound(id: str) -> Response:
+        """The file of a result that is a sound."""
+        if searched is None:
+            raise no_index
+        content, kind = await run_in_threadpool(lambda: sound_of(searched.newest(), id))
+        return Response(content, media_type=kind)
 
     return routes
 

@@ -10,13 +10,17 @@ from pathlib import PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from impresa.data.disk import MAX_BYTES, read_regular
 from impresa.errors import CheckpointError, ConfigError
 from impresa.search.index import open_index
+from impresa.search.scan import recall_of
 from impresa.search.snapshot import Result, Snapshot
+from impresa.search.store import without_texts
+from impresa.serving.faults import ApiError
+from impresa.serving.media import sound_type
 from impresa.tasks.alignment.embedder import EmbeddingModel
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ MOST_RESULTS = 200
 _MOST_EXAMPLES, _MOST_CANDIDATES, _MOST_NUMBERS = 16, 100_000, 1 << 16
 _LONGEST_TEXT, _LONGEST_ID, _LONGEST_WHERE = 10_000, 200, 1_000
 _SMALLEST_DIM = 8
+_BEFORE_BRACKET = re.compile(r"(\w+)\s*\(")
+_FUNCTIONS = ("lower", "upper", "length", "abs", "contains", "starts_with", "ends_with", "regexp_like")
+"""Of conditions: others could take all memory (repeat), or tell in an error what no answer has (cast)."""
+_OPERATORS = ("and", "or", "not", "in", "like", "ilike", "between")
 _REFRESH_S = 2.0
 """So long after a look for a newer state of the index there is no other."""
 
@@ -157,9 +165,8 @@ def answer(state: Snapshot, wanted: Tensor, form: SearchForm) -> dict[str, Any]:
         "exact_milliseconds": None,
     }
     if form.compare and state.is_scanned:
-        _, exact, exact_s = _timed(state, wanted, dim=width, **options)
-        shared = torch.isin(rows, exact).sum().item()
-        told |= {"recall": shared / len(exact) if len(exact) else 1.0, "exact_milliseconds": 1e3 * exact_s}
+        exact, _, exact_s = _timed(state, wanted, dim=width, **options)
+        told |= {"recall": recall_of(scores[None], exact[None]), "exact_milliseconds": 1e3 * exact_s}
     return told | ({"vector": wanted.tolist()} if form.with_vector else {})
 
 
@@ -170,9 +177,14 @@ def _timed(state: Snapshot, wanted: Tensor, **options: Any) -> tuple[Tensor, Ten
 
 
 def _check_where(where: str | None) -> None:
-    """Sources are folders of this machine, whose names nobody may guess letter by letter."""
-    if where is not None and re.search(r"\bsource\b", re.sub(r"'(?:[^']|'')*'", "", where), re.IGNORECASE):
+    """Refuse conditions on sources, which are folders of this machine whose names nobody may guess letter by letter,
+    and those that call what is not known to be harmless. Comments, which could hide both, are refused by the index."""
+    rest = without_texts(where or "")
+    if re.search(r"\bsource\b", rest, re.IGNORECASE):
         raise ConfigError("where: the column source is not for others to see; use another one")
+    called = ["::"] * ("::" in rest) + _BEFORE_BRACKET.findall(rest)
+    if unknown := [name for name in called if name.lower() not in (*_FUNCTIONS, *_OPERATORS)]:
+        raise ConfigError(f"where: {unknown[0]} cannot be used here; there are {', '.join(_FUNCTIONS)}")
 
 
 def plain(result: Result, *, thumbnails: bool) -> dict[str, Any]:
@@ -182,7 +194,22 @@ def plain(result: Result, *, thumbnails: bool) -> dict[str, Any]:
     if thumbnails:
         picture = result.thumbnail and base64.b64encode(result.thumbnail).decode()
         shown["thumbnail"] = picture and f"data:image/jpeg;base64,{picture}"
+    if result.modality == "audio" and result.path is not None:
+        shown["sound"] = f"sounds/{result.key}"
     return shown
+
+
+def sound_of(state: Snapshot, key: str) -> tuple[bytes, str]:
+    """The file of a row that is a sound, and its type. Raises `ApiError` where there is none."""
+    gone = ApiError(404, "the index has no sound of this id, or its file is gone", "id", "unknown_id")
+    path = state.sound_file(key)
+    try:
+        content = read_regular(path, MAX_BYTES) if path is not None else b""
+    except (OSError, ValueError) as error:
+        raise gone from error
+    if (kind := sound_type(content)) is None:  # whatever an index says, no other file is given away
+        raise gone
+    return content, kind
 
 
 def _name_of(result: Result) -> str:

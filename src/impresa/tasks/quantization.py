@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,8 +54,7 @@ def quantized(embeddings: Tensor, precision: EmbeddingPrecision, ranges: Tensor 
     """
     if precision == "float32":
         return embeddings
-    if not embeddings.isfinite().all():
-        raise DataError("precision: the embeddings hold numbers that are not finite; check the model with impresa eval")
+    _check_finite(embeddings)
     if precision not in _SCALAR:
         bits = torch.from_numpy(np.packbits(embeddings.numpy() > 0, axis=-1))
         return bits if precision == "ubinary" else (bits ^ 128).view(torch.int8)
@@ -66,3 +67,23 @@ def quantized(embeddings: Tensor, precision: EmbeddingPrecision, ranges: Tensor 
     step = (high - low) / _LEVELS
     level = ((embeddings - low) / torch.where(step == 0, 1.0, step)).floor().clamp(0, _LEVELS)
     return level.to(torch.uint8) if precision == "uint8" else (level - 128).to(torch.int8)
+
+
+def quantized_alone(embeddings: Tensor, precision: Literal["int8", "uint8"]) -> Tensor:
+    """Embeddings (N, E) float32 on the CPU in eight bits, each by itself: its largest number becomes 127 or -127, which
+    leaves cosines as they are but for rounding. `uint8` has 128 more.
+
+    It needs no ranges, and what is embedded beside it makes no difference, as for the answers of a server.
+
+    Raises:
+        DataError: numbers are not finite.
+    """
+    _check_finite(embeddings)
+    largest = embeddings.abs().amax(dim=-1, keepdim=True)
+    level = (embeddings * (127 / torch.where(largest == 0, 1.0, largest))).round()
+    return (level + 128).to(torch.uint8) if precision == "uint8" else level.to(torch.int8)
+
+
+def _check_finite(embeddings: Tensor) -> None:
+    if not embeddings.isfinite().all():
+        raise DataError("precision: the embeddings hold numbers that are not finite; check the model with impresa eval")

@@ -40,6 +40,8 @@ def is_public(host: str) -> bool:
     inner = _ipv4_in(found) if isinstance(found, IPv6Address) else None
     if inner is not None:
         found = inner
+    if isinstance(found, IPv6Address) and found.is_site_local:  # no longer assigned, and still in use here and there
+        return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 

@@ -34,7 +34,7 @@ from impresa.data.shards.index import ShardIndex
 from impresa.data.shards.places import Shard, find_shards, indexed
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Blocks, Reading, locate, say_once
 from impresa.data.sources.folder import SOUND_SUFFIXES
-from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource
+from impresa.data.sources.rows import IMAGE_NAMES, Row, RowSource, word_of
 from impresa.data.sources.tables import decoded
 from impresa.errors import DataError
 from impresa.foreign_text import printable
@@ -117,6 +117,14 @@ class ShardSource(RowSource):
     def row(self, index: int) -> Row:
         return self._row(*locate(index, self._ends), None)
 
+    def origin(self, index: int) -> tuple[str, str]:
+        number, sample = locate(index, self._ends)
+        shard, found = self._shards[number], self._indexes[number]
+        holds_files = any(role.form == "file" for role in self._roles.values())
+        if sample == len(found) or not holds_files:  # they may be named by JSON, and lie outside
+            return super().origin(index)
+        return _id_of(shard, found, sample), word_of(self.columns, shard.stamp)
+
     def scan(self, columns: Sequence[str]) -> Iterator[Row]:
         wanted = set(columns)
         for number, index in enumerate(self._indexes):
@@ -135,7 +143,7 @@ class ShardSource(RowSource):
         shard, index = self._shards[number], self._indexes[number]
         if sample == len(index):
             return Row(f"{printable(shard.name)}:end", {}, self._root, f"the shard {index.fault}")
-        id = printable(f"{shard.name}/{index.key(sample)}{'#2' if index.repeats[sample] else ''}")
+        id = _id_of(shard, index, sample)
         try:
             return Row(id, self._cells(shard, index, sample, wanted), self._root)
         except OSError as error:
@@ -255,6 +263,10 @@ class ShardSource(RowSource):
             number = sum(int(index.repeats.sum()) for _, index in repeats)
             fault = f"{number} samples have the name of an earlier one in their shard, the first is {first}"
             say_once(logging.WARNING, f"{self._name}: {fault}; the files of a sample must follow each other")
+
+
+def _id_of(shard: Shard, index: ShardIndex, sample: int) -> str:
+    return printable(f"{shard.name}/{index.key(sample)}{'#2' if index.repeats[sample] else ''}")
 
 
 def _text(content: bytes, form: str) -> str | list[str]:

@@ -87,7 +87,7 @@ async function search(query = queryOf()) {
   searching?.abort();
   $("error").textContent = "";
   if (!query.length) {
-    $("error").textContent = "Say what to search for, or add a picture.";
+    $("error").textContent = `Say what to search for, or add a picture${info.can.sound ? " or a sound" : ""}.`;
     return;
   }
   const mine = searching = new AbortController();
@@ -126,7 +126,24 @@ function card(result) {
     make("span", {className: "facts", title: result.name, textContent: `${result.score.toFixed(3)} · `}));
   button.lastChild.append(make("bdi", {textContent: result.name}));
   button.addEventListener("click", () => showNeighbours(result, words));
-  return make("li", {}, button);
+  return make("li", {}, button, ...(result.sound ? [player(result, words)] : []));
+}
+
+function player(result, words) {  // a button until it is wanted: the file is fetched with the key, as no element can
+  const play = make("button", {type: "button", className: "play", textContent: "▶ Play", ariaLabel: `Play ${words}`});
+  play.addEventListener("click", async () => {
+    try {
+      const file = await (await call(result.sound)).blob();
+      const audio = make("audio", {src: URL.createObjectURL(file), controls: true, ariaLabel: words});
+      const held = document.activeElement === play;
+      play.replaceWith(audio);
+      if (held) audio.focus();
+      await audio.play().catch(() => null);  // a browser may want another click
+    } catch (fault) {
+      $("error").textContent = fault.message;
+    }
+  });
+  return play;
 }
 
 function showNeighbours(result, words) {
@@ -169,13 +186,17 @@ async function pictureOf(file) {  // photographs of today's phones are larger th
   return canvas.toDataURL("image/jpeg", 0.92);
 }
 
+function kindOf({type, name}) {  // systems name the types of sounds differently, or not at all
+  if (type.startsWith("image/")) return "image";
+  return type.startsWith("audio/") || /\.(wav|flac|og[ga]|opus|mp3)$/i.test(name) ? "sound" : null;
+}
+
 async function add(file) {
-  const isPicture = file.type.startsWith("image/");
-  const kind = isPicture ? "image" : file.type.startsWith("audio/") ? "sound" : null;
+  const kind = kindOf(file), isPicture = kind === "image";
   $("error").textContent = "";
   try {
     if (!kind || !info.can[kind]) throw new Error(`${file.name || "This"} is nothing that can be searched for here.`);
-    const value = isPicture ? await pictureOf(file) : await asDataUrl(file);
+    const value = isPicture ? await pictureOf(file) : await asDataUrl(file.slice(0, file.size, "audio/any"));
     parts = [{kind, value, name: file.name || kind, picture: isPicture ? value : null}];
     showParts();
     await search();
@@ -185,7 +206,7 @@ async function add(file) {
 }
 
 async function take(files) {
-  const file = [...files].find(({type}) => /^(image|audio)\//.test(type)) ?? files[0];
+  const file = [...files].find(kindOf) ?? files[0];
   if (!file || !info) return;
   if (info.index) await add(file);
   else if (info.can.ask) await choose(file);
