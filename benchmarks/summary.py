@@ -92,7 +92,7 @@ FIGURES = (
     Figure(
         'the same against `padding="longest"`',
         "contrastive_step",
-        1.2,
+        1.25,
         faster(LONGEST, "8 to 14 words", ours=PACKED),
     ),
     Figure(
@@ -134,6 +134,13 @@ FIGURES = (
         faster("patch dropout 0", ours="patch dropout 0.5"),
     ),
     Figure("the same: memory", "patch_dropout", 1.5, smaller("patch dropout 0", ours="patch dropout 0.5")),
+    Figure(
+        "contrastive batch of 1,024 in chunks of 64 (`optimization.chunk_size`): memory against the whole at once",
+        "chunked_batch",
+        4.0,
+        lambda run: 1 / float(run["memory_share"]),
+    ),
+    Figure("the same: speed", "chunked_batch", 1 / 1.45, lambda run: 1 / float(run["time_ratio"])),
     Figure("model=large on two processes, `fsdp` against `ddp`: memory of each", "fsdp", 1 / 0.6, ratio),
     Figure("vision-language step, 4 layers: speed against full logits", "vlm_step", 2.3, faster(FULL, "4 layers")),
     Figure("the same: memory above the weights", "vlm_step", 2.5, smaller(FULL, "4 layers")),
@@ -157,6 +164,24 @@ FIGURES = (
         "cached_features",
         10.0,
         ratio,
+    ),
+    Figure(
+        "search by a funnel among 200,000 embeddings of a trained run: speed against faiss, flat",
+        "funnel-trained",
+        2.5,
+        lambda run: float(run["faiss flat"]["ms"] / run["funnel"]["ms"]),
+    ),
+    Figure(
+        "`impresa index` with a ViT-B/32: speed against encoding alone",
+        "indexing",
+        1 / 1.1,
+        lambda run: float(run["beside_encoding"]["encode_s"] / run["beside_encoding"]["index_s"]),
+    ),
+    Figure(
+        "update of 1% of 100,000 files: speed against the first time",
+        "indexing",
+        20.0,
+        lambda run: 1 / run["update"]["share"],
     ),
     Figure(
         "`/v1/embeddings`, 64 clients with a picture each: throughput against `encode_image` in full batches",

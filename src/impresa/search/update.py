@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from impresa.tasks.samples import Embedder, nothing_usable, progress_bar
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
 
+Known = dict[str, tuple[set[str], list[str]]]
+"""Stamps and keys of the rows of a source, by the name of the sample."""
 INDEX_ABOVE = 5_000_000
 """Rows from which on LanceDB's own index makes the shortlist: up to there one pass over the prefixes is quick enough,
 and finds what no index can miss."""
@@ -115,7 +118,9 @@ def update_index(
             check_run(index, old, run_dir)
             about = replace(old, run=about.run, modalities=modalities)
         with progress_bar(show_progress) as bar:
-            update, readers = _Update(index, about, load_model, batch_size, bar), open_readers()
+            update = _Update(index, about, load_model, batch_size, bar)
+            with _uncollected():
+                readers = open_readers()
             update.drop(drop, brings_others=bool(readers))
             for reader in readers:
                 update.bring_in(reader)
@@ -140,6 +145,19 @@ def _alone(index: str) -> Iterator[None]:
     finally:
         with suppress(OSError):
             folder.rmdir()  # where nothing was written
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector of cycles: it would go through hundreds of thousands of names and stamps again and
+    again, a third of the time, and find none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Update:
@@ -173,6 +191,24 @@ class _Update:
         self._fields = reader.fields if self._store is None else check_types(reader, self._store.schema)
         if self._store is not None:
             self._store.add_columns(self._fields)
+        with _uncollected():
+            known, todo = self._changes(reader)
+        for position, id, stamp in self._bar.track(todo, description="embedding"):
+            self._old += known[id][1] if id in known else ()
+            try:
+                items = reader.items(position, stamp)
+            except BadSample as fault:
+                self._done.bad.append(BadSampleNote(fault.id, fault.reason))
+                continue
+            for item in items:
+                self._take(item)
+            if len(self._items) >= COMMIT_ROWS or time.monotonic() - self._began > COMMIT_S:
+                self._commit()
+        self._commit()
+
+    def _changes(self, reader: Reader) -> tuple[Known, list[tuple[int, str, str]]]:
+        """What is known of a source, and position, name and stamp of each sample that is new or another one; rows of
+        samples that are gone are removed."""
         known = self._known(reader.name)
         todo, seen = [], set()
         for position in self._bar.track(range(len(reader)), description="looking for changes"):
@@ -187,18 +223,7 @@ class _Update:
                 todo.append((position, id, stamp))
         self._done.num_samples += len(reader)
         self._remove([key for id, (_, keys) in known.items() if id not in seen for key in keys])
-        for position, id, stamp in self._bar.track(todo, description="embedding"):
-            self._old += known[id][1] if id in known else ()
-            try:
-                items = reader.items(position, stamp)
-            except BadSample as fault:
-                self._done.bad.append(BadSampleNote(fault.id, fault.reason))
-                continue
-            for item in items:
-                self._take(item)
-            if len(self._items) >= COMMIT_ROWS or time.monotonic() - self._began > COMMIT_S:
-                self._commit()
-        self._commit()
+        return known, todo
 
     def publish(self) -> Updated:
         """Let readers see what was done. Raises DataError where the index would be empty."""
@@ -232,9 +257,8 @@ class _Update:
         columns = (rows[name].to_pylist() for name in ("modality", "hash", "_rowid"))
         return {(modality, hash): row for modality, hash, row in zip(*columns, strict=True)}
 
-    def _known(self, source: str) -> dict[str, tuple[set[str], list[str]]]:
-        """Stamps and keys of the rows of a source, by the name of the sample."""
-        known: dict[str, tuple[set[str], list[str]]] = {}
+    def _known(self, source: str) -> Known:
+        known: Known = {}
         if self._store is None:
             return known
         quoted = source.replace("'", "''")

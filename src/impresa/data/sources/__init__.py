@@ -57,6 +57,8 @@ _ELSEWHERE = ("webdataset", "parquet")
 _FOLDER, _PATTERN, _SHARDS, _HUB = "folder", "parquet", "webdataset", "hub"
 """The kinds of a folder and of a pattern whose suffix does not decide, of addresses, and of what says in a file of its
 own that it is of this kind."""
+_OF_DATA = tuple(suffix for kind in _ELSEWHERE for suffix in _KINDS[kind].suffixes)
+"""Names that make the folder they are in one of this kind."""
 
 
 def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -170,8 +172,8 @@ def _kind_of_files(path: str) -> str:
     if named:
         return named
     if file.is_dir():
-        kinds = ((_kind_of_name(found.name), found) for found in files_below(file))
-        data = (kind for kind, found in kinds if kind not in (None, _FOLDER, _HUB) and not _describes(found))
+        named = (found for found in files_below(file) if found.name.lower().endswith(_OF_DATA))
+        data = (_kind_of_name(found.name) for found in named if not _describes(found))
         return next(data, None) or _FOLDER
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")

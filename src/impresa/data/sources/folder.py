@@ -220,7 +220,7 @@ class FolderSource(RowSource):
 
 def tables_at_the_top(folder: Path, files: Iterable[Path]) -> list[Path]:
     """The tables of any name among `files` that lie in the folder itself."""
-    return [file for file in files if file.parent == folder and file.name.lower().endswith(_TABLE_ENDS)]
+    return [file for file in files if file.name.lower().endswith(_TABLE_ENDS) and file.parent == folder]
 
 
 def _first(files: Mapping[str, Path], suffixes: Iterable[str]) -> Path | None:
