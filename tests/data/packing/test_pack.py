@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tarfile
+from collections.abc import Callable
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from full_disk import files_of_at_most
 from impresa.cli.main import main
 from impresa.config.dataset import DatasetConfig
 from impresa.data.sample import Sample
@@ -269,6 +272,20 @@ def test_equal_and_near_equal_images_stay_together(tmp_path: Path) -> None:
             assert min(drawn.size) > 100
 
 
+def test_pairs_that_are_not_compared_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("impresa.data.near_duplicates.candidates._MOST_NEIGHBOURS", 1)
+    source = sidecars_of(tmp_path / "data")
+    for quality in (90, 80, 70, 60):
+        Image.open(BytesIO(picture(1))).save(tmp_path / "data" / f"{quality}.jpg", quality=quality)
+        (tmp_path / "data" / f"{quality}.txt").write_text(f"{quality}")
+    assert pack(source, tmp_path / "out", "--split", "1") == 0
+    assert "pairs were not compared, as too many images hash alike" in capsys.readouterr().out
+    assert main(["data", "check", source]) == 0
+    assert "not compared" in capsys.readouterr().out
+
+
 def test_bad_rows_are_counted_and_the_sums_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(folder_of(tmp_path / "data"))
     (folder / "1.jpg").write_bytes(b"")
@@ -283,24 +300,65 @@ def test_bad_rows_are_counted_and_the_sums_add_up(tmp_path: Path, capsys: pytest
     assert "3 of 10 rows are left out" in capsys.readouterr().out
 
 
-KILLED = """
-import os, signal, sys
-from impresa.data.packing import pack
-from impresa.cli.main import main
-pack.write_duplicates = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-main(["data", "pack", *sys.argv[1:]])
-"""
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "data")
-    words = [sys.executable, "-c", KILLED, source, "--out", str(tmp_path / "new" / "out")]
-    done = subprocess.run(words, env=os.environ, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [".out.packing"]
-    assert pack(source, tmp_path / "new" / "out") == 0
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
-    assert not list((tmp_path / "new" / "out").glob(".*"))
+def killed_pack(name: str, when: Callable[..., bool], source: str, out: Path, *words: str) -> None:
+    """A pack in a child that is killed before it calls a function of its module with arguments as asked for."""
+
+    def work() -> None:
+        owner, _, last = name.rpartition(".")
+        module = import_module(owner)
+        before = getattr(module, last)
+        setattr(module, last, lambda *given, **more: die() if when(*given) else before(*given, **more))
+        pack(source, out, *words)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, new = folder_of(tmp_path / "data"), tmp_path / "new"
+    killed_pack("impresa.data.packing.pack.write_duplicates", lambda *_: True, source, new / "out")
+    assert [path.name for path in new.iterdir()] == [".out.packing"]
+    assert pack(source, new / "out") == 0
+    assert ".out.packing: was left by a pack that was killed; it is removed" in caplog.text
+    assert [path.name for path in new.iterdir()] == ["out"]
+    assert not list((new / "out").glob(".*"))
+
+
+def test_an_earlier_pack_outlives_a_kill_while_it_is_replaced(tmp_path: Path) -> None:
+    source, new = folder_of(tmp_path / "data"), tmp_path / "new"
+    out, kept = new / "out", new / "out" / "mine"
+    assert pack(source, out) == 0
+    kept.touch()
+    # Between the two moves that replace it: the next call finds it again.
+    killed_pack("os.replace", lambda start, end: end == out, source, out, "--force")
+    assert not out.exists()
+    assert pack(source, out) == 2
+    assert kept.exists()
+    # When only its rest is to be removed: that is no obstacle to the next one.
+    is_rest = lambda path: path.name == ".out.old"  # noqa: E731
+    killed_pack("impresa.data.packing.pack.remove", is_rest, source, out, "--force")
+    assert (out.exists(), kept.exists(), (new / ".out.old").exists()) == (True, False, True)
+    assert pack(source, out, "--force") == 0
+    assert [path.name for path in new.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = sidecars_of(tmp_path / "data"), tmp_path / "new" / "out"
+    with files_of_at_most(40_000):
+        assert main(["data", "pack", source, "--out", str(out), "--split", "1"]) == 2
+    assert capsys.readouterr().err == f"{out}: File too large\n"
+    assert not list(out.parent.iterdir())
+    with files_of_at_most(4_000):  # which what is kept of the images to compare them does not fit into
+        assert main(["data", "check", source]) == 2
+    assert capsys.readouterr().err == f"{gettempdir()}: File too large\n"
 
 
 def test_other_folders_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,6 +415,17 @@ def test_a_config_names_its_training_data(tmp_path: Path) -> None:
     config.write_text(f"defaults: [shapes]\ndataset:\n  train_path: {source}\n")
     assert pack(str(config), tmp_path / "out", "dataset.caption_column=note") == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["plan"]["name"] == source
+
+
+def test_a_column_called_like_an_image_is_none(tmp_path: Path) -> None:
+    names = ("jpg", "png", "0.jpg", "wav", "left.jpg", "txt")
+    table = [{"image": picture(n, "JPEG"), "caption": f"{n}"} | dict.fromkeys(names, b"x") for n in range(2)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "data.parquet")
+    assert pack(str(tmp_path / "data.parquet"), tmp_path / "out", "--split", "1") == 0
+    assert said(str(tmp_path / "out"), Reading(1.0)) == said(str(tmp_path / "data.parquet"), Reading())
+    with tarfile.open(tmp_path / "out" / "train" / "00000.tar") as archive:
+        ends = {name.partition(".")[2] for name in archive.getnames()}
+    assert ends == {"jpg", "txt", "json", "jpg_", "png_", "0.jpg_", "wav_", "left.jpg", "txt_"}
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -62,6 +62,8 @@ _CACHE_KIB = 64 << 10
 _GONE = (
     "status = 'waiting', bytes = NULL, sha256 = NULL, shard = NULL, offset = NULL, end_shard = NULL, end_offset = NULL"
 )
+_NO_SHARD = 2**63 - 1
+"""A number above those of all shards."""
 _FETCHED = "u.status = 'done' AND (r.sha256 IS NULL OR r.sha256 = u.sha256)"
 
 Retry = Literal["none", "passing", "all"]
@@ -260,9 +262,13 @@ class Ledger:
 
     def counts(self) -> Counts:
         by_status = dict(self._file.execute("SELECT status, count(*) FROM urls GROUP BY status"))
-        join = f"SELECT count(*) FROM urls u JOIN rows r ON r.id = u.id WHERE {_FETCHED}"
-        fetched = self._file.execute(join).fetchone()[0]
+        fetched = self.num_rows_before(_NO_SHARD)
         return Counts(int(self._fact("rows") or 0), fetched, int(self._fact("without") or 0), **by_status)
+
+    def num_rows_before(self, shard: int) -> int:
+        """Rows of the table whose pictures lie in shards before one of a number."""
+        join = f"SELECT count(*) FROM urls u JOIN rows r ON r.id = u.id WHERE {_FETCHED} AND u.end_shard < ?"
+        return int(self._file.execute(join, (shard,)).fetchone()[0])
 
     def num_tries(self) -> int:
         """Requests so far, redirects not counted."""

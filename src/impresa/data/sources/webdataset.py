@@ -49,7 +49,7 @@ _PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 """Ends of the names of files that are programs to who opens them; they are never read."""
 
 
-_NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
+NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
 """The end of the name of one of several images."""
 
 
@@ -88,7 +88,7 @@ class ShardSource(RowSource):
         self._handles = Handles(cache)
         self._ends = list(accumulate(len(index) + bool(index.fault) for index in self._indexes))
         self._roles = self._roles_of({name for index in self._indexes for name in index.extensions})
-        self._numbers = {name: int(found[1]) for name in self._roles if (found := _NUMBERED.fullmatch(name))}
+        self._numbers = {name: int(found[1]) for name in self._roles if (found := NUMBERED.fullmatch(name))}
         self._report()
         if not any(map(len, self._indexes)):
             faults = (f"{self._shards[n].name} {index.fault}" for n, index in enumerate(self._indexes) if index.fault)
@@ -182,7 +182,10 @@ class ShardSource(RowSource):
         return (self._config.image_column, *IMAGE_NAMES, self._config.audio_column)
 
     def _columns_of(self, content: bytes) -> dict[str, Any]:
-        values = parse_json(decoded(content))
+        try:
+            values = parse_json(decoded(content))
+        except ValueError as error:
+            raise ValueError(f"is no JSON ({error})") from error
         if not isinstance(values, dict):
             raise ValueError("is no JSON object")
         names = values if self._reading.whole else self.columns
@@ -207,7 +210,7 @@ class ShardSource(RowSource):
         roles = {name: by_suffix[f".{name}"] for name in extensions if f".{name}" in by_suffix}
         if reading.wants("image"):
             of_image = {
-                name: found[2] in image_suffixes() for name in extensions if (found := _NUMBERED.fullmatch(name))
+                name: found[2] in image_suffixes() for name in extensions if (found := NUMBERED.fullmatch(name))
             }
             roles |= {name: _Role("file", config.image_column) for name, is_one in of_image.items() if is_one}
         if reading.whole:
