@@ -332,6 +332,15 @@ def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(
     assert not list((new / "out").glob(".*"))
 
 
+def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("impresa.data.packing.pack.write_duplicates", interrupted)
+    assert pack(sidecars_of(tmp_path / "data"), tmp_path / "out") == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["data"]
+
+
 def test_an_earlier_pack_outlives_a_kill_while_it_is_replaced(tmp_path: Path) -> None:
     source, new = folder_of(tmp_path / "data"), tmp_path / "new"
     out, kept = new / "out", new / "out" / "mine"
@@ -422,7 +431,7 @@ def test_a_column_called_like_an_image_is_none(tmp_path: Path) -> None:
     table = [{"image": picture(n, "JPEG"), "caption": f"{n}"} | dict.fromkeys(names, b"x") for n in range(2)]
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "data.parquet")
     assert pack(str(tmp_path / "data.parquet"), tmp_path / "out", "--split", "1") == 0
-    assert said(str(tmp_path / "out"), Reading(1.0)) == said(str(tmp_path / "data.parquet"), Reading())
+    assert said(str(tmp_path / "out"), Reading()) == said(str(tmp_path / "data.parquet"), Reading())
     with tarfile.open(tmp_path / "out" / "train" / "00000.tar") as archive:
         ends = {name.partition(".")[2] for name in archive.getnames()}
     assert ends == {"jpg", "txt", "json", "jpg_", "png_", "0.jpg_", "wav_", "left.jpg", "txt_"}

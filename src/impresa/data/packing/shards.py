@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from impresa.config.dataset import DatasetConfig
-from impresa.data.image_files import image_suffixes
 from impresa.data.packing.rows import PackRow
 from impresa.data.shards.writer import ShardWriter
-from impresa.data.sources.folder import SOUND_SUFFIXES
-from impresa.data.sources.webdataset import NUMBERED
+from impresa.data.sources.webdataset import is_of_file
 from impresa.data.text import read_captions
 
 _TAKEN = ("txt", "cls", "json")
@@ -68,7 +66,7 @@ def _extension(column: str, taken: set[str]) -> str:
     """The kind of a further file: the name of its column, as far as files can be called so, and readers take it for
     no image and no sound."""
     name = re.sub(r"[^a-z0-9_.-]", "_", column.lower()).strip(".") or "file"
-    while name in taken or f".{name}" in (*image_suffixes(), *SOUND_SUFFIXES) or NUMBERED.fullmatch(name):
+    while name in taken or is_of_file(name):
         name += "_"
     return name
 

@@ -117,11 +117,11 @@ def _naming(address: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise DataError(f"{where}: a package is missing ({printable(str(error))}); install it") from error
-    except Exception as raised:  # each file system raises errors of its own
-        error = _behind(raised)
-        if isinstance(error, FileNotFoundError):
+    except Exception as error:  # each file system raises errors of its own
+        cause = _behind(error)
+        if isinstance(cause, FileNotFoundError):
             raise DataError(f"{where}: there is no such file; name existing files") from error
-        reason = printable(_QUERY.sub("", str(error).replace(address, where)) or type(error).__name__)[:200]
+        reason = printable(_QUERY.sub("", str(cause).replace(address, where)) or type(cause).__name__)[:200]
         raise DataError(f"{where}: cannot be read ({reason}); fix the server or the address") from error
 
 

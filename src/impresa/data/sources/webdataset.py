@@ -49,8 +49,14 @@ _PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 """Ends of the names of files that are programs to who opens them; they are never read."""
 
 
-NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
+_NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
 """The end of the name of one of several images."""
+
+
+def is_of_file(extension: str) -> bool:
+    """True for what follows the name of an image or a sound, also of one of several."""
+    numbered = _NUMBERED.fullmatch(extension)
+    return (numbered[2] if numbered else f".{extension}") in image_suffixes() | {*SOUND_SUFFIXES}
 
 
 class _Role(NamedTuple):
@@ -88,7 +94,7 @@ class ShardSource(RowSource):
         self._handles = Handles(cache)
         self._ends = list(accumulate(len(index) + bool(index.fault) for index in self._indexes))
         self._roles = self._roles_of({name for index in self._indexes for name in index.extensions})
-        self._numbers = {name: int(found[1]) for name in self._roles if (found := NUMBERED.fullmatch(name))}
+        self._numbers = {name: int(found[1]) for name in self._roles if (found := _NUMBERED.fullmatch(name))}
         self._report()
         if not any(map(len, self._indexes)):
             faults = (f"{self._shards[n].name} {index.fault}" for n, index in enumerate(self._indexes) if index.fault)
@@ -210,7 +216,7 @@ class ShardSource(RowSource):
         roles = {name: by_suffix[f".{name}"] for name in extensions if f".{name}" in by_suffix}
         if reading.wants("image"):
             of_image = {
-                name: found[2] in image_suffixes() for name in extensions if (found := NUMBERED.fullmatch(name))
+                name: found[2] in image_suffixes() for name in extensions if (found := _NUMBERED.fullmatch(name))
             }
             roles |= {name: _Role("file", config.image_column) for name, is_one in of_image.items() if is_one}
         if reading.whole:
