@@ -100,6 +100,8 @@ def _lines(done: Packed, out: Path) -> Iterable[str]:
     if done.bad:
         yield f"{sum(done.bad.values())} of {done.num_rows} rows are left out, bad_rows.jsonl names them:"
         yield from (f"  {reason}: {number}" for reason, number in done.bad.items())
+    if done.left_out:
+        yield f"no part of any row: {', '.join(f'{what} {number}' for what, number in done.left_out.items())}"
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

@@ -25,8 +25,9 @@ from impresa.config.dataset import DatasetConfig
 from impresa.data.sample import Sample
 from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.sources import BadSample, Reading, Source, open_path
+from impresa.run_dir.lock import locked
 from pictures import photo, png
-from shards_on_disk import tar
+from shards_on_disk import tar, tar_of
 from sounds_on_disk import wav
 
 FORMATS = ("webdataset", "parquet")
@@ -368,6 +369,18 @@ def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path: Path, capsys: pyte
     with files_of_at_most(4_000):  # which what is kept of the images to compare them does not fit into
         assert main(["data", "check", source]) == 2
     assert capsys.readouterr().err == f"{gettempdir()}: File too large\n"
+
+
+def test_files_of_no_sample_are_told_and_one_process_packs_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of([("1.png", picture(1)), ("README", b""), (".x.png", b"")]))
+    words = (str(tmp_path / "a.tar"), tmp_path / "out", "--split", "1")
+    with locked(tmp_path / ".out.packing"):
+        assert pack(*words) == 2
+    assert f".out.packing: is in use by process {os.getpid()} on" in capsys.readouterr().err
+    assert pack(*words) == 0
+    assert "no part of any row: files of no sample 1, hidden files 1" in capsys.readouterr().out
 
 
 def test_other_folders_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,7 +194,7 @@ def _working_folder(folder: Path) -> Iterator[Path]:
     """The hidden folder that becomes `folder`; empty at first, and removed after an error."""
     folder = folder.absolute()
     working = folder.with_name(f".{folder.name}.packing")
-    with naming(folder), locked(working, "another process is packing here{}; wait for it, or name another folder"):
+    with naming(folder), locked(working, "is in use{}; wait for it, or choose another --out"):
         try:
             _clear(working, folder)
             yield working
