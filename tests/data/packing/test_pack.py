@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_to_pack import folder_of, pack, parquet_of, picture, saved_of, shards_of, sidecars_of
+from data_to_pack import rows as rows_of
 from full_disk import files_of_at_most
 from impresa.cli.main import main
 from impresa.config.dataset import DatasetConfig
@@ -26,9 +28,8 @@ from impresa.data.sample import Sample
 from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.sources import BadSample, Reading, Source, open_path
 from impresa.run_dir.lock import locked
-from pictures import photo, png
-from shards_on_disk import tar, tar_of
-from sounds_on_disk import wav
+from pictures import photo
+from shards_on_disk import tar_of
 
 FORMATS = ("webdataset", "parquet")
 CONFIG = DatasetConfig(image_size=64)
@@ -38,96 +39,6 @@ READINGS = (Reading(labels=True), Reading(1.0, dialogues=True))
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def picture(number: int, kind: str = "PNG") -> bytes:
-    """Pictures that all differ much."""
-    file = BytesIO()
-    photo(64, 64).rotate(36 * number).convert("RGB").save(file, kind, quality=90)
-    return file.getvalue()
-
-
-def rows(count: int = 10) -> list[dict[str, Any]]:
-    return [
-        {
-            "caption": ["one\ntwo", f"number {n}"] if n == 3 else f"number {n}",
-            "label": n if n % 2 else f"class {n}",
-            "question": ["how many?", "why?"] if n % 2 else "what?",
-            "answer": [["yes", "no"], 3] if n % 2 else (2.0 if n % 4 else "ten"),
-            "kind": None if n == 4 else "a" if n % 2 == 0 else ["a", "b"],
-            "extra": {"deep": [n, None]},
-            "number": n / 3,
-            "note": "é" * n,
-        }
-        for n in range(count)
-    ]
-
-
-def folder_of(folder: Path) -> str:
-    folder.mkdir()
-    table = []
-    for number, row in enumerate(rows()):
-        (folder / f"{number}.jpg").write_bytes(picture(number, "JPEG"))
-        (folder / f"{number}.wav").write_bytes(wav(300 + number, 0.1))
-        table.append({"image": f"{number}.jpg", **({"audio": f"{number}.wav"} if number != 5 else {}), **row})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
-    return str(folder)
-
-
-def sidecars_of(folder: Path) -> str:
-    folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.png").write_bytes(picture(number))
-        (folder / f"{number}.txt").write_text(f"number {number}\nother")
-    return str(folder)
-
-
-def parquet_of(folder: Path) -> str:
-    folder.mkdir()
-    table = [
-        {
-            "image": {"bytes": picture(number, "WEBP"), "path": "x.webp"},
-            "caption": f"number {number}",
-            "label": number % 3,
-            "messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": f"{number}"}],
-            "vector": [0.5, number],
-            "left": png(number),
-        }
-        for number in range(10)
-    ]
-    features = {"label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}
-    schema = pa.Table.from_pylist(table).schema.with_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
-    )
-    pq.write_table(pa.Table.from_pylist(table, schema), folder / "a.parquet", row_group_size=4)
-    return str(folder)
-
-
-def saved_of(folder: Path) -> str:
-    """The rows of the parquet files, as `save_to_disk` of the datasets library writes them."""
-    datasets = pytest.importorskip("datasets")
-    parquet = parquet_of(folder.with_name("parquet"))
-    datasets.Dataset.from_parquet(f"{parquet}/a.parquet", cache_dir=str(folder.with_name("prepared"))).save_to_disk(
-        str(folder)
-    )
-    return str(folder)
-
-
-def shards_of(folder: Path) -> str:
-    folder.mkdir()
-    samples = {
-        f"{number:03d}": {
-            "png": picture(number),
-            "txt": f"number {number}".encode(),
-            "cls": b"3",
-            "json": json.dumps({"question": "q?", "answer": f"a {number}", "more": [1, "x"]}).encode(),
-            "left.jpg": b"left",
-            "pyd": b"pickle",
-        }
-        for number in range(10)
-    }
-    (folder / "0.tar").write_bytes(tar(samples))
-    return str(folder)
 
 
 def said(path: str, reading: Reading) -> list[Any]:
@@ -145,10 +56,6 @@ def _plain(sample: Sample) -> tuple[Any, ...]:
     assert sample.image is not None
     sound = None if sample.audio is None else (sample.audio.rate_hz, sample.audio.samples.tolist())
     return sample.captions, sample.label, sample.dialogues, sound, sample.image_key
-
-
-def pack(path: str, out: Path, *words: str) -> int:
-    return main(["data", "pack", path, "--out", str(out), "--shard-size", "20KB", *words])
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -218,8 +125,8 @@ def test_bytes_and_all_columns_are_kept(tmp_path: Path) -> None:
     table = pq.ParquetDataset(tmp_path / "b" / "train").read().to_pylist()
     images = [(source / f"{n}.jpg").read_bytes() for n in range(10)]
     assert [row["image"] for row in table] == images
-    assert [row["extra"] for row in table] == [row["extra"] for row in rows()]
-    assert [row["note"] for row in table] == [row["note"] for row in rows()]
+    assert [row["extra"] for row in table] == [row["extra"] for row in rows_of()]
+    assert [row["note"] for row in table] == [row["note"] for row in rows_of()]
     assert [row["source_id"] for row in table] == [f"{n}.jpg" for n in range(10)]
     files: dict[str, bytes] = {}
     for shard in sorted((tmp_path / "a" / "train").glob("*.tar")):
@@ -227,7 +134,7 @@ def test_bytes_and_all_columns_are_kept(tmp_path: Path) -> None:
             files |= {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
         assert shard.with_name(shard.name + INDEX_SUFFIX).exists()
     assert [files[f"{n:09d}.jpg"] for n in range(10)] == images
-    assert [json.loads(files[f"{n:09d}.json"])["extra"] for n in range(10)] == [row["extra"] for row in rows()]
+    assert [json.loads(files[f"{n:09d}.json"])["extra"] for n in range(10)] == [row["extra"] for row in rows_of()]
 
 
 def near_data(folder: Path, order: list[int]) -> str:
