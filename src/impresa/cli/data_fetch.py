@@ -180,6 +180,8 @@ def _print(path: str, report: Report) -> None:
     table.add_row("rows fetched", f"{counts.num_rows_fetched}")
     if counts.num_rows_without_address:
         table.add_row("rows unread or without address", f"{counts.num_rows_without_address}")
+    if counts.num_rows_of_another_hash:
+        table.add_row("rows of another hash", f"{counts.num_rows_of_another_hash}")
     table.add_row("addresses", f"{counts.num_urls}")
     table.add_row("fetched", f"{counts.done}")
     table.add_row("failed, may pass", f"{counts.passing}")
