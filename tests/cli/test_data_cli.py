@@ -283,6 +283,8 @@ def test_export_replaces_only_when_forced(tmp_path: Path, capsys: pytest.Capture
         [],
         ["check"],
         ["check", "gone"],
+        ["check", ""],
+        ["check", "shapes", "--val", ""],
         ["check", "shapes", "--max-bad-fraction", "2"],
         ["check", "shapes", "--max-bad-fraction", "nan"],
         ["export", "photos", "x"],

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import pytest
+
 from impresa.config.dataset import DatasetConfig
+from impresa.data.bad_rows import without_details
 from impresa.data.check import BadRow, Spread, inspect_source
 from impresa.data.sources import Reading, open_path
 from pictures import numbered, png, write_jsonl
@@ -43,6 +47,26 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     plain = json.loads(json.dumps(summary.to_dict()))
     assert plain["width_px"] == {"smallest": 8, "median": 8, "largest": 40}
     assert (plain["num_good"], len(plain["bad"])) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("the image lies outside the folder of the data (../a.png); move it there", None),
+        ("no caption file beside the image (7.txt)", None),
+        ("its captions cannot be read (7.json: Expecting value: line 1 column 1)", None),
+        ("the image has 300 MiB, more than dataset.max_file_mib=256", None),
+        ("the label 'dog' is none of the 2 class names; set dataset.class_names", "the label ... is none of the"),
+        ("\"['a dog', 'a\" begins as a list and is none", "... begins as a list and is none"),
+        ("the shard ends early, after 10240 of 20480 bytes or more", "the shard ends early, after ... of ... bytes"),
+        ("column 'text' is a list of 20000 items, more than 10000", "column 'text' is a list of ... items"),
+        ("the caption is not UTF-8 text; as Latin-1 it reads 'x'", "the caption is not UTF-8 text"),
+    ],
+)
+def test_reasons_are_counted_without_what_differs(reason: str, kind: str | None) -> None:
+    found = without_details(reason)
+    assert not re.search(r"[7/]|300|Expecting", found)
+    assert found.startswith(kind or reason.split(" ", maxsplit=1)[0])
 
 
 def test_images_of_the_same_bytes_but_other_sides_are_not_equal(tmp_path: Path) -> None:

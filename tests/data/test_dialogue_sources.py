@@ -400,7 +400,7 @@ def test_captions_beside_the_image_are_answers(tmp_path: Path) -> None:
     (tmp_path / "0.txt").write_text("a dog\nan animal\n")
     (tmp_path / "1.txt").write_text("\n")
     source = open_asking(tmp_path)
-    reasons = ["there is neither a question nor a caption", "no caption file 2.txt beside the image"]
+    reasons = ["there is neither a question nor a caption", "no caption file beside the image (2.txt)"]
     assert dialogues(source) == [dialogues_of_captions(["a dog", "an animal"]), *reasons]
 
 

@@ -129,6 +129,11 @@ def test_bad_rows_are_named_with_their_reason(tmp_path: Path) -> None:
     assert list(source.captions()) == ["good", "gone", "empty", "broken", "a folder", "no name", "good too"]
 
 
+def test_paths_as_windows_writes_them_are_told(tmp_path: Path) -> None:
+    reason = all_of(FolderSource(write_jsonl(tmp_path, [{"image": r"photos\1.png", "caption": "x"}]), CONFIG))[0][1]
+    assert str(reason).endswith(r"write / in place of \ in its path")
+
+
 def test_csv_with_mark_quotes_and_lists(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(png(number))
@@ -173,7 +178,7 @@ def test_sidecar_texts_are_one_caption_a_line(tmp_path: Path) -> None:
         ("b.PNG", ("first", "second")),
         ("e.png", "the caption is not UTF-8 text; as Latin-1 it reads 'café': save the file as UTF-8"),
         ("a/c.png", "the caption is empty"),
-        ("a/d.png", "no caption file d.txt beside the image"),
+        ("a/d.png", "no caption file beside the image (d.txt)"),
     ]
 
 
@@ -280,7 +285,7 @@ def test_paths_that_lead_out_of_the_folder_are_bad_rows_unless_they_may(tmp_path
     for (id, reason), name in zip(found[5:], outside, strict=True):
         assert id.startswith("metadata.jsonl:")
         fix = "move it there, or set dataset.allow_outside=true"
-        assert reason == f"the image {name} lies outside the folder of the data; {fix}"
+        assert reason == f"the image lies outside the folder of the data ({name}); {fix}"
     config = DatasetConfig(allow_outside=True)
     found = all_of(FolderSource(tmp_path / "link", config))
     assert found[5:] == [(f"{tmp_path}/out.png{n}", ("x",)) for n in ("", "#2", "#3", "#4")]
@@ -294,7 +299,7 @@ def test_an_image_root_is_a_folder_that_images_may_be_in_and_no_other(tmp_path: 
     source = FolderSource(tmp_path / "table", DatasetConfig(image_root=str(tmp_path / "coco")))
     found = all_of(source)
     assert found[:2] == [("1.png", ("x",)), ("2.png", ("x",))]
-    assert "the image ../out.png lies outside the folder of the data" in found[2][1]
+    assert "the image lies outside the folder of the data (../out.png)" in found[2][1]
     assert list(source.image_keys())[:2] == ["1.png", "2.png"]
 
 
@@ -363,7 +368,7 @@ def test_folders_are_classes_where_no_image_has_a_caption(tmp_path: Path) -> Non
     (folder / "cat" / "1.txt").write_text("a cat")
     source = FolderSource(folder, CONFIG, Reading(labels=True))
     assert source[1].label is None
-    with pytest.raises(BadSample, match=r"no caption file 0\.txt"):
+    with pytest.raises(BadSample, match=r"no caption file beside the image \(0\.txt"):
         source[0]
 
 

@@ -18,6 +18,7 @@ from impresa.data.sources.shapes import ShapesSource
 from impresa.data.sources.subset import Subset, split_by_image
 from impresa.errors import DataError
 from pictures import numbered, png, write_jsonl
+from shards_on_disk import write_shards
 
 SHAPES = DatasetConfig(image_size=16, shapes=ShapesConfig(num_train=9, num_val=5, num_test=4))
 
@@ -52,6 +53,12 @@ def test_the_kind_is_told_by_the_path(tmp_path: Path, monkeypatch: pytest.Monkey
         assert isinstance(source, ParquetSource)
         assert len(source) == count
     assert len(open_path(SHAPES, str(tmp_path / "many" / "**" / "*.parquet"))) == 10
+    assert len(open_path(SHAPES, str(tmp_path / "many" / "{deep,a.parquet}"))) == 10
+    with pytest.raises(DataError, match=r"gone\.parquet: no parquet files there"):
+        open_path(SHAPES, str(tmp_path / "many" / "{a,gone}.parquet"))
+    for name in "xy":
+        write_shards(tmp_path / name, 1)
+    assert len(open_path(SHAPES, str(tmp_path / "{x,y}"))) == 10
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(open_path(SHAPES, "~/folder")) == 3
 
@@ -71,6 +78,7 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
         ("auto", " ", r"the path is empty"),
         ("auto", "gone.parquet", r"gone\.parquet: no parquet files there"),
         ("auto", "*.parquet", r"\*\.parquet: no parquet files there"),
+        ("auto", "a{0..9999999}", r"braces stand for more than 1000000 names; name fewer files"),
         ("auto", __file__, r"unknown kind of data; name a folder"),
         ("parquet", "shapes", r"shapes: not data of dataset\.source=parquet; set dataset\.source=auto"),
         ("shapes", "data", r"data: not data of dataset\.source=shapes"),

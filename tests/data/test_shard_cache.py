@@ -166,6 +166,12 @@ def test_servers_that_do_not_do_as_they_should(server: str) -> None:
     assert list(cache_folder().glob(".*.tmp")) == []
 
 
+def test_a_server_that_does_not_answer_is_not_one_without_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.data.shards.remote._TRIES", 1)
+    with pytest.raises(DataError, match=r"^http://127\.0\.0\.1:1/a\.tar: cannot be read \(.*; fix the server"):
+        captions("http://127.0.0.1:1/a.tar?signature=x")
+
+
 def test_the_cache_keeps_to_its_size_and_to_what_was_used_last(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "shards", 3 * MIB)
     for n, key in enumerate("abc"):

@@ -166,6 +166,7 @@ def test_what_is_left_out_or_double_is_counted_and_named(tmp_path: Path, caplog:
         ("._1.png", b""),
     ]
     files += [("README", b""), ("1.png", png(3)), ("1.txt", b"c"), ("3.json", b"[]"), ("3.png", png(1))]
+    files += [("4.png", png(2)), ("4.json", b"{a")]
     with caplog.at_level(logging.INFO):
         found = source(shard(tmp_path / "a", *files))
     assert found.left_out == {"hidden files": 1, "files of no sample": 1}
@@ -175,6 +176,7 @@ def test_what_is_left_out_or_double_is_counted_and_named(tmp_path: Path, caplog:
     assert [found[n].id for n in (0, 2)] == ["a.tar/1", "a.tar/1#2"]
     assert reason(found, 1) == "the sample has two .png files"
     assert reason(found, 3) == "the .json file is no JSON object"
+    assert reason(found, 4).startswith("the .json file is no JSON (")
 
 
 def test_limits_hold_before_anything_is_read(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_sounds_that_are_no_files_or_lead_out_are_bad_samples(tmp_path: Path) ->
     found = read_all(FolderSource(source_folder, CONFIG, Reading(1.0)))
     assert found == [
         "the sound is no regular file but a named pipe",
-        "the sound ../out.wav lies outside the folder of the data; move it there, or set dataset.allow_outside=true",
+        "the sound lies outside the folder of the data (../out.wav); move it there, or set dataset.allow_outside=true",
         "the sound has 300 MiB, more than dataset.max_file_mib=256",
         (True, True, False),
         (True, True, True),

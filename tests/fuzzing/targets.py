@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,15 @@ from forged_runs import forge
 from fuzzing.mutations import Mutate, mutation_of
 from impresa.config.dataset import DatasetConfig
 from impresa.data.chat import prepare_chat
+from impresa.data.fetch.content import picture_of
+from impresa.data.fetch.failure import Failure
+from impresa.data.fetch.table import open_addresses
 from impresa.data.images import ImageTransform
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.sources import BadSample, Reading, Source, open_path
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS
-from impresa.errors import ImpresaError
+from impresa.errors import DataError, ImpresaError
 from impresa.reports.html import render_report
 from impresa.run_dir.environment import describe_environment, now, write_environment
 from impresa.run_dir.load import read_run_config
@@ -164,10 +167,20 @@ def _file(
 
     def use(damaged: bytes) -> None:
         path.write_bytes(damaged)
+        as_fetched(path)
         os.environ["XDG_CACHE_HOME"] = str(folder.parent / f"cache-{name}")  # of this process alone
         read_all(open_path(COLUMNS, str(folder if beside else path), reading))
 
     return Target(name, content, use, mutation_of(path.suffix))
+
+
+def as_fetched(path: Path) -> None:
+    """What `impresa data fetch` makes of it: of a file that a server has sent, or of a table of addresses."""
+    with suppress(Failure, DataError):
+        if path.suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
+            list(open_addresses(str(path), url_column="image").rows())
+        else:
+            picture_of(path.read_bytes(), 1 << 20)
 
 
 def read_all(source: Source) -> None:

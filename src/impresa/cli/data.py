@@ -16,7 +16,7 @@ from impresa.config.dataset import DatasetConfig, ShapesConfig
 from impresa.config.decoder import DecoderConfig
 from impresa.config.encoder import EncoderConfig
 from impresa.config.experiment import ExperimentConfig
-from impresa.config.paths import EMBEDDED, expanded
+from impresa.config.paths import expanded
 from impresa.errors import ConfigError, DataError
 from impresa.foreign_text import json_text, printable
 
@@ -99,7 +99,7 @@ def _config_of_check(args: argparse.Namespace, overrides: list[str]) -> Experime
     keys = (*(f"{name}_column" for name in _COLUMNS), "max_bad_fraction")
     given = [f"dataset.{key}={value}" for key in keys if (value := getattr(args, key)) is not None]
     config = ExperimentConfig(
-        dataset=DatasetConfig(train_path=args.path or EMBEDDED),
+        dataset=DatasetConfig(train_path=args.path),
         audio_encoder=EncoderConfig(backbone="spectrogram", audio_max_seconds=_MOST_SECONDS) if args.audio else None,
         decoder=DecoderConfig(type="trm") if args.questions else None,
     )
@@ -138,7 +138,7 @@ def _opened(args: argparse.Namespace, config: ExperimentConfig) -> Source:
 
     reading = reading_of(config, labels=True)
     paths = {"train": args.path, "val": args.val, "test": args.test}
-    sources = {name: open_path(config.dataset, path, reading) for name, path in paths.items() if path}
+    sources = {name: open_path(config.dataset, path, reading) for name, path in paths.items() if path is not None}
     return Joined(sources) if len(sources) > 1 else sources["train"]
 
 
@@ -237,6 +237,8 @@ def _summary_rows(summary: SourceSummary) -> Iterable[tuple[str, str]]:
     yield "equal images", f"{sum(map(len, summary.same_image))}"
     if summary.near_images:
         yield "near-equal images", f"{sum(map(len, summary.near_images))}"
+    if unseen := summary.duplicates["num_left_out"]:
+        yield "not compared", f"{unseen} pairs, as too many images hash alike"
     yield "duplicate ids", f"{sum(summary.same_id.values())}"
 
 

@@ -179,7 +179,9 @@ def _print(path: str, report: Report) -> None:
     table.add_row("rows", f"{counts.num_rows}")
     table.add_row("rows fetched", f"{counts.num_rows_fetched}")
     if counts.num_rows_without_address:
-        table.add_row("rows without address", f"{counts.num_rows_without_address}")
+        table.add_row("rows unread or without address", f"{counts.num_rows_without_address}")
+    if counts.num_rows_of_another_hash:
+        table.add_row("rows of another hash", f"{counts.num_rows_of_another_hash}")
     table.add_row("addresses", f"{counts.num_urls}")
     table.add_row("fetched", f"{counts.done}")
     table.add_row("failed, may pass", f"{counts.passing}")
@@ -191,6 +193,7 @@ def _print(path: str, report: Report) -> None:
     hosts = [
         f"{host}: {reasons.total()} ({', '.join(f'{reason} {number}' for reason, number in reasons.most_common(3))})"
         for host, reasons in report.by_host()
+        if host  # an address may have none
     ]
     rest = [f"and {len(hosts) - _MOST_HOSTS} more; --json has them"] if len(hosts) > _MOST_HOSTS else []
     _print_list(console, "hosts of failures", [*hosts[:_MOST_HOSTS], *rest])

@@ -95,9 +95,13 @@ def _lines(done: Packed, out: Path) -> Iterable[str]:
     if found["num_groups"]:
         alike = f"{found['num_images_in_groups']} images are equal or nearly so, in {found['num_groups']} groups"
         yield f"{alike} ({equal} equal pairs, {near} near-equal), each group in one part; duplicates/ has them"
+    if unseen := found["num_left_out"]:
+        yield f"{unseen} pairs were not compared, as too many images hash alike; near-equal ones may be apart"
     if done.bad:
         yield f"{sum(done.bad.values())} of {done.num_rows} rows are left out, bad_rows.jsonl names them:"
         yield from (f"  {reason}: {number}" for reason, number in done.bad.items())
+    if done.left_out:
+        yield f"no part of any row: {', '.join(f'{what} {number}' for what, number in done.left_out.items())}"
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

@@ -117,11 +117,9 @@ def _fault(dataset: DatasetConfig, path: str) -> str | None:
     if is_on_web or os.path.exists(expanded(path)):
         return None
     try:
-        # Every name in braces must be there; of a pattern one match is enough.
-        names = [path] if dataset.source == "shapes" or has_magic(path) else braces_expanded(path)
+        missing = path if dataset.source == "shapes" else missing_name(path)
     except ValueError as error:
         return f"{path}: {error}; name fewer files"
-    missing = next((name for name in names if dataset.source == "shapes" or not is_there(name)), None)
     return missing and f"{missing} does not exist; {fix_of_missing(path)}{looked_in(path)}"
 
 
@@ -136,6 +134,16 @@ def _fault_of_hub(path: str) -> str | None:
 def is_there(path: str) -> bool:
     """True for an existing path, and for a pattern that matches one."""
     return os.path.exists(expanded(path)) or any(matches(path))
+
+
+def missing_name(path: str) -> str | None:
+    """The first of the names that a path with braces stands for that does not exist; of a pattern one match is enough.
+
+    Raises:
+        ValueError: there are too many names; the message is the reason alone.
+    """
+    names = [path] if has_magic(path) or os.path.exists(expanded(path)) else braces_expanded(path)
+    return next((name for name in names if not is_there(name)), None)
 
 
 def is_pattern(path: str) -> bool:

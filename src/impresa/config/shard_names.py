@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 PIPE = "pipe:"
 """Beginning of what the webdataset package runs as a command; here it is refused."""
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
-_NUMBERS = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
-_BRACES = re.compile(r"\{(?:[^{}]*,[^{}]*|\d{1,12}\.\.\d{1,12})\}")
+_NUMBERS = re.compile(r"(\d{1,12})\.\.(\d{1,12})(?:\.\.(\d{1,12}))?")
+_BRACES = re.compile(r"\{(?:[^{}]*,[^{}]*|\d{1,12}\.\.\d{1,12}(?:\.\.\d{1,12})?)\}")
 _MOST_NAMES = 1_000_000
 
 
@@ -37,7 +37,7 @@ def has_braces(path: str) -> bool:
 def braces_expanded(path: str) -> list[str]:
     """All different names that a path with braces stands for, in order.
 
-    `{08..11}` counts, `{a,b}` lists, and other braces stay.
+    `{08..11}` counts, `{0..10..2}` in steps, `{a,b}` lists, and other braces stay.
 
     Raises:
         ValueError: there are more than a million; the message is the reason alone.
@@ -62,8 +62,9 @@ def _words(text: str) -> list[str]:
         first, last = int(numbers[1]), int(numbers[2])
         if abs(last - first) >= _MOST_NAMES:
             raise ValueError(f"its braces stand for more than {_MOST_NAMES} names")
-        padded = numbers[1].startswith("0") or numbers[2].startswith("0")
-        width = max(len(numbers[1]), len(numbers[2])) if padded else 0
-        step = 1 if last >= first else -1
-        return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+        is_padded = any(number.startswith("0") and number != "0" for number in numbers.group(1, 2))
+        width = max(len(numbers[1]), len(numbers[2])) if is_padded else 0
+        side = 1 if last >= first else -1
+        step = side * max(int(numbers[3] or 1), 1)
+        return [f"{number:0{width}d}" for number in range(first, last + side, step)]
     return text.split(",") if "," in text else []

@@ -24,6 +24,13 @@ def image_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
+def suffix_of(image: Image.Image) -> str:
+    """The usual suffix of an opened image file, by its content and without the dot. A JPEG file with further pictures
+    in it is MPO to Pillow."""
+    format = image.format or "JPEG"
+    return {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(format, format.lower())
+
+
 def open_image(source: Path | BytesIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image file of one of the `FORMATS`, of which only the header has been read.
 

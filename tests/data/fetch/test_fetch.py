@@ -253,7 +253,7 @@ def test_the_tables_hash_is_checked(server: Server, tmp_path: Path) -> None:
     hashes = (right.upper(), wrong, wrong)
     report = fetched(tmp_path, [{**row, "image_sha256": word} for row, word in zip(rows, hashes, strict=True)])
     assert reason_of(report) == ("permanent", "another file than the table's sha256 tells")
-    assert (report.counts.done, report.counts.num_rows_fetched) == (1, 1)
+    assert (report.counts.done, report.counts.num_rows_fetched, report.counts.num_rows_of_another_hash) == (1, 1, 1)
 
 
 def test_what_passes_is_tried_again(server: Server, tmp_path: Path) -> None:

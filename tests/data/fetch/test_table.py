@@ -115,7 +115,10 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no readable parquet"):
         open_addresses(str(tmp_path / "table.parquet"))
     (tmp_path / "empty.csv").write_text("image_url,caption\n")
-    with pytest.raises(DataError, match=r"empty\.csv"):
+    (tmp_path / "conceptual.tsv").write_text(f"a red thing\t{URL}?1\na blue thing\t{URL}?2\n")
+    with pytest.raises(DataError, match=r"its first line is no header, as https://.* is in it"):
+        open_addresses(str(tmp_path / "conceptual.tsv"))
+    with pytest.raises(DataError, match=r"empty\.csv: no rows that can be read"):
         open_addresses(str(tmp_path / "empty.csv"))
 
 
@@ -124,6 +127,8 @@ def test_several_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text(f"image_url,caption\n{URL}?{name},x\n")
     table = open_addresses(str(tmp_path / "{a,b}.csv"))
     assert [row.url for row in table.rows()] == [f"{URL}?a", f"{URL}?b"]
+    with pytest.raises(DataError, match=r"c\.csv: there is no such file"):
+        open_addresses(str(tmp_path / "{a,c}.csv"))
     before = table.digest()
     (tmp_path / "b.csv").write_text(f"image_url,caption\n{URL}?c,x\n")
     assert table.digest() != before

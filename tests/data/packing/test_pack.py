@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tarfile
+from collections.abc import Callable
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pyarrow as pa
@@ -17,14 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_to_pack import folder_of, pack, parquet_of, picture, saved_of, shards_of, sidecars_of
+from data_to_pack import rows as rows_of
+from full_disk import files_of_at_most
 from impresa.cli.main import main
 from impresa.config.dataset import DatasetConfig
 from impresa.data.sample import Sample
 from impresa.data.shards.places import INDEX_SUFFIX
 from impresa.data.sources import BadSample, Reading, Source, open_path
-from pictures import photo, png
-from shards_on_disk import tar
-from sounds_on_disk import wav
+from impresa.run_dir.lock import locked
+from pictures import photo
+from shards_on_disk import tar_of
 
 FORMATS = ("webdataset", "parquet")
 CONFIG = DatasetConfig(image_size=64)
@@ -34,96 +39,6 @@ READINGS = (Reading(labels=True), Reading(1.0, dialogues=True))
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def picture(number: int, kind: str = "PNG") -> bytes:
-    """Pictures that all differ much."""
-    file = BytesIO()
-    photo(64, 64).rotate(36 * number).convert("RGB").save(file, kind, quality=90)
-    return file.getvalue()
-
-
-def rows(count: int = 10) -> list[dict[str, Any]]:
-    return [
-        {
-            "caption": ["one\ntwo", f"number {n}"] if n == 3 else f"number {n}",
-            "label": n if n % 2 else f"class {n}",
-            "question": ["how many?", "why?"] if n % 2 else "what?",
-            "answer": [["yes", "no"], 3] if n % 2 else (2.0 if n % 4 else "ten"),
-            "kind": None if n == 4 else "a" if n % 2 == 0 else ["a", "b"],
-            "extra": {"deep": [n, None]},
-            "number": n / 3,
-            "note": "é" * n,
-        }
-        for n in range(count)
-    ]
-
-
-def folder_of(folder: Path) -> str:
-    folder.mkdir()
-    table = []
-    for number, row in enumerate(rows()):
-        (folder / f"{number}.jpg").write_bytes(picture(number, "JPEG"))
-        (folder / f"{number}.wav").write_bytes(wav(300 + number, 0.1))
-        table.append({"image": f"{number}.jpg", **({"audio": f"{number}.wav"} if number != 5 else {}), **row})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, table)))
-    return str(folder)
-
-
-def sidecars_of(folder: Path) -> str:
-    folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.png").write_bytes(picture(number))
-        (folder / f"{number}.txt").write_text(f"number {number}\nother")
-    return str(folder)
-
-
-def parquet_of(folder: Path) -> str:
-    folder.mkdir()
-    table = [
-        {
-            "image": {"bytes": picture(number, "WEBP"), "path": "x.webp"},
-            "caption": f"number {number}",
-            "label": number % 3,
-            "messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": f"{number}"}],
-            "vector": [0.5, number],
-            "left": png(number),
-        }
-        for number in range(10)
-    ]
-    features = {"label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}
-    schema = pa.Table.from_pylist(table).schema.with_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
-    )
-    pq.write_table(pa.Table.from_pylist(table, schema), folder / "a.parquet", row_group_size=4)
-    return str(folder)
-
-
-def saved_of(folder: Path) -> str:
-    """The rows of the parquet files, as `save_to_disk` of the datasets library writes them."""
-    datasets = pytest.importorskip("datasets")
-    parquet = parquet_of(folder.with_name("parquet"))
-    datasets.Dataset.from_parquet(f"{parquet}/a.parquet", cache_dir=str(folder.with_name("prepared"))).save_to_disk(
-        str(folder)
-    )
-    return str(folder)
-
-
-def shards_of(folder: Path) -> str:
-    folder.mkdir()
-    samples = {
-        f"{number:03d}": {
-            "png": picture(number),
-            "txt": f"number {number}".encode(),
-            "cls": b"3",
-            "json": json.dumps({"question": "q?", "answer": f"a {number}", "more": [1, "x"]}).encode(),
-            "left.jpg": b"left",
-            "pyd": b"pickle",
-        }
-        for number in range(10)
-    }
-    (folder / "0.tar").write_bytes(tar(samples))
-    return str(folder)
 
 
 def said(path: str, reading: Reading) -> list[Any]:
@@ -141,10 +56,6 @@ def _plain(sample: Sample) -> tuple[Any, ...]:
     assert sample.image is not None
     sound = None if sample.audio is None else (sample.audio.rate_hz, sample.audio.samples.tolist())
     return sample.captions, sample.label, sample.dialogues, sound, sample.image_key
-
-
-def pack(path: str, out: Path, *words: str) -> int:
-    return main(["data", "pack", path, "--out", str(out), "--shard-size", "20KB", *words])
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -214,8 +125,8 @@ def test_bytes_and_all_columns_are_kept(tmp_path: Path) -> None:
     table = pq.ParquetDataset(tmp_path / "b" / "train").read().to_pylist()
     images = [(source / f"{n}.jpg").read_bytes() for n in range(10)]
     assert [row["image"] for row in table] == images
-    assert [row["extra"] for row in table] == [row["extra"] for row in rows()]
-    assert [row["note"] for row in table] == [row["note"] for row in rows()]
+    assert [row["extra"] for row in table] == [row["extra"] for row in rows_of()]
+    assert [row["note"] for row in table] == [row["note"] for row in rows_of()]
     assert [row["source_id"] for row in table] == [f"{n}.jpg" for n in range(10)]
     files: dict[str, bytes] = {}
     for shard in sorted((tmp_path / "a" / "train").glob("*.tar")):
@@ -223,7 +134,7 @@ def test_bytes_and_all_columns_are_kept(tmp_path: Path) -> None:
             files |= {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
         assert shard.with_name(shard.name + INDEX_SUFFIX).exists()
     assert [files[f"{n:09d}.jpg"] for n in range(10)] == images
-    assert [json.loads(files[f"{n:09d}.json"])["extra"] for n in range(10)] == [row["extra"] for row in rows()]
+    assert [json.loads(files[f"{n:09d}.json"])["extra"] for n in range(10)] == [row["extra"] for row in rows_of()]
 
 
 def near_data(folder: Path, order: list[int]) -> str:
@@ -269,6 +180,20 @@ def test_equal_and_near_equal_images_stay_together(tmp_path: Path) -> None:
             assert min(drawn.size) > 100
 
 
+def test_pairs_that_are_not_compared_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("impresa.data.near_duplicates.candidates._MOST_NEIGHBOURS", 1)
+    source = sidecars_of(tmp_path / "data")
+    for quality in (90, 80, 70, 60):
+        Image.open(BytesIO(picture(1))).save(tmp_path / "data" / f"{quality}.jpg", quality=quality)
+        (tmp_path / "data" / f"{quality}.txt").write_text(f"{quality}")
+    assert pack(source, tmp_path / "out", "--split", "1") == 0
+    assert "pairs were not compared, as too many images hash alike" in capsys.readouterr().out
+    assert main(["data", "check", source]) == 0
+    assert "not compared" in capsys.readouterr().out
+
+
 def test_bad_rows_are_counted_and_the_sums_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(folder_of(tmp_path / "data"))
     (folder / "1.jpg").write_bytes(b"")
@@ -283,24 +208,86 @@ def test_bad_rows_are_counted_and_the_sums_add_up(tmp_path: Path, capsys: pytest
     assert "3 of 10 rows are left out" in capsys.readouterr().out
 
 
-KILLED = """
-import os, signal, sys
-from impresa.data.packing import pack
-from impresa.cli.main import main
-pack.write_duplicates = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-main(["data", "pack", *sys.argv[1:]])
-"""
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "data")
-    words = [sys.executable, "-c", KILLED, source, "--out", str(tmp_path / "new" / "out")]
-    done = subprocess.run(words, env=os.environ, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [".out.packing"]
-    assert pack(source, tmp_path / "new" / "out") == 0
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
-    assert not list((tmp_path / "new" / "out").glob(".*"))
+def killed_pack(name: str, when: Callable[..., bool], source: str, out: Path, *words: str) -> None:
+    """A pack in a child that is killed before it calls a function of its module with arguments as asked for."""
+
+    def work() -> None:
+        owner, _, last = name.rpartition(".")
+        module = import_module(owner)
+        before = getattr(module, last)
+        setattr(module, last, lambda *given, **more: die() if when(*given) else before(*given, **more))
+        pack(source, out, *words)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_a_killed_pack_leaves_nothing_and_the_next_one_starts_clean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, new = folder_of(tmp_path / "data"), tmp_path / "new"
+    killed_pack("impresa.data.packing.pack.write_duplicates", lambda *_: True, source, new / "out")
+    assert [path.name for path in new.iterdir()] == [".out.packing"]
+    assert pack(source, new / "out") == 0
+    assert ".out.packing: was left by a pack that was killed; it is removed" in caplog.text
+    assert [path.name for path in new.iterdir()] == ["out"]
+    assert not list((new / "out").glob(".*"))
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("impresa.data.packing.pack.write_duplicates", interrupted)
+    assert pack(sidecars_of(tmp_path / "data"), tmp_path / "out") == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["data"]
+
+
+def test_an_earlier_pack_outlives_a_kill_while_it_is_replaced(tmp_path: Path) -> None:
+    source, new = folder_of(tmp_path / "data"), tmp_path / "new"
+    out, kept = new / "out", new / "out" / "mine"
+    assert pack(source, out) == 0
+    kept.touch()
+    # Between the two moves that replace it: the next call finds it again.
+    killed_pack("os.replace", lambda start, end: end == out, source, out, "--force")
+    assert not out.exists()
+    assert pack(source, out) == 2
+    assert kept.exists()
+    # When only its rest is to be removed: that is no obstacle to the next one.
+    is_rest = lambda path: path.name == ".out.old"  # noqa: E731
+    killed_pack("impresa.data.packing.pack.remove", is_rest, source, out, "--force")
+    assert (out.exists(), kept.exists(), (new / ".out.old").exists()) == (True, False, True)
+    assert pack(source, out, "--force") == 0
+    assert [path.name for path in new.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_nothing_and_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = sidecars_of(tmp_path / "data"), tmp_path / "new" / "out"
+    with files_of_at_most(40_000):
+        assert main(["data", "pack", source, "--out", str(out), "--split", "1"]) == 2
+    assert capsys.readouterr().err == f"{out}: File too large\n"
+    assert not list(out.parent.iterdir())
+    with files_of_at_most(4_000):  # which what is kept of the images to compare them does not fit into
+        assert main(["data", "check", source]) == 2
+    assert capsys.readouterr().err == f"{gettempdir()}: File too large\n"
+
+
+def test_files_of_no_sample_are_told_and_one_process_packs_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of([("1.png", picture(1)), ("README", b""), (".x.png", b"")]))
+    words = (str(tmp_path / "a.tar"), tmp_path / "out", "--split", "1")
+    with locked(tmp_path / ".out.packing"):
+        assert pack(*words) == 2
+    assert f".out.packing: is in use by process {os.getpid()} on" in capsys.readouterr().err
+    assert pack(*words) == 0
+    assert "no part of any row: files of no sample 1, hidden files 1" in capsys.readouterr().out
 
 
 def test_other_folders_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,6 +344,17 @@ def test_a_config_names_its_training_data(tmp_path: Path) -> None:
     config.write_text(f"defaults: [shapes]\ndataset:\n  train_path: {source}\n")
     assert pack(str(config), tmp_path / "out", "dataset.caption_column=note") == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["plan"]["name"] == source
+
+
+def test_a_column_called_like_an_image_is_none(tmp_path: Path) -> None:
+    names = ("jpg", "png", "0.jpg", "wav", "left.jpg", "txt")
+    table = [{"image": picture(n, "JPEG"), "caption": f"{n}"} | dict.fromkeys(names, b"x") for n in range(2)]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "data.parquet")
+    assert pack(str(tmp_path / "data.parquet"), tmp_path / "out", "--split", "1") == 0
+    assert said(str(tmp_path / "out"), Reading()) == said(str(tmp_path / "data.parquet"), Reading())
+    with tarfile.open(tmp_path / "out" / "train" / "00000.tar") as archive:
+        ends = {name.partition(".")[2] for name in archive.getnames()}
+    assert ends == {"jpg", "txt", "json", "jpg_", "png_", "0.jpg_", "wav_", "left.jpg", "txt_"}
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from impresa.data.fetch.failure import Failure
-from impresa.data.image_files import open_image
+from impresa.data.image_files import open_image, suffix_of
 
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg"}
-"""Of the formats whose usual suffix is not their name. A JPEG file with further pictures in it is MPO to Pillow."""
 _TAIL = 1 << 16
 """Bytes at the end of a file among which its mark of the end lies."""
 
@@ -43,8 +41,7 @@ def picture_of(content: bytes, max_pixels: int) -> Picture:
             image.load()
         except Exception as error:  # the decoders of damaged files raise exceptions of many types
             raise Failure("image ends early", passing=True) from error
-    suffix = _SUFFIXES.get(image.format or "", (image.format or "").lower())
-    return Picture(content, suffix, hashlib.sha256(content).hexdigest())
+    return Picture(content, suffix_of(image), hashlib.sha256(content).hexdigest())
 
 
 def _may_be_cut(format: str | None, content: bytes) -> bool:

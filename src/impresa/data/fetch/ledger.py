@@ -62,6 +62,8 @@ _CACHE_KIB = 64 << 10
 _GONE = (
     "status = 'waiting', bytes = NULL, sha256 = NULL, shard = NULL, offset = NULL, end_shard = NULL, end_offset = NULL"
 )
+_NO_SHARD = 2**63 - 1
+"""A number above those of all shards."""
 _FETCHED = "u.status = 'done' AND (r.sha256 IS NULL OR r.sha256 = u.sha256)"
 
 Retry = Literal["none", "passing", "all"]
@@ -95,6 +97,8 @@ class Counts:
     """With an address or without."""
     num_rows_fetched: int
     num_rows_without_address: int
+    num_rows_of_another_hash: int
+    """Their picture was fetched, for another row, and is not the one that the table's sha256 tells."""
     done: int = 0
     waiting: int = 0
     passing: int = 0
@@ -260,9 +264,16 @@ class Ledger:
 
     def counts(self) -> Counts:
         by_status = dict(self._file.execute("SELECT status, count(*) FROM urls GROUP BY status"))
-        join = f"SELECT count(*) FROM urls u JOIN rows r ON r.id = u.id WHERE {_FETCHED}"
-        fetched = self._file.execute(join).fetchone()[0]
-        return Counts(int(self._fact("rows") or 0), fetched, int(self._fact("without") or 0), **by_status)
+        fetched = self.num_rows_before(_NO_SHARD)
+        join = "SELECT count(*) FROM urls u JOIN rows r ON r.id = u.id WHERE u.status = 'done' AND r.sha256 != u.sha256"
+        of_another_hash = int(self._file.execute(join).fetchone()[0])
+        num_rows, without = (int(self._fact(name) or 0) for name in ("rows", "without"))
+        return Counts(num_rows, fetched, without, of_another_hash, **by_status)
+
+    def num_rows_before(self, shard: int) -> int:
+        """Rows of the table whose pictures lie in shards before one of a number."""
+        join = f"SELECT count(*) FROM urls u JOIN rows r ON r.id = u.id WHERE {_FETCHED} AND u.end_shard < ?"
+        return int(self._file.execute(join, (shard,)).fetchone()[0])
 
     def num_tries(self) -> int:
         """Requests so far, redirects not counted."""

@@ -111,6 +111,8 @@ class _Fetch:
         self._writer = open_writer(folder, ledger, settings.max_shard_bytes)
         self._end = ledger.last_place() or Place(0, 0)
         self._counts = ledger.counts()
+        self._num_rows_whole = ledger.num_rows_before(self._writer.number)
+        """Of the fetched ones those in whole shards: no training sees the others before the fetch goes on."""
         self._last_taken = ""
         self._all_taken = False
         self._num_active = 0
@@ -131,6 +133,7 @@ class _Fetch:
             raise group.exceptions[0] from None
         finally:
             self._writer.close()
+            self._num_rows_whole = self._counts.num_rows_fetched
             self._tell()
 
     async def _drive(self, session: aiohttp.ClientSession) -> None:
@@ -193,7 +196,8 @@ class _Fetch:
         self._ledger.note_done(job.id, len(content), picture.sha256, begin, end)
         is_another, self._end = end.shard != self._end.shard, end
         if is_another:
-            self._sync()  # a loss of power never costs more than this shard
+            self._num_rows_whole = self._counts.num_rows_fetched
+            self._tell()  # a loss of power never costs more than this shard
         self._counts.waiting -= 1
         self._counts.done += 1
         self._counts.num_rows_fetched += len(right)
@@ -222,12 +226,9 @@ class _Fetch:
             self._counts.waiting -= 1
             setattr(self._counts, status, getattr(self._counts, status) + 1)
 
-    def _sync(self) -> None:
-        self._writer.sync()
-        self._ledger.note_synced(self._end)
-
     def _tell(self) -> None:
         """Put all on the disk, and say beside the shards how far it has come."""
-        self._sync()
-        write_summary(self._folder, Summary(self._counts.num_rows, self._counts.num_rows_fetched))
+        self._writer.sync()
+        self._ledger.note_synced(self._end)
+        write_summary(self._folder, Summary(self._counts.num_rows, self._num_rows_whole))
         self._told = time.monotonic()

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impresa.config.dataset import DatasetConfig
-from impresa.config.describe import listed
-from impresa.config.paths import expanded, looked_in, matches
+from impresa.config.paths import expanded, looked_in, matches, missing_name
 from impresa.config.shard_names import is_address, shown_address
 from impresa.data.disk import open_regular
 from impresa.data.sources import kind_of
-from impresa.data.sources.columns import ROWS, cells_of, holds_sentences, is_text
+from impresa.data.sources.columns import ROWS, cells_of, only_column, text_columns
 from impresa.data.sources.dialogues import holds_dialogues
 from impresa.data.sources.parquet_files import files_of
 from impresa.data.sources.tables import open_table
@@ -108,12 +107,16 @@ def open_addresses(
     """The table at a path; columns that are not named are those that its first rows leave no doubt about.
 
     Raises:
-        DataError: there is no such table, a named column is missing, or it is not plain which one holds the addresses
-            or the captions.
+        DataError: there is no such table, it has no header, a named column is missing, or it is not plain which one
+            holds the addresses or the captions.
     """
     files = _files(path)
     rows = [cells for cells in islice(_cells_in(files[0], url_column), ROWS) if cells is not None]
+    if not rows:
+        raise DataError(f"{path}: no rows that can be read; name a table with some")
     found = dict.fromkeys(name for cells in rows for name in cells)
+    if row := next(filter(_is_address, found), None):
+        raise DataError(f"{path}: its first line is no header, as {row:.60} is in it; put the columns' names above it")
     for option, name in (("url", url_column), ("caption", caption_column), ("sha256", sha256_column)):
         if name is not None and name not in found:
             there = ", ".join(map(printable, found)) or "none"
@@ -133,10 +136,13 @@ def _files(path: str) -> list[Path]:
         raise DataError(
             f"{path}: is no table; name one (parquet, csv, tsv or JSON lines), or a folder of parquet files"
         )
-    files = sorted(map(Path, matches(path)))
-    if not files:
-        raise DataError(f"{path}: there is no such file; name an existing table{looked_in(path)}")
-    return files
+    try:
+        missing = missing_name(path)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; name fewer tables") from error
+    if missing is not None:
+        raise DataError(f"{missing}: there is no such file; name an existing table{looked_in(path)}")
+    return sorted(map(Path, matches(path)))
 
 
 def _cells_in(file: Path, url_column: str | None) -> Iterator[Cells | None]:
@@ -179,7 +185,7 @@ def _address_column(path: str, rows: Sequence[Cells], found: Sequence[str]) -> s
         return _OF_PIXMO
     cells = {name: cells_of(rows, name) for name in found}
     names = [name for name in found if 2 * sum(map(_is_address, cells[name])) > len(cells[name])]
-    return _only(path, "addresses", "--url-column", names)
+    return only_column(path, "addresses", "--url-column", names)
 
 
 def _caption_column(path: str, rows: Sequence[Cells], found: Sequence[str]) -> str | None:
@@ -188,18 +194,8 @@ def _caption_column(path: str, rows: Sequence[Cells], found: Sequence[str]) -> s
         return CAPTION
     if holds_dialogues(set(found), DatasetConfig()):
         return None
-    texts = [name for name in found if is_text(cells := cells_of(rows, name)) and not all(map(_is_hash, cells))]
-    sentences = [name for name in texts if holds_sentences(cells_of(rows, name))]
-    if not texts:
-        return None
-    return _only(path, "captions", "--caption-column", texts if len(texts) == 1 else sentences or texts)
-
-
-def _only(path: str, what: str, option: str, names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    which = f"could be any of {listed(map(printable, sorted(names)), 'and')}" if names else "is not plain to see"
-    raise DataError(f"{path}: the column of {what} {which}; name it with {option}")
+    texts = text_columns(rows, [name for name in found if not all(map(_is_hash, cells_of(rows, name)))])
+    return only_column(path, "captions", "--caption-column", texts) if texts else None
 
 
 def _is_address(cell: Any) -> bool:

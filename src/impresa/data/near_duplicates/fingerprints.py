@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from array import array
 from hashlib import sha256
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
+
+from impresa.files import naming
 
 SMALL_PX = 32
 """Side of the small versions."""
@@ -49,7 +52,8 @@ class Fingerprints:
     def __init__(self) -> None:
         self._contents, self._pixels = bytearray(), bytearray()
         self._hashes, self._levels, self._ratios = array("Q"), bytearray(), array("f")
-        self._file = TemporaryFile()  # noqa: SIM115 - it lives as long as this object
+        self._folder = Path(gettempdir())
+        self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as this object
 
     def add(self, image: Image.Image, content: bytes | None = None) -> bytes:
         """Take a further RGB image, and the bytes of its file where they are known; the digest of its pixels."""
@@ -61,7 +65,8 @@ class Fingerprints:
         self._hashes.append(perceptual_hash(small))
         self._levels.append(int((small @ _LUMA).mean()))
         self._ratios.append(math.log(image.width / image.height))
-        self._file.write(small.tobytes())
+        with naming(self._folder):
+            self._file.write(small.tobytes())
         return pixels
 
     def __len__(self) -> int:
@@ -95,6 +100,7 @@ class Fingerprints:
     @property
     def small(self) -> NDArray[np.uint8]:
         """(N, 32, 32, 3) the small versions."""
-        self._file.flush()
+        with naming(self._folder):
+            self._file.flush()
         shape = (len(self), SMALL_PX, SMALL_PX, 3)
         return np.memmap(self._file, np.uint8, "r", shape=shape) if len(self) else np.zeros(shape, np.uint8)

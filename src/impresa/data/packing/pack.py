@@ -6,8 +6,8 @@ process has left there is removed by the next one.
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -32,16 +32,21 @@ from impresa.data.packing.rows import PackRow, Rows, decoded
 from impresa.data.packing.shards import ShardPacker
 from impresa.data.packing.tables import ColumnTypes, TablePacker
 from impresa.data.sources import BadSample
+from impresa.data.sources.cells import linked
+from impresa.data.sources.groups import numbered
 from impresa.errors import DataError
-from impresa.files import naming, write_atomic
+from impresa.files import naming, remove, write_atomic
 from impresa.json_files import parse_json
+from impresa.run_dir.layout import LOCK
+from impresa.run_dir.lock import locked
+
+logger = logging.getLogger(__name__)
 
 PackFormat = Literal["webdataset", "parquet"]
 Track = Callable[[Iterable[int], str], Iterable[int]]
 PARTS = ("train", "val", "test")
 MANIFEST, BAD_ROWS, DUPLICATES = "manifest.json", "bad_rows.jsonl", "duplicates"
 _KIND = "impresa pack 1"
-_LOCK = "lock"
 
 
 class Packer(Protocol):
@@ -123,10 +128,11 @@ def pack(
 
     Raises:
         DataError: the folder holds something else, or no row can be packed.
+        CheckpointError: another process is packing into it.
         OSError: something cannot be written.
     """
-    check_target(folder, force=force)
     with _working_folder(folder) as working:
+        check_target(folder, force=force)
         types = ColumnTypes(config) if plan.file_format == "parquet" else None
         seen = _look(rows, config, types, track)
         found = find_duplicates(seen.prints)
@@ -188,41 +194,36 @@ def _working_folder(folder: Path) -> Iterator[Path]:
     """The hidden folder that becomes `folder`; empty at first, and removed after an error."""
     folder = folder.absolute()
     working = folder.with_name(f".{folder.name}.packing")
-    with naming(folder):
-        working.mkdir(parents=True, exist_ok=True)
-        handle = os.open(working / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
+    with naming(folder), locked(working, "is in use{}; wait for it, or choose another --out"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"{folder}: another process is packing into it; wait for it, or name another") from error
-        try:
-            _clear(working)
+            _clear(working, folder)
             yield working
-        finally:
+        except BaseException:
             shutil.rmtree(working, ignore_errors=True)
-    finally:
-        os.close(handle)
+            raise
 
 
-def _clear(working: Path) -> None:
-    for path in working.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != _LOCK:
-            path.unlink()
+def _clear(working: Path, folder: Path) -> None:
+    """Remove what a killed process has left, and put back the earlier pack that it was about to replace."""
+    if left := [path for path in working.iterdir() if path.name != LOCK]:
+        logger.warning("%s: was left by a pack that was killed; it is removed, and all is packed anew", working)
+    for path in left:
+        remove(path)
+    if (old := _replaced(working)).exists():
+        remove(old) if folder.exists() else os.replace(old, folder)
+
+
+def _replaced(working: Path) -> Path:
+    """Where an earlier pack lies while the new one takes its name."""
+    return working.with_suffix(".old")
 
 
 def _take_name(working: Path, folder: Path) -> None:
-    with naming(folder):
-        (working / _LOCK).unlink()
-        if folder.exists() and any(folder.iterdir()):
-            old = working.with_suffix(".old")
-            os.replace(folder, old)
-            os.replace(working, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(working, folder)
+    (working / LOCK).unlink()
+    if folder.exists():
+        os.replace(folder, _replaced(working))
+    os.replace(working, folder)
+    remove(_replaced(working))
 
 
 def _look(rows: Rows, config: DatasetConfig, types: ColumnTypes | None, track: Track) -> _Seen:
@@ -252,22 +253,13 @@ def _look(rows: Rows, config: DatasetConfig, types: ColumnTypes | None, track: T
 def _groups(seen: _Seen, found: Duplicates) -> NDArray[np.int64]:
     """(N,) a number for each good row, equal for those that stay together: those of one group of images, and those of
     one value of `dataset.group_column`."""
-    above = list(range(len(seen.numbers)))
-
-    def root(place: int) -> int:
-        while above[place] != place:
-            above[place] = above[above[place]]
-            place = above[place]
-        return place
-
-    places: dict[Any, int] = {}
+    keys: list[list[str]] = [[] for _ in seen.numbers]
     for (place, _), first in zip(seen.of_image, found.groups.tolist(), strict=True):
-        above[root(place)] = root(seen.of_image[first][0])
-    with_image = {place for place, _ in seen.of_image}
-    for place, (group, content) in enumerate(zip(seen.groups, seen.contents, strict=True)):
-        for name in ([] if group is None else [group]) + ([] if place in with_image else [content]):
-            above[root(place)] = root(places.setdefault(name, place))
-    return np.array([root(place) for place in range(len(above))])
+        keys[place].append(f"image {first}")
+    for of_row, content, group in zip(keys, seen.contents, seen.groups, strict=True):
+        of_row.extend([] if of_row else [f"sound {content.hex()}"])
+        of_row.extend([] if group is None else [f"group {group}"])
+    return numbered(linked(map(tuple, keys)))
 
 
 def _names_of_images(seen: _Seen) -> list[str]:

@@ -13,7 +13,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import EMBEDDED
 from impresa.data.class_names import class_name
 from impresa.data.disk import read_regular
-from impresa.data.image_files import open_image
+from impresa.data.image_files import open_image, suffix_of
 from impresa.data.images import decode_image
 from impresa.data.sources import BadSample, kind_of, open_path
 from impresa.data.sources.base import WHOLE_ROWS, Reading
@@ -25,7 +25,6 @@ from impresa.foreign_text import printable
 ORIGIN = "source_id"
 """Column with the name that a row has where it comes from."""
 _SOUNDS = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class PackRow:
     @property
     def image_suffixes(self) -> list[str]:
         """Of each image, by its content."""
-        kinds = (open_image(io.BytesIO(image), 1 << 62).format or "JPEG" for image in self.images)
-        return [_SUFFIXES.get(kind, kind.lower()) for kind in kinds]
+        return [suffix_of(open_image(io.BytesIO(image), 1 << 62)) for image in self.images]
 
     @property
     def sound_suffix(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from impresa.config.dataset import DatasetConfig
 from impresa.data.packing.rows import PackRow
 from impresa.data.shards.writer import ShardWriter
+from impresa.data.sources.webdataset import is_of_file
 from impresa.data.text import read_captions
 
 _TAKEN = ("txt", "cls", "json")
@@ -62,9 +63,10 @@ class ShardPacker:
 
 
 def _extension(column: str, taken: set[str]) -> str:
-    """The kind of a further file: the name of its column, as far as files can be called so."""
+    """The kind of a further file: the name of its column, as far as files can be called so, and readers take it for
+    no image and no sound."""
     name = re.sub(r"[^a-z0-9_.-]", "_", column.lower()).strip(".") or "file"
-    while name in taken:
+    while name in taken or is_of_file(name):
         name += "_"
     return name
 

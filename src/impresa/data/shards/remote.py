@@ -30,6 +30,8 @@ _VERSIONS = (
 _GLOB = "*?["
 _QUERY = re.compile(r"\?[^\s'\"]*")
 """Of an address in a message of others: signatures may be in it."""
+_GONE = (404, 410)
+"""Statuses of a web server that has no such file."""
 _PERMANENT = (FileNotFoundError, PermissionError, ImportError, ValueError, DataError)
 
 T = TypeVar("T")
@@ -98,9 +100,9 @@ def tried(address: str, work: Callable[[], T]) -> T:
         for wait_s in range(1, _TRIES):
             try:
                 return work()
-            except _PERMANENT:
-                raise
-            except Exception:  # each file system raises errors of its own
+            except Exception as error:  # each file system raises errors of its own
+                if isinstance(_behind(error), _PERMANENT):
+                    raise
                 time.sleep(wait_s)
         return work()
 
@@ -115,11 +117,19 @@ def _naming(address: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise DataError(f"{where}: a package is missing ({printable(str(error))}); install it") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{where}: there is no such file; name existing files") from error
     except Exception as error:  # each file system raises errors of its own
-        reason = printable(_QUERY.sub("", str(error).replace(address, where)) or type(error).__name__)[:200]
+        cause = _behind(error)
+        if isinstance(cause, FileNotFoundError):
+            raise DataError(f"{where}: there is no such file; name existing files") from error
+        reason = printable(_QUERY.sub("", str(cause).replace(address, where)) or type(cause).__name__)[:200]
         raise DataError(f"{where}: cannot be read ({reason}); fix the server or the address") from error
+
+
+def _behind(error: Exception) -> BaseException:
+    """What has happened: fsspec says of any failure of a web server that there is no such file."""
+    cause = error.__cause__
+    is_another = isinstance(cause, OSError | TimeoutError) or getattr(cause, "status", _GONE[0]) not in _GONE
+    return cause if isinstance(error, FileNotFoundError) and cause is not None and is_another else error
 
 
 def _system(address: str) -> tuple[Any, str]:

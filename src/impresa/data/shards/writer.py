@@ -57,6 +57,11 @@ class ShardWriter:
         if kept_bytes:
             self._open()
 
+    @property
+    def number(self) -> int:
+        """Of the shard that the next sample goes to; those before it are whole."""
+        return self._number
+
     def add(self, key: str, files: Mapping[str, bytes]) -> Placed:
         """Write a sample.
 

@@ -13,6 +13,7 @@ A new kind of files is a subclass of `impresa.data.sources.rows.RowSource` and a
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from impresa.config.augmentation import shrink_to_px
 from impresa.config.dataset import DatasetConfig
 from impresa.config.hub_names import SUFFIX, is_hub_name, is_on_hub, is_saved
-from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in
+from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in, matches
 from impresa.config.shard_names import PIPE, address_name, is_address, shown_address
 from impresa.data.disk import files_below
 from impresa.data.shapes.scenes import Split
@@ -178,6 +179,9 @@ def _kind_of_files(path: str) -> str:
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")
     if is_pattern(path):
+        with suppress(ValueError):  # of too many names, which the source tells
+            first = next(matches(path), None)
+            return _PATTERN if first is None else _kind_of_files(first)
         return _PATTERN
     raise DataError(f"{path}: no such file or folder; {fix_of_missing(path)}{looked_in(path)}")
 

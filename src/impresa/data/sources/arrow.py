@@ -29,6 +29,7 @@ _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 _FILE = {"bytes", "text", "struct"}
 _FILES = {*_FILE, *(f"list of {kind}" for kind in _FILE)}
 _TEXT = {"text", "list of text", "bytes", "list of bytes"}
+_CAPTIONS = _TEXT | {"list of list of text", "null", "list of null"}
 _SAID = {"list of struct", "list of text", "null"}
 _ANSWER = _TEXT | {"number", "list of number", "list of struct", "null", "list of null"}
 _ANSWERS = _ANSWER | {f"list of {kind}" for kind in _ANSWER}
@@ -75,9 +76,9 @@ class ArrowSource(RowSource):
         image = self.image_column_in(set(schema.names)) or config.image_column
         checks = [(image, _FILES, "bytes or paths of images")]
         if config.caption_column != config.label_column:
-            checks.append((config.caption_column, {*_TEXT, "null"}, "text or lists of text"))
+            checks.append((config.caption_column, _CAPTIONS, "text or lists of text"))
         if reading.negatives and config.negative_column:
-            checks.append((config.negative_column, {*_TEXT, "null"}, "text or lists of text"))
+            checks.append((config.negative_column, _CAPTIONS, "text or lists of text"))
         if reading.sounds:
             checks.append((config.audio_column, _FILE, "bytes or paths of sounds"))
         if reading.dialogues:

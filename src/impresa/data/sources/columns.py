@@ -44,23 +44,32 @@ def guess_columns(config: DatasetConfig) -> dict[str, str]:
         return {}
     guessed: dict[str, str] = {}
     if found.isdisjoint((config.image_column, *IMAGE_NAMES)):
-        guessed["image_column"] = _only(
-            config, "image_column", [name for name in found if _is_file(cells_of(rows, name))]
-        )
+        images = [name for name in found if _is_file(cells_of(rows, name))]
+        guessed["image_column"] = only_column(config.train_path, "images", "dataset.image_column", images)
     if config.caption_column not in found:
         others = found - {config.image_column, *IMAGE_NAMES, *guessed.values()}
-        texts = [name for name in others if is_text(cells_of(rows, name))]
-        sentences = [name for name in texts if holds_sentences(cells_of(rows, name))]
-        guessed["caption_column"] = _only(config, "caption_column", texts if len(texts) == 1 else sentences or texts)
+        texts = text_columns(rows, others)
+        guessed["caption_column"] = only_column(config.train_path, "texts", "dataset.caption_column", texts)
     return guessed
 
 
-def _only(config: DatasetConfig, key: str, names: Sequence[str]) -> str:
+def only_column(path: str, what: str, key: str, names: Sequence[str]) -> str:
+    """The only one of the columns that can be that of `what`.
+
+    Raises:
+        DataError: there is none or there are several, with the key or option that names it.
+    """
     if len(names) == 1:
         return names[0]
-    what = "images" if key == "image_column" else "texts"
-    how_many = f"could be any of {listed(map(printable, sorted(names)), 'and')}" if names else "is not plain to see"
-    raise DataError(f"{config.train_path}: the column of {what} {how_many}; name it with dataset.{key}")
+    which = f"could be any of {listed(map(printable, sorted(names)), 'and')}" if names else "is not plain to see"
+    raise DataError(f"{path}: the column of {what} {which}; name it with {key}")
+
+
+def text_columns(rows: Sequence[Cells], names: Iterable[str]) -> list[str]:
+    """Those of the columns that hold texts; of several those of sentences, if there are any."""
+    texts = [name for name in names if _is_text(cells_of(rows, name))]
+    sentences = [name for name in texts if _holds_sentences(cells_of(rows, name))]
+    return texts if len(texts) == 1 else sentences or texts
 
 
 def _first_rows(config: DatasetConfig) -> list[Cells]:
@@ -131,7 +140,7 @@ def _may_be_image(cell: Any) -> bool:
     return isinstance(cell, str) and cell.lower().endswith(tuple(image_suffixes()))
 
 
-def is_text(cells: Sequence[Any]) -> bool:
+def _is_text(cells: Sequence[Any]) -> bool:
     """True for texts or lists of texts that are neither names of files nor numbers."""
     texts = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
     files = (*image_suffixes(), *SOUND_SUFFIXES)
@@ -142,7 +151,7 @@ def is_text(cells: Sequence[Any]) -> bool:
     )
 
 
-def holds_sentences(cells: Sequence[Any]) -> bool:
+def _holds_sentences(cells: Sequence[Any]) -> bool:
     """True where most of the texts have several words."""
     texts = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
     return 2 * sum(len(text.split()) > 1 for text in texts) > len(texts)

@@ -189,9 +189,9 @@ class FolderSource(RowSource):
             try:
                 captions = self._captions_of(text)
             except OSError as error:
-                fault = f"{text.name} cannot be read ({error.strerror or error})"
+                fault = f"its captions cannot be read ({text.name}: {error.strerror or error})"
             except ValueError as error:
-                fault = f"{text.name}: {error}"
+                fault = f"its captions cannot be read ({text.name}: {error})"
             else:
                 cells |= {} if captions is None else {config.caption_column: captions}
         return Row(self.name_of(os.path.abspath(file)) or str(file), cells, file.parent, fault)
@@ -228,7 +228,7 @@ def _first(files: Mapping[str, Path], suffixes: Iterable[str]) -> Path | None:
 
 
 def _without_caption(row: Row) -> Row:
-    return replace(row, fault=f"no caption file {Path(row.id).stem}.txt beside the image")
+    return replace(row, fault=f"no caption file beside the image ({Path(row.id).stem}.txt)")
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:

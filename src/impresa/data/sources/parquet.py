@@ -199,10 +199,13 @@ class ParquetSource(ArrowSource):
         names = self.names_in(opened.schema_arrow, shown(file))
         held = self.held_among(set(opened.schema_arrow.names))
         class_names = self._class_names_in(opened.schema_arrow)
+        kinds = [opened.schema.column(number).physical_type for number in range(len(opened.schema))]
         first_row = 0
         for number in range(opened.num_row_groups):
             group = opened.metadata.row_group(number)
-            parts = map(group.column, range(group.num_columns))
+            parts = [group.column(place) for place in range(group.num_columns)]
+            if [part.physical_type for part in parts] != kinds:  # pyarrow would end the process
+                raise ValueError("its footer contradicts itself")
             read = (part for part in parts if part.path_in_schema.split(".")[0] in names)
             num_bytes = sum(part.total_uncompressed_size for part in read)
             if (most := max(num_bytes, _LEAST_BYTES_IN_ROW * group.num_rows)) > _MOST_BYTES_IN_GROUP:

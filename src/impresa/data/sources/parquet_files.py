@@ -10,12 +10,13 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from impresa.config.paths import expanded, matches
+from impresa.config.paths import expanded, missing_name
 from impresa.config.shard_names import braces_expanded, is_address, shown_address
 from impresa.data.disk import files_below, open_regular
 from impresa.data.shards import remote
@@ -39,30 +40,39 @@ def places_of(path: str) -> Sequence[Place]:
     """
     if not is_address(path):
         return files_of(path)
-    try:
-        names = braces_expanded(path)
-    except ValueError as error:
-        raise DataError(f"{shown_address(path)}: {error}; name fewer files") from error
-    found = files_at([address for name in names for address in remote.listed(name, (SUFFIX,))])
+    found = files_at([address for name in _names(path) for address in remote.listed(name, (SUFFIX,))])
     if not found:
         raise DataError(f"{shown_address(path)}: no parquet files there; name some")
     return found
 
 
 def files_of(path: str) -> list[Path]:
-    """The parquet files of a path: itself, those in or below a folder, or those of a pattern. Raises `DataError` for
-    none."""
-    whole = expanded(path)
+    """The parquet files of a path: itself, those in or below a folder, or those of a pattern, or of several paths in
+    braces. Raises `DataError` for none."""
+    names = [path] if expanded(path).exists() else _names(path)
+    files = _files_of(path) if names == [path] else sorted({file for name in names for file in _files_of(name)})
+    missing = path if not files else missing_name(path)
+    if missing is not None:
+        raise DataError(f"{missing}: no parquet files there; name existing ones")
+    return files
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return braces_expanded(path)
+    except ValueError as error:
+        where = shown_address(path) if is_address(path) else path
+        raise DataError(f"{where}: {error}; name fewer files") from error
+
+
+def _files_of(name: str) -> list[Path]:
+    whole = expanded(name)
     if whole.is_dir():
         files = [file for file in files_below(whole) if file.suffix.lower() == SUFFIX]
-        files = [file for file in files if not _describes(file, files)]
-    elif whole.exists():
-        files = [whole]
-    else:
-        files = sorted({Path(name) for name in matches(path) if Path(name).is_file()})
-    if not files:
-        raise DataError(f"{path}: no parquet files there; name existing ones")
-    return files
+        return [file for file in files if not _describes(file, files)]
+    if whole.exists():
+        return [whole]
+    return sorted(file for file in map(Path, glob(str(whole), recursive=True)) if file.is_file())
 
 
 def _describes(file: Path, files: Sequence[Path]) -> bool:

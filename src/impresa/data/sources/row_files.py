@@ -35,8 +35,11 @@ def _content(file: File, config: DatasetConfig) -> bytes:
         data = file if isinstance(file, bytes) else read_regular(file, max_bytes)
         check_size(len(data), max_bytes)
     except OSError as error:
-        is_gone = isinstance(error, FileNotFoundError) and config.image_root is None
-        fix = "; dataset.image_root names another folder of images" if is_gone else ""
+        is_gone, fix = isinstance(error, FileNotFoundError), ""
+        if is_gone and "\\" in str(file):
+            fix = "; write / in place of \\ in its path"
+        elif is_gone and config.image_root is None:
+            fix = "; dataset.image_root names another folder of images"
         raise ValueError(
             f"the image cannot be read ({error.strerror or error}: {printable(str(file))}){fix}"
         ) from error

@@ -404,7 +404,7 @@ class RowSource(ABC):
         allowed = (*self._allowed, *self._image_roots) if what == "image" else self._allowed
         if not (self._config.allow_outside or os.path.join(path, "").startswith(allowed)):
             fix = "move it there, or set dataset.allow_outside=true"
-            raise ValueError(f"the {what} {printable(cell)} lies outside the folder of the data; {fix}")
+            raise ValueError(f"the {what} lies outside the folder of the data ({printable(cell)}); {fix}")
         return path
 
 

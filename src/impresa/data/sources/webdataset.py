@@ -53,6 +53,12 @@ _NUMBERED = re.compile(r"(\d{1,4})(\.[^.]+)")
 """The end of the name of one of several images."""
 
 
+def is_of_file(extension: str) -> bool:
+    """True for what follows the name of an image or a sound, also of one of several."""
+    numbered = _NUMBERED.fullmatch(extension)
+    return (numbered[2] if numbered else f".{extension}") in image_suffixes() | {*SOUND_SUFFIXES}
+
+
 class _Role(NamedTuple):
     """The use of a file of a sample: how it is read, and the column that it fills."""
 
@@ -190,7 +196,10 @@ class ShardSource(RowSource):
         return (self._config.image_column, *IMAGE_NAMES, self._config.audio_column)
 
     def _columns_of(self, content: bytes) -> dict[str, Any]:
-        values = parse_json(decoded(content))
+        try:
+            values = parse_json(decoded(content))
+        except ValueError as error:
+            raise ValueError(f"is no JSON ({error})") from error
         if not isinstance(values, dict):
             raise ValueError("is no JSON object")
         names = values if self._reading.whole else self.columns
