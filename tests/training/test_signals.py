@@ -16,7 +16,7 @@ from impresa.errors import INTERRUPTED, REQUEUE
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.logs import Recorder
-from impresa.training.processes import GracefulStop, scheduler_may_stop
+from impresa.training.processes import GracefulStop
 from killed import in_child, train_in_child
 from tiny_run import TINY, tiny_experiment
 
@@ -76,18 +76,19 @@ def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(
     assert (run / WEIGHTS).read_bytes() == straight
 
 
-def test_a_scheduler_s_signal_before_the_first_step_may_be_queued_again() -> None:
-    def waiting() -> int:
-        from impresa.errors import Requeue
-
-        try:
-            with scheduler_may_stop():
-                os.kill(os.getpid(), signal.SIGUSR1)
-        except Requeue:
-            return REQUEUE
-        return 0
-
-    assert in_child(waiting) == REQUEUE
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("impresa.config.runs.prepare", ""),
+        ("impresa.training.run.build_parts", "stopped; there is no checkpoint yet, so start it anew\n"),
+    ],
+)
+def test_a_scheduler_s_signal_while_a_run_loads_may_be_queued_again(
+    where: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1))
+    assert main(["train", "shapes", *SHORT, "--output-dir", str(tmp_path / "run")]) == REQUEUE
+    assert capsys.readouterr().err.endswith(said)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
