@@ -4,8 +4,11 @@
 # A group in which a process dies is started again from the last checkpoint, three times at most.
 set -eu
 
-# What torchrun passes on to its processes: they save, and end.
-export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1,SIGUSR2
+# What torchrun passes on to its processes, which save and end; older releases read the second name.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1,SIGUSR2
+export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE
+# The seconds that they have for it.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120
 
 exec torchrun \
     --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts 3 \

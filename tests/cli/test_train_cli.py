@@ -161,7 +161,7 @@ def test_ctrl_c_ends_with_130_and_a_hint(
     assert main([*SHORT, "--output-dir", "run"]) == 130
     out, err = capsys.readouterr()
     assert out == ""
-    assert "`impresa train --output-dir run --resume` continues this run" in err
+    assert "`impresa train --output-dir run --resume` continues from the last checkpoint" in err
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"last.ckpt"}
     monkeypatch.undo()
     monkeypatch.chdir(folder)

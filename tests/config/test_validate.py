@@ -450,6 +450,8 @@ def test_the_dialects_cannot_be_mixed() -> None:
     (line,) = lines_of({**to_tree(ExperimentConfig()), "training": {"epochs": 3}})
     assert line.startswith("training.epochs: is a key of the Memory-VLM dialect")
     assert line.endswith("write trainer.epochs")
+    (line,) = lines_of({**guide, "trainer": {"strategy": "fsdp"}})  # which the guide has not
+    assert line.endswith("; set it in what `impresa config show` prints of this config")
 
 
 def test_all_faults_are_told_in_one_go() -> None:

@@ -159,3 +159,27 @@ def test_a_model_whose_texts_see_each_other_is_refused(tmp_path: Path, monkeypat
     )
     with pytest.raises(ConfigError, match=r"^optimization\.packing: a qwen2 model computes several.*leave it out"):
         decoder.check_packing()
+
+
+NARROW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen"])
+def test_gaps_that_a_window_counts_are_refused(family: str, tmp_path: Path) -> None:
+    """They are why a padded sample and a packed one differ there."""
+    if family == "qwen":
+        decoder: Decoder = PretrainedDecoder(DecoderConfig(model=str(save_qwen(tmp_path, **NARROW)), max_len=16))
+    else:
+        decoder = decoder_of(family, tmp_path)
+    given = samples(decoder.hidden_size, (12, 12, 2))
+    decoder.check_prefix(P, has_gaps=True)
+    padded = decoder(**given).loss
+    decoder.packing = True
+    assert abs(decoder(**given).loss - padded) > 1e-3
+    decoder.check_prefix(P)
+    fault = r"model attends to windows of 8 tokens, which count what a missing .* the 20 tokens that they may have"
+    with pytest.raises(ConfigError, match=rf"^optimization\.packing: a \w+ {fault}"):
+        decoder.check_prefix(P, has_gaps=True)
+    wide: Any = decoder
+    wide.model.config.sliding_window = 20
+    decoder.check_prefix(P, has_gaps=True)

@@ -11,6 +11,7 @@ import pytest
 
 from impresa.config import load_experiment
 from impresa.errors import REQUEUE
+from impresa.training.processes import BY_SCHEDULER
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = ("slurm.sh", "torchrun.sh", "skypilot.yaml")
@@ -32,13 +33,16 @@ def test_the_training_that_it_starts_can_be(name: str) -> None:
     load_experiment(config, words[3:])
 
 
-def test_torchrun_has_its_options() -> None:
+def test_torchrun_has_its_options_and_passes_a_scheduler_s_signals_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.run import get_args_parser
 
     text = (EXAMPLES / "torchrun.sh").read_text().replace("\\\n", " ")
+    for name, value in re.findall(r"^export (\w+)=([\w,]+)$", text, flags=re.MULTILINE):
+        monkeypatch.setenv(name, value)
     words = shlex.split(text.split("exec torchrun", 1)[1].replace("$NODES", "2").replace("$GPUS", "8"))
     given = get_args_parser().parse_args(words)
     assert (given.nnodes, given.nproc_per_node, given.max_restarts, given.module) == ("2", "8", 3, True)
+    assert {number.name for number in BY_SCHEDULER} < set(given.signals_to_handle.split(","))
 
 
 def test_slurm_s_job_is_warned_and_queued_again() -> None:

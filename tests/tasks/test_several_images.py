@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from impresa.data.images import ImageTransform
 from impresa.data.loading import TrainingView
 from impresa.data.preprocessing import Preprocessing
 from impresa.data.sample import Sample
-from impresa.errors import DataError
+from impresa.errors import ConfigError, DataError
 from impresa.evaluation.results import read_evaluation
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.batch import DialogueBatch, DialogueCollator
@@ -244,3 +245,14 @@ def test_the_command_asks_about_them_together(capsys: pytest.CaptureFixture[str]
     assert (found["image"], found["answer"]) == (files, "" if together == "(no answer)" else together)
     assert main(["ask", str(run()), *files, "how many?"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_packing_before_narrow_windows_is_refused_where_a_sample_may_have_fewer_images(tmp_path: Path) -> None:
+    qwen = save_qwen(tmp_path, use_sliding_window=True, sliding_window=16, max_window_layers=0)
+    for images, refused in ((1, False), (MOST, True)):
+        config = tiny_qwen_vlm(qwen, f"dataset.max_images={images}", "optimization.packing=true")
+        batch = DialogueCollator(Preprocessing(TemplateChat(chat_tokenizer()), ImageTransform(SIZE)), 160, images)
+        model = build_vlm(config, 264)
+        fault = pytest.raises(ConfigError, match=r"^optimization\.packing: a qwen2 model attends to windows of 16 tok")
+        with fault if refused else nullcontext():
+            model.prefix(batch(MIXED[:1]))

@@ -12,10 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from impresa.data.chat import TemplateChat
 from impresa.errors import CheckpointError
 from impresa.run_dir.cost import read_cost, write_cost
+from impresa.tasks.answering.build import build_vlm
 from impresa.training.costs import CostMeter, cost_of
+from tiny_qwen import VOCAB, chat_tokenizer, save_qwen
 from tiny_run import finished_run
+from tiny_vlm import collated, samples, tiny_qwen_vlm
 
 
 def work_of(step: object, num_samples: int = 1, world_size: int = 1) -> float | None:
@@ -44,6 +48,18 @@ def test_attention_on_a_cpu_is_counted(masked: bool) -> None:
     product = 2 * 2 * 4 * 16 * 16 * 8
     # Two products forward; backward the scores once more, and four gradients.
     assert work_of(attend) == 7 * product
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_work_in_few_bits_is_counted(bits: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    qwen, batch = save_qwen(tmp_path), collated(samples(), TemplateChat(chat_tokenizer()))
+    lora = ("decoder.use_lora=true", "decoder.lora.dropout=0")
+    work = []
+    for overrides in (lora, (*lora, f"decoder.load_in_{bits}bit=true")):
+        model = build_vlm(tiny_qwen_vlm(qwen, *overrides), VOCAB).train()
+        work.append(work_of(lambda model=model: model(batch).loss.backward()))
+    assert work[1] == work[0]
 
 
 def test_only_the_first_step_is_counted_and_its_result_is_the_same() -> None:

@@ -13,6 +13,7 @@ import torch
 from impresa.errors import TrainingError
 from impresa.training import watchdog
 from impresa.training.checkpoints import read_checkpoint
+from impresa.training.distributed import Group
 from impresa.training.guards import LEAST_LOSSES, SPIKE_WINDOW, SpikeWatch
 from impresa.training.processes import STUCK
 from impresa.training.run import train
@@ -45,13 +46,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_its_samples(
     assert line.endswith(f"; the last good checkpoint is {run / 'checkpoints/last.ckpt'} (step 4)")
 
 
+ALONE = Group(torch.device("cpu"))
+
+
 @dataclass
 class Named:
     ids: list[str]
 
 
 def test_a_loss_that_jumps_is_named_once_in_a_window(caplog: pytest.LogCaptureFixture) -> None:
-    watch = SpikeWatch()
+    watch = SpikeWatch(ALONE)
     losses = [2 + 0.01 * (step % 3) for step in range(LEAST_LOSSES + 10)]
     losses += [5.0, 2.0, 6.0] + [2.0] * SPIKE_WINDOW + [7.0]
     for step, loss in enumerate(losses, start=1):
@@ -63,7 +67,7 @@ def test_a_loss_that_jumps_is_named_once_in_a_window(caplog: pytest.LogCaptureFi
 
 
 def test_noise_and_a_loss_that_stands_still_are_no_spikes(caplog: pytest.LogCaptureFixture) -> None:
-    watch, noise = SpikeWatch(), torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    watch, noise = SpikeWatch(ALONE), torch.randn(2000, generator=torch.Generator().manual_seed(0))
     for step, loss in enumerate([*(3 + 0.1 * noise).tolist(), *[1.0] * 200, 1.05], start=1):
         watch.after_step(step, [], {"loss": torch.tensor(loss)})
     assert not caplog.messages

@@ -125,7 +125,7 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_it_resumes(tmp_pa
     assert process.returncode == 130
     assert out == ""
     assert err.count("stopping after this step") == 1
-    assert err.count(f"stopped; {HOW_ON} this run") == 1
+    assert err.count(f"stopped; {HOW_ON} from the last checkpoint") == 1
     assert "Traceback" not in err
     assert not (tmp_path / "run/manifest.json").exists()
 

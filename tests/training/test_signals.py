@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from impresa.errors import INTERRUPTED, REQUEUE
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.logs import Recorder
-from impresa.training.processes import GracefulStop, scheduler_may_stop
+from impresa.training.processes import GracefulStop
 from killed import in_child, train_in_child
 from tiny_run import TINY, tiny_experiment
 
@@ -30,51 +32,63 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "code"),
+    ("numbers", "workers", "code"),
     [
-        ((signal.SIGTERM,), REQUEUE),
-        ((signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM), REQUEUE),  # SLURM's warning, again, and then in earnest
-        ((signal.SIGUSR2,), REQUEUE),
-        ((signal.SIGINT,), INTERRUPTED),
+        ((signal.SIGTERM,), 0, REQUEUE),
+        ((signal.SIGTERM,), 1, REQUEUE),
+        ((signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM), 1, REQUEUE),  # SLURM's warning, again, and then in earnest
+        ((signal.SIGUSR2,), 0, REQUEUE),
+        ((signal.SIGINT,), 0, INTERRUPTED),
     ],
 )
 def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(
-    numbers: tuple[int, ...], code: int, straight: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    *,
+    numbers: tuple[int, ...],
+    workers: int,
+    code: int,
+    straight: bytes,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Whether it reaches the main process alone or its data workers too, as SLURM's do."""
     run = tmp_path / "run"
 
     def train() -> int:
         record = Recorder.train
+        os.setpgid(0, 0)
 
         def signalled(self: Recorder, at: int, *rest: Any) -> None:
             for number in numbers if at == 4 else ():
-                os.kill(os.getpid(), number)
+                # From elsewhere, for a worker takes its parent's SIGTERM for the end of the data.
+                subprocess.run(["kill", f"-{number}", "--", f"-{os.getpgid(0)}"], check=False)
+                time.sleep(0.2 * workers)  # in which a worker could die, and end this step
             record(self, at, *rest)
 
         Recorder.train = signalled  # type: ignore[method-assign]
-        return main(["train", "shapes", *SHORT, "--output-dir", str(run)])
+        return main(["train", "shapes", *SHORT, f"dataset.num_workers={workers}", "--output-dir", str(run)])
 
     assert in_child(train) == code
     said = capfd.readouterr().err
     assert said.count("stopping after this step") == 1
-    assert f"stopped; `impresa train --output-dir {run} --resume` continues this run" in said
+    assert f"stopped; `impresa train --output-dir {run} --resume` continues from the last checkpoint" in said
     assert read_checkpoint(run / "checkpoints/last.ckpt")["step"] == 4
     assert train_in_child(tiny_experiment("trainer.checkpoint.save_top_k=0"), run) == 0
     assert (run / WEIGHTS).read_bytes() == straight
 
 
-def test_a_scheduler_s_signal_before_the_first_step_may_be_queued_again() -> None:
-    def waiting() -> int:
-        from impresa.errors import Requeue
-
-        try:
-            with scheduler_may_stop():
-                os.kill(os.getpid(), signal.SIGUSR1)
-        except Requeue:
-            return REQUEUE
-        return 0
-
-    assert in_child(waiting) == REQUEUE
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("impresa.config.runs.prepare", ""),
+        ("impresa.training.run.build_parts", "stopped; there is no checkpoint yet, so start it anew\n"),
+    ],
+)
+def test_a_scheduler_s_signal_while_a_run_loads_may_be_queued_again(
+    where: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1))
+    assert main(["train", "shapes", *SHORT, "--output-dir", str(tmp_path / "run")]) == REQUEUE
+    assert capsys.readouterr().err.endswith(said)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from impresa.cli.new_folder import command_line, new_folder
 from impresa.cli.overrides import add_config_name, config_name
-from impresa.errors import CheckpointError, ConfigError
+from impresa.errors import REQUEUE, CheckpointError, ConfigError, Requeue
 from impresa.foreign_text import printable
 from impresa.run_dir.layout import CONFIG, REPORT
 
@@ -34,11 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    from impresa.training.processes import end_process, scheduler_may_stop
+
+    try:
+        with scheduler_may_stop():  # from the start: a job that is stopped while it loads is to be queued again
+            _run(args, overrides)
+    except Requeue:
+        return end_process(REQUEUE)
+    return 0 if args.dry_run else end_process()
+
+
+def _run(args: argparse.Namespace, overrides: list[str]) -> None:
     # Mistakes are found before torch is imported, where that is possible.
     from impresa.cli.chosen import load_or_choose, say_how_long
     from impresa.config.runs import prepare
     from impresa.hub import check_reach
-    from impresa.training.processes import end_process, is_main_process, show_notices
+    from impresa.training.processes import is_main_process, show_notices
 
     show_notices()  # composing and preparing have some, too
     if args.resume and args.dry_run:
@@ -55,13 +66,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> int:
     run_dir = None if args.dry_run else _run_dir(args, config)
     if run_dir is None:
         _print_dry_run(config, args)
-        return 0
+        return
     from impresa.training.run import train
 
     train(config, run_dir, command=command_line(), resume=args.resume)
     if is_main_process():
         _print_results(run_dir)
-    return end_process()
 
 
 def _check_dry_options(args: argparse.Namespace) -> None:

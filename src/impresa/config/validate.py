@@ -122,7 +122,8 @@ def _keys_of(tree: Mapping[str, Any], dialect: str) -> list[str]:
 
 def _foreign_key(key: str, dialect: str, other: str) -> Fault:
     names = GUIDE_KEYS if dialect == GUIDE else ENGINE_KEYS
-    fix = f"write {names[key]}" if key in names else "leave it out, or write all of it in one dialect"
+    own = "leave it out" if dialect == ENGINE else "set it in what `impresa config show` prints of this config"
+    fix = f"write {names[key]}" if key in names else own
     return Fault(key, f"is a key of the {_TITLES[other]}, and this config is in the {_TITLES[dialect]}; {fix}")
 
 

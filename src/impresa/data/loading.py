@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
 _MOST_REPLACEMENTS = 100
+_GRACE_S = 300
+"""Time that the main process has to end its step and save, once all processes of a job are told to end."""
 
 B = TypeVar("B", bound=TensorBatch)
 Collate = Callable[[Sequence[Sample]], B]
@@ -215,6 +218,7 @@ class BatchLoader(WorkerLoader[B]):
             prefetch_factor=settings.prefetch_factor if settings.num_workers else None,
             persistent_workers=settings.persistent_workers and settings.num_workers > 0,
             pin_memory=settings.pin_memory and torch.cuda.is_available(),
+            worker_init_fn=leave_the_end_to_the_main_process,
         )
 
     def position(self) -> dict[str, Any]:
@@ -235,6 +239,17 @@ class BatchLoader(WorkerLoader[B]):
             self._bad_samples.add(batch.bad)
             self._positions.advance()
             yield batch
+
+
+def leave_the_end_to_the_main_process(worker: int) -> None:
+    """Let this data worker outlive the first SIGTERM, which schedulers send to all processes of a job: a worker that
+    dies would stop the main process in the middle of its step. A second one ends it, and so does the time."""
+
+    def told_to_end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(_GRACE_S)
+
+    signal.signal(signal.SIGTERM, told_to_end)
 
 
 def as_it_is(batch: Any) -> Any:

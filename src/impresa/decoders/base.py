@@ -81,8 +81,9 @@ class Decoder(nn.Module, ABC):
         """Parameters and buffers that stay float32 in a model of 16 bits, which would round small steps away."""
         return iter(())
 
-    def check_prefix(self, num_tokens: int) -> None:
-        """Refuse prefixes of so many tokens, if the model has no positions for them and a text (`ConfigError`)."""
+    def check_prefix(self, num_tokens: int, *, has_gaps: bool = False) -> None:
+        """Refuse prefixes of so many tokens (`ConfigError`), if the model has no positions for them and a text, or is
+        to pack samples that it would compute otherwise. `has_gaps`: masked tokens may stand behind real ones."""
         return
 
     def check_packing(self) -> None:

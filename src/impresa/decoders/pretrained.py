@@ -34,6 +34,8 @@ KEY = "decoder.model"
 QWEN = ("qwen2", "qwen3")
 """`model_type` of Qwen2 and Qwen2.5, and of Qwen3."""
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_WINDOWS = ("sliding_window", "window_size")
+"""Names that transformers' configurations have for the number of tokens that a token sees."""
 _TRIAL, _TRIAL_OF_FEW_BITS = 1e-4, 5e-2
 """Largest relative difference of packed texts that is rounding, in float32 and in sixteen bits or fewer."""
 _INPUTS = ("inputs_embeds", "attention_mask", "past_key_values")
@@ -75,6 +77,9 @@ class PretrainedDecoder(Decoder):
         # The commit of a model from the hub, looked up once, so that all files are of the same.
         self.revision = None if is_folder(config.model) else snapshot(KEY, config.model, revision).name
         self.model = _load(config, load_weights=load_weights, precision=precision, revision=self.revision)
+        if self.model.base_model is self.model:
+            fault = f"{config.model} is a {self.model.config.model_type} model, whose blocks are not found"
+            raise ConfigError(f"{KEY}: {fault}; use a causal language model such as Llama, Gemma, GPT-2 or Qwen")
         self.hidden_size = self.model.get_input_embeddings().weight.shape[1]
         self.accepted = inspect.signature(self.model.base_model.forward).parameters.keys()
         # A model without rotary or relative positions fails beyond them, and others have never seen such.
@@ -163,8 +168,15 @@ class PretrainedDecoder(Decoder):
         self.check_prefix(given[1].shape[1])
         return super()._read(*given)
 
-    def check_prefix(self, num_tokens: int) -> None:
-        self._check_length(num_tokens + self.max_len)
+    def check_prefix(self, num_tokens: int, *, has_gaps: bool = False) -> None:
+        longest = num_tokens + self.max_len
+        self._check_length(longest)
+        window = _window(self.model.config) if self.packing and has_gaps else None
+        if window is not None and longest > window:
+            why = "which count what a missing or a short image or sound leaves empty, and a packed row leaves that out"
+            fault = f"a {self.model.config.model_type} model attends to windows of {window} tokens, {why}"
+            fix = f"leave it out, or make samples shorter than the {longest} tokens that they may have"
+            raise ConfigError(f"optimization.packing: {fault}; {fix} (decoder.max_len)")
 
     def _check_length(self, num_tokens: int) -> None:
         if self.num_positions is not None and num_tokens > self.num_positions:
@@ -238,6 +250,13 @@ def whole_model(architecture: Path, state: Mapping[str, Tensor]) -> Any:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"language model: {reason}; restore the run from a copy") from error
     return model
+
+
+def _window(config: Any) -> int | None:
+    """Tokens that a token of some layer sees at most; None where every layer sees all."""
+    if set(getattr(config, "layer_types", None) or ("",)) == {"full_attention"}:
+        return None
+    return min((size for name in _WINDOWS if isinstance(size := getattr(config, name, None), int)), default=None)
 
 
 class _Passing(nn.Module):

@@ -115,7 +115,7 @@ class FlopCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = _FORMULAS.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket) or _OF_FEW_BITS.get(str(func.overloadpacket))
         if formula is not None:
             work = formula(*args, **(kwargs or {}), out_val=out)
             self.flops += work
@@ -163,6 +163,16 @@ def _attention_backward_flops(
     return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
+def _product_flops(inputs: Tensor, *args: Any, out_val: Any, **kwargs: Any) -> int:
+    out = out_val if isinstance(out_val, Tensor) else out_val[0]
+    return 2 * out.numel() * inputs.shape[-1]
+
+
+_OF_FEW_BITS: dict[str, Any] = {
+    f"bitsandbytes.{name}": _product_flops
+    for name in ("gemm_4bit", "gemv_4bit", "int8_linear_matmul", "int8_scaled_mm", "int8_mixed_scaled_mm")
+}
+"""By the name of the operation, for its library need not be there."""
 _FORMULAS: dict[Any, Any] = {
     **flop_registry,
     # Attention on a CPU, which torch's counter leaves out.

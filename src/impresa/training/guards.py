@@ -84,21 +84,25 @@ class SpikeWatch:
     times their median absolute deviation, and by more than a tenth of the median.
 
     A spike is often a batch of faulty samples, or the first sign of steps that are too large. One line in a window.
+
+    Args:
+        group: the processes of the step, whose samples are named.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group) -> None:
+        self._group = group
         self._losses: deque[float] = deque(maxlen=SPIKE_WINDOW)
         self._silent_until = 0
 
     def after_step(self, step: int, batches: Sequence[Any], logs: Mapping[str, Tensor]) -> None:
-        """Look at the `loss` of optimizer step number `step`."""
+        """Look at the `loss` of optimizer step number `step`, which all processes have."""
         loss, before = logs["loss"].item(), self._losses
         if len(before) >= LEAST_LOSSES and step > self._silent_until:
             middle = median(before)
             deviation = median(abs(other - middle) for other in before)
             if loss - middle > max(SPIKE_DEVIATIONS * deviation, LEAST_RISE * abs(middle)):
                 self._silent_until = step + SPIKE_WINDOW
-                ids = [id for batch in batches for id in batch.ids]
+                ids = self._group.gather(id for batch in batches for id in batch.ids)
                 rule = (
                     f"the median of the {len(before)} steps before it is {middle:.4g}, their deviation {deviation:.2g}"
                 )

@@ -67,7 +67,7 @@ def run_steps(
     plan, group, state = training.plan, training.group, training.state
     recorder.speed.restart()
     progress.start(state.step)
-    spikes = SpikeWatch()
+    spikes = SpikeWatch(group)
     steps = steps_of(training.train_loader, training.config.trainer.accumulate_grad_batches)
     for batches in islice(steps, plan.total_steps - state.step):
         num_samples = sum(map(len, batches)) * group.world_size

@@ -79,15 +79,15 @@ def show_notices() -> None:
     library.setLevel(logging.INFO if is_main_process() else logging.ERROR)
 
 
-def end_process() -> int:
-    """The exit code of a training run that went well.
+def end_process(code: int = 0) -> int:
+    """The exit code of a training run that went well, or that a scheduler has stopped.
 
     One process of several ends at once: all is written, and destroying the process group at exit crashes now and then,
     which a launcher would take for a failed run.
     """
     if this_process().world_size > 1:
-        leave(0)
-    return 0
+        leave(code)
+    return code
 
 
 def leave(code: int) -> None:

@@ -13,7 +13,7 @@ from impresa.config.experiment import ExperimentConfig
 from impresa.config.relevance import notices
 from impresa.config.runs import prepare
 from impresa.errors import Requeue, TrainingError
-from impresa.run_dir.claim import claimed, clear, newest_checkpoint
+from impresa.run_dir.claim import claimed, clear, how_to_go_on, newest_checkpoint
 from impresa.run_dir.environment import Resumption, describe_environment, now, read_environment, write_environment
 from impresa.run_dir.save import save_start
 from impresa.training.checkpoints import Checkpoints, read_checkpoint
@@ -85,7 +85,11 @@ def train(config: ExperimentConfig, output_dir: Path, *, command: Sequence[str],
         logger.warning("trainer.strategy: fsdp has nobody to share the model with, for this is the only process")
     alone = claimed(output_dir, config, resume=resume) if group.is_main else nullcontext()
     with scheduler_may_stop(), explained(config, output_dir), alone as path:
-        _train(config, output_dir, command, path, group)
+        try:
+            _train(config, output_dir, command, path, group)
+        except KeyboardInterrupt:  # or a scheduler's signal, wherever it came
+            logger.warning(f"stopped; {how_to_go_on(output_dir, config)}")
+            raise
     return output_dir
 
 
@@ -208,7 +212,6 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
             # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.
             if not (stop.requested or isinstance(reason, TrainingInterrupted)):
                 raise
-            logger.warning(f"stopped; `impresa train --output-dir {run_dir} --resume` continues this run")
             raise (Requeue if stop.is_of_scheduler else KeyboardInterrupt) from None
         except DivergedError as error:
             raise TrainingError(*error.lines[:-1], f"{error.lines[-1]}; {_last_good(checkpoints)}") from error

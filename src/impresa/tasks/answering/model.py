@@ -93,7 +93,8 @@ class VisionLanguageModel(TrainableModel):
         found = self.fusion(encoded, batch.present)
         if isinstance(self.fusion, ConcatFusion):  # the others make one length of all
             self.longest_prefix = max(self.longest_prefix, found.tokens.shape[1] + num_missing)
-            self.decoder.check_prefix(self.longest_prefix)
+            may_have_gaps = self.audio_encoder is not None or self.square_marks is not None
+            self.decoder.check_prefix(self.longest_prefix, has_gaps=may_have_gaps)
         return found
 
     @staticmethod
