@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import impresa
+from impresa.config import ExperimentConfig
 from impresa.config.runs import adopt_towers
 from impresa.data.dialogue import ask
 from impresa.errors import DataError
@@ -160,15 +161,25 @@ def test_batches_that_are_added_up_are_one_large_batch(tmp_path: Path) -> None:
     assert numbers(added, *trained) == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in numbers(large, *trained)]
 
 
-def train_together(rank: int, run_dir: Path) -> None:
+def whole(qwen: Path | None, *overrides: str) -> ExperimentConfig:
+    """A run without dropout, of a decoder from scratch, or of adapters on a language model in four bits."""
+    if qwen is None:
+        return tiny_vlm(*PLAIN, *overrides)
+    adapters = ("decoder.use_lora=true", "decoder.lora.r=2", "decoder.lora.dropout=0", "decoder.load_in_4bit=true")
+    return tiny_qwen_vlm(qwen, *PLAIN, *adapters, "trainer.max_steps=2", *overrides)
+
+
+def train_together(rank: int, run_dir: Path, qwen: Path | None) -> None:
     together = ("dataset.batch_size=4", "trainer.devices=2", "trainer.strategy=ddp")
-    config = tiny_vlm(*PLAIN, *together, "trainer.accumulate_grad_batches=2", "dataset.eval_batch_size=2")
+    config = whole(qwen, *together, "trainer.accumulate_grad_batches=2", "dataset.eval_batch_size=2")
     train(config, run_dir, command=[])
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    in_two_processes(train_together, tmp_path, tmp_path / "run", start="fork")
-    alone = train(tiny_vlm(*PLAIN, "dataset.batch_size=16"), tmp_path / "alone", command=[])
+@pytest.mark.parametrize("decoder", ["from scratch", "in four bits"])
+def test_two_processes_are_one(decoder: str, tmp_path: Path) -> None:
+    qwen = save_qwen(tmp_path / "qwen") if decoder == "in four bits" else None
+    in_two_processes(train_together, tmp_path, tmp_path / "run", qwen, start="fork")
+    alone = train(whole(qwen, "dataset.batch_size=16"), tmp_path / "alone", command=[])
     assert_same_weights(tmp_path / "run", alone)
     trained = ("step", "train_loss", "gradient_norm", "val_loss", "val_perplexity")
     ours = numbers(tmp_path / "run", *trained)

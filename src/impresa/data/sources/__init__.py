@@ -173,8 +173,8 @@ def _kind_of_files(path: str) -> str:
     if named:
         return named
     if file.is_dir():
-        named = (found for found in files_below(file) if found.name.lower().endswith(_OF_DATA))
-        data = (_kind_of_name(found.name) for found in named if not _describes(found))
+        shards = (found for found in files_below(file) if found.name.lower().endswith(_OF_DATA))
+        data = (_kind_of_name(found.name) for found in shards if not _describes(found))
         return next(data, None) or _FOLDER
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")
