@@ -40,7 +40,7 @@ def write_drawings(folder: Path) -> None:
     for split, count in (("train", 24), ("val", 8), ("test", 8)):
         names = [f"{COLOURS[number % len(COLOURS)]} square {split} {number}" for number in range(count)]
         rows = [
-            {"image": png(number * 9, 20, 20), "caption": name, "captions": [name], "concept": name, "drawing": name}
+            {"image": png(number * 9, 20, 20), "caption": name, "texts": [name], "concept": name, "drawing": name}
             for number, name in enumerate(names)
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")

@@ -253,9 +253,10 @@ class _Update:
         """Row of the state before this update, by modality and hash."""
         if self._before is None:
             return {}
-        rows = self._before.columns(["modality", "hash"])
-        columns = (rows[name].to_pylist() for name in ("modality", "hash", "_rowid"))
-        return {(modality, hash): row for modality, hash, row in zip(*columns, strict=True)}
+        with _uncollected():
+            rows = self._before.columns(["modality", "hash"])
+            columns = (rows[name].to_pylist() for name in ("modality", "hash", "_rowid"))
+            return {(modality, hash): row for modality, hash, row in zip(*columns, strict=True)}
 
     def _known(self, source: str) -> Known:
         known: Known = {}

@@ -16,6 +16,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -58,8 +59,6 @@ _ELSEWHERE = ("webdataset", "parquet")
 _FOLDER, _PATTERN, _SHARDS, _HUB = "folder", "parquet", "webdataset", "hub"
 """The kinds of a folder and of a pattern whose suffix does not decide, of addresses, and of what says in a file of its
 own that it is of this kind."""
-_OF_DATA = tuple(suffix for kind in _ELSEWHERE for suffix in _KINDS[kind].suffixes)
-"""Names that make the folder they are in one of this kind."""
 
 
 def open_source(config: DatasetConfig, split: Split, reading: Reading = IMAGES_AND_CAPTIONS) -> Source:
@@ -173,8 +172,10 @@ def _kind_of_files(path: str) -> str:
     if named:
         return named
     if file.is_dir():
-        shards = (found for found in files_below(file) if found.name.lower().endswith(_OF_DATA))
-        data = (_kind_of_name(found.name) for found in shards if not _describes(found))
+        suffixes = chain.from_iterable(facts.suffixes for kind, facts in _KINDS.items() if kind not in (_FOLDER, _HUB))
+        ends = tuple(suffixes)
+        found = (file for file in files_below(file) if file.name.lower().endswith(ends) and not _describes(file))
+        data = (_kind_of_name(file.name) for file in found)
         return next(data, None) or _FOLDER
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")

@@ -182,8 +182,9 @@ class FolderSource(RowSource):
         config = self._config
         sound = _first(beside, SOUND_SUFFIXES) if self._reading.sounds else None
         is_sound = file.suffix.lower() in SOUND_SUFFIXES
-        named = ((config.image_column, None if is_sound else file), (config.audio_column, file if is_sound else sound))
-        cells: dict[str, Any] = {column: path.name for column, path in named if path}
+        cells: dict[str, Any] = {} if is_sound else {config.image_column: file.name}
+        if heard := file if is_sound else sound:
+            cells[config.audio_column] = heard.name
         fault = None
         if text := _first(beside, _CAPTION_SUFFIXES):
             try:
