@@ -207,7 +207,7 @@ class _Update:
         self._commit()
 
     def _changes(self, reader: Reader) -> tuple[Known, list[tuple[int, str, str]]]:
-        """What is known of a source, and position, name and stamp of each sample that is new or another one; rows of
+        """The known rows of a source, and position, name and stamp of each sample that is new or another one; rows of
         samples that are gone are removed."""
         known = self._known(reader.name)
         todo, seen = [], set()

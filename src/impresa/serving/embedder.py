@@ -32,7 +32,7 @@ from impresa.tasks.inputs import features_of, pixels_of
 T = TypeVar("T")
 Tokens = NDArray[np.int32]
 _OF_OTHERS = "send the text itself (langchain's OpenAIEmbeddings does with check_embedding_ctx_length=False)"
-"""What to do in place of sending the tokens of OpenAI's models, which would stand for other words here."""
+"""The fix for clients that send the tokens of OpenAI's models, which would stand for other words here."""
 _SHORT = 10_000
 """Characters whose tokens are found at once, without another thread."""
 FUSED = "image+audio"

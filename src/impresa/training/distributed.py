@@ -35,7 +35,7 @@ class Group:
     patience: timedelta = field(default=timedelta(minutes=30), compare=False)
     """Longest time that one waits for the others."""
     connections: distributed.ProcessGroup | None = None
-    """What they talk over; None stands for what torch uses unless told otherwise."""
+    """The process group that they talk over; None: torch's default one."""
 
     @property
     def is_main(self) -> bool:
@@ -92,7 +92,7 @@ class Group:
             distributed.barrier(group=self.connections)
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the first process, for all of them; an error there is raised in all of them."""
+        """The result of `work` in the first process, for all of them; an error there is raised in all of them."""
         if self.world_size == 1:
             return work()
         own: list[tuple[Any, Exception | None]] = []

@@ -126,7 +126,7 @@ def _naming(address: str) -> Iterator[None]:
 
 
 def _behind(error: Exception) -> BaseException:
-    """What has happened: fsspec says of any failure of a web server that there is no such file."""
+    """The fault behind an error: fsspec says of any failure of a web server that there is no such file."""
     cause = error.__cause__
     is_another = isinstance(cause, OSError | TimeoutError) or getattr(cause, "status", _GONE[0]) not in _GONE
     return cause if isinstance(error, FileNotFoundError) and cause is not None and is_another else error
