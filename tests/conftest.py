@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -38,3 +40,11 @@ def _seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_children() -> Callable[[], list[BaseProcess]]:
+    """The living processes that this test has started. There may be others: an earlier test's loader keeps its workers
+    until it is collected."""
+    strangers = set(multiprocessing.active_children())
+    return lambda: [child for child in multiprocessing.active_children() if child not in strangers]

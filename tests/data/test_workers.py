@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,25 @@ def test_a_worker_writes_batches_into_shared_memory(workers: int) -> None:
         again = stack_images(ImageTransform(8), [read(number) for number in numbers])
         assert torch.equal(tensors[0], again)
         assert tensors[1][:, 0].tolist() == numbers
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
+@pytest.mark.parametrize("sender", ["the main process", "another"])
+def test_a_worker_ends_when_the_main_process_says_so(
+    sender: str, own_children: Callable[[], list[BaseProcess]]
+) -> None:
+    data = build_parts(with_workers(tiny_experiment()), None).data
+    batches = iter(data.train_loader())
+    next(batches)
+    (worker,) = own_children()
+    if sender == "another":
+        subprocess.run(["kill", str(worker.pid)], check=True)
+        worker.join(0.3)
+        assert worker.is_alive()
+        next(batches)
+    worker.terminate()  # as multiprocessing does at the end of the main process, and then waits for ever
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 class CountingFiles:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,19 @@ def model() -> EmbeddingModel:
     return load_embedder(finished_run(), "cpu")
 
 
-def test_two_processes_give_the_embeddings_of_one_in_their_order(model: EmbeddingModel) -> None:
+def test_two_processes_give_the_embeddings_of_one_in_their_order(
+    model: EmbeddingModel, own_children: Callable[[], list[BaseProcess]]
+) -> None:
     alone = model.encode_text(TEXTS, batch_size=2)
     together = model.encode_text(TEXTS, batch_size=2, devices=TWO)
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
-    assert multiprocessing.active_children() == []
+    assert own_children() == []
     assert model.device == torch.device("cpu")
 
 
-def test_an_image_that_cannot_be_read_is_named_as_in_one_process(model: EmbeddingModel, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named_as_in_one_process(
+    model: EmbeddingModel, tmp_path: Path, own_children: Callable[[], list[BaseProcess]]
+) -> None:
     (tmp_path / "good.png").write_bytes(png(1))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     pictures = [str(tmp_path / name) for name in ("good.png", "good.png", "bad.png")]
@@ -49,10 +54,10 @@ def test_an_image_that_cannot_be_read_is_named_as_in_one_process(model: Embeddin
         model.encode_image(pictures, batch_size=1, devices=TWO)
     assert str(together.value) == str(alone.value)
     assert str(alone.value).startswith("images[2]: ")
-    assert multiprocessing.active_children() == []
+    assert own_children() == []
 
 
-def test_ctrl_c_ends_the_processes(model: EmbeddingModel) -> None:
+def test_ctrl_c_ends_the_processes(model: EmbeddingModel, own_children: Callable[[], list[BaseProcess]]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     many = [Image.new("RGB", (64, 64), (i % 256, 0, 0)) for i in range(20_000)]
     stop = threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT))
@@ -63,7 +68,7 @@ def test_ctrl_c_ends_the_processes(model: EmbeddingModel) -> None:
     finally:
         stop.cancel()
         signal.signal(signal.SIGINT, before)
-    assert multiprocessing.active_children() == []
+    assert own_children() == []
 
 
 @pytest.mark.parametrize(
@@ -82,16 +87,16 @@ def test_what_is_no_list_of_devices_is_refused(model: EmbeddingModel, options: d
     assert str(fault.value).startswith(line)
 
 
-def test_a_process_that_dies_is_told_of(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_told_of(model: EmbeddingModel, own_children: Callable[[], list[BaseProcess]]) -> None:
     def kill_one() -> None:
-        while not (children := multiprocessing.active_children()):
+        while not (children := own_children()):
             time.sleep(0.05)
         children[0].kill()
 
     threading.Thread(target=kill_one, daemon=True).start()
     with pytest.raises(ConfigError, match="devices: a process ended without an answer"):
         model.encode_text(TEXTS, batch_size=1, devices=TWO)
-    assert multiprocessing.active_children() == []
+    assert own_children() == []
 
 
 def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +147,14 @@ def test_a_second_training_in_the_same_directory_is_refused(tmp_path: Path, monk
     assert not (run / ".lock").exists()
 
 
-def test_a_data_worker_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_worker_that_is_killed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_children: Callable[[], list[BaseProcess]]
+) -> None:
     run = tmp_path / "run"
 
     def kill() -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        # One alone: torch raises once for each loader that lost a worker, and the second time anywhere, even in pytest.
+        own_children()[0].kill()
 
     before(monkeypatch, "loop.train_step", once_there_is_a_checkpoint(run, kill))
     config = tiny_experiment(*OFTEN[:2], "trainer.epochs=100", "dataset.num_workers=1")

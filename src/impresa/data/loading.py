@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -235,21 +237,32 @@ class BatchLoader(WorkerLoader[B]):
         self._positions.begin_epoch()
         for batch in super().__iter__():
             if isinstance(batch, DataError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # or the error and this frame would hold each other, and the workers with them
             self._bad_samples.add(batch.bad)
             self._positions.advance()
             yield batch
 
 
 def leave_the_end_to_the_main_process(worker: int) -> None:
-    """Let this data worker outlive the first SIGTERM, which schedulers send to all processes of a job: a worker that
-    dies would stop the main process in the middle of its step. A second one ends it, and so does the time."""
+    """Let this data worker outlive the first SIGTERM that schedulers send to all processes of a job: a worker that dies
+    would stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so
+    does a second one, or the time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule."""
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
 
-    def told_to_end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.alarm(_GRACE_S)
 
-    signal.signal(signal.SIGTERM, told_to_end)
+def _end_when_told() -> None:
+    told = signal.sigwaitinfo({signal.SIGTERM})
+    if told.si_pid != os.getppid():
+        told = signal.sigtimedwait({signal.SIGTERM}, _GRACE_S) or told
+    if told.si_pid == os.getppid():
+        os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def as_it_is(batch: Any) -> Any:
