@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
     os.environ.pop(secret, None)
+
+gc.disable()  # until all tests are imported, which makes millions of objects and no garbage
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection look at the modules again: a full one took a second, in each test that asks for one, and in
+    each process that a test forks."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from tiny_run import finished_run
 from tiny_vlm import finished_vlm
 
 SEED, MUTATIONS = 1, 100
-OF_RUNS = 20
+OF_RUNS = 8
 """Mutations of files of runs, whose loading takes longer."""
 
 

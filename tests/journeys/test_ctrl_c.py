@@ -14,13 +14,13 @@ import torch
 from impresa.run_dir.save import save_run
 from tiny_vlm import answering, picture, samples, tiny_vlm
 
-TIMES = 8
+TIMES = 4
 SCRIPT = Path(__file__).parents[1] / "at_a_terminal.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no pseudo-terminals")
 def test_ctrl_c_stops_an_answer_and_nothing_else(tmp_path: Path) -> None:
-    """It takes some ten seconds: eight commands one after another, beside two processes that take their time."""
+    """It takes some five seconds: four commands one after another, beside two processes that take their time."""
     torch.manual_seed(0)
     model = answering(tiny_vlm("decoder.generation.max_new_tokens=100000"))  # an answer without an end
     save_run(tmp_path / "run", model.model, model.config, model.preprocessing, examples=samples())

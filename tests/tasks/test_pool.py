@@ -60,13 +60,18 @@ def test_an_image_that_cannot_be_read_is_named_as_in_one_process(
 def test_ctrl_c_ends_the_processes(model: EmbeddingModel, own_children: Callable[[], list[BaseProcess]]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     many = [Image.new("RGB", (64, 64), (i % 256, 0, 0)) for i in range(20_000)]
-    stop = threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT))
-    stop.start()
+
+    def stop() -> None:
+        while len(own_children()) < len(TWO):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             model.encode_image(many, batch_size=1, devices=TWO)
     finally:
-        stop.cancel()
         signal.signal(signal.SIGINT, before)
     assert own_children() == []
 
