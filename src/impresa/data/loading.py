@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from impresa.data.sources.base import BadSample, Source
 from impresa.errors import DataError
 
 _MOST_REPLACEMENTS = 100
+_TELLS_SENDERS = hasattr(signal, "sigwaitinfo")
 _GRACE_S = 300
 """Time that the main process has to end its step and save, once all processes of a job are told to end."""
 
@@ -223,6 +225,10 @@ class BatchLoader(WorkerLoader[B]):
             worker_init_fn=leave_the_end_to_the_main_process,
         )
 
+    def _get_iterator(self) -> Any:
+        with _not_told_to_end():
+            return super()._get_iterator()
+
     def position(self) -> dict[str, Any]:
         """The position in the training data, counted in batches that were used, and the sizes that it depends on."""
         assert isinstance(self._positions, BatchSampler)
@@ -250,9 +256,22 @@ def leave_the_end_to_the_main_process(worker: int) -> None:
     """Let this data worker outlive the first SIGTERM that schedulers send to all processes of a job: a worker that dies
     would stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so
     does a second one, or the time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule."""
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _TELLS_SENDERS:
         threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+@contextmanager
+def _not_told_to_end() -> Iterator[None]:
+    """Processes that are started here never see a SIGTERM unless they ask for it, in none of their threads: some
+    libraries begin threads in every new process before its first own line."""
+    if not _TELLS_SENDERS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_when_told() -> None:
