@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,10 +26,15 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files in a folder and below it, sorted by name, a folder's own before those of its subfolders.
+    """All files in a folder and below it, in the order of `folders_below`."""
+    return paths_of(folders_below(folder), lambda _: True)
+
+
+def folders_below(folder: Path) -> list[tuple[Path, list[str]]]:
+    """A folder and all folders below it, each with the names of its own files; both sorted by name.
 
     Hidden files and folders are left out. Linked folders are followed; each real folder is entered once, by its own
-    name rather than that of a link.
+    name rather than that of a link. Those who look for few of many files have no need of a path for each.
     """
     listed: list[tuple[tuple[str, ...], Path, list[str]]] = []
     entered: set[tuple[int, int]] = set()
@@ -45,8 +50,12 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders[:] = [name for name in visible if not os.path.islink(os.path.join(parent, name))]
             links += (here / name for name in sorted(set(visible) - set(folders)))
             listed.append((here.parts, here, sorted(name for name in names if not name.startswith("."))))
-    for _, here, names in sorted(listed):
-        yield from (here / name for name in names)
+    return [(here, names) for _, here, names in sorted(listed)]
+
+
+def paths_of(folders: Iterable[tuple[Path, list[str]]], wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """The files of some folders that have a wanted name."""
+    return (here / name for here, names in folders for name in names if wanted(name))
 
 
 def _first_time(folder: Path, entered: set[tuple[int, int]]) -> bool:

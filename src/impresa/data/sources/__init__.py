@@ -25,7 +25,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.hub_names import SUFFIX, is_hub_name, is_on_hub, is_saved
 from impresa.config.paths import EMBEDDED, expanded, fix_of_missing, is_pattern, looked_in, matches
 from impresa.config.shard_names import PIPE, address_name, is_address, shown_address
-from impresa.data.disk import files_below
+from impresa.data.disk import folders_below, paths_of
 from impresa.data.shapes.scenes import Split
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, BadSample, Blocks, Reading, Source, reading_of, say_once
 from impresa.errors import DataError
@@ -174,8 +174,8 @@ def _kind_of_files(path: str) -> str:
     if file.is_dir():
         suffixes = chain.from_iterable(facts.suffixes for kind, facts in _KINDS.items() if kind not in (_FOLDER, _HUB))
         ends = tuple(suffixes)
-        found = (file for file in files_below(file) if file.name.lower().endswith(ends) and not _describes(file))
-        data = (_kind_of_name(file.name) for file in found)
+        found = paths_of(folders_below(file), lambda name: name.lower().endswith(ends))
+        data = (_kind_of_name(file.name) for file in found if not _describes(file))
         return next(data, None) or _FOLDER
     if file.exists():
         raise DataError(f"{path}: unknown kind of data; name a folder, a .parquet or .tar file, or shapes")

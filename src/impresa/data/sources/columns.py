@@ -12,7 +12,7 @@ from impresa.config.dataset import DatasetConfig
 from impresa.config.describe import listed
 from impresa.config.hub_names import is_on_hub
 from impresa.config.paths import expanded
-from impresa.data.disk import files_below
+from impresa.data.disk import folders_below, paths_of
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources import kind_of
 from impresa.data.sources.folder import METADATA_NAMES, SOUND_SUFFIXES, tables_at_the_top
@@ -100,9 +100,9 @@ def _table_of(path: Path) -> Path | None:
     """The table that a folder is read by, or the file itself; of several that are read alike the first."""
     if not path.is_dir():
         return path
-    files = list(files_below(path))
-    named = [file for file in files if file.name in METADATA_NAMES]
-    others = tables_at_the_top(path, files)
+    folders = folders_below(path)
+    named = list(paths_of(folders, METADATA_NAMES.__contains__))
+    others = tables_at_the_top(path, folders)
     return next(iter(named or (others if len(others) == 1 else ())), None)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -24,7 +24,7 @@ from typing import Any
 from impresa.config.dataset import DatasetConfig
 from impresa.config.paths import expanded
 from impresa.config.shard_names import is_address
-from impresa.data.disk import files_below, read_regular
+from impresa.data.disk import folders_below, paths_of, read_regular
 from impresa.data.image_files import image_suffixes
 from impresa.data.sources.base import IMAGES_AND_CAPTIONS, Reading
 from impresa.data.sources.dialogues import typed_answers
@@ -43,6 +43,8 @@ from impresa.errors import DataError
 from impresa.foreign_text import printable
 from impresa.json_files import parse_json
 
+Folders = Sequence[tuple[Path, list[str]]]
+"""Folders and the names of their files, as `folders_below` gives them."""
 METADATA_NAMES = tuple(f"{name}{end}" for name in ("metadata", "captions") for end in (JSON_LINES, *CSV_SUFFIXES))
 _FLICKR = "captions.txt"
 """The csv file of Flickr8k's captions; another file of this name may be the caption of `captions.jpg`."""
@@ -76,14 +78,16 @@ class FolderSource(RowSource):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder or table; name a folder of images and captions")
         super().__init__(folder, config, reading, shrink_to_px)
-        files = [] if path.is_file() else list(files_below(folder))
-        tables = [path] if path.is_file() else self._tables(files)
+        folders = [] if path.is_file() else folders_below(folder)
+        tables = [path] if path.is_file() else self._tables(folders)
         if not tables and config.image_root is not None:
             raise DataError(f"{folder}: no table names images here; leave dataset.image_root out, or name the table")
         if not tables and self._reading.negatives:
             fault = f"{folder}: no table is here, and files beside images hold no hard negatives"
             raise DataError(f"{fault}; write {METADATA_NAMES[0]}, or leave dataset.negative_column out")
-        self._rows = _unique(chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._sidecars(files))
+        self._rows = _unique(
+            chain.from_iterable(map(self._rows_of_table, tables)) if tables else self._sidecars(folders)
+        )
         if tables and not self._rows:
             raise DataError(f"{tables[0]}: no rows; write one for each image, or move the table out of the way")
         if not self._rows:
@@ -102,14 +106,17 @@ class FolderSource(RowSource):
         found = dict.fromkeys(chain.from_iterable(row.cells for row in self._rows))
         return tuple(name for name in found if name not in (*self.columns, *IMAGE_NAMES))
 
-    def _tables(self, files: Sequence[Path]) -> list[Path]:
-        named = [file for file in files if file.name in METADATA_NAMES or (file.name == _FLICKR and self._fits(file))]
+    def _tables(self, folders: Folders) -> list[Path]:
+        named = [
+            file
+            for file in paths_of(folders, (*METADATA_NAMES, _FLICKR).__contains__)
+            if file.name != _FLICKR or self._fits(file)
+        ]
         if named:
             return named
-        others = tables_at_the_top(self._root, files)
+        others = tables_at_the_top(self._root, folders)
         if self._reading.dialogues and not others:
-            top = [file for file in files if file.parent == self._root]
-            others = [file for file in top if file.suffix.lower() == JSON and holds_a_list(file)]
+            others = [file for file in _at_the_top(self._root, folders, (JSON,)) if holds_a_list(file)]
         if len(others) > 1:
             names = ", ".join(printable(file.name) for file in others)
             fault = f"several files could hold the captions ({names}); call one {METADATA_NAMES[0]}"
@@ -153,24 +160,16 @@ class FolderSource(RowSource):
         inner = [self.name_of(file, "image" if images else "sound") or file for file in files]
         return replace(row, id="+".join(inner)) if inner else row
 
-    def _sidecars(self, files: Sequence[Path]) -> list[Row]:
+    def _sidecars(self, folders: Folders) -> list[Row]:
         """One row for each image, and for each sound without one; folders are classes if no image has a caption."""
-        formats = image_suffixes()
-        heard = SOUND_SUFFIXES if self._reading.sounds else ()
-        images: list[tuple[Path, str]] = []
-        beside: dict[str, dict[str, Path]] = {}
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            if (suffix := suffix.lower()) in formats:
-                images.append((file, stem))
-            elif suffix in _CAPTION_SUFFIXES or suffix in heard:
-                beside.setdefault(stem, {})[suffix] = file
-        items = images
+        formats, heard = image_suffixes(), SOUND_SUFFIXES if self._reading.sounds else ()
+        found = [
+            (here, name, beside) for here, names in folders for name, beside in _with_its_files(names, formats, heard)
+        ]
         if heard:
-            with_image = {stem for _, stem in images}
-            lonely = {stem: _first(found, heard) for stem, found in beside.items() if stem not in with_image}
-            items = sorted([*images, *((sound, stem) for stem, sound in lonely.items() if sound)])
-        rows = [self._row_of_sidecar(file, beside.get(stem, {})) for file, stem in items]
+            found.sort(key=lambda item: (*item[0].parts, item[1]))
+        inner = {here: self.name_of(os.path.abspath(here)) for here, _ in folders}
+        rows = [self._row_of_sidecar(here, inner[here], name, beside) for here, name, beside in found]
         captions, sounds = self._config.caption_column, self._config.audio_column
         if not any(row.fault or row.cells.keys() & {captions, sounds} for row in rows):
             return self._class_folders(rows)
@@ -178,24 +177,26 @@ class FolderSource(RowSource):
             return rows
         return [row if row.fault or captions in row.cells else _without_caption(row) for row in rows]
 
-    def _row_of_sidecar(self, file: Path, beside: Mapping[str, Path]) -> Row:
+    def _row_of_sidecar(self, folder: Path, inner: str | None, name: str, beside: Mapping[str, str]) -> Row:
+        """The row of an image or a sound, with the files beside it by their suffix; `inner` names the folder."""
         config = self._config
-        sound = _first(beside, SOUND_SUFFIXES) if self._reading.sounds else None
-        is_sound = file.suffix.lower() in SOUND_SUFFIXES
-        cells: dict[str, Any] = {} if is_sound else {config.image_column: file.name}
-        if heard := file if is_sound else sound:
-            cells[config.audio_column] = heard.name
+        sound = _first(beside, SOUND_SUFFIXES)
+        is_sound = sound == name
+        cells: dict[str, Any] = {} if is_sound else {config.image_column: name}
+        if sound:
+            cells[config.audio_column] = sound
         fault = None
         if text := _first(beside, _CAPTION_SUFFIXES):
             try:
-                captions = self._captions_of(text)
+                captions = self._captions_of(folder / text)
             except OSError as error:
-                fault = f"its captions cannot be read ({text.name}: {error.strerror or error})"
+                fault = f"its captions cannot be read ({text}: {error.strerror or error})"
             except ValueError as error:
-                fault = f"its captions cannot be read ({text.name}: {error})"
+                fault = f"its captions cannot be read ({text}: {error})"
             else:
                 cells |= {} if captions is None else {config.caption_column: captions}
-        return Row(self.name_of(os.path.abspath(file)) or str(file), cells, file.parent, fault)
+        id = os.path.join(str(folder) if inner is None else "" if inner == "." else inner, name)
+        return Row(id, cells, folder, fault)
 
     def _captions_of(self, file: Path) -> Any:
         """The lines of a text file; of a JSON object, as img2dataset writes it, its caption, or None without one."""
@@ -213,18 +214,44 @@ class FolderSource(RowSource):
         if rows and not (self._reading.parts or (are_classes and needs_none)):
             fault = f"no image has a caption: there is neither {METADATA_NAMES[0]} nor a text file of an image's name"
             raise DataError(f"{self._root}: {fault}; {self.only_labels if are_classes else 'write one of them'}")
+        labels = {folder: folder.name for folder in {row.folder for row in rows} if folder != self._root}
         return [
-            replace(row, cells={**row.cells, config.label_column: row.folder.name}) if row.folder != self._root else row
+            replace(row, cells={**row.cells, config.label_column: labels[row.folder]}) if row.folder in labels else row
             for row in rows
         ]
 
 
-def tables_at_the_top(folder: Path, files: Iterable[Path]) -> list[Path]:
-    """The tables of any name among `files` that lie in the folder itself."""
-    return [file for file in files if file.name.lower().endswith(_TABLE_ENDS) and file.parent == folder]
+def tables_at_the_top(folder: Path, folders: Folders) -> list[Path]:
+    """The tables of any name that lie in the folder itself, the first of `folders`."""
+    return _at_the_top(folder, folders, _TABLE_ENDS)
 
 
-def _first(files: Mapping[str, Path], suffixes: Iterable[str]) -> Path | None:
+def _at_the_top(folder: Path, folders: Folders, ends: tuple[str, ...]) -> list[Path]:
+    top = [(here, names) for here, names in folders if here == folder]
+    return list(paths_of(top, lambda name: name.lower().endswith(ends)))
+
+
+def _with_its_files(
+    names: Sequence[str], formats: Container[str], heard: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Each image of a folder, then each sound without one, and by suffix the files of its name that belong to it."""
+    images: list[tuple[str, str]] = []
+    beside: dict[str, dict[str, str]] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if (suffix := suffix.lower()) in formats:
+            images.append((name, stem))
+        elif suffix in _CAPTION_SUFFIXES or suffix in heard:
+            beside.setdefault(stem, {})[suffix] = name
+    for name, stem in images:
+        yield name, beside.get(stem, {})
+    with_image = {stem for _, stem in images}
+    for stem, found in beside.items() if heard else ():
+        if stem not in with_image and (sound := _first(found, heard)):
+            yield sound, found
+
+
+def _first(files: Mapping[str, str], suffixes: Iterable[str]) -> str | None:
     return next((files[suffix] for suffix in suffixes if suffix in files), None)
 
 
@@ -239,5 +266,5 @@ def _unique(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         seen[row.id] += 1
         id = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
-        unique.append(replace(row, id=printable(id)))
+        unique.append(row if (id := printable(id)) == row.id else replace(row, id=id))
     return unique

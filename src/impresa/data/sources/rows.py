@@ -224,7 +224,7 @@ class RowSource(ABC):
         """The column that holds the image, of those that a table has; None if it has none."""
         return next((name for name in self._image_columns if name in found), None)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """All columns that are read if a table has them; one of `IMAGE_NAMES` may replace that of the image."""
         config = self._config
@@ -401,8 +401,8 @@ class RowSource(ABC):
         if is_address(cell):
             raise ValueError(f"the {what} is an address on the web; download it first (images: `impresa data fetch`)")
         path = os.path.abspath(os.path.join(folder, cell))
-        allowed = (*self._allowed, *self._image_roots) if what == "image" else self._allowed
-        if not (self._config.allow_outside or os.path.join(path, "").startswith(allowed)):
+        allowed = (self._allowed + self._image_roots) if what == "image" else self._allowed
+        if not (self._config.allow_outside or f"{path}{os.sep}".startswith(allowed)):
             fix = "move it there, or set dataset.allow_outside=true"
             raise ValueError(f"the {what} lies outside the folder of the data ({printable(cell)}); {fix}")
         return path
