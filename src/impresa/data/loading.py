@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -256,8 +257,9 @@ def leave_the_end_to_the_main_process(worker: int) -> None:
     """Let this data worker outlive the first SIGTERM that schedulers send to all processes of a job: a worker that dies
     would stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so
     does a second one, or the time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule."""
-    if _TELLS_SENDERS:
-        threading.Thread(target=_end_when_told, daemon=True).start()
+    main = multiprocessing.parent_process()  # which getppid is not, of a worker that a fork server has started
+    if _TELLS_SENDERS and main is not None:
+        threading.Thread(target=_end_when_told, args=(main.pid,), daemon=True).start()
 
 
 @contextmanager
@@ -274,11 +276,11 @@ def _not_told_to_end() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_when_told() -> None:
+def _end_when_told(main: int) -> None:
     told = signal.sigwaitinfo({signal.SIGTERM})
-    if told.si_pid != os.getppid():
+    if told.si_pid != main:
         told = signal.sigtimedwait({signal.SIGTERM}, _GRACE_S) or told
-    if told.si_pid == os.getppid():
+    if told.si_pid == main:
         os._exit(0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.kill(os.getpid(), signal.SIGTERM)
