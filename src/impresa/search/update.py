@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,9 +350,9 @@ class _Update:
     def _rows(self, vectors: Tensor) -> pa.Table:
         about = self._about
         schema = schema_of(about.width, about.prefix_dim, self._fields) if self._store is None else self._store.schema
-        words = [asdict(replace(item, others={})) for item in self._items]
+        words = {name: [getattr(item, name) for item in self._items] for name in _TEXTS}
         columns: dict[str, Any] = {
-            name: pa.array([row[name] and as_unicode(row[name]) for row in words], pa.string()) for name in _TEXTS
+            name: pa.array([text and as_unicode(text) for text in texts], pa.string()) for name, texts in words.items()
         }
         columns |= {"thumbnail": pa.array(self._thumbnails, pa.binary()), VECTOR: vector_column(vectors)}
         if about.prefix_dim is not None:

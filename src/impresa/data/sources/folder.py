@@ -216,7 +216,9 @@ class FolderSource(RowSource):
             raise DataError(f"{self._root}: {fault}; {self.only_labels if are_classes else 'write one of them'}")
         labels = {folder: folder.name for folder in {row.folder for row in rows} if folder != self._root}
         return [
-            replace(row, cells={**row.cells, config.label_column: labels[row.folder]}) if row.folder in labels else row
+            Row(row.id, {**row.cells, config.label_column: labels[row.folder]}, row.folder)
+            if row.folder in labels
+            else row
             for row in rows
         ]
 
