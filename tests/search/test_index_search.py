@@ -46,6 +46,19 @@ def test_it_says_what_it_is(index: Index) -> None:
     assert len(index) == 40
 
 
+def test_the_defaults_of_torch_change_no_search(place: Path, index: Index) -> None:
+    usual = [result.score for result in index.search("red", top=3)]
+    for change, back in (
+        (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None)),
+        (lambda: torch.set_default_dtype(torch.bfloat16), lambda: torch.set_default_dtype(torch.float32)),
+    ):
+        change()
+        try:
+            assert [result.score for result in impresa.open_index(place / "i").search("red", top=3)] == usual
+        finally:
+            back()
+
+
 def test_queries_of_all_kinds(index: Index, place: Path) -> None:
     model, file = tiny_model(), place / "squares" / "6.png"
     picture, words, other = (model.encode_image(str(file)), *model.encode_text(["red", "a blue star"]))

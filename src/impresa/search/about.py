@@ -156,7 +156,12 @@ def check_golden_vectors(index: str, about: About, model: EmbeddingModel) -> Non
     """
     now, then = golden_vectors(model), about.golden
     fits = [len(row) for row in now] == [len(row) for row in then]
-    worst = F.cosine_similarity(torch.tensor(now), torch.tensor(then)).min().item() if fits and now else 0.0
+    worst = _worst_cosine(now, then) if fits and now else 0.0
     if not worst >= SMALLEST_GOLDEN_COSINE:
         fault = f"the model gives other vectors here than when the index was made (cosine {worst:.4f})"
         raise CheckpointError(f"{index}: {fault}; use the versions of then, or make the index anew")
+
+
+def _worst_cosine(rows: list[list[float]], others: list[list[float]]) -> float:
+    a, b = (torch.tensor(numbers, dtype=torch.float32, device="cpu") for numbers in (rows, others))
+    return F.cosine_similarity(a, b).min().item()

@@ -21,7 +21,7 @@ from impresa.search.opening import open_readers, source_names
 from impresa.search.query import Query, listed, query_of
 from impresa.search.snapshot import Result, Snapshot
 from impresa.search.update import Updated, update_index
-from impresa.tasks.devices import Device, usable_device
+from impresa.tasks.devices import Device, cpu_by_default, usable_device
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -118,6 +118,7 @@ class Index:
             self._state = state
             return True
 
+    @cpu_by_default()
     def update(self, sources: str | Path | Iterable[str | Path] = (), *, batch_size: int = 32) -> Updated:
         """Bring one source or several up to date, all that the index has if none is named; then the index shows the new
         state.
@@ -142,6 +143,7 @@ class Index:
         """The sources that rows are from, in full."""
         return self._state.sources()
 
+    @cpu_by_default()
     def search(
         self,
         query: Any = None,
