@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
@@ -152,6 +153,10 @@ def test_bodies_that_are_no_json_objects(client: Any) -> None:
     answer = client.post("/v1/embeddings", content=b'{"input": "a"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
     fault_of(answer)
+    packed = {"content": gzip.compress(b'{"input": "a"}'), "headers": {**JSON, "Content-Encoding": "gzip"}}
+    answer = client.post("/v1/embeddings", **packed)
+    assert answer.status_code == 415
+    assert "without Content-Encoding" in fault_of(answer)["message"]
 
 
 def test_addresses_and_methods(client: Any) -> None:
