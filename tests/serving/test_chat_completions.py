@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from impresa.data.dialogue import Turn
-from impresa.serving.chat_form import ChatForm
+from impresa.serving.chat_form import ChatForm, conversation_of
 from pictures import png
 from served import app_with, client_of, picture, served, talking_model
 
@@ -213,6 +213,15 @@ def test_unknown_fields_are_left_alone(plain: Any) -> None:
     body = {"messages": GOOD, "user": "me", "store": False, "metadata": {}, "parallel_tool_calls": True}
     body |= {"tools": [], "logit_bias": {}, "modalities": ["text"]}
     assert plain.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_empty_answers_and_system_messages_may_be_sent_back(plain: Any) -> None:
+    """A model may say nothing, and programs send what was said, and a system message that nobody has filled in."""
+    said = [*GOOD, {"role": "assistant", "content": ""}, user("sure?", "")]
+    answer = plain.post("/v1/chat/completions", json={"messages": said})
+    assert answer.status_code == 200
+    found = conversation_of([{"role": "system", "content": ""}, *said])
+    assert (found.turns, found.question, found.system) == ([Turn(QUESTION, "")], "sure?", None)
 
 
 def test_what_has_no_effect_does_not_keep_requests_apart() -> None:

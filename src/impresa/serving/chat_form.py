@@ -116,7 +116,7 @@ def conversation_of(messages: list[Any]) -> Conversation:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("user", "assistant", *_SYSTEM):
             raise bad(f"{where}.role: must be system, developer, user or assistant", f"{where}.role")
-        parts = content_parts(message.get("content"), f"{where}.content")
+        parts = content_parts(message.get("content"), f"{where}.content", may_be_empty=True)
         texts = [part.value for part in parts if part.kind == "text"]
         if role != "user" and len(texts) < len(parts):
             raise bad(f"{where}.content: only users send pictures and sounds", f"{where}.content")
@@ -133,8 +133,8 @@ def conversation_of(messages: list[Any]) -> Conversation:
     said = [(role, "\n".join(texts).strip()) for role, texts in sides]
     if not said or said[0][0] != "user" or said[-1][0] != "user":
         raise bad("messages: the first and the last must be the user's", "messages")
-    if not all(text for _, text in said):
-        raise bad("messages: a picture or a sound comes with words", "messages")
+    if not all(text for role, text in said if role == "user"):  # an answer may be empty: models give such
+        raise bad("messages: a picture or a sound comes with words; add them to the user's message", "messages")
     texts = [text for _, text in said]
     found.turns = [Turn(*pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
     found.question, found.system = texts[-1], "\n".join(system).strip() or None
