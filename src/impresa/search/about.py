@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from impresa.config.encoder import Modality
+from impresa.config.paths import looked_in
 from impresa.config.runs import check_embeds
 from impresa.errors import CheckpointError
 from impresa.json_files import first_fault
@@ -131,6 +132,9 @@ def check_run(index: str, about: About, run_dir: Path) -> None:
     """
     if not run_dir.is_dir():
         fix = f"name its place with --run, or for good by `impresa index RUN --out {index}`"
+        if run_dir.resolve() != Path(about.run):
+            fix = f"give the place of the run that {index} was made with ({about.name}, {about.run})"
+            raise CheckpointError(f"{run_dir}: no such folder; {fix}{looked_in(run_dir)}")
         raise CheckpointError(f"{index}: was made with {run_dir}, which is gone; {fix}")
     weights, preprocessing = digests(run_dir)
     if weights != about.weights:

@@ -27,6 +27,7 @@ from impresa.config.paths import expanded, looked_in
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
 from impresa.run_dir.layout import LOCK
+from impresa.tasks.arguments import kind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -334,7 +335,9 @@ def without_texts(where: str) -> str:
 
 def _checked(where: str) -> str:
     """A condition that can be given to LanceDB."""
-    if not isinstance(where, str) or not where.strip():
+    if not isinstance(where, str):
+        raise ConfigError(f"where: got {kind(where)}; give a text such as label = 'cat'")
+    if not where.strip():
         raise ConfigError("where: the condition is empty; leave it out, or write one such as label = 'cat'")
     if found := _NOT_READ.search(without_texts(where)):
         sign = found[0].removesuffix("'")
