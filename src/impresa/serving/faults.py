@@ -127,4 +127,5 @@ def validation_fault(errors: Any) -> ApiError:
     """The first of pydantic's errors."""
     first = errors[0]
     param = ".".join(map(str, first["loc"])) or None
-    return bad(f"{param or 'the request'}: {first['msg']}", param)
+    fault = "is unknown here; leave it out" if first["type"] == "extra_forbidden" else first["msg"]
+    return bad(f"{param or 'the request'}: {fault}", param)
