@@ -56,7 +56,10 @@ def test_the_defaults_of_torch_change_no_search(place: Path, index: Index) -> No
     ):
         change()
         try:
-            assert [result.score for result in impresa.open_index(place / "i").search("red", top=3)] == usual
+            again = impresa.open_index(place / "i")
+            assert [result.score for result in again.search("red", top=3)] == usual
+            assert again.search_vectors(index.vectors()[:1], top=1)[1].tolist() == [[0]]
+            assert impresa.semantic_search(index.vectors()[:1], index.vectors(), top_k=1)[0][0]["corpus_id"] == 0
         finally:
             back()
 

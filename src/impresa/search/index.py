@@ -195,6 +195,7 @@ class Index:
             return query.vector(self.model)
         return (beside if query is None else query_of(query).joined(beside)).vector(self.model)
 
+    @cpu_by_default()
     def search_vectors(
         self, queries: Vectors, *, top: int = 20, where: str | None = None, dim: int | None = None
     ) -> tuple[Tensor, Tensor]:
