@@ -238,7 +238,7 @@ def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="file: is a file; name a new folder"):
         indexed(tmp_path / "file", folder)
-    with pytest.raises(CheckpointError, match=r"squares: is no index; make it with `impresa index RUN SOURCE"):
+    with pytest.raises(CheckpointError, match=r"squares: is no index, and something else; give"):
         impresa.open_index(folder)
 
 
