@@ -121,3 +121,18 @@ def test_a_folder_that_was_deleted_does_not_come_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
         write_atomic(tmp_path / "gone" / "file", "text")
     assert not (tmp_path / "gone").exists()
+
+
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    """Whoever may write to /dev would do without /dev/null and /dev/stdout from then on."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    (tmp_path / "null").symlink_to("/dev/null")
+    before = sorted(tmp_path.iterdir())
+    for path in before:
+        with pytest.raises(OSError, match="Is a device or a pipe") as caught:
+            write_atomic(path, "text")
+        assert caught.value.filename == str(path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert not any(path.is_file() and not path.is_symlink() for path in before)

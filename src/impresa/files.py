@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -102,9 +103,11 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder must be there: a run that somebody has deleted does not come to life again.
 
     Raises:
-        OSError: the file cannot be written, whichever library was writing it; it names `path`.
+        OSError: the file cannot be written, whichever library was writing it, or a device or a pipe is there, such as
+            /dev/null or /dev/stdout, whose place no file may take; it names `path`.
     """
     with naming(path):
+        _refuse_devices(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -114,6 +117,12 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _refuse_devices(path: Path) -> None:
+    is_open_file = path.is_symlink() and os.readlink(path).startswith("/proc/")  # as /dev/stdout is one
+    if is_open_file or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise OSError(errno.EINVAL, "Is a device or a pipe, which no file may replace", str(path))
 
 
 @contextmanager

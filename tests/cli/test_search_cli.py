@@ -28,7 +28,10 @@ REFUSED = {
     "index run squares --modality audio": "--modality: the run has no audio encoder; name image or text",
     "index run squares optimization.lr=1": "optimization.lr: is no key of `dataset`, the only ones here; leave it out",
     "search made": "QUERY: there is nothing to search for; give words, or the path of a picture or a sound",
-    "search squares red": "squares: is no index; make it with `impresa index RUN SOURCE --out squares`",
+    "search squares red": "squares: is no index, and something else; give what `impresa index` printed last",
+    "search run red": "run: is a run, and no index; make one with `impresa index run SOURCE`, and give what it prints",
+    "search new red": "new: is no index; make it with `impresa index RUN SOURCE --out new`",
+    "search red made": "INDEX: red is no index, and made is one; name it before what to search for",
     "search made red --where shape=1": "where: Schema error: No field named shape; write a condition such as ",
     "search made red --dim 99": "dim: 99 is not within 1 to 16, the vectors' width; choose one",
     "search made red --weight 2": "impresa search: argument --weight: 2 is not a number from 0 to 1",
@@ -36,7 +39,7 @@ REFUSED = {
     "search made red --run squares": "squares: the training has not finished; ",
     "search made gone.png": "gone.png: there is no such file; name one",
     "search made --sound squares/0.png": "encode_audio: this model has no audio encoder",
-    "search-bench squares": "squares: is no index; ",
+    "search-bench squares": "squares: is no index, and something else; ",
 }
 
 

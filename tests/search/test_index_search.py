@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -44,6 +46,48 @@ def test_it_says_what_it_is(index: Index) -> None:
     assert "40 rows, run shapes at " in text
     assert text.endswith("dims 16, 8, 4)")
     assert len(index) == 40
+
+
+def test_the_defaults_of_torch_change_no_search(place: Path, index: Index) -> None:
+    usual = [result.score for result in index.search("red", top=3)]
+    for change, back in (
+        (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None)),
+        (lambda: torch.set_default_dtype(torch.bfloat16), lambda: torch.set_default_dtype(torch.float32)),
+    ):
+        change()
+        try:
+            again = impresa.open_index(place / "i")
+            assert [result.score for result in again.search("red", top=3)] == usual
+            assert again.search_vectors(index.vectors()[:1], top=1)[1].tolist() == [[0]]
+            assert impresa.semantic_search(index.vectors()[:1], index.vectors(), top_k=1)[0][0]["corpus_id"] == 0
+        finally:
+            back()
+
+
+def test_a_vector_may_be_a_list_or_an_array(index: Index) -> None:
+    vector = index.vectors()[5]
+    wanted = [result.key for result in index.search(vector, top=3)]
+    for same in (vector.tolist(), vector.numpy(), vector.double(), list(vector.numpy())):
+        assert [result.key for result in index.search(same, top=3)] == wanted
+    scores, rows = index.search_vectors(vector[None], top=3)
+    for several in (vector, vector.numpy()[None], [vector.tolist()]):
+        found = index.search_vectors(several, top=3)
+        assert torch.equal(found[0], scores)
+        assert torch.equal(found[1], rows)
+    with pytest.raises(DataError, match=r"^queries: is no vector of 16 finite numbers"):
+        index.search_vectors(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("path", ["", " ", None, 3])
+def test_no_path_is_no_index(path: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"^path: got .*; give that of an index"):
+        impresa.open_index(path)
+
+
+@pytest.mark.parametrize("sources", [3, [None], ["a", 4]])
+def test_sources_are_paths(index: Index, sources: Any) -> None:
+    with pytest.raises(DataError, match=r"^sources: got (int|NoneType); give the path of a folder"):
+        index.update(sources)
 
 
 def test_queries_of_all_kinds(index: Index, place: Path) -> None:
@@ -104,6 +148,7 @@ def test_conditions_apply_before_the_shortlist(index: Index, dim: int | None) ->
         ("year", "where: The filter year does not return a boolean"),
         ("; DROP TABLE items", "where: "),
         (" ", "where: the condition is empty; leave it out"),
+        (3, "where: got int; give a text"),
         ("label = ?", "where: ? cannot be read there; write one condition, with the values themselves"),
         ("year > 1; DROP TABLE items", "where: ; cannot be read there"),
         ("label = N'odd'", "where: N' cannot be read there"),
@@ -129,6 +174,8 @@ def test_a_condition_that_is_none_is_one_line(index: Index, where: str, line: st
         (__file__, "images[0]: "),
         ("no/such.png", "no/such.png: there is no such file; name one"),
         (torch.ones(7), "query: is no vector of 16 finite numbers"),
+        ([0.5] * 7, "query: is no vector of 16 finite numbers"),
+        (np.array(["red"]), "query: is no vector of 16 finite numbers"),
         (torch.full((16,), torch.nan), "query: is no vector of 16 finite numbers"),
         (Query(("red",), weight=2), "weight: 2 is no number from 0 to 1"),
         (Query(("red",), without=("red",), weight=1), None),

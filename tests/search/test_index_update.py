@@ -238,7 +238,7 @@ def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="file: is a file; name a new folder"):
         indexed(tmp_path / "file", folder)
-    with pytest.raises(CheckpointError, match=r"squares: is no index; make it with `impresa index RUN SOURCE"):
+    with pytest.raises(CheckpointError, match=r"squares: is no index, and something else; give"):
         impresa.open_index(folder)
 
 
@@ -276,6 +276,10 @@ def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
     assert len(index.search(index.vectors()[0])) == 3
     with pytest.raises(CheckpointError, match="which is gone; name its place with --run"):
         index.search("red")
+    with pytest.raises(
+        CheckpointError, match=r"other: no such folder; give the place of the run that .*i was made with"
+    ):
+        impresa.open_index(tmp_path / "i", run=tmp_path / "other")
     assert len(impresa.open_index(tmp_path / "i", run=tmp_path / "elsewhere").search("red")) == 3
     indexed(tmp_path / "i", tmp_path / "squares", run=tmp_path / "elsewhere")
     assert len(impresa.open_index(tmp_path / "i").search("red")) == 3

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from impresa.data.dialogue import Turn
-from impresa.serving.chat_form import ChatForm
+from impresa.serving.chat_form import ChatForm, conversation_of
 from pictures import png
 from served import app_with, client_of, picture, served, talking_model
 
@@ -172,14 +172,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "temperature in words": ({"temperature": "hot"}, "temperature: "),
     "top_p": ({"top_p": 1.5}, "top_p: "),
     "max_tokens": ({"max_tokens": 0}, "max_tokens: "),
-    "n": ({"n": 2}, "n: "),
+    "n": ({"n": 2}, "n: there is one answer to a request; leave it out"),
+    "a stop that is none": ({"stop": 3}, "stop: give up to 4 texts"),
+    "stops that are none": ({"stop": ["a", None]}, "stop: give up to 4 texts"),
+    "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty: there are no penalties here; leave it out"),
+    "vLLM's penalty": ({"repetition_penalty": 1.2}, "repetition_penalty: "),
+    "top_k": ({"top_k": 5}, "top_k: the run's own"),
+    "probabilities": ({"top_logprobs": 3}, "top_logprobs: "),
     "stops": ({"stop": ["a"] * 5}, "stop: "),
     "an empty stop": ({"stop": ""}, "stop: "),
     "logprobs": ({"logprobs": True}, "logprobs: "),
-    "tools": ({"tools": [{"type": "function"}]}, "tools: "),
+    "tools": ({"tools": [{"type": "function"}]}, "tools: this model calls no tools; leave it out"),
     "a bias": ({"logit_bias": {"5": 100}}, "logit_bias: "),
     "functions": ({"functions": [{"name": "f"}]}, "functions: "),
-    "speech": ({"modalities": ["text", "audio"]}, "modalities.1: "),
+    "speech": ({"modalities": ["text", "audio"]}, "modalities: "),
     "a format": ({"response_format": {"type": "json_object"}}, "response_format: "),
     "options of no stream": ({"stream_options": {"include_usage": True}}, "stream_options: "),
     "a long question": ({"messages": [user(image(1), "so " * 500)]}, "messages: the question and the answer"),
@@ -211,8 +217,18 @@ def test_a_model_that_answers_embeds_nothing(plain: Any) -> None:
 
 def test_unknown_fields_are_left_alone(plain: Any) -> None:
     body = {"messages": GOOD, "user": "me", "store": False, "metadata": {}, "parallel_tool_calls": True}
-    body |= {"tools": [], "logit_bias": {}, "modalities": ["text"]}
+    body |= {"tools": [], "logit_bias": {}, "modalities": ["text"], "response_format": {"type": "text"}}
+    body |= {"n": 1, "presence_penalty": 0.0, "repetition_penalty": 1, "top_k": -1, "logprobs": False, "stop": None}
     assert plain.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_empty_answers_and_system_messages_may_be_sent_back(plain: Any) -> None:
+    """A model may say nothing, and programs send what was said, and a system message that nobody has filled in."""
+    said = [*GOOD, {"role": "assistant", "content": ""}, user("sure?", "")]
+    answer = plain.post("/v1/chat/completions", json={"messages": said})
+    assert answer.status_code == 200
+    found = conversation_of([{"role": "system", "content": ""}, *said])
+    assert (found.turns, found.question, found.system) == ([Turn(QUESTION, "")], "sure?", None)
 
 
 def test_what_has_no_effect_does_not_keep_requests_apart() -> None:

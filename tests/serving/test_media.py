@@ -130,3 +130,18 @@ def test_bare_base64_is_read_where_nothing_else_can_be_meant(client: Any) -> Non
     assert ask(client, f"data:;base64,{content}").status_code == 200
     assert ask(client, f"DATA:image/PNG;BASE64,{content}").status_code == 200
     assert ask(client, f"data:image/png;charset=x;base64,{content}").status_code == 200
+
+
+def test_base64_may_be_broken_into_lines_and_lack_its_end(client: Any) -> None:
+    content = png(37, 20, 20)
+    assert len(content) % 3, "its base64 has an end that can be missing"
+    lines, plain = base64.encodebytes(content).decode(), base64.b64encode(content).decode()
+    assert lines.count("\n") > 1
+    wanted = ask(client, f"data:image/png;base64,{plain}").json()["data"]
+    bare = (lines, lines.replace("\n", "\r\n"))
+    for text in (*bare, f" {plain}\n", plain.rstrip("="), lines.rstrip("=\n")):
+        assert ask(client, f"data:image/png;base64,{text}").json()["data"] == wanted
+    assert all(ask(client, text).json()["data"] == wanted for text in bare)
+    for text in (plain[:-3], f"{plain}====", f"{plain[:8]}-_{plain[10:]}", f"{plain[:8]}={plain[9:]}", "a b@c"):
+        fault = fault_of(ask(client, f"data:image/png;base64,{text}"))
+        assert "input[0]: holds no base64" in fault["message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -152,6 +154,10 @@ def test_bodies_that_are_no_json_objects(client: Any) -> None:
     answer = client.post("/v1/embeddings", content=b'{"input": "a"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
     fault_of(answer)
+    packed = {"content": gzip.compress(b'{"input": "a"}'), "headers": {**JSON, "Content-Encoding": "gzip"}}
+    answer = client.post("/v1/embeddings", **packed)
+    assert answer.status_code == 415
+    assert "without Content-Encoding" in fault_of(answer)["message"]
 
 
 def test_addresses_and_methods(client: Any) -> None:
@@ -168,6 +174,27 @@ def test_addresses_and_methods(client: Any) -> None:
         answer = client.request(method, path)
         assert answer.status_code == status, path
         fault_of(answer)
+
+
+def test_who_is_near_an_address_is_told_it(client: Any) -> None:
+    for path, meant in (
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/embeddings", "/v1/embeddings"),
+        ("/v1/embeddings/", "/v1/embeddings"),
+        ("//v1/models", "/v1/models"),
+        ("/health/", "/health"),
+    ):
+        assert fault_of(client.post(path, json={}))["message"].endswith(f"; it is at {meant}")
+    for path in ("/nowhere", "//", "/v1"):
+        assert "it is at" not in fault_of(client.post(path, json={}))["message"]
+
+
+def test_a_head_is_a_get_without_its_content() -> None:
+    with served(app_with(embedding_model())) as url:
+        for path, status in (("/health", 200), ("/", 200), ("/v1/models", 200), ("/v1/embeddings", 405), ("/no", 404)):
+            answer = httpx.head(f"{url}{path}")
+            assert (answer.status_code, answer.content) == (status, b"")
+            assert int(answer.headers["content-length"]) > 10
 
 
 def test_a_run_that_aligns_answers_nothing(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from torch import nn
 import impresa
 from impresa.errors import ConfigError
 from impresa.tasks.devices import move, usable_device
+from served import hearing_model, talking_model
 from tiny_run import finished_run
+from tiny_vlm import picture
+
+SEEN = picture(3)
 
 
 class Part(nn.Linear):
@@ -27,6 +32,48 @@ class Part(nn.Linear):
             raise self.fault
         self.places.append(place)
         return self
+
+
+@pytest.fixture(params=["meta", torch.bfloat16, torch.float64])
+def defaults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Someone has changed torch's own defaults; `meta` stands for a GPU."""
+    if request.param == "meta":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+class Results:
+    """What models give, as they are loaded and used here and now."""
+
+    def __init__(self) -> None:
+        seen, heard = SEEN, (torch.linspace(-1, 1, 3000, dtype=torch.float32, device="cpu").sin(), 16_000)
+        model, hearing, talking = impresa.load(finished_run(), "cpu"), hearing_model(), talking_model()
+        self.text = model.encode_text("a red circle")
+        self.image = model.encode_image(seen)
+        self.sound = hearing.encode_audio(heard)
+        self.nothing = model.encode_text([], normalize=False)
+        self.cosines = model.similarity([[1.0] * 16], self.text)
+        self.answer = talking.ask(seen, "what is it?")
+        self.pieces = "".join(talking.stream(seen, "what is it?"))
+        self.seen = talking.explain(seen, "what is it?").headline
+
+
+@pytest.fixture(scope="module")
+def usual() -> Results:
+    return Results()
+
+
+def test_nothing_depends_on_the_defaults_of_torch(usual: Results, defaults: None) -> None:
+    now = Results()
+    for name, value in vars(usual).items():
+        if isinstance(value, str):
+            assert getattr(now, name) == value
+        else:
+            torch.testing.assert_close(getattr(now, name), value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", 0, "0", "gpu", "auto", "", "meta", -1, 3.5, True, b"cpu", []])

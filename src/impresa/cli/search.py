@@ -50,6 +50,10 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
     if args.html is not None and not args.html.absolute().parent.is_dir():
         raise ConfigError(f"--html: {args.html.parent} is no folder; make it, or name a page in another")
+    from impresa.search.store import exists
+
+    if not exists(args.index) and (found := next(filter(exists, args.query), None)):
+        raise ConfigError(f"INDEX: {args.index} is no index, and {found} is one; name it before what to search for")
     index = open_index(args.index, run=args.run, device=checked_device(args.device) if args.device else None)
     query = parts_of(args.query).joined(Query(args.text, args.image, args.sound, args.without, args.weight))
     results = index.search(query, top=args.top, where=args.where, dim=args.dim)

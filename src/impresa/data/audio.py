@@ -211,7 +211,7 @@ def log_mel(samples: Tensor) -> Tensor:
     """
     num_frames = max(1, math.ceil(len(samples) / HOP))
     padded = torch.nn.functional.pad(samples, (0, num_frames * HOP - len(samples)))
-    window = torch.hann_window(_WINDOW)
+    window = torch.hann_window(_WINDOW, dtype=torch.float32)
     spectrum = torch.stft(
         padded, _FFT, HOP, _WINDOW, window / window.sum(), center=True, pad_mode="constant", return_complex=True
     )

@@ -80,8 +80,9 @@ class ImageTransform:
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 3, S, S) float32."""
-        scale = torch.tensor([1 / (255 * s) for s in self.std]).view(3, 1, 1)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)]).view(3, 1, 1)
+        scale = torch.tensor([1 / (255 * s) for s in self.std], dtype=torch.float32).view(3, 1, 1)
+        shifts = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
+        shift = torch.tensor(shifts, dtype=torch.float32).view(3, 1, 1)
         planes = pixels.permute(0, 3, 1, 2).contiguous()
         return new_tensor(*planes.shape).copy_(planes).mul_(scale).add_(shift)
 

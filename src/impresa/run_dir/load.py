@@ -18,7 +18,7 @@ from impresa.run_dir.integrity import check_golden
 from impresa.run_dir.layout import CONFIG
 from impresa.run_dir.manifest import verify
 from impresa.tasks import task_of
-from impresa.tasks.devices import Device, usable_device
+from impresa.tasks.devices import Device, cpu_by_default, float32_by_default, usable_device
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -43,6 +43,8 @@ def read_run_config(run_dir: Path | str) -> ExperimentConfig:
         raise CheckpointError(*lines) from error
 
 
+@cpu_by_default()
+@float32_by_default()
 def load(run_dir: Path | str, device: Device | None = None) -> EmbeddingModel | AnsweringModel:
     """The model of a finished run, ready to embed images, texts and sounds, or to answer questions about images.
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from impresa.config.encoder import Modality
+from impresa.config.paths import looked_in
 from impresa.config.runs import check_embeds
 from impresa.errors import CheckpointError
 from impresa.json_files import first_fault
@@ -131,6 +132,9 @@ def check_run(index: str, about: About, run_dir: Path) -> None:
     """
     if not run_dir.is_dir():
         fix = f"name its place with --run, or for good by `impresa index RUN --out {index}`"
+        if run_dir.resolve() != Path(about.run):
+            fix = f"give the place of the run that {index} was made with ({about.name}, {about.run})"
+            raise CheckpointError(f"{run_dir}: no such folder; {fix}{looked_in(run_dir)}")
         raise CheckpointError(f"{index}: was made with {run_dir}, which is gone; {fix}")
     weights, preprocessing = digests(run_dir)
     if weights != about.weights:
@@ -156,7 +160,12 @@ def check_golden_vectors(index: str, about: About, model: EmbeddingModel) -> Non
     """
     now, then = golden_vectors(model), about.golden
     fits = [len(row) for row in now] == [len(row) for row in then]
-    worst = F.cosine_similarity(torch.tensor(now), torch.tensor(then)).min().item() if fits and now else 0.0
+    worst = _worst_cosine(now, then) if fits and now else 0.0
     if not worst >= SMALLEST_GOLDEN_COSINE:
         fault = f"the model gives other vectors here than when the index was made (cosine {worst:.4f})"
         raise CheckpointError(f"{index}: {fault}; use the versions of then, or make the index anew")
+
+
+def _worst_cosine(rows: list[list[float]], others: list[list[float]]) -> float:
+    a, b = (torch.tensor(numbers, dtype=torch.float32, device="cpu") for numbers in (rows, others))
+    return F.cosine_similarity(a, b).min().item()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impresa.tasks.arguments import Vectors, of_one_width, whole_number
+from impresa.tasks.devices import cpu_by_default
 
 
 class Hit(TypedDict):
@@ -20,6 +21,7 @@ class Hit(TypedDict):
     """Cosine between the two."""
 
 
+@cpu_by_default()
 def semantic_search(
     queries: Vectors,
     corpus: Vectors,

@@ -21,7 +21,8 @@ from impresa.search.opening import open_readers, source_names
 from impresa.search.query import Query, listed, query_of
 from impresa.search.snapshot import Result, Snapshot
 from impresa.search.update import Updated, update_index
-from impresa.tasks.devices import Device, usable_device
+from impresa.tasks.arguments import Vectors, is_number, kind, shown, vectors_of
+from impresa.tasks.devices import Device, cpu_by_default, usable_device
 
 if TYPE_CHECKING:
     from impresa.tasks.alignment.embedder import EmbeddingModel
@@ -38,6 +39,8 @@ def open_index(path: Path | str, *, run: Path | str | None = None, device: Devic
     Raises:
         CheckpointError: there is no index, it is damaged, unfinished, or of another model than the run.
     """
+    if not isinstance(path, str | Path) or not str(path).strip():
+        raise CheckpointError(f"path: got {shown(path)}; give that of an index, which `impresa index` printed")
     return Index(str(path), None if run is None else expanded(str(run)), device)
 
 
@@ -118,13 +121,16 @@ class Index:
             self._state = state
             return True
 
+    @cpu_by_default()
     def update(self, sources: str | Path | Iterable[str | Path] = (), *, batch_size: int = 32) -> Updated:
         """Bring one source or several up to date, all that the index has if none is named; then the index shows the new
         state.
 
         Errors: see `impresa.search.update.update_index`.
         """
-        given = [sources] if isinstance(sources, str | Path) else sources
+        given = [sources] if isinstance(sources, str | Path) or not isinstance(sources, Iterable) else list(sources)
+        if wrong := [kind(source) for source in given if not isinstance(source, str | Path)]:
+            raise DataError(f"sources: got {wrong[0]}; give the path of a folder, or a list of them")
         names = source_names(map(str, given)) or self.sources()
         config, modalities = read_run_config(self.run_dir), self.about.modalities
         done = update_index(
@@ -142,6 +148,7 @@ class Index:
         """The sources that rows are from, in full."""
         return self._state.sources()
 
+    @cpu_by_default()
     def search(
         self,
         query: Any = None,
@@ -159,7 +166,7 @@ class Index:
 
         Args:
             query: words, a picture, a sound or the path of one, several of them as a list; or, with nothing beside it,
-                a `Query` or a vector (E,).
+                a `Query` or a vector (E,), which may be a list of numbers.
             text, image, sound: the same by their kind, one or a list; they go with `query`.
             without: what the results must not be like, one or a list; see `Query` for what that does.
             weight: of the words beside examples, from 0 to 1.
@@ -182,20 +189,30 @@ class Index:
 
     def _vector_of(self, query: Any, beside: Query) -> Tensor:
         """(E,) of a query and what was given beside it."""
-        if isinstance(query, Tensor | np.ndarray) and query.ndim == 1:
-            vector = torch.as_tensor(query)
-            if len(vector) != self.about.width or not vector.is_floating_point() or not vector.isfinite().all():
-                raise DataError(f"query: is no vector of {self.about.width} finite numbers; give one of this model")
-            return F.normalize(vector.float().cpu(), dim=0)
+        if _is_vector(query):
+            return F.normalize(self._vectors_of("query", query)[0].cpu(), dim=0)
         if isinstance(query, Query):
             return query.vector(self.model)
         return (beside if query is None else query_of(query).joined(beside)).vector(self.model)
 
+    @cpu_by_default()
     def search_vectors(
-        self, queries: Tensor, *, top: int = 20, where: str | None = None, dim: int | None = None
+        self, queries: Vectors, *, top: int = 20, where: str | None = None, dim: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `Snapshot.search_vectors`."""
-        return self._state.search_vectors(queries, top=top, where=where, dim=dim)
+        """See `Snapshot.search_vectors`; an array or a list of vectors is taken as well."""
+        return self._state.search_vectors(self._vectors_of("queries", queries), top=top, where=where, dim=dim)
+
+    def _vectors_of(self, argument: str, vectors: Vectors) -> Tensor:
+        """(Q, E) of vectors that a user gives as `argument`."""
+        width = self.about.width
+        fault = f"{argument}: is no vector of {width} finite numbers; give one of this model"
+        try:
+            rows = vectors_of(argument, vectors)
+        except DataError as error:
+            raise DataError(fault) from error
+        if rows.shape[1] != width:
+            raise DataError(fault)
+        return rows
 
     def vectors(self) -> Tensor:
         """(N, E) float32, of length one, in the order of the rows; loaded once."""
@@ -212,3 +229,9 @@ class Index:
     def keep(self, funnel: Funnel | None) -> None:
         """Search by this from now on; None is the exact search."""
         self._state.write_about(replace(self.about, funnel=funnel, exact=funnel is None))
+
+
+def _is_vector(query: Any) -> bool:
+    if isinstance(query, Tensor | np.ndarray):
+        return query.ndim == 1
+    return isinstance(query, list) and len(query) > 1 and all(map(is_number, query))

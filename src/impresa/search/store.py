@@ -26,7 +26,8 @@ from torch import Tensor
 from impresa.config.paths import expanded, looked_in
 from impresa.errors import CheckpointError, ConfigError
 from impresa.hub import import_optional
-from impresa.run_dir.layout import LOCK
+from impresa.run_dir.layout import CONFIG, LOCK
+from impresa.tasks.arguments import kind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +81,18 @@ def exists(index: str) -> bool:
         return {ITEMS, ABOUT} <= set(database.list_tables().tables)
 
 
+def _what_it_is(index: str) -> str:
+    """What lies where an index should, and a command that can help: nothing is written over what is there."""
+    fix = f"is no index; make it with `impresa index RUN SOURCE --out {index}`"
+    if is_address(index):
+        return fix
+    if (expanded(index) / CONFIG).is_file():
+        return f"is a run, and no index; make one with `impresa index {index} SOURCE`, and give what it prints last"
+    if not is_free(index):
+        return "is no index, and something else; give what `impresa index` printed last"
+    return f"{fix}{looked_in(index)}"
+
+
 def is_free(index: str) -> bool:
     """True for a folder in which nothing but an index lies, or nothing yet."""
     folder = expanded(index)
@@ -129,8 +142,7 @@ class Store:
     def latest(cls, index: str) -> Store:
         """An index as the last update left it, finished or not. Errors are those of `published`."""
         if not exists(index):
-            fix = f"make it with `impresa index RUN SOURCE --out {index}`"
-            raise CheckpointError(f"{index}: is no index; {fix}{'' if is_address(index) else looked_in(index)}")
+            raise CheckpointError(f"{index}: {_what_it_is(index)}")
         database = _connect(index)
         try:
             return cls(index, database, database.open_table(ITEMS))
@@ -334,7 +346,9 @@ def without_texts(where: str) -> str:
 
 def _checked(where: str) -> str:
     """A condition that can be given to LanceDB."""
-    if not isinstance(where, str) or not where.strip():
+    if not isinstance(where, str):
+        raise ConfigError(f"where: got {kind(where)}; give a text such as label = 'cat'")
+    if not where.strip():
         raise ConfigError("where: the condition is empty; leave it out, or write one such as label = 'cat'")
     if found := _NOT_READ.search(without_texts(where)):
         sign = found[0].removesuffix("'")

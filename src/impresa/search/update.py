@@ -328,7 +328,7 @@ class _Update:
 
     def _vectors(self) -> Tensor:
         """(N, E) of the items, and the thumbnails of those that were known."""
-        vectors = torch.empty(len(self._items), self._about.width)
+        vectors = torch.empty(len(self._items), self._about.width, dtype=torch.float32)
         for modality, embedder in self._embedders.items():
             places = [
                 number

@@ -19,11 +19,14 @@ async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object that a request holds.
 
     Raises:
-        ApiError: it holds something else, or does not say that it is JSON, as pages of other sites could not.
+        ApiError: it holds something else, is compressed, or does not say that it is JSON, as pages of other sites could
+            not.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(415, "the body must be JSON; send Content-Type: application/json")
+    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        raise ApiError(415, f"the body is compressed ({coding:.40}); send it as it is, without Content-Encoding")
     body = await request.body()
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise bad("the body holds too many values; send fewer inputs at a time")

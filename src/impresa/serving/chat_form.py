@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from impresa.config.decoder import GenerationConfig
 from impresa.data.dialogue import Turn
@@ -19,6 +19,24 @@ _LEAST_TOP_P = 1e-6
 _SEEDS = 1_000_000_000
 _MOST_STOPS, _LONGEST_STOP = 4, 1000
 _SYSTEM = ("system", "developer")
+_ONE, _TEXT = "there is one answer to a request", "this model writes text alone"
+_NOT_HERE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "n": (_ONE, (1,)),
+    "best_of": (_ONE, (1,)),
+    "frequency_penalty": ("there are no penalties here", (0,)),
+    "presence_penalty": ("there are no penalties here", (0,)),
+    "repetition_penalty": ("there are no penalties here", (1,)),
+    "top_k": ("the run's own decoder.generation.top_k holds", (0, -1)),
+    "min_p": ("tokens are chosen by temperature and top_p alone", (0,)),
+    "logprobs": ("answers come without probabilities", (False,)),
+    "top_logprobs": ("answers come without probabilities", (0,)),
+    "logit_bias": ("tokens have no bias here", ({},)),
+    "tools": ("this model calls no tools", ([],)),
+    "functions": ("this model calls no functions", ([],)),
+    "modalities": (_TEXT, (["text"],)),
+    "response_format": (_TEXT, ({"type": "text"},)),
+}
+"""What would be ignored without a word, by field: why it is refused, and values that ask for nothing."""
 
 
 class _StreamOptions(BaseModel):
@@ -34,28 +52,26 @@ class ChatForm(BaseModel):
     messages: list[Any]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    stop: str | list[str] | None = None
+    stop: Any = None
+    """A text or a list of texts."""
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: int | None = None
-    n: Literal[1] | None = None
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logprobs: Literal[False] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
-    modalities: list[Literal["text"]] | None = None
-    response_format: Mapping[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_here(cls, body: Any) -> Any:
+        for name, (reason, harmless) in _NOT_HERE.items():
+            if body.get(name) is not None and body[name] not in harmless:
+                raise bad(f"{name}: {reason}; leave it out", name)
+        return body
 
     def check(self) -> None:
-        """Refuse what contradicts itself, and what would be left out without a word. Raises `ApiError`."""
+        """Refuse what contradicts itself. Raises `ApiError`."""
         if self.stream_options is not None and not self.stream:
             raise bad("stream_options: are for stream=true alone; leave them out", "stream_options")
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise bad("response_format: this model writes text alone; leave it out", "response_format")
 
     @property
     def includes_usage(self) -> bool:
@@ -67,7 +83,8 @@ class ChatForm(BaseModel):
         if self.stop is None:
             return defaults
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        if len(stops) > _MOST_STOPS or not all(0 < len(stop) <= _LONGEST_STOP for stop in stops):
+        are_texts = isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)
+        if not are_texts or len(stops) > _MOST_STOPS or not all(0 < len(stop) <= _LONGEST_STOP for stop in stops):
             fix = f"give up to {_MOST_STOPS} texts of 1 to {_LONGEST_STOP} characters"
             raise bad(f"stop: {fix}", "stop")
         return stops
@@ -116,7 +133,7 @@ def conversation_of(messages: list[Any]) -> Conversation:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("user", "assistant", *_SYSTEM):
             raise bad(f"{where}.role: must be system, developer, user or assistant", f"{where}.role")
-        parts = content_parts(message.get("content"), f"{where}.content")
+        parts = content_parts(message.get("content"), f"{where}.content", may_be_empty=True)
         texts = [part.value for part in parts if part.kind == "text"]
         if role != "user" and len(texts) < len(parts):
             raise bad(f"{where}.content: only users send pictures and sounds", f"{where}.content")
@@ -133,8 +150,8 @@ def conversation_of(messages: list[Any]) -> Conversation:
     said = [(role, "\n".join(texts).strip()) for role, texts in sides]
     if not said or said[0][0] != "user" or said[-1][0] != "user":
         raise bad("messages: the first and the last must be the user's", "messages")
-    if not all(text for _, text in said):
-        raise bad("messages: a picture or a sound comes with words", "messages")
+    if not all(text for role, text in said if role == "user"):  # an answer may be empty: models give such
+        raise bad("messages: a picture or a sound comes with words; add them to the user's message", "messages")
     texts = [text for _, text in said]
     found.turns = [Turn(*pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
     found.question, found.system = texts[-1], "\n".join(system).strip() or None

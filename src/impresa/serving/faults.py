@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from impresa.data.text import as_unicode
 from impresa.errors import CheckpointError
@@ -87,7 +88,7 @@ def add_handlers(app: FastAPI) -> None:
     async def of_http(request: Request, error: Any) -> JSONResponse:
         status = error.status_code
         message = {
-            404: f"there is no {request.method} {as_unicode(request.url.path):.200}",
+            404: f"there is no {request.method} {as_unicode(request.url.path):.200}{_meant(request)}",
             405: f"{request.method} is not what this address takes",
         }.get(status, HTTPStatus(status).phrase.lower())
         return error_response(status, message, code="not_found" if status == 404 else None, headers=error.headers)
@@ -110,8 +111,21 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, of_us)
 
 
+def _meant(request: Request) -> str:
+    """The address that a client of another base address, or with a `/` too many, is after."""
+    path = f"/{request.url.path.strip('/')}"
+    near = (path, f"/v1{path}", path.replace("/v1/v1/", "/v1/", 1)) if path != "/" else ()
+    return next((f"; it is at {place:.200}" for place in near if _is_known(request, place)), "")
+
+
+def _is_known(request: Request, path: str) -> bool:
+    scope = {**request.scope, "path": path}
+    return any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes)
+
+
 def validation_fault(errors: Any) -> ApiError:
     """The first of pydantic's errors."""
     first = errors[0]
     param = ".".join(map(str, first["loc"])) or None
-    return bad(f"{param or 'the request'}: {first['msg']}", param)
+    fault = "is unknown here; leave it out" if first["type"] == "extra_forbidden" else first["msg"]
+    return bad(f"{param or 'the request'}: {fault}", param)

@@ -41,6 +41,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
+            if scope["method"] == "HEAD":  # as load balancers ask for /health; the server leaves the body out
+                scope = {**scope, "method": "GET"}
             await self._count(scope, receive, _Sender(send))
         else:
             await send({"type": "websocket.close"})

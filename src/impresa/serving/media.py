@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LONGEST_HEAD = 200
 """Characters of a data URL before its content."""
+_LINE_BREAKS, _SPACES = b"\r\n", b"\r\n\t\f "
+"""Within base64 they mean nothing; many programs break it into lines."""
 _FETCHED_BYTES = 16 << 20
 _FETCH_S = 10.0
 _FETCHES = 8
@@ -109,7 +111,8 @@ class Media:
 
 
 def _content_of(part: Part) -> bytes:
-    """The bytes of a data URL, or of bare base64."""
+    """The bytes of a data URL, or of bare base64. As browsers do, white space in a data URL is left out, and a missing
+    end of `=` is filled in; bare base64 may only have line breaks, so that words and paths are not taken for it."""
     text, where, begin = part.value, part.where, 0
     if text[:5].lower() == "data:":
         begin = text.find(",", 0, _LONGEST_HEAD) + 1
@@ -119,9 +122,11 @@ def _content_of(part: Part) -> bytes:
         if kind and not kind.startswith(f"{part.kind}/"):
             raise bad(f"{where}: is {kind:.40}, which is no {part.kind}", where, f"invalid_{part.kind}")
     try:
-        return binascii.a2b_base64(text[begin:].encode("ascii"), strict_mode=True)
+        digits = text[begin:].encode("ascii").translate(None, _SPACES if begin else _LINE_BREAKS)
+        end = b"=" * (-len(digits) % 4) if begin else b""
+        return binascii.a2b_base64(digits + end, strict_mode=True)
     except (ValueError, UnicodeEncodeError) as error:
-        fault = "holds no base64" if begin else "is neither a data URL nor base64"
+        fault = "holds no base64 (A to Z, a to z, 0 to 9, + and /)" if begin else "is neither a data URL nor base64"
         raise bad(f"{where}: {fault}", where, f"invalid_{part.kind}") from error
 
 

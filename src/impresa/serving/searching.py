@@ -19,7 +19,7 @@ from impresa.search.index import open_index
 from impresa.search.scan import recall_of
 from impresa.search.snapshot import Result, Snapshot
 from impresa.search.store import without_texts
-from impresa.serving.faults import ApiError
+from impresa.serving.faults import ApiError, bad
 from impresa.serving.media import sound_type
 from impresa.tasks.alignment.embedder import EmbeddingModel
 
@@ -149,10 +149,14 @@ def answer(state: Snapshot, wanted: Tensor, form: SearchForm) -> dict[str, Any]:
         form: how it is searched.
 
     Raises:
-        ConfigError: the condition or the dimension is none.
+        ConfigError: the condition is none.
+        ApiError: there are fewer dimensions.
     """
     _check_where(form.where)
     width = state.about.width
+    if form.dimensions is not None and form.dimensions > width:
+        fault = f"dimensions: {form.dimensions} is not within 1 to {width}, the vectors' width; choose one"
+        raise bad(fault, "dimensions")
     options: dict[str, Any] = {"top": form.top, "where": form.where}
     scores, rows, seconds = _timed(state, wanted, dim=form.dimensions, shortlist=form.shortlist, **options)
     found = state.results(scores, rows)

@@ -32,7 +32,7 @@ from impresa.run_dir.layout import BACKBONES
 from impresa.run_dir.weights import with_stored_backbone
 from impresa.tasks.arguments import text_of
 from impresa.tasks.description import description
-from impresa.tasks.devices import Device, move, usable_device
+from impresa.tasks.devices import Device, cpu_by_default, float32_by_default, move, usable_device
 from impresa.tasks.inputs import Picture, picture_of
 from impresa.tasks.validation import NoWatch, Processes, StepWatch, Validation
 
@@ -125,6 +125,8 @@ class UsableModel(ABC):
         self.device = found
         return self
 
+    @cpu_by_default()
+    @float32_by_default()
     def explain(
         self, image: Picture, words: str | None = None, *, method: Method = "last", max_rows: int = MOST_ROWS
     ) -> Explanation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,6 +13,32 @@ from impresa.errors import ConfigError
 
 Device = torch.device | str | int
 """A device, its name, or the number of a GPU."""
+
+
+@contextmanager
+def cpu_by_default() -> Iterator[None]:
+    """Let tensors of the block that name no device be on the CPU, whatever a user has told `torch.set_default_device`;
+    also a decorator."""
+    if torch.get_default_device().type == "cpu":
+        yield  # each call of torch takes longer under a device that is set
+        return
+    with torch.device("cpu"):
+        yield
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Let tensors of the block that name no dtype be float32, whatever a user has told `torch.set_default_dtype`; also
+    a decorator. Other threads see it too."""
+    before = torch.get_default_dtype()
+    if before == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def usable_device(device: Device | None, argument: str = "device") -> torch.device:

@@ -36,7 +36,7 @@ from impresa.tasks.arguments import (
     whole_number,
 )
 from impresa.tasks.base import UsableModel
-from impresa.tasks.devices import Device
+from impresa.tasks.devices import Device, cpu_by_default
 from impresa.tasks.inputs import Picture, Sound, features_of, images_of, pixels_of, small_images, sounds_of
 from impresa.tasks.quantization import checked_ranges, quantized
 
@@ -223,6 +223,7 @@ class EmbeddingModel(UsableModel):
         pairs = [Named("pair", pair) for pair in zip(seen.items, heard.items, strict=True)]
         return self._encode(Inputs(pairs, seen.is_one and heard.is_one), self._embed_both, convert_to_numpy, **options)
 
+    @cpu_by_default()
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
         """Cosines of all rows of `a` (N, E) with all rows of `b` (M, E): (N, M). A single embedding (E,) is one row.
 
@@ -231,12 +232,13 @@ class EmbeddingModel(UsableModel):
         """
         rows, others = of_one_width(("a", "b"), a, b)
         if not (len(rows) and len(others)):
-            return torch.zeros(len(rows), len(others))
+            return torch.zeros(len(rows), len(others), dtype=torch.float32)
         return _unit(rows) @ _unit(others).T
 
     def explained(self, picture: Image.Image, words: str | None, method: Method, max_rows: int) -> Explanation:
         return explain_image(self, picture, words, method, max_rows)
 
+    @cpu_by_default()
     @torch.no_grad()
     def _encode(
         self,
@@ -279,7 +281,7 @@ class EmbeddingModel(UsableModel):
             done = track(done, description="encoding", total=len(batches), console=Console(stderr=True))
         parts = dict(done)
         whole = [parts[number] for number in range(len(batches))]
-        embeddings = (torch.cat(whole) if whole else torch.zeros(0, self.embed_dim))[:, :width]
+        embeddings = (torch.cat(whole) if whole else torch.zeros(0, self.embed_dim, dtype=torch.float32))[:, :width]
         if normalize:
             embeddings = _unit(embeddings)
         embeddings = quantized(embeddings, precision, limits)

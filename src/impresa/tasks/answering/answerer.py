@@ -32,7 +32,7 @@ from impresa.tasks.answering.model import VisionLanguageModel
 from impresa.tasks.answering.subjects import Subject, batch_of, golden_inputs, read_subjects, subject_of, subjects_of
 from impresa.tasks.arguments import Named, inputs_of, kind, naming, text_of, texts_of, whole_number
 from impresa.tasks.base import UsableModel
-from impresa.tasks.devices import Device
+from impresa.tasks.devices import Device, cpu_by_default
 from impresa.tasks.inputs import Picture, Sound, small_images
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class AnsweringModel(UsableModel):
         # Trained parameters keep `requires_grad`, which decides what is saved.
         super().__init__(_as_loaded(model).eval(), config, preprocessing, device)
 
+    @cpu_by_default()
     def ask(
         self,
         images: Picture | Sequence[Pictures] | None,
@@ -244,6 +245,7 @@ class AnsweringModel(UsableModel):
         with naming(question.name):
             return self.chat.fitted_prompt(turns, question.value, self.max_len, settings.max_new_tokens)
 
+    @cpu_by_default()
     def _prefix(self, subjects: Sequence[Subject]) -> Prefix:
         return self.prefix(batch_of(subjects, self.preprocessing, self.max_images, self.tiles))
 
