@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +26,7 @@ from impresa.config import ExperimentConfig
 from impresa.config.runs import prepare
 from impresa.data.chat import PlainChat
 from impresa.data.images import ImageTransform
-from impresa.data.loading import as_it_is
+from impresa.data.loading import WorkerLoader, as_it_is, leave_the_end_to_the_main_process
 from impresa.data.preprocessing import stack_images, stack_kept
 from impresa.data.sample import KeptImage, Sample
 from impresa.data.sources import open_source
@@ -33,6 +36,7 @@ from impresa.training.distributed import Group
 from impresa.training.loop import steps_of, train_step, validate
 from impresa.training.parts import build_parts
 from impresa.training.run import set_up
+from killed import in_child
 from pictures import numbered, png, write_jsonl
 from tiny_run import tiny_experiment
 from tiny_vlm import tiny_vlm
@@ -110,13 +114,54 @@ def test_a_worker_ends_when_the_main_process_says_so(
     next(batches)
     (worker,) = own_children()
     if sender == "another":
-        subprocess.run(["kill", str(worker.pid)], check=True)
-        worker.join(0.3)
+        for _ in range(2):  # once more, for the main process has not ended yet
+            subprocess.run(["kill", str(worker.pid)], check=True)
+            worker.join(0.2)
         assert worker.is_alive()
         next(batches)
     worker.terminate()  # as multiprocessing does at the end of the main process, and then waits for ever
     worker.join(20)
     assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
+def test_a_worker_that_a_server_has_forked_heeds_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, (reading, writing) = os.getpid(), os.pipe()
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=main))
+
+    def server() -> int:
+        return in_child(worker)
+
+    def worker() -> None:
+        leave_the_end_to_the_main_process(0)
+        os.write(writing, f"{os.getpid()}".encode())
+        time.sleep(5)
+        os._exit(1)
+
+    forked = threading.Thread(target=lambda: ended.append(in_child(server)))
+    ended: list[int] = []
+    forked.start()
+    os.kill(int(os.read(reading, 20)), signal.SIGTERM)
+    forked.join()
+    assert ended == [0]
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_server_that_forks_other_processes_too_is_not_kept_from_signals(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+    seen: list[set[int]] = []
+
+    def started(self: DataLoader[Any]) -> None:
+        seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    monkeypatch.setattr(DataLoader, "_get_iterator", started)
+    WorkerLoader(Collating(), num_workers=1)._get_iterator()
+    assert (signal.SIGTERM in seen[0]) == (method == "fork")
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 class CountingFiles:
