@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from impresa.errors import INTERRUPTED, REQUEUE
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.logs import Recorder
-from impresa.training.processes import GracefulStop
+from impresa.training.processes import LAUNCHED, GracefulStop
+from impresa.training.worker import heed_launcher
 from killed import in_child, train_in_child
 from tiny_run import TINY, tiny_experiment
 
@@ -99,3 +101,33 @@ def test_warnings_may_come_as_often_as_they_like() -> None:
             os.kill(os.getpid(), number)
         assert stop.requested
         assert stop.is_of_scheduler
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="where signals tell who has sent them")
+@pytest.mark.parametrize(("sender", "code"), [("its launcher", -signal.SIGTERM), ("a scheduler", 0)])
+def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
+    sender: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHED, "1")
+    reading, writing = os.pipe()
+
+    def rank() -> bool:
+        heed_launcher()
+        with GracefulStop() as stop:
+            os.write(writing, f"{os.getpid()}".encode())
+            for _ in range(100):
+                time.sleep(0 if stop.requested else 0.05)
+        return not stop.is_of_scheduler
+
+    ended: list[int] = []
+    launched = threading.Thread(target=lambda: ended.append(in_child(rank)))
+    launched.start()
+    pid = int(os.read(reading, 20))
+    if sender == "its launcher":
+        os.kill(pid, signal.SIGTERM)
+    else:
+        subprocess.run(["kill", f"{pid}"], check=True)
+    launched.join()
+    assert ended == [code]
+    os.close(reading)
+    os.close(writing)
