@@ -124,13 +124,29 @@ def test_a_worker_ends_when_the_main_process_says_so(
     assert worker.exitcode == 0
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_loader_that_is_closed_has_no_workers_and_begins_anew(
+    persistent: bool, own_children: Callable[[], list[BaseProcess]]
+) -> None:
+    loader = WorkerLoader(
+        Collating(), batch_sampler=[[1], [2]], collate_fn=as_it_is, num_workers=1, persistent_workers=persistent
+    )
+    for _ in range(2):
+        batches = iter(loader)
+        next(batches)
+        loader.close()
+        assert own_children() == []
+        del batches
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
 def test_a_worker_that_a_server_has_forked_heeds_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     main, (reading, writing) = os.getpid(), os.pipe()
     monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=main))
 
-    def server() -> int:
-        return in_child(worker)
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # lancedb begins a thread in what is forked
+        ended.append(in_child(lambda: in_child(worker)))
 
     def worker() -> None:
         leave_the_end_to_the_main_process(0)
@@ -138,8 +154,8 @@ def test_a_worker_that_a_server_has_forked_heeds_the_main_process(monkeypatch: p
         time.sleep(5)
         os._exit(1)
 
-    forked = threading.Thread(target=lambda: ended.append(in_child(server)))
     ended: list[int] = []
+    forked = threading.Thread(target=start)
     forked.start()
     os.kill(int(os.read(reading, 20)), signal.SIGTERM)
     forked.join()
@@ -155,8 +171,9 @@ def test_a_server_that_forks_other_processes_too_is_not_kept_from_signals(
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
     seen: list[set[int]] = []
 
-    def started(self: DataLoader[Any]) -> None:
+    def started(self: DataLoader[Any]) -> Any:
         seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return self
 
     monkeypatch.setattr(DataLoader, "_get_iterator", started)
     WorkerLoader(Collating(), num_workers=1)._get_iterator()

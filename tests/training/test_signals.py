@@ -95,6 +95,22 @@ def test_a_scheduler_s_signal_while_a_run_loads_may_be_queued_again(
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_a_second_signal_may_come_while_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, close = Recorder.train, Recorder.close
+
+    def signalled(self: Recorder, *given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        record(self, *given)
+
+    def closing(self: Recorder, *, success: bool) -> None:
+        close(self, success=success)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "train", signalled)
+    monkeypatch.setattr(Recorder, "close", closing)
+    assert main(["train", "shapes", *SHORT, "--output-dir", str(tmp_path / "run")]) == REQUEUE
+
+
 def test_warnings_may_come_as_often_as_they_like() -> None:
     with GracefulStop() as stop:
         for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
@@ -119,8 +135,12 @@ def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
                 time.sleep(0 if stop.requested else 0.05)
         return not stop.is_of_scheduler
 
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # lancedb begins a thread in what is forked
+        ended.append(in_child(rank))
+
     ended: list[int] = []
-    launched = threading.Thread(target=lambda: ended.append(in_child(rank)))
+    launched = threading.Thread(target=start)
     launched.start()
     pid = int(os.read(reading, 20))
     if sender == "its launcher":

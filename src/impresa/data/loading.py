@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -197,9 +199,26 @@ class WorkerLoader(DataLoader[B]):
     def check_worker_number_rationality(self) -> None:
         return
 
+    @cached_property
+    def _begun(self) -> WeakSet[Any]:
+        """The epochs that are not over, and the one that persistent workers wait in."""
+        return WeakSet()
+
     def _get_iterator(self) -> Any:
-        with _not_told_to_end() if self.num_workers else nullcontext():
+        if not self.num_workers:
             return super()._get_iterator()
+        with _not_told_to_end():
+            iterator = super()._get_iterator()
+        self._begun.add(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """End the workers, of epochs that were left in the middle too: whoever keeps an error, as a notebook does,
+        would keep them with it."""
+        for iterator in self._begun:
+            with suppress(RuntimeError):  # a worker had died, which was told when its batch was asked for
+                iterator._shutdown_workers()
+        self._iterator = None
 
 
 class BatchLoader(WorkerLoader[B]):

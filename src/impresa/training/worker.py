@@ -55,10 +55,9 @@ def _report(kind: str | None, lines: list[str] | tuple[str, ...]) -> None:
 
 
 def heed_launcher() -> None:
-    """From now on, end this process when the launcher has been killed, or tells it to by SIGTERM, whatever it waits for:
-    another process has died. A SIGTERM of anyone else is a scheduler's, which reaches all processes of a job: it is
-    taken as the warning of one, for the launcher passes its own on as Ctrl-C, and a second one would be in a hurry.
-    """
+    """From now on, end this process when the launcher has been killed, or tells it to by SIGTERM because another
+    process has died. A SIGTERM of anyone else is a scheduler's, which reaches all processes of a job: it is taken as
+    the warning of one, for the launcher passes its own on as Ctrl-C, and a second one would be in a hurry."""
     if _TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are other threads, which inherit it
     threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
