@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from impresa.cli.main import main
-from impresa.errors import INTERRUPTED, REQUEUE
+from impresa.errors import INTERRUPTED, REQUEUE, Requeue
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.logs import Recorder
 from impresa.training.processes import LAUNCHED, GracefulStop
+from impresa.training.run import train
 from impresa.training.worker import heed_launcher
 from killed import in_child, train_in_child
 from tiny_run import TINY, tiny_experiment
@@ -151,3 +152,17 @@ def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
     assert ended == [code]
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, Requeue), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_processes_are_started_is_no_traceback(
+    number: int, end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+
+    monkeypatch.setattr(SubprocessContext, "_start", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(end) as told:
+        train(tiny_experiment("trainer.devices=2"), tmp_path / "run", command=[])
+    assert told.type is end
+    assert signal.getsignal(number) == before
