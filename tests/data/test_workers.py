@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,7 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Client
+from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.resource_sharer import DupFd
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,6 +166,18 @@ def test_a_worker_that_a_server_has_forked_heeds_the_main_process(monkeypatch: p
     assert ended == [0]
     os.close(reading)
     os.close(writing)
+
+
+def test_a_worker_says_nothing_of_a_main_process_that_left(capfd: pytest.CaptureFixture[str]) -> None:
+    def worker() -> None:
+        leave_the_end_to_the_main_process(0)
+        offered: Any = DupFd(0)  # as of a tensor in shared memory
+        Client(offered._id[0], authkey=current_process().authkey).close()  # in the midst of taking it
+        time.sleep(0.2)
+        shutil.rmtree(get_temp_dir())
+
+    assert in_child(worker) == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -277,7 +278,11 @@ class BatchLoader(WorkerLoader[B]):
 def leave_the_end_to_the_main_process(worker: int) -> None:
     """Let this data worker outlive the SIGTERM that schedulers send to all processes of a job: a worker that dies would
     stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so does the
-    time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule."""
+    time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule.
+
+    Nor has this worker anything to say of a main process that left while it took a batch: that tells its end itself."""
+    say = sys.excepthook  # which only threads of multiprocessing call here
+    sys.excepthook = lambda kind, *error: None if issubclass(kind, EOFError | ConnectionError) else say(kind, *error)
     if _TELLS_SENDERS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where no fork has brought that along
         threading.Thread(target=_end_when_told, daemon=True).start()
