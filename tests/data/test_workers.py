@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Client
+from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.resource_sharer import DupFd
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +30,7 @@ from impresa.config import ExperimentConfig
 from impresa.config.runs import prepare
 from impresa.data.chat import PlainChat
 from impresa.data.images import ImageTransform
-from impresa.data.loading import as_it_is
+from impresa.data.loading import WorkerLoader, as_it_is, leave_the_end_to_the_main_process
 from impresa.data.preprocessing import stack_images, stack_kept
 from impresa.data.sample import KeptImage, Sample
 from impresa.data.sources import open_source
@@ -33,6 +40,7 @@ from impresa.training.distributed import Group
 from impresa.training.loop import steps_of, train_step, validate
 from impresa.training.parts import build_parts
 from impresa.training.run import set_up
+from killed import in_child
 from pictures import numbered, png, write_jsonl
 from tiny_run import tiny_experiment
 from tiny_vlm import tiny_vlm
@@ -110,13 +118,83 @@ def test_a_worker_ends_when_the_main_process_says_so(
     next(batches)
     (worker,) = own_children()
     if sender == "another":
-        subprocess.run(["kill", str(worker.pid)], check=True)
-        worker.join(0.3)
+        for _ in range(2):  # once more, for the main process has not ended yet
+            subprocess.run(["kill", str(worker.pid)], check=True)
+            worker.join(0.2)
         assert worker.is_alive()
         next(batches)
     worker.terminate()  # as multiprocessing does at the end of the main process, and then waits for ever
     worker.join(20)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_loader_that_is_closed_has_no_workers_and_begins_anew(
+    persistent: bool, own_children: Callable[[], list[BaseProcess]]
+) -> None:
+    loader = WorkerLoader(
+        Collating(), batch_sampler=[[1], [2]], collate_fn=as_it_is, num_workers=1, persistent_workers=persistent
+    )
+    for _ in range(2):
+        batches = iter(loader)
+        next(batches)
+        loader.close()
+        assert own_children() == []
+        del batches
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
+def test_a_worker_that_a_server_has_forked_heeds_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, (reading, writing) = os.getpid(), os.pipe()
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=main))
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # lancedb begins a thread in what is forked
+        ended.append(in_child(lambda: in_child(worker)))
+
+    def worker() -> None:
+        leave_the_end_to_the_main_process(0)
+        os.write(writing, f"{os.getpid()}".encode())
+        time.sleep(5)
+        os._exit(1)
+
+    ended: list[int] = []
+    forked = threading.Thread(target=start)
+    forked.start()
+    os.kill(int(os.read(reading, 20)), signal.SIGTERM)
+    forked.join()
+    assert ended == [0]
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_worker_says_nothing_of_a_main_process_that_left(capfd: pytest.CaptureFixture[str]) -> None:
+    def worker() -> None:
+        leave_the_end_to_the_main_process(0)
+        offered: Any = DupFd(0)  # as of a tensor in shared memory
+        Client(offered._id[0], authkey=current_process().authkey).close()  # in the midst of taking it
+        time.sleep(0.2)
+        shutil.rmtree(get_temp_dir())
+
+    assert in_child(worker) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_server_that_forks_other_processes_too_is_not_kept_from_signals(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+    seen: list[set[int]] = []
+
+    def started(self: DataLoader[Any]) -> Any:
+        seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return self
+
+    monkeypatch.setattr(DataLoader, "_get_iterator", started)
+    WorkerLoader(Collating(), num_workers=1)._get_iterator()
+    assert (signal.SIGTERM in seen[0]) == (method == "fork")
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 class CountingFiles:

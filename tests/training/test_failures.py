@@ -271,3 +271,16 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 def test_nothing_goes_through_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert is_finished(train(tiny_experiment("trainer.max_steps=1"), tmp_path / "run", command=COMMAND))
+
+
+def test_a_kept_error_keeps_no_data_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_children: Callable[[], list[BaseProcess]]
+) -> None:
+    def fail() -> None:
+        raise ValueError("of a library")
+
+    before(monkeypatch, "loop.train_step", fail)
+    with pytest.raises(ValueError, match="of a library") as kept:
+        train(tiny_experiment("dataset.num_workers=1"), tmp_path / "run", command=COMMAND)
+    assert own_children() == []
+    assert kept.value is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from impresa.cli.main import main
-from impresa.errors import INTERRUPTED, REQUEUE
+from impresa.errors import INTERRUPTED, REQUEUE, Requeue
 from impresa.run_dir.layout import WEIGHTS
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.logs import Recorder
-from impresa.training.processes import GracefulStop
+from impresa.training.processes import LAUNCHED, GracefulStop
+from impresa.training.run import train
+from impresa.training.worker import heed_launcher
 from killed import in_child, train_in_child
 from tiny_run import TINY, tiny_experiment
 
@@ -93,9 +96,73 @@ def test_a_scheduler_s_signal_while_a_run_loads_may_be_queued_again(
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_a_second_signal_may_come_while_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, close = Recorder.train, Recorder.close
+
+    def signalled(self: Recorder, *given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        record(self, *given)
+
+    def closing(self: Recorder, *, success: bool) -> None:
+        close(self, success=success)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "train", signalled)
+    monkeypatch.setattr(Recorder, "close", closing)
+    assert main(["train", "shapes", *SHORT, "--output-dir", str(tmp_path / "run")]) == REQUEUE
+
+
 def test_warnings_may_come_as_often_as_they_like() -> None:
     with GracefulStop() as stop:
         for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert stop.requested
         assert stop.is_of_scheduler
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="where signals tell who has sent them")
+@pytest.mark.parametrize(("sender", "code"), [("its launcher", -signal.SIGTERM), ("a scheduler", 0)])
+def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
+    sender: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHED, "1")
+    reading, writing = os.pipe()
+
+    def rank() -> bool:
+        heed_launcher()
+        with GracefulStop() as stop:
+            os.write(writing, f"{os.getpid()}".encode())
+            for _ in range(100):
+                time.sleep(0 if stop.requested else 0.05)
+        return not stop.is_of_scheduler
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # lancedb begins a thread in what is forked
+        ended.append(in_child(rank))
+
+    ended: list[int] = []
+    launched = threading.Thread(target=start)
+    launched.start()
+    pid = int(os.read(reading, 20))
+    if sender == "its launcher":
+        os.kill(pid, signal.SIGTERM)
+    else:
+        subprocess.run(["kill", f"{pid}"], check=True)
+    launched.join()
+    assert ended == [code]
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, Requeue), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_processes_are_started_is_no_traceback(
+    number: int, end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+
+    monkeypatch.setattr(SubprocessContext, "_start", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(end) as told:
+        train(tiny_experiment("trainer.devices=2"), tmp_path / "run", command=[])
+    assert told.type is end
+    assert signal.getsignal(number) == before

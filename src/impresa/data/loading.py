@@ -5,11 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -190,10 +194,32 @@ class _ErrorsAsValues(Dataset[B | DataError]):
 
 
 class WorkerLoader(DataLoader[B]):
-    """A DataLoader without torch's warning of too many workers, which a training run says once, for all loaders."""
+    """A DataLoader without torch's warning of too many workers, which a training run says once, for all loaders. With
+    `leave_the_end_to_the_main_process`, its workers do."""
 
     def check_worker_number_rationality(self) -> None:
         return
+
+    @cached_property
+    def _begun(self) -> WeakSet[Any]:
+        """The epochs that are not over, and the one that persistent workers wait in."""
+        return WeakSet()
+
+    def _get_iterator(self) -> Any:
+        if not self.num_workers:
+            return super()._get_iterator()
+        with _not_told_to_end():
+            iterator = super()._get_iterator()
+        self._begun.add(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """End the workers, of epochs that were left in the middle too: whoever keeps an error, as a notebook does,
+        would keep them with it."""
+        for iterator in self._begun:
+            with suppress(RuntimeError):  # a worker had died, which was told when its batch was asked for
+                iterator._shutdown_workers()
+        self._iterator = None
 
 
 class BatchLoader(WorkerLoader[B]):
@@ -226,10 +252,6 @@ class BatchLoader(WorkerLoader[B]):
             worker_init_fn=leave_the_end_to_the_main_process,
         )
 
-    def _get_iterator(self) -> Any:
-        with _not_told_to_end():
-            return super()._get_iterator()
-
     def position(self) -> dict[str, Any]:
         """The position in the training data, counted in batches that were used, and the sizes that it depends on."""
         assert isinstance(self._positions, BatchSampler)
@@ -254,19 +276,24 @@ class BatchLoader(WorkerLoader[B]):
 
 
 def leave_the_end_to_the_main_process(worker: int) -> None:
-    """Let this data worker outlive the first SIGTERM that schedulers send to all processes of a job: a worker that dies
-    would stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so
-    does a second one, or the time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule."""
-    main = multiprocessing.parent_process()  # which getppid is not, of a worker that a fork server has started
-    if _TELLS_SENDERS and main is not None:
-        threading.Thread(target=_end_when_told, args=(main.pid,), daemon=True).start()
+    """Let this data worker outlive the SIGTERM that schedulers send to all processes of a job: a worker that dies would
+    stop the main process in the middle of its step. One from the main process ends it at once, as ever, and so does the
+    time. Systems that do not tell who has sent a signal (macOS) keep torch's own rule.
+
+    Nor has this worker anything to say of a main process that left while it took a batch: that tells its end itself."""
+    say = sys.excepthook  # which only threads of multiprocessing call here
+    sys.excepthook = lambda kind, *error: None if issubclass(kind, EOFError | ConnectionError) else say(kind, *error)
+    if _TELLS_SENDERS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where no fork has brought that along
+        threading.Thread(target=_end_when_told, daemon=True).start()
 
 
 @contextmanager
 def _not_told_to_end() -> Iterator[None]:
     """Processes that are started here never see a SIGTERM unless they ask for it, in none of their threads: some
-    libraries begin threads in every new process before its first own line."""
-    if not _TELLS_SENDERS:
+    libraries begin threads in every new process before its first own line. A server that forks them (forkserver) is
+    not to be started so: it starts the program's other processes, too, which would outlive their `terminate`."""
+    if not _TELLS_SENDERS or multiprocessing.get_start_method() == "forkserver":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -276,11 +303,13 @@ def _not_told_to_end() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_when_told(main: int) -> None:
-    told = signal.sigwaitinfo({signal.SIGTERM})
-    if told.si_pid != main:
-        told = signal.sigtimedwait({signal.SIGTERM}, _GRACE_S) or told
-    if told.si_pid == main:
+def _end_when_told() -> None:
+    main = multiprocessing.parent_process()  # not the system's parent, which may be a server that forks
+    told: signal.struct_siginfo | None = signal.sigwaitinfo({signal.SIGTERM})
+    end = time.monotonic() + _GRACE_S
+    while told is not None and (main is None or told.si_pid != main.pid):
+        told = signal.sigtimedwait({signal.SIGTERM}, max(end - time.monotonic(), 0))
+    if told is not None:
         os._exit(0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.kill(os.getpid(), signal.SIGTERM)

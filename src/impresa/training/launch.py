@@ -69,7 +69,7 @@ def _run_group(
         settings = write_atomic(Path(folder) / "config.yaml", to_yaml(config))
         words = (*("-m", "impresa.training.worker", settings, run_dir, "resume" if resume else "new"), *command)
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at any port that is free
-        with _signal_handlers_restored():
+        with _signal_handlers_restored(), _stops_of_torch():
             processes = start_processes(
                 name="impresa",
                 entrypoint=sys.executable,
@@ -80,8 +80,6 @@ def _run_group(
             try:
                 _forward_stops(processes, stops)
                 result = processes.wait(period=POLL_INTERVAL_S)
-            except SignalException:  # the terminal was closed
-                raise KeyboardInterrupt from None
             finally:
                 processes.close()
     assert result is not None
@@ -114,6 +112,16 @@ def _signal_handlers_restored() -> Iterator[None]:
         if can_handle_signals():
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _stops_of_torch() -> Iterator[None]:
+    """Raise what torch's launcher does for a signal as ours: the terminal was closed, or any signal while processes are
+    being started."""
+    try:
+        yield
+    except SignalException as stop:
+        raise (Requeue if stop.sigval in BY_SCHEDULER else KeyboardInterrupt) from None
 
 
 def _forward_stops(processes: PContext, stops: list[int]) -> None:

@@ -45,6 +45,11 @@ class Training:
     group: Group
     state: TrainState
 
+    def close(self) -> None:
+        """End the data workers."""
+        self.train_loader.close()
+        self.val_loader.close()
+
 
 def run_steps(
     training: Training,

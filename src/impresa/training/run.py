@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,10 @@ def trial(config: ExperimentConfig, num_processes: int | None = None) -> Iterato
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
         _check_model(parts, config, group)
-        with compiled(parts.model, config.trainer.compile):
-            yield parts, set_up(config, parts, group, num_shares=world_size), world_size
+        with ExitStack() as stack:
+            stack.enter_context(compiled(parts.model, config.trainer.compile))
+            training = stack.enter_context(closing(set_up(config, parts, group, num_shares=world_size)))
+            yield parts, training, world_size
 
 
 def _check_device(config: ExperimentConfig, group: Group) -> None:
@@ -187,7 +189,7 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     progress = ProgressReport(plan.total_steps, shown=group.is_main)
     watch = training.task.watch(training.schedule.warmup_steps, group)
     success = False
-    with GracefulStop() as stop:
+    with GracefulStop() as stop, _ending_as_asked(stop, checkpoints), closing(training):
         try:
             with checkpoints:
                 if state.step < plan.total_steps and not monitor.is_exhausted:
@@ -208,13 +210,6 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
                             watchdog=watchdog,
                         )
             success = True
-        except (TrainingInterrupted, RuntimeError) as reason:
-            # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.
-            if not (stop.requested or isinstance(reason, TrainingInterrupted)):
-                raise
-            raise (Requeue if stop.is_of_scheduler else KeyboardInterrupt) from None
-        except DivergedError as error:
-            raise TrainingError(*error.lines[:-1], f"{error.lines[-1]}; {_last_good(checkpoints)}") from error
         finally:
             progress.stop()
             recorder.close(success=success)
@@ -223,6 +218,21 @@ def fit(config: ExperimentConfig, parts: Parts, run_dir: Path, checkpoint: Check
     spent = costs.spent()
     _take_best(parts, state, checkpoints.best, config.seed)
     return spent
+
+
+@contextmanager
+def _ending_as_asked(stop: GracefulStop, checkpoints: Checkpoints) -> Iterator[None]:
+    """Raise the end that the user or a scheduler asked for, which may come in the midst of any other, and a divergence
+    with the last good checkpoint."""
+    try:
+        yield
+    except (TrainingInterrupted, RuntimeError) as reason:
+        # Ctrl-C ends data workers too, and torch may notice that (RuntimeError) before the loop sees the request.
+        if not (stop.requested or isinstance(reason, TrainingInterrupted)):
+            raise
+        raise (Requeue if stop.is_of_scheduler else KeyboardInterrupt) from None
+    except DivergedError as error:
+        raise TrainingError(*error.lines[:-1], f"{error.lines[-1]}; {_last_good(checkpoints)}") from error
 
 
 def _take_best(parts: Parts, state: TrainState, best: Path | None, seed: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -21,12 +22,13 @@ from impresa.training.processes import leave, show_notices
 
 REPORT = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the file that torch's launcher reads after a failure."""
+_TELLS_SENDERS = hasattr(signal, "sigtimedwait")
 
 
 def main(words: list[str]) -> None:
     """Train with the launcher's arguments; never returns."""
     config, run_dir, how, *command = words
-    threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
+    heed_launcher()
     accept_any_text()
     show_notices()
     try:
@@ -52,10 +54,23 @@ def _report(kind: str | None, lines: list[str] | tuple[str, ...]) -> None:
     leave(1)
 
 
+def heed_launcher() -> None:
+    """From now on, end this process when the launcher has been killed, or tells it to by SIGTERM because another
+    process has died. A SIGTERM of anyone else is a scheduler's, which reaches all processes of a job: it is taken as
+    the warning of one, for the launcher passes its own on as Ctrl-C, and a second one would be in a hurry."""
+    if _TELLS_SENDERS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are other threads, which inherit it
+    threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
+
+
 def _leave_with_launcher(launcher: int) -> None:
-    """End this process when the launcher has been killed."""
     while os.getppid() == launcher:
-        time.sleep(1)
+        if not _TELLS_SENDERS:
+            time.sleep(1)
+        elif told := signal.sigtimedwait({signal.SIGTERM}, 1):
+            if told.si_pid == launcher:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM if told.si_pid == launcher else signal.SIGUSR1)
     os._exit(1)
 
 
