@@ -188,6 +188,16 @@ def test_how_torch_says_that_a_worker_is_gone(message: str, line: str) -> None:
     assert str(caught.value).startswith(line)
 
 
+def test_a_worker_that_is_gone_while_a_checkpoint_is_written_is_told_all_the_same() -> None:
+    fault = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 151872 vs 147664")
+    fault.__context__ = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+    with (
+        pytest.raises(TrainingError, match=r"^data worker 12 was killed by signal Killed"),
+        explained(tiny_experiment()),
+    ):
+        raise fault
+
+
 GPU = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which ..."
 CPU = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 

@@ -53,7 +53,7 @@ def explained(config: ExperimentConfig, run_dir: Path | None = None) -> Iterator
 def _explanation(error: Exception, config: ExperimentConfig, go_on: str) -> str | None:
     """The fault, its fix and how to go on; None for an error that is none of the machine's."""
     message = str(error)
-    if isinstance(error, RuntimeError) and (died := _WORKER_DIED.search(message) or _SHARED_MEMORY.search(message)):
+    if (died := _death_of_a_worker(error)) is not None:
         return _worker_died(died, config) + go_on
     if is_out_of_memory(error):
         return _out_of_memory(message, config)  # a resumed run keeps its config, and would need as much again
@@ -62,6 +62,17 @@ def _explanation(error: Exception, config: ExperimentConfig, go_on: str) -> str 
         return None
     fix = _FIXES.get(found.errno or 0)
     return f"{reason_of(found)}{f'; {fix}' if fix else ''}{go_on}"
+
+
+def _death_of_a_worker(error: BaseException | None) -> re.Match[str] | None:
+    """What torch says of it. It raises that wherever the main process is: in the midst of writing a checkpoint, another
+    error follows from it."""
+    while error is not None:
+        message = str(error)
+        if isinstance(error, RuntimeError) and (died := _WORKER_DIED.search(message) or _SHARED_MEMORY.search(message)):
+            return died
+        error = error.__context__
+    return None
 
 
 def _worker_died(found: re.Match[str], config: ExperimentConfig) -> str:
