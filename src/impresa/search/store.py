@@ -82,7 +82,7 @@ def exists(index: str) -> bool:
 
 
 def _what_it_is(index: str) -> str:
-    """What lies where an index should, and a command that can help: nothing is written over what is there."""
+    """The fault where no index lies: what is there in its place, and a command that writes over none of it."""
     fix = f"is no index; make it with `impresa index RUN SOURCE --out {index}`"
     if is_address(index):
         return fix

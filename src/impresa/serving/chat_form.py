@@ -25,7 +25,7 @@ _NOT_HERE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "best_of": (_ONE, (1,)),
     "frequency_penalty": ("there are no penalties here", (0,)),
     "presence_penalty": ("there are no penalties here", (0,)),
-    "repetition_penalty": ("there are no penalties here", (1,)),
+    "repetition_penalty": ("the run's own decoder.generation.repetition_penalty holds", (1,)),
     "top_k": ("the run's own decoder.generation.top_k holds", (0, -1)),
     "min_p": ("tokens are chosen by temperature and top_p alone", (0,)),
     "logprobs": ("answers come without probabilities", (False,)),
@@ -36,7 +36,7 @@ _NOT_HERE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "modalities": (_TEXT, (["text"],)),
     "response_format": (_TEXT, ({"type": "text"},)),
 }
-"""What would be ignored without a word, by field: why it is refused, and values that ask for nothing."""
+"""Fields that are refused because they would have no effect: the reason, and values that ask for nothing."""
 
 
 class _StreamOptions(BaseModel):

@@ -65,8 +65,8 @@ def _explanation(error: Exception, config: ExperimentConfig, go_on: str) -> str 
 
 
 def _death_of_a_worker(error: BaseException | None) -> re.Match[str] | None:
-    """What torch says of it. It raises that wherever the main process is: in the midst of writing a checkpoint, another
-    error follows from it."""
+    """The words of torch for it, in an error or behind it. torch raises wherever the main process is; while that writes
+    a checkpoint, another error follows."""
     while error is not None:
         message = str(error)
         if isinstance(error, RuntimeError) and (died := _WORKER_DIED.search(message) or _SHARED_MEMORY.search(message)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,9 +137,10 @@ def trial(config: ExperimentConfig, num_processes: int | None = None) -> Iterato
     with explained(config):
         parts = build_parts(config, run_dir=None, world_size=world_size)
         _check_model(parts, config, group)
-        with ExitStack() as stack:
-            stack.enter_context(compiled(parts.model, config.trainer.compile))
-            training = stack.enter_context(closing(set_up(config, parts, group, num_shares=world_size)))
+        with (
+            compiled(parts.model, config.trainer.compile),
+            closing(set_up(config, parts, group, num_shares=world_size)) as training,
+        ):
             yield parts, training, world_size
 
 
