@@ -36,7 +36,7 @@ class Cost:
     fastest_s: float
     slowest_s: float
     peak_bytes: int
-    """Most memory that tensors took at once, above what was there before."""
+    """Most memory that the tensors made in the run took at once."""
 
 
 def measure(works: Mapping[str, Work], repeats: int = 7, prepare: Work = lambda: None) -> dict[str, Cost]:
@@ -76,10 +76,11 @@ def largest_difference(found: Iterable[Tensor], expected: Iterable[Tensor], tole
 
 
 def peak_memory(work: Work) -> int:
-    """Most bytes of tensors on the CPU that `work` holds at once above those before it.
+    """Most bytes of tensors on the CPU, among those that `work` makes, that are held at once.
 
     torch's profiler reports every allocation. What a matrix multiplication packs for itself is not among them; the
-    peak of the resident set, measured beside it, agrees within a MiB.
+    peak of the resident set, measured beside it, agrees within a MiB. Of tensors made before, it reports the end of
+    those alone that were made under a profiler: with them, the peak would depend on what was measured earlier.
     """
     gc.collect()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -88,10 +89,16 @@ def peak_memory(work: Work) -> int:
         trace = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(trace))
         events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
-    held = peak = 0
+    held: dict[int, int] = {}
+    peak = now = 0
     for event in sorted(events, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
+        address, size = event["args"]["Addr"], event["args"]["Bytes"]
+        if size > 0:
+            held[address] = size
+            now += size
+            peak = max(peak, now)
+        else:
+            now -= held.pop(address, 0)
     return peak
 
 

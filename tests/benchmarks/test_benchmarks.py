@@ -310,3 +310,20 @@ def test_serving(run: Run) -> None:
     assert figures["answers"] >= figures["clients"]
     assert figures["lost_or_mixed_up"] == 0
     assert figures["p99_ms"] >= figures["p50_ms"] > 0
+
+
+def test_a_peak_does_not_depend_on_what_was_measured_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    peak_memory = importlib.import_module("timing").peak_memory
+    kept: list[torch.Tensor] = []
+
+    def step() -> None:
+        """Takes 4000 bytes, then 1000 more, and keeps the latter until the next step."""
+        kept.clear()
+        activations = torch.empty(1000)
+        kept.append(torch.empty(250))
+        del activations
+        torch.empty(500)
+
+    assert [peak_memory(step) for _ in range(3)] == [5000, 5000, 5000]
+    assert peak_memory(kept.clear) == 0
