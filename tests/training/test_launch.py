@@ -151,7 +151,8 @@ if os.environ.get("RANK") == "1":
 """)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     words = (*SHORT, "trainer.devices=2", "--output-dir", "run")
-    code, out, err = finished(tmp_path, ("-m", "impresa", *words), PYTHONPATH=path)
+    (temporary := tmp_path / "temporary").mkdir()
+    code, out, err = finished(tmp_path, ("-m", "impresa", *words), PYTHONPATH=path, TMPDIR=str(temporary))
     assert (code, out) == (2, "")
     (line,) = faults(err)
     found = re.fullmatch(
@@ -160,7 +161,7 @@ if os.environ.get("RANK") == "1":
     assert found, line
     trace = Path(found[1])
     assert "in broken" in trace.read_text()
-    trace.unlink()
+    assert list(temporary.glob("impresa-*")) == [trace]  # none of the process that lost its connection
 
 
 def test_torchrun_starts_the_same_run(tmp_path: Path, launched: tuple[Path, str, str]) -> None:

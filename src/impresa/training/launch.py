@@ -154,7 +154,9 @@ def _cause(failures: Sequence[ProcessFailure]) -> ImpresaError:
         return kind(*report["lines"])
     killed = [failure for failure in failures if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM]
     if reported and not killed:
-        return _ProcessError(f"process {reported[0].local_rank}: {report['lines'][0]}")
+        with tempfile.NamedTemporaryFile(prefix="impresa-", suffix=".txt", delete=False) as file:
+            file.write(report["trace"].encode(errors="backslashreplace"))
+        return _ProcessError(f"process {reported[0].local_rank}: {report['lines'][0]} (traceback in {file.name})")
     failure = (killed or [other for other in failures if other.exitcode == STUCK] or failures)[0]
     end = (
         f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with exit code {failure.exitcode}"

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -40,16 +39,16 @@ def main(words: list[str]) -> None:
     except ImpresaError as error:
         _report(type(error).__name__, error.lines)
     except Exception as error:
-        with tempfile.NamedTemporaryFile("w", prefix="impresa-", suffix=".txt", delete=False) as file:
-            traceback.print_exc(file=file)
         line = " ".join(str(error).split()) or "no message"
-        _report(None, [f"{type(error).__name__}: {line} (traceback in {file.name})"])
+        _report(None, [f"{type(error).__name__}: {line}"], traceback.format_exc())
     leave(0)
 
 
-def _report(kind: str | None, lines: list[str] | tuple[str, ...]) -> None:
-    """Report why this process ends: the class of an `ImpresaError` (None for others), and its lines."""
-    report = {"message": lines[0], "timestamp": int(time.time()), "time": time.time(), "kind": kind, "lines": lines}
+def _report(kind: str | None, lines: list[str] | tuple[str, ...], trace: str = "") -> None:
+    """Report why this process ends: the class of an `ImpresaError`, and its lines; for others None, and the traceback,
+    which the launcher writes down if this is the failure that the others followed from."""
+    now = time.time()
+    report = {"message": lines[0], "timestamp": int(now), "time": now, "kind": kind, "lines": lines, "trace": trace}
     Path(os.environ[REPORT]).write_text(json.dumps(report), encoding="utf-8")
     leave(1)
 
