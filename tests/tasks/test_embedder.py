@@ -71,6 +71,13 @@ def test_a_prefix_longer_than_the_embedding_is_refused(dim: Any, model: Embeddin
         model.encode_text(TEXTS, dim=dim)
 
 
+def test_an_option_of_another_library_is_named_beside_ours(model: EmbeddingModel) -> None:
+    strange: dict[str, Any] = {"normalize_embeddings": True, "convert_to_tensor": True}
+    line = r"^encode_\* has no option normalize_embeddings, convert_to_tensor; there are convert_to_numpy, batch_size"
+    with pytest.raises(TypeError, match=line):
+        model.encode_text("a", **strange)
+
+
 def test_embeddings_come_as_arrays_too(model: EmbeddingModel) -> None:
     array = model.encode_text(TEXTS, convert_to_numpy=True)
     assert isinstance(array, np.ndarray)

@@ -254,7 +254,11 @@ class EmbeddingModel(UsableModel):
         show_progress: bool = False,
         precision: EmbeddingPrecision = "float32",
         ranges: Vectors | None = None,
+        **unknown: object,
     ) -> Tensor | Arrays:
+        if unknown:
+            known = ", ".join(("convert_to_numpy", *EncodeOptions.__annotations__))
+            raise TypeError(f"encode_* has no option {', '.join(unknown)}; there are {known}")
         size = whole_number("batch_size", batch_size)
         width = self.embed_dim if dim is None else as_whole(dim)
         if width is None or not 1 <= width <= self.embed_dim:
