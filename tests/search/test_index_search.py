@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def test_it_says_what_it_is(index: Index) -> None:
     assert "40 rows, run shapes at " in text
     assert text.endswith("dims 16, 8, 4)")
     assert len(index) == 40
+
+
+def test_a_copy_in_another_process_finds_the_same(index: Index) -> None:
+    index.search("red", top=1)  # with the model and vectors loaded
+    again = pickle.loads(pickle.dumps(index))
+    assert (again.path, again.run_dir, len(again)) == (index.path, index.run_dir, 40)
+    assert again.search("red", top=5) == index.search("red", top=5)
 
 
 def test_the_defaults_of_torch_change_no_search(place: Path, index: Index) -> None:

@@ -49,12 +49,12 @@ class Index:
     first query that is no vector.
 
     Threads may share one: each search is of one state, and a `refresh` beside it changes only later ones. The model
-    embeds one query at a time.
+    embeds one query at a time. A copy, also one that is sent to another process, is opened anew.
     """
 
     def __init__(self, path: str, run: Path | None, device: Device | None) -> None:
         self.path = path
-        self._device = device
+        self._run, self._device = run, device
         self._place = torch.device("cpu") if device is None else usable_device(device)
         self._state = Snapshot(path, self._place)
         self._model: EmbeddingModel | None = None
@@ -62,6 +62,10 @@ class Index:
         self.run_dir = Path(self.about.run) if run is None else run
         if run is not None or self.run_dir.is_dir():
             check_run(path, self.about, self.run_dir)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it anew, as it is then."""
+        return Index, (self.path, self._run, self._device)
 
     @property
     def state(self) -> Snapshot:
