@@ -27,10 +27,10 @@ def visit(page: str, folder: Path, *options: str) -> Visit:
     assert CHROMIUM is not None
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--timeout=3000"]
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--timeout=60000"]
     flags += ["--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
     command = [CHROMIUM, *flags, *(options or ["--dump-dom"]), path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return Visit(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
 
 

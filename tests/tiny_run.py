@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from impresa.config import ExperimentConfig, load_experiment
+from shared_folder import shared_folder
 
 TINY = (
     *("dataset.image_size=16", "dataset.batch_size=4", "dataset.augmentation=clip"),
@@ -46,8 +45,7 @@ def finished_run() -> Path:
     """A run of `tiny_experiment()`, trained once for all tests of a process; not to be changed."""
     from impresa.training.run import train
 
-    folder = Path(tempfile.mkdtemp(prefix="impresa-test-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = shared_folder()
     return train(tiny_experiment(), folder / "run", command=["impresa", "train", "shapes"])
 
 

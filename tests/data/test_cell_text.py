@@ -105,8 +105,8 @@ def test_labels_are_whole_numbers_names_or_nothing(value: Any, label: str | None
 
 
 def test_hostile_text_takes_no_time() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     for text in ("['" + "\\'" * 500_000, "[" + " " * 1_000_000, "[" + "'a' " * 200_000 + "x", "'" * 500_000):
         with suppress(ValueError):
             read_captions(text)
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5

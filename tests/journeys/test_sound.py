@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from impresa.data.audio import Clip, LogMelTransform, PretrainedAudioTransform, 
 from impresa.errors import CheckpointError, DataError
 from impresa.evaluation.results import read_evaluation
 from impresa.training.run import train
+from shared_folder import shared_folder
 from tiny_run import TINY, dry_run_of
 
 TOWER = ("dim=16", "depth=1", "num_heads=2", "embed_dim=16")
@@ -42,7 +42,7 @@ def hearing(*overrides: str) -> ExperimentConfig:
 @cache
 def run() -> Path:
     """A finished run with sound; not to be changed."""
-    return train(hearing(), Path(mkdtemp(prefix="impresa-test-")) / "run", command=[])
+    return train(hearing(), shared_folder() / "run", command=[])
 
 
 def tone(pitch_hz: float, seconds: float, rate_hz: int = 16_000) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -288,6 +289,7 @@ def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import impresa
 from impresa.run_dir.load import load_embedder, read_run_config
@@ -426,7 +428,7 @@ def test_half_a_minute_is_the_most_that_is_lost(tmp_path: Path, monkeypatch: pyt
         committed(self)
 
     monkeypatch.setattr(update._Update, "_commit", commit)
-    clock = iter(range(0, 10_000, 16))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    clock = itertools.count(0, 16)
+    monkeypatch.setattr(update, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     indexed(tmp_path / "i", squares(tmp_path / "squares", 5))
     assert len(commits) > 2

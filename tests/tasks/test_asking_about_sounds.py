@@ -6,7 +6,6 @@ import io
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from impresa.run_dir.golden import Golden
 from impresa.tasks.answering.answerer import AnsweringModel
 from impresa.tasks.answering.subjects import read_subjects
 from impresa.training.run import train
+from shared_folder import shared_folder
 from sounds_on_disk import wav, write_wavs
 from tiny_run import dry_run_of
 from tiny_vlm import picture, tiny_vlm
@@ -39,7 +39,7 @@ NUM = 12
 
 def data() -> Path:
     """Sounds of two kinds, asked what they are, and each described."""
-    folder = Path(mkdtemp(prefix="impresa-test-"))
+    folder = shared_folder()
     write_wavs(folder, NUM)
     rows = [
         {"audio": f"{number}.wav", "question": "how high is it?", "answer": ["low", "high"][number >= NUM // 2]}
@@ -60,7 +60,7 @@ def config() -> ExperimentConfig:
 @cache
 def run() -> Path:
     """A finished run; not to be changed."""
-    return train(config(), Path(mkdtemp(prefix="impresa-test-")) / "run", command=[])
+    return train(config(), shared_folder() / "run", command=[])
 
 
 @pytest.fixture(scope="module")

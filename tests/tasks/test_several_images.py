@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.answering.subjects import subjects_of
 from impresa.training.run import train
+from shared_folder import shared_folder
 from tiny_qwen import chat_tokenizer, save_qwen
 from tiny_run import dry_run_of
 from tiny_vlm import SIZE, answering, chat, picture, rough, tiny_qwen_vlm, tiny_vlm
@@ -194,7 +194,7 @@ def test_a_pretrained_language_model_reads_them_alone_as_in_a_batch(tmp_path: Pa
 @cache
 def data() -> Path:
     """Twelve pictures, and rows with one or two of them, or four."""
-    folder = Path(mkdtemp(prefix="impresa-test-"))
+    folder = shared_folder()
     for number in range(12):
         picture(number).save(folder / f"{number}.png")
     rows = [
@@ -214,7 +214,7 @@ def on_data(*overrides: str) -> ExperimentConfig:
 @cache
 def run() -> Path:
     """A finished run; not to be changed."""
-    return train(on_data(), Path(mkdtemp(prefix="impresa-test-")) / "run", command=[])
+    return train(on_data(), shared_folder() / "run", command=[])
 
 
 def test_a_run_reads_them_from_the_first_step_to_its_predictions() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ from impresa.tasks.answering.build import build_vlm
 from impresa.tasks.answering.squares import Place
 from impresa.tasks.answering.subjects import subjects_of
 from impresa.training.run import train
+from shared_folder import shared_folder
 from tiny_qwen import save_qwen
 from tiny_run import dry_run_of
 from tiny_vlm import SIZE, chat, picture, rough, tiny_qwen_vlm, tiny_vlm
@@ -171,7 +171,7 @@ def test_a_prefix_that_the_language_model_has_no_positions_for_is_refused_at_the
 @cache
 def data() -> Path:
     """Photos of several shapes."""
-    folder = Path(mkdtemp(prefix="impresa-test-"))
+    folder = shared_folder()
     for number in range(8):
         pixels = np.asarray(picture(number, 160).resize((160, 80 if number % 2 else 160)))
         Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=95)
@@ -196,7 +196,7 @@ def test_training_images_are_decoded_large_enough() -> None:
 
 def test_a_run_sees_the_same_tiles_in_evaluation_and_in_use() -> None:
     assert "prefix:         up to 20 tokens" in dry_run_of(on_data())
-    run_dir = train(on_data(), Path(mkdtemp(prefix="impresa-test-")) / "run", command=[])
+    run_dir = train(on_data(), shared_folder() / "run", command=[])
     lines = [json.loads(line) for line in (run_dir / "predictions.jsonl").read_text().splitlines()]
     model = impresa.load(run_dir, "cpu")  # its golden inputs are asked again
     assert isinstance(model, AnsweringModel)
