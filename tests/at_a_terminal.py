@@ -9,6 +9,7 @@ all that it wrote.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 
-LIMIT_S = 60
+LIMIT_S = 300
 QUESTION = "what?"
 BUSY = [sys.executable, "-c", "while True: pass"]
 
@@ -26,7 +27,7 @@ class Typist:
     """Sits at the terminal of one command."""
 
     def __init__(self, *words: str) -> None:
-        self.seen = ""
+        self.seen, self._decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
         self._process, self._terminal = pty.fork()
         if not self._process:
             from impresa.cli.main import main
@@ -37,10 +38,10 @@ class Typist:
         """Read on up to a text, or to the end."""
         found, end = "", time.monotonic() + LIMIT_S
         while until is None or until not in found:
-            if not select.select([self._terminal], [], [], end - time.monotonic())[0]:
+            if not select.select([self._terminal], [], [], max(end - time.monotonic(), 0))[0]:
                 raise SystemExit(f"waited in vain for {until!r}; there is {found[-500:]!r}")
             try:
-                new = os.read(self._terminal, 4096).decode(errors="replace").replace("\r\n", "\n")
+                new = self._decoder.decode(os.read(self._terminal, 4096)).replace("\r\n", "\n")
             except OSError:  # Linux's way to say that it was closed
                 new = ""
             if not new:

@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
+from shared_folder import shared_folder
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -22,6 +24,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for secret in ("WANDB_API_KEY", "TRANSFORMERS_CACHE"):
     os.environ.pop(secret, None)
+
+os.environ["HF_MODULES_CACHE"] = str(shared_folder())  # where transformers copies code: of each process of the tests
 
 gc.disable()  # until all tests are imported, which makes millions of objects and no garbage
 

@@ -18,12 +18,12 @@ from impresa.ablation import launchers
 from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, TrainInJob, slurm_parameters
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig, TrainerConfig
-from impresa.errors import REQUEUE, ConfigError
-from impresa.run_dir.lock import locked
+from impresa.errors import REQUEUE, CheckpointError, ConfigError
+from impresa.run_dir.lock import locked, refuse_running
 from small_study import finished_stand_in, planned_runs
 from tiny_run import TINY
 
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 def wait_for(found: Callable[[], object]) -> None:
@@ -176,13 +176,20 @@ def test_submitit_trains_runs_as_jobs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert end_of(base) == Ended(0, "")
     assert (tmp_path / "study" / "runs" / "base0" / "manifest.json").exists()
     assert end_of(siglip) == Ended(1, "losses.type: is not what it seems; choose another")
-    monkeypatch.setenv("STAND_IN_WAIT", "60")
+    monkeypatch.setenv("STAND_IN_WAIT", "600")
     job = launcher.start(planned_runs(3)[2], 0)
     wait_for(lambda: "start base1" in (tmp_path / "diary").read_text())
     job.stop()
     assert end_of(job).code != 0
-    with locked(tmp_path / "study" / "runs" / "base1"):
-        pass  # nothing of it is left
+    wait_for(lambda: not is_trained(tmp_path / "study" / "runs" / "base1"))  # nothing of it is left
+
+
+def is_trained(run_dir: Path) -> bool:
+    try:
+        refuse_running(run_dir)
+    except CheckpointError:
+        return True
+    return False
 
 
 def test_a_job_whose_time_is_over_saves_and_can_be_queued_again(tmp_path: Path) -> None:
@@ -193,8 +200,7 @@ def test_a_job_whose_time_is_over_saves_and_can_be_queued_again(tmp_path: Path) 
 import pathlib, sys, time
 saved = pathlib.Path({str(saved)!r})
 if saved.exists(): sys.exit(0)
-print("begun", flush=True)
-try: time.sleep(60)
+try: print("begun", flush=True); time.sleep(600)
 except KeyboardInterrupt: saved.touch(); sys.exit(130)
 """
     job, again = TrainInJob((sys.executable, "-c", code), log, tmp_path), list[bytes]()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from impresa.ablation.progress import Progress, last_metrics
@@ -45,7 +46,8 @@ def test_piped_it_is_a_line_for_each_start_and_end(tmp_path: Path) -> None:
     ]
 
 
-def test_on_a_terminal_it_is_one_table_with_step_and_loss(tmp_path: Path) -> None:
+def test_on_a_terminal_it_is_one_table_with_step_and_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impresa.ablation.progress.time", SimpleNamespace(monotonic=lambda: 1000.0))
     shown, text = progress(tmp_path, terminal=True)
     run_dir = tmp_path / RUNS[1].folder
     run_dir.mkdir(parents=True)
@@ -55,7 +57,7 @@ def test_on_a_terminal_it_is_one_table_with_step_and_loss(tmp_path: Path) -> Non
     with shown:
         shown.estimate = 3600
         shown.started(RUNS[1])
-        shown.tick([Running(RUNS[1], JOB, 0, time.monotonic() - 65)], 2)
+        shown.tick([Running(RUNS[1], JOB, 0, 935.0)], 2)
     assert "4 runs: 1 done, 0 failed, 1 running, 2 waiting; about 3:00:00 left" in text.getvalue()
     row = next(line for line in text.getvalue().splitlines() if line.startswith("losses.type=siglip, seed 0"))
     assert row.split()[-3:] == ["20", "1.250", "0:01:05"]

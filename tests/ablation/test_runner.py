@@ -22,7 +22,7 @@ from impresa.ablation.folder import check_study_dir
 from impresa.ablation.runner import different, failed_lines, standing_of
 from impresa.errors import CheckpointError, TrainingError
 from impresa.run_dir.lock import locked
-from small_study import finished_stand_in, planned_runs, trained
+from small_study import Silent, finished_stand_in, planned_runs, trained
 from stand_in import COMMAND
 
 Diary = Callable[[], Counter[str]]
@@ -126,7 +126,14 @@ def test_ctrl_c_stops_the_runs_before_it_ends(tmp_path: Path, diary: Diary, monk
 
 def test_a_run_that_another_trains_is_waited_for(tmp_path: Path, diary: Diary, monkeypatch: pytest.MonkeyPatch) -> None:
     study, runs = tmp_path / "study", planned_runs(1)
-    monkeypatch.setenv("STAND_IN_WAIT", "0.6")
+    monkeypatch.setenv("STAND_IN_UNTIL", str(tmp_path / "go on"))
+    waiting = Silent.waiting
+
+    def let_it_go_on(self: Silent, reason: str) -> None:
+        waiting(self, reason)
+        (tmp_path / "go on").touch()
+
+    monkeypatch.setattr(Silent, "waiting", let_it_go_on)
     words = [*COMMAND, "train", "shapes", "--output-dir", str(study / runs[0].folder)]
     other = subprocess.Popen(words, stdin=subprocess.PIPE)
     wait_until(lambda: bool(diary()))

@@ -110,29 +110,30 @@ def test_one_process_from_its_start_to_sigterm(here: Path) -> None:
     with started("--api-key-file", "key") as (process, url):
         with openai.OpenAI(base_url=f"{url}/v1", api_key="secret") as client:
             assert len(client.embeddings.create(model="run", input="a").data[0].embedding) == 16
-        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", timeout=120).status_code == 401
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
 def test_workers_come_back_and_ctrl_c_ends_all(here: Path) -> None:
     assert here
-    with started("--workers", "2") as (process, url):
+    with started("--workers", "2") as (process, url), httpx.Client(base_url=url, timeout=120) as client:
         before = children_of(process.pid)
         assert len(before) == 2
-        assert httpx.get(f"{url}/ready").status_code == 200
+        assert client.get("/ready").status_code == 200
         os.kill(before[0], signal.SIGKILL)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while len(set(children_of(process.pid)) - {before[0]}) < 2:
             assert time.monotonic() < end
             time.sleep(0.1)
         for _ in range(20):
-            assert httpx.post(f"{url}/v1/embeddings", json={"input": "a"}).status_code == 200
-        assert 'route="/v1/embeddings",status="200"} 20.0' in httpx.get(f"{url}/metrics").text
+            assert httpx.post(f"{url}/v1/embeddings", json={"input": "a"}, timeout=120).status_code == 200
+        while 'route="/v1/embeddings",status="200"} 20.0' not in client.get("/metrics").text:
+            assert time.monotonic() < end  # an answer is counted after it was sent
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert process.stderr is not None
         lines = process.stderr.read().splitlines()
         assert lines == [f"worker {before[0]} has ended and is replaced", "interrupted"]

@@ -65,11 +65,11 @@ def test_the_commands_end_with_a_page_that_finds_drawings(tmp_path: Path, monkey
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found is not None, process.communicate()[1]
-        page = httpx.get(found[0])
+        page = httpx.get(found[0], timeout=120)
         assert "<title>Impresa</title>" in page.text
-        told = httpx.get(f"{found[0]}/info").json()
+        told = httpx.get(f"{found[0]}/info", timeout=120).json()
         assert (told["name"], told["index"]["rows"]) == ("emoji", 40)
-        answer = httpx.post(f"{found[0]}/search", json={"text": "a red square"}).json()
+        answer = httpx.post(f"{found[0]}/search", json={"text": "a red square"}, timeout=120).json()
         assert len(answer["results"]) == 20
         assert all(result["thumbnail"] for result in answer["results"])
     finally:

@@ -109,7 +109,7 @@ def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
     line = "impresa.load(sys.argv[1], 'cpu').encode_text(['a', 'b'], batch_size=1, devices=['cpu', 'cpu'])"
     script.write_text(f"import sys, impresa\n{line}\n")
     done = subprocess.run(
-        [sys.executable, str(script), str(finished_run())], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, str(script), str(finished_run())], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode != 0
     assert "begins with `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]

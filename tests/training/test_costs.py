@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from impresa.data.chat import TemplateChat
 from impresa.errors import CheckpointError
 from impresa.run_dir.cost import read_cost, write_cost
 from impresa.tasks.answering.build import build_vlm
+from impresa.training import costs
 from impresa.training.costs import CostMeter, cost_of
 from tiny_qwen import VOCAB, chat_tokenizer, save_qwen
 from tiny_run import finished_run
@@ -75,21 +76,23 @@ def test_only_the_first_step_is_counted_and_its_result_is_the_same() -> None:
     assert meter.spent().flops_per_sample == 2 * 2 * 7 * 5
 
 
-def test_validations_are_no_time_of_steps_and_parts_of_a_run_add_up() -> None:
+def test_validations_are_no_time_of_steps_and_parts_of_a_run_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(costs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     first = CostMeter({})
     with first.step(4, 1):
-        pass
+        clock[0] += 1
     with first.paused():
-        time.sleep(0.2)
+        clock[0] += 2
     before = first.spent()
-    assert before.seconds >= 0.2 > before.step_seconds
+    assert (before.seconds, before.step_seconds) == (3, 1)
     second = CostMeter(before.model_dump())
     assert second.spent() == before.model_copy(update={"peak_memory_bytes": second.spent().peak_memory_bytes})
     with second.step(6, 1):
-        pass
+        clock[0] += 4
     after = second.spent()
     assert after.samples == 10
-    assert after.seconds > before.seconds
+    assert (after.seconds, after.step_seconds) == (7, 5)
     assert after.flops_per_sample == before.flops_per_sample  # nothing was multiplied in either
 
 

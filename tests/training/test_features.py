@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,7 +295,8 @@ def test_another_training_waits_while_one_writes(tmp_path: Path, monkeypatch: py
     (store,) = (tmp_path / "kept").iterdir()
     held = locked(store, "{}")
     held.__enter__()
-    monkeypatch.setattr(time, "sleep", lambda _: held.__exit__(None, None, None))
+    free = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: held.__exit__(None, None, None))
+    monkeypatch.setattr(features, "time", free)
     trained(config, steps=1)
     assert any("waiting, for" in note for note in notes())
 
@@ -356,19 +358,24 @@ def test_a_killed_run_leaves_nothing_wrong(tmp_path: Path, decoded: list[str]) -
         "from pathlib import Path\n"
         "from impresa.training import features\n"
         "import test_features as t\n"
-        "add = features.writing\n"
-        "encode = features.FrozenPart.encode\n"
-        "features.FrozenPart.encode = lambda *given: (time.sleep(0.2), encode(*given))[1]\n"
+        "encode, calls = features.FrozenPart.encode, []\n"
+        "def the_third_stands(*given):\n"
+        "    calls.append(given)\n"
+        "    if len(calls) == 3:\n"
+        "        Path(sys.argv[3]).touch()\n"
+        "        time.sleep(600)\n"
+        "    return encode(*given)\n"
+        "features.FrozenPart.encode = the_third_stands\n"
         "t.trained(t.photos(Path(sys.argv[1]), t.kept_in(sys.argv[2]), 'dataset.batch_size=2'))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
-    words = [sys.executable, "-c", script, str(tmp_path / "photos"), str(tmp_path / "kept")]
+    words = [sys.executable, "-c", script, *(str(tmp_path / name) for name in ("photos", "kept", "third"))]
     with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}) as process:
-        while not any((tmp_path / "kept").glob("*/0.keys")) and process.poll() is None:
+        while not (tmp_path / "third").exists() and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     kept = trained(config)
-    assert 0 < len(decoded) < 10
+    assert len(decoded) == 6  # two batches of two are kept
     plain = trained(replaced(config, None))
     assert [step["loss"] for step in kept[0]] == pytest.approx([step["loss"] for step in plain[0]], rel=2e-3)

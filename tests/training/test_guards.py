@@ -75,25 +75,23 @@ def test_noise_and_a_loss_that_stands_still_are_no_spikes(caplog: pytest.LogCapt
 
 def test_a_process_that_is_stuck_prints_where_it_stands_and_ends(capfd: pytest.CaptureFixture[str]) -> None:
     def hang_here() -> None:
-        watchdog.GRACE_S = 0.1
-        with watchdog.Watchdog(0.2 / 60) as guard:
+        with watchdog.Watchdog(3 / 60) as guard:
             for step in range(4):
-                time.sleep(0.1)
                 guard.beat(step)
-            time.sleep(60)
+            time.sleep(600)
 
     begun = time.monotonic()
     assert in_child(hang_here) == STUCK
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300
     said = capfd.readouterr().err
-    assert "process 0: no step for 0.00333333 minutes after step 3; it stands here:\n" in said
+    assert "process 0: no step for 0.05 minutes after step 3; it stands here:\n" in said
     assert "in hang_here" in said
 
 
 def test_a_watchdog_that_is_over_ends_nothing() -> None:
     def brief() -> None:
-        with watchdog.Watchdog(0.1 / 60):
+        with watchdog.Watchdog(2 / 60):
             pass
-        time.sleep(0.3)
+        time.sleep(2.5)
 
     assert in_child(brief) == 0

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import struct
-import sys
 import threading
 import time
 from pathlib import Path
@@ -85,7 +84,8 @@ def test_wandb_without_a_key_logs_offline_with_one_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delitem(sys.modules, "openai", raising=False)  # of other tests; wandb advertises beside it
+    # wandb advertises where it finds one of twenty libraries, which other tests may have imported.
+    monkeypatch.setattr("wandb.integration.weave.weave._maybe_suggest_weave_installation", lambda: None, raising=False)
     with caplog.at_level(logging.WARNING, logger="impresa"):
         run = start_wandb(tiny_experiment("labels.tags=[a,b]", "trainer.logging.project=p"), tmp_path)
     assert run is not None
@@ -130,11 +130,11 @@ def test_wandb_with_a_key_and_no_network_logs_offline_soon(
 
 def test_looking_up_a_name_for_ever_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(wandb_run.urllib.request, "urlopen", lambda *_, **__: release.wait(10) and io.BytesIO())
+    monkeypatch.setattr(wandb_run.urllib.request, "urlopen", lambda *_, **__: release.wait(120) and io.BytesIO())
     monkeypatch.setattr(wandb_run, "NETWORK_PATIENCE_S", 0.1)
     started = time.monotonic()
     assert not wandb_run._answers("https://api.wandb.ai")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     release.set()
 
 

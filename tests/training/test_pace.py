@@ -17,9 +17,9 @@ def test_the_pace_grows_with_the_run_and_nothing_is_written(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     short, long = (measure_pace(tiny_experiment(f"trainer.epochs={epochs}")) for epochs in (3, 30_000))
     assert (short.num_steps, long.num_steps) == (8, MOST_STEPS)
-    assert 0 < long.step_seconds < long.training_seconds / 30_000
-    assert 0 < short.measuring_seconds < 60
-    assert long.training_seconds > 100 * short.training_seconds
+    assert 0 < 9 * short.step_seconds < short.training_seconds  # three steps an epoch, and validations
+    assert 0 < 90_000 * long.step_seconds < long.training_seconds
+    assert 0 < short.measuring_seconds < 600
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str], monkeypa
 
 def test_the_speed_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 100.0, 103.0, 103.0, 104.0, 104.0])
-    monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     speed = Speedometer()
     speed.add(30, 300)
     with speed.paused():
@@ -87,7 +88,7 @@ def test_a_long_run_is_announced_once_by_its_first_steps(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("impresa.training.logs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     report = ProgressReport(total)
     report.start(0)
     for step in range(1, 60):

@@ -132,8 +132,9 @@ def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
         heed_launcher()
         with GracefulStop() as stop:
             os.write(writing, f"{os.getpid()}".encode())
-            for _ in range(100):
-                time.sleep(0 if stop.requested else 0.05)
+            end = time.monotonic() + 120
+            while not stop.requested and time.monotonic() < end:
+                time.sleep(0.05)
         return not stop.is_of_scheduler
 
     def start() -> None:
