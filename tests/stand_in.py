@@ -2,8 +2,8 @@
 
 The environment says what it does: `STAND_IN_RUN` is the finished run, `STAND_IN_DIARY` a file that gets a line when it
 starts and when it ends, `STAND_IN_WAIT` the seconds between, `STAND_IN_UNTIL` a file that it waits for, and
-`STAND_IN_FAILS` a word of its command with which it fails with the exit code `STAND_IN_CODE`. Like the real one it stops when its
-standard input ends.
+`STAND_IN_FAILS` a word of its command with which it fails with the exit code `STAND_IN_CODE`. Like the real one it
+stops when its standard input ends.
 """
 
 from __future__ import annotations
