@@ -226,7 +226,7 @@ def test_a_real_study_that_was_killed_finds_what_straight_runs_find(
     """Some 15 seconds: four real trainings, each of which must import torch."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    study, longer = tmp_path / "study", "trainer.epochs=100"
+    study, longer = tmp_path / "study", "trainer.epochs=60"
     given = (*SWITCH, longer, "--seeds", "1", "--jobs", "2", "--output-dir", str(study))
     code = "import sys; from impresa.ablation import timing; from impresa.cli.main import main\n"
     code += "timing.from_trial = lambda *_: None; sys.exit(main())"
