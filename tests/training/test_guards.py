@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,6 +89,20 @@ def test_a_process_that_is_stuck_prints_where_it_stands_and_ends(capfd: pytest.C
     said = capfd.readouterr().err
     assert "process 0: no step for 0.05 minutes after step 3; it stands here:\n" in said
     assert "in hang_here" in said
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="where processes can be suspended")
+def test_a_process_that_was_suspended_is_not_stuck(capfd: pytest.CaptureFixture[str]) -> None:
+    def suspended() -> bool:
+        with watchdog.Watchdog(2 / 60):
+            resumer = subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+            resumer.wait()
+            time.sleep(0.5)
+        return False
+
+    assert in_child(suspended) == 0
+    assert "no step for" not in capfd.readouterr().err
 
 
 def test_a_watchdog_that_is_over_ends_nothing() -> None:

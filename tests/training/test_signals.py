@@ -120,7 +120,7 @@ def test_warnings_may_come_as_often_as_they_like() -> None:
         assert stop.is_of_scheduler
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="where signals tell who has sent them")
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
 @pytest.mark.parametrize(("sender", "code"), [("its launcher", -signal.SIGTERM), ("a scheduler", 0)])
 def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
     sender: str, code: int, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +151,31 @@ def test_a_process_that_was_launched_saves_when_a_whole_job_is_to_end(
         subprocess.run(["kill", f"{pid}"], check=True)
     launched.join()
     assert ended == [code]
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="where signals tell who has sent them")
+def test_a_process_that_was_launched_may_be_suspended() -> None:
+    reading, writing = os.pipe()
+
+    def rank() -> bool:
+        heed_launcher()
+        with GracefulStop() as stop:
+            os.write(writing, f"{os.getpid()}".encode())
+            time.sleep(4)
+        return stop.requested
+
+    ended: list[int] = []
+    launched = threading.Thread(target=lambda: ended.append(in_child(rank)))
+    launched.start()
+    pid = int(os.read(reading, 20))
+    for _ in range(2):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.2)
+        os.kill(pid, signal.SIGCONT)
+    launched.join()
+    assert ended == [0]
     os.close(reading)
     os.close(writing)
 

@@ -13,6 +13,8 @@ from impresa.training.processes import STUCK, this_process
 STDERR = 2
 GRACE_S = 5.0
 """Before the process ends, so that the others, which wait for the one that is stuck, print where they stand, too."""
+TICK_S = 1.0
+"""The longest wait between two looks at the steps."""
 
 
 class Watchdog:
@@ -20,12 +22,14 @@ class Watchdog:
     standard error, and the process ends with the exit code `STUCK`. The processes of a group wait for each other, so
     all of them end.
 
-    A thread of Python does it; where some library keeps Python from running, one of faulthandler's does.
+    A thread of Python does it, by counting short waits: a process that is suspended (ctrl-z, SIGSTOP as SLURM sends it)
+    is not stuck. Where some library keeps Python from running, a thread of faulthandler's does it, which knows the time
+    alone; so it prints and ends nothing where no other process waits for this one.
     """
 
     def __init__(self, minutes: float) -> None:
         self._patience_s = minutes * 60
-        self._step = 0
+        self._step = self._num_beats = 0
         self._is_over = threading.Event()
 
     def __enter__(self) -> Self:
@@ -39,14 +43,19 @@ class Watchdog:
 
     def beat(self, step: int | None = None) -> None:
         """Something was done: optimizer step number `step`, or a batch of a validation."""
-        self._last = time.monotonic()
+        self._num_beats += 1
         self._step = self._step if step is None else step
-        faulthandler.dump_traceback_later(self._patience_s + 2 * GRACE_S, exit=True, file=STDERR)
+        are_others = this_process().world_size > 1
+        faulthandler.dump_traceback_later(self._patience_s + 2 * GRACE_S, exit=are_others, file=STDERR)
 
     def _watch(self) -> None:
-        while (left := self._last + self._patience_s - time.monotonic()) > 0:
-            if self._is_over.wait(left):
+        wait_s = min(TICK_S, self._patience_s / 10)
+        waited_s, num_beats = 0.0, self._num_beats
+        while waited_s < self._patience_s:
+            if self._is_over.wait(wait_s):
                 return
+            waited_s = waited_s + wait_s if num_beats == self._num_beats else 0.0
+            num_beats = self._num_beats
         minutes = f"{self._patience_s / 60:g} minutes"
         say = f"process {this_process().rank}: no step for {minutes} after step {self._step}; it stands here:\n"
         os.write(STDERR, say.encode())

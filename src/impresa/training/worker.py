@@ -21,7 +21,6 @@ from impresa.training.processes import leave, show_notices
 
 REPORT = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the file that torch's launcher reads after a failure."""
-_TELLS_SENDERS = hasattr(signal, "sigtimedwait")
 
 
 def main(words: list[str]) -> None:
@@ -57,19 +56,26 @@ def heed_launcher() -> None:
     """From now on, end this process when the launcher has been killed, or tells it to by SIGTERM because another
     process has died. A SIGTERM of anyone else is a scheduler's, which reaches all processes of a job: it is taken as
     the warning of one, for the launcher passes its own on as Ctrl-C, and a second one would be in a hurry."""
-    if _TELLS_SENDERS:
+    launcher = os.getppid()
+    if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are other threads, which inherit it
-    threading.Thread(target=_leave_with_launcher, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_heed_sigterm, args=(launcher,), daemon=True).start()
+    threading.Thread(target=_leave_with_launcher, args=(launcher,), daemon=True).start()
+
+
+def _heed_sigterm(launcher: int) -> None:
+    # Without a time limit: `sigtimedwait` returns whatever lay in memory where the process was suspended (SIGSTOP, as
+    # SLURM does) until the limit was over.
+    while True:
+        told = signal.sigwaitinfo({signal.SIGTERM})
+        if told.si_pid == launcher:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM if told.si_pid == launcher else signal.SIGUSR1)
 
 
 def _leave_with_launcher(launcher: int) -> None:
     while os.getppid() == launcher:
-        if not _TELLS_SENDERS:
-            time.sleep(1)
-        elif told := signal.sigtimedwait({signal.SIGTERM}, 1):
-            if told.si_pid == launcher:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            os.kill(os.getpid(), signal.SIGTERM if told.si_pid == launcher else signal.SIGUSR1)
+        time.sleep(1)
     os._exit(1)
 
 
