@@ -108,9 +108,10 @@ def _answers(_minute: int) -> bool:
 
     def ask() -> None:
         with suppress(Exception):  # of the library for HTTP, whichever it is; no answer is all that counts
-            answered.append(session.head(constants.ENDPOINT, timeout=patience).status_code)
+            answered.append(get_session().head(constants.ENDPOINT, timeout=patience).status_code)
 
-    session = get_session()  # whose imports are no time of the hub's
+    with suppress(Exception):
+        get_session()  # it is kept; the imports are no time of the hub's
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(patience)
