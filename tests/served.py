@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +85,16 @@ def served(app: FastAPI) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(timeout=60)
+
+
+def connected(url: str) -> socket.socket:
+    """A connection to a server that `served` gave."""
+    host, port = url.removeprefix("http://").split(":")
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # little room for answers
+    found.settimeout(60)
+    found.connect((host, int(port)))
+    return found
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:

@@ -12,7 +12,9 @@ from impresa.ablation.plan import PlannedRun
 from impresa.ablation.runner import Running, StudyRunner, standing_of
 from impresa.ablation.study import Variant
 from impresa.config.experiment import ExperimentConfig
+from impresa.errors import CheckpointError
 from impresa.run_dir.layout import GOLDEN, PREPROCESSING, WEIGHTS
+from impresa.run_dir.lock import refuse_running
 from impresa.run_dir.manifest import write_manifest
 from stand_in import COMMAND
 
@@ -38,6 +40,15 @@ class Silent:
 
     def tick(self, running: Sequence[Running], num_waiting: int) -> None:
         return
+
+
+def is_trained(run_dir: Path) -> bool:
+    """True while a training holds the run."""
+    try:
+        refuse_running(run_dir)
+    except CheckpointError:
+        return True
+    return False
 
 
 def planned_runs(number: int) -> list[PlannedRun]:

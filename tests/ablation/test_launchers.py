@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,15 @@ from impresa.ablation import launchers
 from impresa.ablation.launchers import Ended, Job, LocalLauncher, SubmititLauncher, TrainInJob, slurm_parameters
 from impresa.config.dataset import DatasetConfig
 from impresa.config.experiment import ExperimentConfig, TrainerConfig
-from impresa.errors import REQUEUE, CheckpointError, ConfigError
-from impresa.run_dir.lock import locked, refuse_running
-from small_study import finished_stand_in, planned_runs
+from impresa.errors import REQUEUE, ConfigError
+from impresa.run_dir.lock import locked
+from small_study import finished_stand_in, is_trained, planned_runs
 from tiny_run import TINY
-
-PATIENCE_S = 300
-
-
-def wait_for(found: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not found():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+from waiting import PATIENCE_S, wait_until
 
 
 def end_of(job: Job) -> Ended:
-    wait_for(job.poll)
+    wait_until(job.poll)
     ended = job.poll()
     assert ended is not None
     return ended
@@ -128,14 +119,15 @@ time.sleep(60)
 """
     job = python(tmp_path, code).start(planned_runs(1)[0], 0)
     log = tmp_path / "logs" / "base0.log"
-    wait_for(lambda: log.read_text().count("\n") == 2)
+    wait_until(lambda: log.read_text().count("\n") == 2)
     worker = int(log.read_text().split()[-1])
     job.stop()
     time.sleep(0.2)
     assert job.poll() is None
     job.kill()
     assert end_of(job).code == -signal.SIGKILL
-    wait_for(lambda: not Path(f"/proc/{worker}").exists() or "State:\tZ" in Path(f"/proc/{worker}/status").read_text())
+    proc = Path(f"/proc/{worker}")
+    wait_until(lambda: not proc.exists() or "State:\tZ" in (proc / "status").read_text())
 
 
 def test_a_training_saves_and_ends_when_its_study_dies(tmp_path: Path) -> None:
@@ -151,7 +143,7 @@ def test_a_training_saves_and_ends_when_its_study_dies(tmp_path: Path) -> None:
     )
     assert process.stdin is not None
     try:
-        wait_for(lambda: (run_dir / "metrics.csv").exists() or process.poll() is not None)
+        wait_until(lambda: (run_dir / "metrics.csv").exists() or process.poll() is not None)
         process.stdin.close()  # as the system does when the other end is gone
         assert process.wait(timeout=PATIENCE_S) == REQUEUE
     finally:
@@ -178,18 +170,10 @@ def test_submitit_trains_runs_as_jobs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert end_of(siglip) == Ended(1, "losses.type: is not what it seems; choose another")
     monkeypatch.setenv("STAND_IN_WAIT", "600")
     job = launcher.start(planned_runs(3)[2], 0)
-    wait_for(lambda: "start base1" in (tmp_path / "diary").read_text())
+    wait_until(lambda: "start base1" in (tmp_path / "diary").read_text())
     job.stop()
     assert end_of(job).code != 0
-    wait_for(lambda: not is_trained(tmp_path / "study" / "runs" / "base1"))  # nothing of it is left
-
-
-def is_trained(run_dir: Path) -> bool:
-    try:
-        refuse_running(run_dir)
-    except CheckpointError:
-        return True
-    return False
+    wait_until(lambda: not is_trained(tmp_path / "study" / "runs" / "base1"))  # nothing of it is left
 
 
 def test_a_job_whose_time_is_over_saves_and_can_be_queued_again(tmp_path: Path) -> None:
@@ -210,7 +194,7 @@ except KeyboardInterrupt: saved.touch(); sys.exit(130)
         assert saved.exists()
 
     def press() -> None:
-        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        wait_until(lambda: log.exists() and "begun" in log.read_text())
         os.kill(os.getpid(), signal.SIGUSR2)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

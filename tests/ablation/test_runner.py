@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,9 +23,9 @@ from impresa.errors import CheckpointError, TrainingError
 from impresa.run_dir.lock import locked
 from small_study import Silent, finished_stand_in, planned_runs, trained
 from stand_in import COMMAND
+from waiting import wait_until
 
 Diary = Callable[[], Counter[str]]
-PATIENCE_S = 120
 
 
 @pytest.fixture
@@ -38,13 +37,6 @@ def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diary:
     monkeypatch.setenv("STAND_IN_DIARY", str(path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     return lambda: Counter(path.read_text().splitlines())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_each_run_is_trained_once_and_never_again(tmp_path: Path, diary: Diary) -> None:

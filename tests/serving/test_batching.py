@@ -4,10 +4,8 @@ wait too long, or are too many."""
 from __future__ import annotations
 
 import http.client
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +17,9 @@ from torch import Tensor
 
 from impresa.serving.settings import Limits
 from impresa.tasks.alignment.model import AlignmentModel
-from served import app_with, client_of, data_url, embedding_model, fault_of, hearing_model, picture, served
+from served import app_with, client_of, connected, data_url, embedding_model, fault_of, hearing_model, picture, served
 from sounds_on_disk import wav
+from waiting import wait_until
 
 
 @dataclass
@@ -52,13 +51,6 @@ def ask(url: str, text: str, **options: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/embeddings", json={"input": text}, **{"timeout": 120, **options})
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_values_and_order_are_those_of_single_requests() -> None:
     bodies: list[dict[str, Any]] = []
     for number in range(36):
@@ -81,11 +73,6 @@ def test_values_and_order_are_those_of_single_requests() -> None:
             np.testing.assert_allclose(found, rows(body), atol=1e-5)
 
 
-def connected(url: str) -> socket.socket:
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=60)
-
-
 def head(body: bytes) -> bytes:
     """What goes before the body of a request for an embedding."""
     lines = ("POST /v1/embeddings HTTP/1.1", "Host: localhost", "Content-Type: application/json")
@@ -106,8 +93,8 @@ def test_who_leaves_takes_the_work_along(held: Held) -> None:
         assert held.begun.wait(60)
         with connected(url) as client:
             client.sendall(head(b'{"input": "leaves"}') + b'{"input": "leaves"}')
-            until(lambda: waiting_at(url) == 2)
-        until(lambda: waiting_at(url) == 1)
+            wait_until(lambda: waiting_at(url) == 2)
+        wait_until(lambda: waiting_at(url) == 1)
         held.go.set()
         assert first.result().status_code == 200
         assert ask(url, "last").status_code == 200
@@ -120,7 +107,7 @@ def test_a_flood_gets_429_and_the_rest_is_answered(held: Held) -> None:
     limits = Limits(max_wait_ms=0, queue=4, batch_size=2)
     with served(app_with(embedding_model(), limits)) as url, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(ask, url, f"text {number}") for number in range(24)]
-        until(lambda: sum(one.done() for one in asked) == 20)
+        wait_until(lambda: sum(one.done() for one in asked) == 20)
         assert httpx.get(f"{url}/health", timeout=60).status_code == 200
         held.go.set()
         answers = [one.result() for one in asked]

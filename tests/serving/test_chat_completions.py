@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from impresa.data.dialogue import Turn
 from impresa.serving.chat_form import ChatForm, conversation_of
 from pictures import png
 from served import app_with, client_of, picture, served, talking_model
+from waiting import wait_until
 
 QUESTION = "what colour is it?"
 
@@ -138,10 +138,7 @@ def test_who_leaves_a_stream_ends_it(url: str) -> None:
     body = {"messages": [user(image(1), QUESTION)], "stream": True, "max_tokens": 90, "temperature": 1.9, "seed": 2}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
         assert next(answer.iter_lines()).startswith("data: ")
-    end = time.monotonic() + 60
-    while "impresa_waiting_inputs 0.0" not in httpx.get(f"{url}/metrics", timeout=60).text:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: "impresa_waiting_inputs 0.0" in httpx.get(f"{url}/metrics", timeout=60).text)
 
 
 GOOD = [user(image(1), QUESTION)]

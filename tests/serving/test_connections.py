@@ -5,8 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +14,8 @@ import pytest
 
 from impresa.serving import run
 from impresa.serving.settings import Limits
-from served import app_with, embedding_model, served
+from served import app_with, connected, embedding_model, served
+from waiting import wait_until
 
 
 @dataclass
@@ -46,35 +46,24 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture
 def client(watch: Watch) -> Iterator[socket.socket]:
-    """A connection with little room for answers."""
+    """A connection to a server whose clock is `watch`."""
     assert watch.now == 0
-    with served(app_with(embedding_model(), Limits(max_wait_ms=0))) as url, socket.socket() as found:
-        host, port = url.removeprefix("http://").split(":")
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        found.settimeout(60)
-        found.connect((host, int(port)))
+    with served(app_with(embedding_model(), Limits(max_wait_ms=0))) as url, connected(url) as found:
         yield found
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def let_go(watch: Watch) -> bool:
     """Set the clock on, and say whether the connection was found closed."""
     watch.now += run._IDLE_S + 1
-    until(lambda: watch.looked == watch.now)
+    wait_until(lambda: watch.looked == watch.now)
     return watch.num_open == 0
 
 
 @pytest.mark.parametrize("begin", [b"", b"G", b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"])
 def test_who_sends_no_request_is_let_go(client: socket.socket, watch: Watch, begin: bytes) -> None:
     client.sendall(begin)
-    until(lambda: watch.num_open == 1)
-    until(lambda: let_go(watch))
+    wait_until(lambda: watch.num_open == 1)
+    wait_until(lambda: let_go(watch))
     assert client.recv(100) == b""
 
 
@@ -83,7 +72,7 @@ def test_who_reads_no_answer_is_let_go(client: socket.socket, watch: Watch) -> N
     head = f"POST /v2/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
     assert client.recv(10, socket.MSG_PEEK)  # the answer has begun, and has no place here
-    until(lambda: let_go(watch))
+    wait_until(lambda: let_go(watch))
     num_bytes = 0
     with suppress(ConnectionError):
         while num_bytes < len(body) and (content := client.recv(1 << 16)):
@@ -99,6 +88,6 @@ def test_who_goes_on_asking_is_not(client: socket.socket, watch: Watch) -> None:
         assert answer.status == 200
         answer.read()
         watch.now += run._IDLE_S * 2 / 3
-        until(lambda: watch.looked == watch.now)
-    until(lambda: let_go(watch))
+        wait_until(lambda: watch.looked == watch.now)
+    wait_until(lambda: let_go(watch))
     assert client.recv(100) == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from impresa.training import watchdog
 from impresa.training.checkpoints import read_checkpoint
 from impresa.training.distributed import Group
 from impresa.training.guards import LEAST_LOSSES, SPIKE_WINDOW, SpikeWatch
-from impresa.training.processes import STUCK
+from impresa.training.processes import STUCK, Process
 from impresa.training.run import train
 from impresa.training.state import Precision
 from killed import in_child
@@ -89,6 +90,21 @@ def test_a_process_that_is_stuck_prints_where_it_stands_and_ends(capfd: pytest.C
     said = capfd.readouterr().err
     assert "process 0: no step for 0.05 minutes after step 3; it stands here:\n" in said
     assert "in hang_here" in said
+
+
+@pytest.mark.parametrize(("num_processes", "seconds", "code"), [(1, 3, 0), (2, 20, 1)])
+def test_where_python_cannot_run_a_stack_is_printed_and_a_group_ends(
+    num_processes: int, seconds: int, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watchdog, "GRACE_S", 0.2)
+    monkeypatch.setattr(watchdog, "this_process", lambda: Process(world_size=num_processes))
+
+    def held() -> None:
+        with watchdog.Watchdog(1 / 60):
+            ctypes.PyDLL(None).sleep(seconds)  # which does not let other threads of Python run
+
+    assert in_child(held) == code
+    assert "in held" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="where processes can be suspended")

@@ -194,8 +194,11 @@ class _ErrorsAsValues(Dataset[B | DataError]):
 
 
 class WorkerLoader(DataLoader[B]):
-    """A DataLoader without torch's warning of too many workers, which a training run says once, for all loaders. With
-    `leave_the_end_to_the_main_process`, its workers do."""
+    """A DataLoader whose workers leave their end to the main process, and without torch's warning of too many workers,
+    which a training run says once, for all loaders."""
+
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(dataset, worker_init_fn=leave_the_end_to_the_main_process, **options)
 
     def check_worker_number_rationality(self) -> None:
         return
@@ -242,14 +245,13 @@ class BatchLoader(WorkerLoader[B]):
         self._positions = sampler
         self._bad_samples = bad_samples
         super().__init__(
-            _ErrorsAsValues(dataset),  # type: ignore[arg-type]
+            _ErrorsAsValues(dataset),
             batch_sampler=sampler,
             collate_fn=as_it_is,
             num_workers=settings.num_workers,
             prefetch_factor=settings.prefetch_factor if settings.num_workers else None,
             persistent_workers=settings.persistent_workers and settings.num_workers > 0,
             pin_memory=settings.pin_memory and torch.cuda.is_available(),
-            worker_init_fn=leave_the_end_to_the_main_process,
         )
 
     def position(self) -> dict[str, Any]:
@@ -307,6 +309,7 @@ def _end_when_told() -> None:
     main = multiprocessing.parent_process()  # not the system's parent, which may be a server that forks
     told: signal.struct_siginfo | None = signal.sigwaitinfo({signal.SIGTERM})
     end = time.monotonic() + _GRACE_S
+    # A process that was suspended until the end is told of a signal that was none, see `training.worker`.
     while told is not None and (main is None or told.si_pid != main.pid):
         told = signal.sigtimedwait({signal.SIGTERM}, max(end - time.monotonic(), 0))
     if told is not None:

@@ -28,7 +28,7 @@ from impresa.config.tree import to_tree
 from impresa.data.feature_store import FeatureStore, bytes_per_row, writing
 from impresa.data.images import ImageTransform
 from impresa.data.kept_features import NONE, KeptSource
-from impresa.data.loading import WorkerLoader, as_it_is, leave_the_end_to_the_main_process
+from impresa.data.loading import WorkerLoader, as_it_is
 from impresa.data.sample import Sample, TensorBatch
 from impresa.encoders.frozen import PRECISION, FrozenPart, frozen_part
 from impresa.encoders.pretrained import PretrainedBackbone
@@ -200,11 +200,10 @@ class FeatureKeeper:
         chunks, workers = [numbers[start : start + size] for start in range(0, len(numbers), size)], self.config.dataset
         loader: DataLoader[Any] = WorkerLoader(
             dataset,
-            batch_sampler=chunks,  # type: ignore[arg-type]
+            batch_sampler=chunks,
             collate_fn=as_it_is,
             num_workers=workers.num_workers,
             prefetch_factor=workers.prefetch_factor if workers.num_workers else None,
-            worker_init_fn=leave_the_end_to_the_main_process,
         )
         for found in zip(chunks, loader, strict=True):
             yield found
