@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader
 import shards_on_disk
 from impresa.config import ExperimentConfig
 from impresa.config.runs import prepare
+from impresa.data import loading
 from impresa.data.chat import PlainChat
 from impresa.data.images import ImageTransform
 from impresa.data.loading import WorkerLoader, as_it_is, leave_the_end_to_the_main_process
@@ -129,6 +131,21 @@ def test_a_worker_ends_when_the_main_process_says_so(
     assert worker.exitcode == 0
 
 
+def test_a_worker_whose_connection_ends_before_it_is_told_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))  # torch does not know of it
+    worker.start()
+
+    def reset(*_: Any) -> None:
+        threading.Timer(0.3, worker.kill).start()
+        raise ConnectionResetError
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data", reset)
+    batches: Any = object.__new__(loading._WorkerIterator)
+    batches._workers, batches._shutdown = [worker], True
+    with pytest.raises(RuntimeError, match=rf"^DataLoader worker \(pid\(s\) {worker.pid}\) exited unexpectedly$"):
+        batches._try_get_data(5.0)
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_a_loader_that_is_closed_has_no_workers_and_begins_anew(
     persistent: bool, own_children: Callable[[], list[BaseProcess]]
@@ -192,7 +209,7 @@ def test_a_server_that_forks_other_processes_too_is_not_kept_from_signals(
         seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         return self
 
-    monkeypatch.setattr(DataLoader, "_get_iterator", started)
+    monkeypatch.setattr(loading, "_WorkerIterator", started)
     WorkerLoader(Collating(), num_workers=1)._get_iterator()
     assert (signal.SIGTERM in seen[0]) == (method == "fork")
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

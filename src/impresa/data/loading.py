@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from impresa.config.augmentation import Augmentation, AugmentationOptions
 from impresa.config.dataset import AudioAugmentation, DatasetConfig
@@ -33,6 +35,8 @@ from impresa.errors import DataError
 
 _MOST_REPLACEMENTS = 100
 _TELLS_SENDERS = hasattr(signal, "sigwaitinfo")
+_DYING_S = 10
+"""In which a worker whose connection has ended will end itself."""
 _GRACE_S = 300
 """Time that the main process has to end its step and save, once all processes of a job are told to end."""
 
@@ -193,6 +197,21 @@ class _ErrorsAsValues(Dataset[B | DataError]):
             return fault
 
 
+class _WorkerIterator(_MultiProcessingDataLoaderIter):
+    """torch's, which does not see that a worker is dead where its connection ends a moment before the process does."""
+
+    def _try_get_data(self, *timeout: float) -> Any:
+        try:
+            return super()._try_get_data(*timeout)
+        except (ConnectionError, EOFError) as error:
+            workers = [worker for worker in self._workers if worker is not None]
+            wait([worker.sentinel for worker in workers], _DYING_S)
+            dead = ", ".join(str(worker.pid) for worker in workers if not worker.is_alive())
+            if not dead:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
+
+
 class WorkerLoader(DataLoader[B]):
     """A DataLoader whose workers leave their end to the main process, and without torch's warning of too many workers,
     which a training run says once, for all loaders."""
@@ -212,7 +231,7 @@ class WorkerLoader(DataLoader[B]):
         if not self.num_workers:
             return super()._get_iterator()
         with _not_told_to_end():
-            iterator = super()._get_iterator()
+            iterator = _WorkerIterator(self)
         self._begun.add(iterator)
         return iterator
 
