@@ -219,8 +219,8 @@ def test_memory_that_ran_out_is_one_line_with_what_helps(
         raise error
 
     config = tiny_experiment()
+    before(monkeypatch, "timing.train_step", fails)  # first, for it takes its own from the other when it is imported
     before(monkeypatch, "loop.train_step", fails)
-    before(monkeypatch, "timing.train_step", fails)
     for training in (lambda: train(config, tmp_path / "run", command=COMMAND), lambda: dry_run_of(config)):
         with pytest.raises(TrainingError) as caught:
             training()
